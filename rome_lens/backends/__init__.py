@@ -1,0 +1,47 @@
+"""The one place that knows HookedTransformer from TransformerBridge."""
+
+from typing import Any
+
+from rome_lens.backends.base import STREAMS, Backend, BlockReplay, KeysValues, ReplayError
+from rome_lens.backends.hooked_transformer import HookedTransformerBackend
+from rome_lens.backends.products import fast_products
+from rome_lens.backends.transformer_bridge import TransformerBridgeBackend
+from rome_lens.errors import ModelError
+
+__all__ = ["STREAMS", "Backend", "BlockReplay", "KeysValues", "ReplayError", "as_backend", "fast_products"]
+
+
+def as_backend(model: Any) -> Backend:
+    """Wrap a HookedTransformer or a TransformerBridge that a user holds.
+
+    Raises:
+        ModelError: the object is neither, or it is a model that predicts no next token.
+    """
+    # TransformerLens 4 raises on the mere mention of HookedTransformer, so the classes are told apart by their marks.
+    if hasattr(type(model), "boot_transformers"):
+        adapter = getattr(model, "adapter", None)
+        config = getattr(getattr(model, "original_model", None), "config", None)
+        if getattr(config, "is_encoder_decoder", False) or not getattr(adapter, "supports_causal_loss", True):
+            raise _no_decoder(model)
+        if not hasattr(model, "blocks") or not hasattr(model, "unembed"):
+            raise _no_decoder(model)
+        return TransformerBridgeBackend(model)
+    names = {cls.__name__ for cls in type(model).__mro__}
+    if names & {"HookedEncoder", "HookedEncoderDecoder", "HookedAudioEncoder"}:
+        raise _no_decoder(model)
+    if "HookedTransformer" in names:
+        if getattr(model.cfg, "attention_dir", "causal") != "causal":
+            raise _no_decoder(model)
+        return HookedTransformerBackend(model)
+    raise ModelError(
+        f"Expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; "
+        "rome_lens.load_model makes one, and so does TransformerBridge.boot_transformers(name, hf_model=model)."
+    )
+
+
+def _no_decoder(model: Any) -> ModelError:
+    name = getattr(getattr(model, "cfg", None), "model_name", None) or type(model).__name__
+    return ModelError(
+        f"{name} does not predict the next token (an encoder, an encoder-decoder, or no language model); "
+        "causal tracing needs a decoder such as GPT-2 or Llama."
+    )

@@ -1,0 +1,225 @@
+"""What tracing and editing ask of a model, whichever TransformerLens class holds it.
+
+A backend wraps a model object that somebody else made. It changes nothing in it for longer than a `with` block, and it
+goes through the model's own hook points and blocks, so that what a user's hooks would see is what really runs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rome_lens.errors import ModelError
+
+STREAMS = ("resid", "mlp", "attn")
+_STREAM_HOOK = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out"}
+
+HookFunction = Callable[[Tensor], Tensor | None]
+
+
+class ReplayError(Exception):
+    """A block cannot be called on its own as its model calls it; the message says why. Never reaches a user."""
+
+
+@dataclass(frozen=True)
+class KeysValues:
+    """Keys and values of one layer, in whatever layout the backend's attention keeps them.
+
+    Attributes:
+        keys: [batch, ...] with positions along `pos_dim`.
+        values: the same layout.
+        pos_dim: the dimension that counts positions.
+    """
+
+    keys: Tensor
+    values: Tensor
+    pos_dim: int
+
+    def before(self, position: int) -> "KeysValues":
+        """Those of the positions before `position`."""
+        return KeysValues(
+            self.keys.narrow(self.pos_dim, 0, position), self.values.narrow(self.pos_dim, 0, position), self.pos_dim
+        )
+
+    def repeat(self, times: int) -> "KeysValues":
+        """The whole batch `times` times over, one copy after the other."""
+        return KeysValues(_repeat(self.keys, times), _repeat(self.values, times), self.pos_dim)
+
+    def rows(self, rows: slice) -> "KeysValues":
+        """A part of the batch."""
+        return KeysValues(self.keys[rows], self.values[rows], self.pos_dim)
+
+
+class Backend(ABC):
+    """A TransformerLens model as the rest of the house sees it.
+
+    Attributes:
+        name: `hooked-transformer` or `transformer-bridge`.
+        model: the object that was given.
+    """
+
+    name: str
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._points: dict[str, Any] = dict(model.hook_dict)
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.model.cfg.n_layers)
+
+    @property
+    def d_model(self) -> int:
+        return int(self.model.cfg.d_model)
+
+    @property
+    def n_ctx(self) -> int | None:
+        """Longest input in tokens; None where the configuration does not bound it."""
+        n_ctx = getattr(self.model.cfg, "n_ctx", None)
+        return int(n_ctx) if n_ctx and n_ctx > 0 else None
+
+    @property
+    def model_name(self) -> str:
+        return str(getattr(self.model.cfg, "model_name", None) or type(self.model).__name__)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.model.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    def streams(self) -> tuple[str, ...]:
+        """The streams that every layer of this model has a hook point for."""
+        return tuple(
+            stream
+            for stream in STREAMS
+            if all(f"blocks.{layer}.{_STREAM_HOOK[stream]}" in self._points for layer in range(self.n_layers))
+        )
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model in evaluation mode (no dropout); every module gets its own mode back afterwards."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    def foreign_hooks(self) -> tuple[str, ...]:
+        """Names of the hook points that already carry somebody's hooks."""
+        return tuple(name for name, point in self._points.items() if point.has_hooks())
+
+    @contextmanager
+    def hooked(self, hooks: Sequence[tuple[str, HookFunction]]) -> Iterator[None]:
+        """Attach functions to hook points by name for as long as the block lasts.
+
+        The points were looked up once: TransformerBridge 3.9 rebuilds its whole table at every look-up, and ignores
+        an unknown name in silence.
+        """
+        handles = []
+        try:
+            for name, function in hooks:
+                point = self._point(name)
+                point.add_hook(_as_hook(function))
+                handles.append((point, point.fwd_hooks[-1]))
+            yield
+        finally:
+            for point, handle in handles:
+                handle.hook.remove()
+                point.fwd_hooks.remove(handle)
+
+    @staticmethod
+    def stream_hook(stream: str, layer: int) -> str:
+        """Name of the hook point where a stream's output of one layer passes."""
+        return f"blocks.{layer}.{_STREAM_HOOK[stream]}"
+
+    def _point(self, name: str) -> Any:
+        if name not in self._points:
+            raise ModelError(
+                f"{self.model_name} ({type(self.model).__name__}) has no hook point {name!r}; "
+                "rome_lens needs a decoder whose blocks TransformerLens has mapped."
+            )
+        return self._points[name]
+
+    @torch.no_grad()
+    def embeddings(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """What passes `hook_embed`: token embeddings before position information, scaled as the model scales them."""
+        seen: list[Tensor] = []
+        with self.hooked([("hook_embed", lambda x: seen.append(x.detach().clone()))]):
+            self._forward(tokens, stop_at_layer=0)
+        return seen[0]
+
+    @torch.no_grad()
+    def logits(self, tokens: Int[Tensor, "batch pos"], keep: int) -> Float[Tensor, "batch keep d_vocab"]:
+        """The model's own forward, unembedding the last `keep` positions only."""
+        with self.hooked([("unembed.hook_in", lambda x: x[:, -keep:])]):
+            return self._forward(tokens)
+
+    @abstractmethod
+    def _forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:
+        """The model's own forward on token ids, padding ignored whatever the tokenizer's padding side."""
+
+    @abstractmethod
+    def recording(self) -> AbstractContextManager["BlockReplay"]:
+        """While open, one forward of the model is watched; afterwards its blocks can be called alone."""
+
+
+class BlockReplay(ABC):
+    """The blocks of a model, callable one by one as the model called them in the forward that was recorded."""
+
+    @abstractmethod
+    def run(
+        self, layer: int, resid_pre: Float[Tensor, "row pos d_model"], *, first: int, past: KeysValues | None
+    ) -> tuple[Float[Tensor, "row pos d_model"], KeysValues]:
+        """Run one block on the positions from `first` on.
+
+        Args:
+            layer: which block.
+            resid_pre: what enters it, for the positions `first .. first + pos - 1`. The block's hook points fire.
+            first: the first of these positions; those before it are in `past`.
+            past: keys and values of all earlier positions, for as many rows; None where `first` is 0, or where what
+                attention gives does not matter.
+
+        Returns:
+            What leaves the block, and the keys and values of the new positions.
+
+        Raises:
+            ReplayError: the block cannot be called this way.
+        """
+
+    @abstractmethod
+    def unembed(self, resid_post: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_vocab"]:
+        """Final norm, unembedding and whatever the model does to its logits."""
+
+    @abstractmethod
+    def layer_ready(self, layer: int) -> AbstractContextManager[None]:
+        """Open while a layer is called many times: whatever can be prepared once for all calls is."""
+
+    @abstractmethod
+    def unembed_ready(self) -> AbstractContextManager[None]:
+        """The same for the unembedding."""
+
+
+def _repeat(x: Tensor, times: int) -> Tensor:
+    return x.expand(times, *x.shape).reshape(times * x.shape[0], *x.shape[1:])
+
+
+def _as_hook(function: HookFunction) -> Callable[..., Tensor | None]:
+    # Bridge hands the canonical name over, HookedTransformer the asked-for one: neither is looked at.
+    def hook(activation: Tensor, hook: Any) -> Tensor | None:
+        return function(activation)
+
+    return hook

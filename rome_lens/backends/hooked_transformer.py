@@ -1,0 +1,117 @@
+"""HookedTransformer (TransformerLens 3.x)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rome_lens.backends.base import Backend, BlockReplay, KeysValues, ReplayError
+
+# How TransformerLens rearranges each weight right before `F.linear`, on every call. A parameter whose storage already
+# lies that way makes the rearrangement a view instead of a copy. Permutations give the storage's order of dimensions.
+_STORAGE_ORDER = {
+    "W_in": (1, 0),
+    "W_gate": (1, 0),
+    "W_out": (1, 0),
+    "W_U": (1, 0),
+    "W_Q": (0, 2, 1),
+    "W_K": (0, 2, 1),
+    "W_V": (0, 2, 1),
+    "_W_K": (0, 2, 1),
+    "_W_V": (0, 2, 1),
+    "W_O": (2, 0, 1),
+}
+
+
+class HookedTransformerBackend(Backend):
+    """A HookedTransformer, processed weights or not."""
+
+    name = "hooked-transformer"
+
+    def _forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:
+        # With a left-padding tokenizer TransformerLens would mask every token that looks like padding.
+        side = None if self.tokenizer is None else "right"
+        return self.model(tokens, padding_side=side, stop_at_layer=stop_at_layer)
+
+    @contextmanager
+    def recording(self) -> Iterator["HookedReplay"]:
+        yield HookedReplay(self)
+
+
+class HookedReplay(BlockReplay):
+    """A HookedTransformer's blocks. They take their keys and values as a cache entry and need no other argument."""
+
+    def __init__(self, backend: HookedTransformerBackend) -> None:
+        self._model = backend.model
+        cfg = backend.model.cfg
+        self._obstacle = None
+        if cfg.positional_embedding_type == "shortformer":
+            self._obstacle = "shortformer position embeddings enter every block"
+        elif cfg.n_devices > 1:
+            self._obstacle = f"the model is spread over {cfg.n_devices} devices"
+
+    def run(
+        self, layer: int, resid_pre: Float[Tensor, "row pos d_model"], *, first: int, past: KeysValues | None
+    ) -> tuple[Float[Tensor, "row pos d_model"], KeysValues]:
+        if self._obstacle is not None:
+            raise ReplayError(self._obstacle)
+        entry = _CacheEntry(past, resid_pre, self._model.blocks[layer].attn)
+        resid_post = self._model.blocks[layer](resid_pre, past_kv_cache_entry=entry)
+        if entry.new is None:
+            raise ReplayError("the block did not hand over its keys and values")
+        return resid_post, entry.new
+
+    def unembed(self, resid_post: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_vocab"]:
+        return self._model(resid_post, start_at_layer=self._model.cfg.n_layers)
+
+    @contextmanager
+    def layer_ready(self, layer: int) -> Iterator[None]:
+        with _stored_for_linear(self._model.blocks[layer]):
+            yield
+
+    @contextmanager
+    def unembed_ready(self) -> Iterator[None]:
+        with _stored_for_linear(self._model.unembed):
+            yield
+
+
+class _CacheEntry:
+    """Stands in for TransformerLensKeyValueCacheEntry: joins the past to the new and keeps the new for us."""
+
+    def __init__(self, past: KeysValues | None, resid_pre: Tensor, attention: Any) -> None:
+        self.new: KeysValues | None = None
+        if past is None:
+            # Attention asks for the number of past positions before it appends.
+            nothing = resid_pre.new_empty(resid_pre.shape[0], 0, 1, attention.cfg.d_head)
+            past = KeysValues(nothing, nothing, pos_dim=1)
+        self.past_keys, self.past_values = past.keys, past.values
+
+    def append(self, new_keys: Tensor, new_values: Tensor) -> tuple[Tensor, Tensor]:
+        self.new = KeysValues(new_keys, new_values, pos_dim=1)
+        if self.past_keys.shape[1] == 0:
+            return new_keys, new_values
+        return torch.cat([self.past_keys, new_keys], dim=1), torch.cat([self.past_values, new_values], dim=1)
+
+
+@contextmanager
+def _stored_for_linear(module: nn.Module) -> Iterator[None]:
+    """Lay the module's weights out in memory as TransformerLens is about to ask for them, and put them back after.
+
+    Values, shapes and Parameter objects stay what they are; the very tensors come back at the end.
+    """
+    swapped: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        for name, parameter in module.named_parameters():
+            order = _STORAGE_ORDER.get(name.rpartition(".")[2])
+            if order is None or parameter.ndim != len(order) or not parameter.is_floating_point():
+                continue
+            inverse = [order.index(i) for i in range(len(order))]
+            swapped.append((parameter, parameter.data))
+            parameter.data = parameter.data.permute(order).contiguous().permute(inverse)
+        yield
+    finally:
+        for parameter, original in swapped:
+            parameter.data = original

@@ -1,0 +1,177 @@
+"""TransformerBridge (TransformerLens 3.x and 4.x): Hugging Face's own modules under TransformerLens's hook points."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rome_lens.backends.base import Backend, BlockReplay, KeysValues, ReplayError
+
+# Arguments through which Hugging Face's models hand a cache to their blocks.
+_CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
+# Arguments that say nothing about the rows, or whose tensors have one row each and are never read by a decoder block.
+_PLAIN_TYPES = (bool, int, float, str, type(None))
+
+
+class TransformerBridgeBackend(Backend):
+    """A TransformerBridge, in compatibility mode or not."""
+
+    name = "transformer-bridge"
+
+    def _forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:
+        return self.model(tokens, stop_at_layer=stop_at_layer, use_cache=False)
+
+    @contextmanager
+    def recording(self) -> Iterator["BridgeReplay"]:
+        replay = BridgeReplay(self)
+        handles = [
+            handle
+            for layer, block in enumerate(self.model.blocks)
+            for handle in (
+                block.register_forward_pre_hook(replay.note_call(layer), with_kwargs=True),
+                block.register_forward_hook(replay.note_output(layer)),
+            )
+        ]
+        try:
+            yield replay
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class BridgeReplay(BlockReplay):
+    """A bridge's blocks, called with the arguments that Hugging Face's forward handed to each of them.
+
+    What depends on the position (masks, rotary tables, position ids) is cut to the positions of the call; what has a
+    row per batch entry is one row repeated, since nothing is padded. An argument of any other kind is an obstacle.
+    """
+
+    def __init__(self, backend: TransformerBridgeBackend) -> None:
+        self._backend = backend
+        self._model = backend.model
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._tuples: dict[int, bool] = {}
+        self._n_tokens = 0
+        self._n_rows = 0
+
+    def note_call(self, layer: int) -> Callable[..., None]:
+        def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            names = ["hidden_states", *_positional_names(module)]
+            call = dict(zip(names, args, strict=False)) | kwargs
+            hidden = call.pop("hidden_states")
+            self._n_rows, self._n_tokens = hidden.shape[:2]
+            self._calls[layer] = call
+
+        return note
+
+    def note_output(self, layer: int) -> Callable[..., None]:
+        def note(module: Any, args: tuple[Any, ...], output: Any) -> None:
+            self._tuples[layer] = isinstance(output, tuple)
+
+        return note
+
+    def run(
+        self, layer: int, resid_pre: Float[Tensor, "row pos d_model"], *, first: int, past: KeysValues | None
+    ) -> tuple[Float[Tensor, "row pos d_model"], KeysValues]:
+        rows, n_pos = resid_pre.shape[:2]
+        cache = _LayerCache(past)
+        arguments = {
+            name: self._cut(name, value, rows=rows, first=first, n_pos=n_pos, n_past=first if past else 0)
+            for name, value in self._calls[layer].items()
+            if name not in _CACHE_NAMES
+        }
+        arguments.update({name: cache for name in _CACHE_NAMES if name in self._calls[layer]})
+        if not any(name in self._calls[layer] for name in _CACHE_NAMES):
+            raise ReplayError("its blocks take no cache of keys and values")
+        if "use_cache" in arguments:
+            arguments["use_cache"] = True
+        output = self._model.blocks[layer](resid_pre, **arguments)
+        if cache.new is None:
+            raise ReplayError("a block did not hand over its keys and values")
+        return (output[0] if isinstance(output, tuple) else output), cache.new
+
+    def _cut(self, name: str, value: Any, *, rows: int, first: int, n_pos: int, n_past: int) -> Any:
+        """An argument of the recorded call, for other rows and fewer positions."""
+        if isinstance(value, tuple | list):
+            return type(value)(self._cut(name, v, rows=rows, first=first, n_pos=n_pos, n_past=n_past) for v in value)
+        if isinstance(value, _PLAIN_TYPES):
+            return value
+        if not isinstance(value, Tensor):
+            raise ReplayError(f"its blocks take an argument {name!r} of type {type(value).__name__}")
+        here, n = slice(first, first + n_pos), self._n_tokens
+        if name == "position_embeddings" and value.shape[-2] == n:
+            return value[..., here, :]
+        if name == "position_ids" and value.shape[-1] == n:
+            return value[:1, here].expand(rows if value.shape[0] == self._n_rows else 1, -1)
+        if name == "cache_position" and value.shape == (n,):
+            return value[here]
+        if name == "attention_mask" and value.ndim == 4 and value.shape[-2:] == (n, n):
+            return value[:1, :, here, first - n_past : first + n_pos]
+        if name == "alibi" and value.shape[-1] == n and value.shape[0] % self._n_rows == 0:
+            heads = value.shape[0] // self._n_rows
+            return value[:heads, :, first - n_past : first + n_pos].repeat(rows, 1, 1)
+        raise ReplayError(f"its blocks take an argument {name!r} of shape {tuple(value.shape)}")
+
+    def unembed(self, resid_post: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_vocab"]:
+        # Hugging Face's forward does what follows the last block, whatever that is; the blocks stand aside.
+        tokens = torch.zeros(resid_post.shape[:2], dtype=torch.long, device=resid_post.device)
+        with self._blocks_replaced_by(resid_post):
+            return self._model(tokens, use_cache=False)
+
+    @contextmanager
+    def _blocks_replaced_by(self, resid_post: Tensor) -> Iterator[None]:
+        blocks = list(self._model.blocks)
+        try:
+            for layer, block in enumerate(blocks):
+                # Plain assignment would be redirected into the Hugging Face module that the block wraps.
+                object.__setattr__(block, "forward", _constant(resid_post, as_tuple=self._tuples[layer]))
+            yield
+        finally:
+            for block in blocks:
+                block.__dict__.pop("forward", None)
+
+    def layer_ready(self, layer: int) -> nullcontext[None]:
+        return nullcontext()
+
+    def unembed_ready(self) -> nullcontext[None]:
+        return nullcontext()
+
+
+class _LayerCache:
+    """Stands in for a Hugging Face cache in the call of one block: joins the past to the new and keeps the new."""
+
+    is_compileable = False
+
+    def __init__(self, past: KeysValues | None) -> None:
+        self._past = past
+        self.new: KeysValues | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.new = KeysValues(key_states, value_states, pos_dim=-2)
+        if self._past is None:
+            return key_states, value_states
+        return (
+            torch.cat([self._past.keys, key_states], dim=-2),
+            torch.cat([self._past.values, value_states], dim=-2),
+        )
+
+    def get_seq_length(self, layer_idx: int | None = None) -> int:
+        return 0 if self._past is None else self._past.keys.shape[-2]
+
+
+def _positional_names(block: Any) -> list[str]:
+    """Names of a block's arguments after the hidden states, in order."""
+    code = block.original_component.forward
+
+    return list(inspect.signature(code).parameters)[1:]
+
+
+def _constant(resid_post: Tensor, *, as_tuple: bool) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (resid_post,) if as_tuple else resid_post
+
+    return forward

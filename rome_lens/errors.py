@@ -1,0 +1,53 @@
+"""Every error that rome_lens raises on purpose.
+
+A message says what was given, what was expected and what to do. The shell prints it on one line and exits with
+`exit_code`: 2 where the request itself is malformed (a setting out of its range), 1 for everything else.
+"""
+
+
+class RomeLensError(Exception):
+    """The root of the tree: catch this to catch everything that rome_lens raises on purpose."""
+
+    exit_code = 1
+
+
+class SettingError(RomeLensError, ValueError):
+    """A setting is outside its range: samples 0, a negative noise, a window larger than the model."""
+
+    exit_code = 2
+
+
+class PromptError(RomeLensError, ValueError):
+    """The prompt cannot be traced: empty, or longer than the model's context."""
+
+
+class SubjectError(PromptError):
+    """The subject cannot be found in the prompt, or covers no token."""
+
+
+class AnswerError(PromptError):
+    """The answer is not one: empty, or it does not begin at a token of its own."""
+
+
+class FactNotKnownError(RomeLensError):
+    """The model does not predict the expected answer, so there is no fact to trace."""
+
+
+class ModelError(RomeLensError):
+    """The model cannot be used: not a language decoder, or not a TransformerLens object."""
+
+
+class ModelNotFoundError(ModelError, LookupError):
+    """No model of that name: not the default, not a folder, not on the hub (or the hub cannot be reached)."""
+
+
+class DownloadError(RomeLensError):
+    """The default model could not be fetched or stored: no network, a wrong checksum, a full disk."""
+
+
+class ArtefactError(RomeLensError):
+    """A file of ours cannot be read or written: missing, truncated, of another kind, no room."""
+
+
+class OutOfMemoryError(RomeLensError):
+    """Memory ran out although the work was already cut into the smallest pieces."""

@@ -1,0 +1,98 @@
+"""Facts: what a trace asks a model about, and the reader of the published known-facts format."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rome_lens.errors import AnswerError, ArtefactError, PromptError, SubjectError
+
+_PLACE = "{}"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A subject, a prompt that ends where the answer begins, and the answer.
+
+    Attributes:
+        prompt: the prompt with one `{}` where the subject stands. Nothing else in it is special: not `%s`, not `{0}`.
+        subject: the subject, as it stands in the prompt; braces in it are text.
+        answer: what completes the prompt, without the space in front.
+
+    Raises:
+        PromptError: the prompt has no `{}`, or several.
+        SubjectError: the subject is empty or blank.
+        AnswerError: the answer is empty or blank.
+    """
+
+    prompt: str
+    subject: str
+    answer: str
+
+    def __post_init__(self) -> None:
+        places = self.prompt.count(_PLACE)
+        if places != 1:
+            raise PromptError(
+                f"the prompt {self.prompt!r} has {places} places for the subject; write {_PLACE} once, where it stands"
+            )
+        if not self.subject.strip():
+            raise SubjectError(f"the subject of the prompt {self.prompt!r} is empty; name who or what it is about")
+        if not self.answer.strip():
+            raise AnswerError(f"the answer to {self.text!r} is empty; give the text that completes it")
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject filled in."""
+        return self.prompt.replace(_PLACE, self.subject)
+
+    @property
+    def subject_span(self) -> tuple[int, int]:
+        """The subject's characters in `text`: the first, and the one after the last."""
+        start = self.prompt.index(_PLACE)
+        return start, start + len(self.subject)
+
+
+def read_known_facts(path: str | os.PathLike[str]) -> list[Fact]:
+    """Read facts in the form in which the ROME authors published theirs (`known_1000.json`).
+
+    The file is a JSON list of objects with the texts `subject`, `prompt` and `attribute` (the answer); other keys are
+    ignored. The prompt holds the subject itself, or `{}` in its place. Where the subject occurs more than once, the
+    first occurrence counts, as in the released code.
+
+    Raises:
+        ArtefactError: no such file, not JSON, or a record that is no fact; records are counted from 0.
+    """
+    name = repr(os.fspath(path))
+    try:
+        records = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise ArtefactError(f"there is no file {name} to read facts from") from error
+    except OSError as error:
+        raise ArtefactError(f"cannot read facts from {name}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{name} is not JSON, which known facts are kept in: {error}") from error
+    if not isinstance(records, list) or not records:
+        raise ArtefactError(
+            f"{name} holds no known facts: expected a JSON list of objects with subject, prompt, attribute"
+        )
+    return [_known_fact(record, where=f"record {index} of {name}") for index, record in enumerate(records)]
+
+
+def _known_fact(record: object, *, where: str) -> Fact:
+    if not isinstance(record, dict):
+        raise ArtefactError(f"{where} is no JSON object; expected one with subject, prompt and attribute")
+    for key in ("subject", "prompt", "attribute"):
+        if key not in record:
+            raise ArtefactError(f"{where} has no {key!r}; expected the texts subject, prompt and attribute")
+        if not isinstance(record[key], str):
+            raise ArtefactError(f"{where}: {key!r} is {type(record[key]).__name__}; expected a text")
+    subject, prompt = record["subject"], record["prompt"]
+    # A subject with braces in it can bring the only `{}` of a prompt, which is then no place for a subject.
+    if subject and (_PLACE not in prompt or _PLACE in subject):
+        if subject not in prompt:
+            raise ArtefactError(f"{where}: the subject {subject!r} is not in the prompt {prompt!r}")
+        prompt = prompt.replace(subject, _PLACE, 1)
+    try:
+        return Fact(prompt, subject, record["attribute"])
+    except PromptError as error:
+        raise ArtefactError(f"{where}: {error}") from error

@@ -1,0 +1,7 @@
+"""Pictures of a trace: plotly figures and a heat map for the terminal.
+
+plotly takes a while to import, so what needs it is imported from `rome_lens.figures.plotly_figure`.
+"""
+
+from rome_lens.figures.heat_map import HeatMap as HeatMap
+from rome_lens.figures.terminal import render_heat_map as render_heat_map

@@ -1,0 +1,36 @@
+"""Text that a picture shows as it is: nothing in a label may move a cursor, hide, or swallow its neighbours."""
+
+import unicodedata
+
+_NAMED = {"\n": "↵", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
+_SPACE = "␣"
+
+
+def visible(text: str) -> str:
+    """The same text with every character that a reader could not see, or a screen would obey, made visible.
+
+    Line ends and tabs become arrows, other control characters their pictures (ESC is `␛`), and format characters,
+    odd spaces, unassigned code points and lone surrogates Python's escapes. One leading space stays, because most
+    tokens begin with one; further spaces at either end become `␣`. A combining mark with nothing to stand on gets a
+    dotted circle, and an empty text becomes `∅`.
+    """
+    shown = "".join(_visible_character(character) for character in text)
+    if not shown:
+        return "∅"
+    core = shown.strip(" ")
+    if not core:
+        return _SPACE * len(shown)
+    before, after = len(shown) - len(shown.lstrip(" ")), len(shown) - len(shown.rstrip(" "))
+    if unicodedata.category(core[0]).startswith("M"):
+        core = "◌" + core
+    return (" " if before == 1 else _SPACE * before) + core + _SPACE * after
+
+
+def _visible_character(character: str) -> str:
+    if character in _NAMED:
+        return _NAMED[character]
+    if ord(character) < 0x20:
+        return chr(0x2400 + ord(character))
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")

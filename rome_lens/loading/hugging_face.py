@@ -1,0 +1,206 @@
+"""A Hugging Face model and its tokeniser: from the default model's file, a local folder, or the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rome_lens.errors import ModelError, ModelNotFoundError
+from rome_lens.loading.default_model import DEFAULT_MODEL, fetch_default_model
+from rome_lens.loading.progress import Progress, one_line, quiet
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """A Hugging Face decoder in memory.
+
+    Attributes:
+        name: what to call it from now on: "smollm2-135m", the hub's name, or the folder's.
+        model: in eval mode, with eager attention, as TransformerLens wants it.
+        tokenizer: its tokeniser, adding BOS by itself where it has one, as TransformerLens wants it.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class _Location:
+    """Where to load from: what transformers calls `pretrained_model_name_or_path`, and how to speak about it."""
+
+    name: str
+    source: str
+    local: bool
+    gguf_file: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        # trust_remote_code=False, said out loud: without it transformers stops to ask at a terminal.
+        options: dict[str, Any] = {"local_files_only": self.local, "trust_remote_code": False}
+        return options | ({"gguf_file": self.gguf_file} if self.gguf_file else {})
+
+
+def load_pretrained(
+    name: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Pretrained:
+    """Load a decoder and its tokeniser.
+
+    Args:
+        name: "smollm2-135m", a folder in the Hugging Face layout, or a name on the hub.
+        dtype: the weights' type.
+        device: where to put the model.
+        cache_dir: the default model's cache.
+        progress: called with steps done, steps in all (0 where unknown), and what is going on.
+
+    Raises:
+        ModelNotFoundError: there is no model of that name.
+        ModelError: there is one, but it is not a decoder or cannot be read.
+        DownloadError: the default model could not be fetched.
+    """
+    location = _locate(os.fspath(name), cache_dir=cache_dir, progress=progress)
+    what = f"loading {location.name}"
+    if progress is not None:
+        progress(0, 0, what)
+    with quiet(what, progress=progress) as bar:
+        if location.gguf_file is None:  # the default model is known to be a decoder
+            _check_decoder(_load_config(location), location)
+        tokenizer = _load_tokenizer(location)
+        model = _load_weights(location, dtype=dtype, device=device, bar=bar)
+        return Pretrained(location.name, model, tokenizer)
+
+
+def _locate(name: str, *, cache_dir: str | os.PathLike[str] | None, progress: Progress | None) -> _Location:
+    if name == DEFAULT_MODEL:
+        path = fetch_default_model(cache_dir, progress=progress).path
+        return _Location(DEFAULT_MODEL, str(path.parent), local=True, gguf_file=path.name)
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelNotFoundError(
+                f"the folder {name!r} holds no model: it has no config.json (the Hugging Face layout); "
+                "a model of that name on the hub is found by its full name, owner/name"
+            )
+        return _Location(folder.resolve().name, str(folder.resolve()), local=True)
+    if folder.is_file():
+        raise ModelNotFoundError(f"{name!r} is a file; a model is given by its folder, with config.json and weights")
+    if _HUB_NAME.fullmatch(name) and not name.startswith("."):
+        official = _official_name(name)
+        return _Location(official, official, local=False)
+    raise ModelNotFoundError(
+        f"no model {name!r}: there is no such folder, and it is neither {DEFAULT_MODEL!r} nor a name on the hub"
+    )
+
+
+def _official_name(name: str) -> str:
+    """The hub's name for what TransformerLens also calls "gpt2-small" or "pythia-70m"."""
+    from transformer_lens.supported_models import MODEL_ALIASES
+
+    for official, aliases in MODEL_ALIASES.items():
+        if name.lower() in (alias.lower() for alias in aliases):
+            return official
+    return name
+
+
+def _load_config(location: _Location) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(location.source, **location.options())
+    except Exception as error:  # whatever a foreign config.json makes transformers stumble over
+        if location.local:
+            raise ModelError(
+                f"the config.json of {location.source!r} describes no model that transformers can load "
+                f"({one_line(error)})"
+            ) from error
+        if isinstance(error, OSError):
+            raise ModelNotFoundError(_not_on_the_hub(location.name, error)) from error
+        raise ModelError(f"{location.name!r} cannot be loaded by transformers ({one_line(error)})") from error
+
+
+def _not_on_the_hub(name: str, error: BaseException) -> str:
+    chain: BaseException | None = error
+    while chain is not None:
+        if type(chain).__name__ == "GatedRepoError":
+            return f"{name!r} is gated on the hub: ask for access on its page, then run `hf auth login` and try again"
+        chain = chain.__cause__ or chain.__context__
+    return (
+        f"no model {name!r}: it is not {DEFAULT_MODEL!r}, there is no such folder, "
+        "and the hub cannot be reached or does not have it"
+    )
+
+
+def _check_decoder(config: PreTrainedConfig, location: _Location) -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    kind = type(config)
+    reason = None
+    if getattr(config, "is_encoder_decoder", False):
+        reason = "an encoder-decoder answers another text and does not continue its own"
+    elif kind not in MODEL_FOR_CAUSAL_LM_MAPPING or (
+        # BERT and its family can be configured either way; without is_decoder they see the whole text at once.
+        kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    ):
+        reason = "an encoder has no next token to predict"
+    if reason:
+        raise ModelError(f"{location.name!r} (a {config.model_type}) is not a language decoder: {reason}")
+
+
+def _load_tokenizer(location: _Location) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    # TransformerLens works with a tokeniser that adds BOS by itself. Given another one, it loads it anew from the name
+    # that it finds in it: once more from the hub, or for a GGUF file four seconds of parsing.
+    try:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(location.source, add_bos_token=True, **location.options())
+        except ValueError:  # it has no BOS token
+            tokenizer = AutoTokenizer.from_pretrained(location.source, **location.options())
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ModelError(f"the tokeniser of {location.name!r} cannot be loaded ({one_line(error)})") from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # Where the files are missing, transformers makes up a tokeniser of the right class that knows no text.
+        raise ModelError(f"{location.name!r} has no tokeniser (tokenizer.json, or the files that its class reads)")
+    if location.gguf_file and tokenizer.bos_token is not None:
+        # The GGUF header's own "no BOS" has overruled the argument.
+        tokenizer.add_bos_token = True
+        tokenizer.init_kwargs["add_bos_token"] = True
+    return tokenizer
+
+
+def _load_weights(location: _Location, *, dtype: torch.dtype, device: torch.device, bar: type) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            location.source,
+            dtype=dtype,
+            attn_implementation="eager",  # the one that shows its attention pattern, and TransformerLens's own choice
+            output_loading_info=True,
+            tqdm_class=bar,
+            **location.options(),
+        )
+        model, report = loaded
+        torch.nn.Module.to(model, device)
+    except Exception as error:  # safetensors, pickle, torch and transformers each raise their own
+        raise ModelError(f"the weights of {location.name!r} cannot be loaded ({one_line(error)})") from error
+    if missing := sorted(report["missing_keys"]):
+        # transformers fills these with random numbers.
+        raise ModelError(
+            f"the weights of {location.name!r} are incomplete: {len(missing)} tensors are missing, {missing[0]} first"
+        )
+    return model.eval()

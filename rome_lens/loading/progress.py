@@ -1,0 +1,94 @@
+"""How far loading has come: one callback for everybody, and no library that writes on the user's screen meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+Progress = Callable[[int, int, str], None]
+"""`progress(done, total, what)`: bytes, tensors or steps; `total` is 0 where nobody knows it."""
+
+_NOISY = ("transformers", "huggingface_hub", "gguf")
+
+
+def one_line(error: BaseException, *, limit: int = 200) -> str:
+    """The first line of an error with the addresses taken out, short enough to end a sentence with."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    words = ("an address" if "://" in word else word for word in lines[0].split())
+    text = " ".join(words).rstrip(".:;, ")
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+@contextlib.contextmanager
+def quiet(what: str, *, progress: Progress | None) -> Iterator[type[tqdm]]:
+    """Keep transformers, huggingface_hub and gguf off the screen, and hand their progress to ours.
+
+    Log levels, progress bars and handlers are as before afterwards. They belong to the process, so two threads that
+    load at once may see each other's silence, but never keep it.
+
+    Args:
+        what: what is being loaded, for the callback.
+        progress: the caller's callback, or None.
+
+    Yields:
+        A tqdm class that draws nothing and reports to `progress`, for functions that take one.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers import modeling_gguf_pytorch_utils as gguf_loader
+    from transformers.utils import logging as transformers_logging
+
+    bar = _reporting_bar(what, progress)
+    with contextlib.ExitStack() as undo:
+        for name in _NOISY:
+            logger = logging.getLogger(name)
+            undo.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        if not logging.getLogger().handlers:
+            # TransformerLens logs through the root logger, and the first such call would install a handler for good.
+            nothing = logging.NullHandler()
+            logging.getLogger().addHandler(nothing)
+            undo.callback(logging.getLogger().removeHandler, nothing)
+
+        undo.callback(transformers_logging.set_tqdm_hook, transformers_logging.set_tqdm_hook(_make(bar)))
+        # The GGUF loader takes tqdm by its own import, past the hook.
+        if hasattr(gguf_loader, "tqdm"):
+            undo.callback(setattr, gguf_loader, "tqdm", vars(gguf_loader)["tqdm"])
+            setattr(gguf_loader, "tqdm", bar)  # noqa: B010  # pyright: not a name that the module exports
+        # Small files (configuration, tokeniser) come with the hub's own bars. The environment variable, where the user
+        # has set it, wins over these calls, and they warn about that.
+        if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not are_progress_bars_disabled():
+            disable_progress_bars()
+            undo.callback(enable_progress_bars)
+        yield bar
+
+
+def _make(bar: type[tqdm]) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], tqdm]:
+    """The hook of transformers: it hands over the bar that it would have made, and takes ours instead."""
+
+    def make(factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tqdm:
+        return bar(*args, **kwargs)
+
+    return make
+
+
+def _reporting_bar(what: str, progress: Progress | None) -> type[tqdm]:
+    from tqdm import tqdm
+
+    class ReportingBar(tqdm):
+        """A tqdm that keeps tqdm's count and pace, and calls back where tqdm would draw."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": progress is None})
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> None:
+            if progress is not None:
+                progress(int(self.n), int(self.total or 0), what)
+
+    return ReportingBar

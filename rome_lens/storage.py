@@ -1,0 +1,113 @@
+"""Our files: written whole or not at all, read back with every doubt about them said in one line.
+
+Tensors go into safetensors, everything else into its string metadata as JSON: nothing is ever pickled. A file names its
+kind and the version of its form; a later form may add fields, which an earlier reader leaves alone.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rome_lens.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FORM = 1
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file under a temporary name in its own folder, then rename it: a reader sees the old file or the new.
+
+    Args:
+        path: where the file goes; a symbolic link is followed. What is there and is no regular file (`/dev/stdout`, a
+            named pipe) is written to as it stands, since a rename would replace the device.
+        content: the bytes of the whole file.
+
+    Raises:
+        ArtefactError: no such folder, no permission, no room, or the path is a folder. Nothing is left behind.
+    """
+    target = Path(path)
+    try:
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            target.write_bytes(content)
+            return
+        # Not named after the target, whose name may already be as long as the file system takes.
+        temporary = target.with_name(f".rome-lens-{secrets.token_hex(8)}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # some file systems find out only here that there is no room
+            temporary.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise ArtefactError(f"cannot write {os.fspath(path)!r}: {_reason(error, target)}") from error
+
+
+def save_tensors(
+    path: str | os.PathLike[str], *, kind: str, tensors: Mapping[str, "Tensor"], settings: Mapping[str, Any]
+) -> None:
+    """Write tensors with settings beside them.
+
+    Args:
+        path: the file.
+        kind: what it holds, such as `causal_trace`.
+        tensors: by name.
+        settings: whatever JSON can hold.
+
+    Raises:
+        ArtefactError: the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    metadata = {"format": "pt", "rome_lens": json.dumps({"kind": kind, "form": _FORM, "settings": dict(settings)})}
+
+    write_whole(path, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, metadata))
+
+
+def load_tensors(path: str | os.PathLike[str], *, kind: str) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        ArtefactError: there is no such file, it is cut short, or it holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise ArtefactError(f"there is no file {os.fspath(path)!r}; expected one that rome_lens saved")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("rome_lens", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtefactError(
+            f"cannot read {os.fspath(path)!r}: it is cut short, damaged or no safetensors file ({error})"
+        ) from error
+    if not isinstance(metadata, dict) or metadata.get("kind") != kind or not isinstance(metadata.get("settings"), dict):
+        found = metadata.get("kind") if isinstance(metadata, dict) else "something that rome_lens did not write"
+        raise ArtefactError(f"cannot use {os.fspath(path)!r}: expected a {kind} of rome_lens, found {found}")
+    return tensors, metadata["settings"]
+
+
+def _reason(error: OSError | ValueError, target: Path) -> str:
+    if isinstance(error, ValueError):
+        return str(error)
+    if error.errno == errno.ENOSPC:
+        return "no room is left on the disk; free some, or choose another place"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no folder {str(target.parent)!r}; make it first"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder; name a file in it"
+    if isinstance(error, PermissionError):
+        return f"no permission to write in {str(target.parent)!r}; choose another place"
+    return error.strerror or str(error)

@@ -1,0 +1,184 @@
+"""Text to tokens: where the subject stands, and where the answer begins.
+
+Spans come from character offsets, never from decoding single tokens: a token may hold half a character, and
+SentencePiece tokens do not decode to the text they came from.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
+
+
+@dataclass(frozen=True)
+class TokenisedPrompt:
+    """A prompt, and perhaps its answer, as one tokenisation.
+
+    Attributes:
+        ids: token ids of the prompt and then of the answer, BOS first where it was asked for.
+        tokens: the prompt's tokens decoded one by one, for people to read.
+        n_prompt: how many of `ids` are the prompt's, BOS included.
+        subject_span: positions (first, end) of the tokens that overlap the subject's characters; the end is exclusive.
+        answer: the answer's text as it was tokenised, its leading space included; empty where none was given.
+        bos: the BOS token in front, if any; it is part of `ids` and of `n_prompt`.
+    """
+
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    n_prompt: int
+    subject_span: tuple[int, int]
+    answer: str
+    bos: tuple[int, ...] = ()
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """Token ids of the answer; empty where none was given."""
+        return self.ids[self.n_prompt :]
+
+
+def tokenise(
+    tokenizer: Any,
+    prompt: str,
+    subject: str,
+    *,
+    answer: str | None = None,
+    occurrence: int = 1,
+    prepend_bos: bool = False,
+) -> TokenisedPrompt:
+    """Tokenise a prompt together with its answer and find the subject in it.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer (one that reports character offsets).
+        prompt: the text up to the answer.
+        subject: the part of the prompt that names the subject, letter for letter; white space around it is ignored.
+        answer: the text that follows. It is joined to the prompt with one space, unless either side brings its own
+            or the scripts on both sides are written without spaces.
+        occurrence: which of several occurrences of the subject is meant: 1 is the first, -1 the last.
+        prepend_bos: put the tokenizer's BOS token in front.
+
+    Raises:
+        PromptError: the prompt is empty.
+        SubjectError: the prompt does not hold the subject, or not that often.
+        AnswerError: the answer is empty or shares a token with the prompt.
+        SettingError: `prepend_bos` for a tokenizer that has no BOS token, or an occurrence of 0.
+        ModelError: the tokenizer reports no offsets.
+    """
+    if not prompt.strip():
+        raise PromptError("The prompt is empty; expected a text that the model continues with the answer.")
+    start, end = find_subject(prompt, subject, occurrence)
+    joined = "" if answer is None else _join(prompt, answer)
+    ids, offsets = encode(tokenizer, prompt + joined)
+    if not ids:
+        raise PromptError(f"The prompt {prompt!r} gives no tokens with this model's tokenizer.")
+    n_prompt = _answer_start(offsets, prompt, joined) if joined else len(ids)
+
+    inside = [i for i, (a, b) in enumerate(offsets[:n_prompt]) if a < end and b > start]
+    if not inside:
+        raise SubjectError(f"The subject {subject!r} covers no token of the prompt {prompt!r}; choose a longer one.")
+    bos = (_bos_id(tokenizer),) if prepend_bos else ()
+    return TokenisedPrompt(
+        ids=(*bos, *ids),
+        tokens=decode_each(tokenizer, (*bos, *ids[:n_prompt])),
+        n_prompt=len(bos) + n_prompt,
+        subject_span=(len(bos) + inside[0], len(bos) + inside[-1] + 1),
+        answer=joined,
+        bos=bos,
+    )
+
+
+def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Token ids and character offsets (start, end) of a text, without any special token added.
+
+    Raises:
+        ModelError: there is no tokenizer, or it reports no offsets.
+    """
+    if tokenizer is None:
+        raise ModelError("The model has no tokenizer; give it one (model.set_tokenizer, or tokenizer= when loading).")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"The tokenizer {type(tokenizer).__name__} reports no character offsets; load its fast version "
+            "(AutoTokenizer.from_pretrained(..., use_fast=True))."
+        )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
+
+
+def decode_each(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """The text of every token on its own."""
+    return tuple(tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids)
+
+
+def _bos_id(tokenizer: Any) -> int:
+    if tokenizer.bos_token_id is None:
+        raise SettingError("prepend_bos=True, but this model's tokenizer has no BOS token; leave prepend_bos off.")
+    return int(tokenizer.bos_token_id)
+
+
+def find_subject(prompt: str, subject: str, occurrence: int) -> tuple[int, int]:
+    """Character span (start, end) of the chosen occurrence of a subject, overlapping ones counted.
+
+    Raises:
+        SubjectError: the prompt does not hold the subject, or not that often.
+        SettingError: an occurrence of 0.
+    """
+    wanted = subject.strip()
+    if not wanted:
+        raise SubjectError("The subject is empty; expected a part of the prompt, such as 'The Eiffel Tower'.")
+    if occurrence == 0:
+        raise SettingError("occurrence=0; expected 1 for the first occurrence of the subject, -1 for the last.")
+    starts = [i for i in range(len(prompt)) if prompt.startswith(wanted, i)]
+    if not starts:
+        raise SubjectError(f"The subject {wanted!r} is not in the prompt {prompt!r}.{_near_miss(prompt, wanted)}")
+    index = occurrence - 1 if occurrence > 0 else len(starts) + occurrence
+    if not 0 <= index < len(starts):
+        raise SubjectError(
+            f"Occurrence {occurrence} of the subject {wanted!r} was asked for, but the prompt holds it {len(starts)} "
+            f"time{'s' if len(starts) > 1 else ''}."
+        )
+    return starts[index], starts[index] + len(wanted)
+
+
+def _near_miss(prompt: str, subject: str) -> str:
+    """A hint where the subject differs from the prompt only in case or in its Unicode form."""
+    at = prompt.lower().find(subject.lower())
+    if at >= 0 and len(prompt.lower()) == len(prompt):
+        return f" The prompt writes it {prompt[at : at + len(subject)]!r}."
+    if unicodedata.normalize("NFC", subject) in unicodedata.normalize("NFC", prompt):
+        return " The same letters are there in another Unicode form (NFC or NFD); copy the subject from the prompt."
+    return " It must be given letter for letter."
+
+
+def _join(prompt: str, answer: str) -> str:
+    """The answer with the space that sets it off from the prompt."""
+    if not answer.strip():
+        raise AnswerError(f"The answer {answer!r} is empty; expected a word or a name.")
+    text = answer.rstrip()
+    if text[0].isspace() or prompt[-1].isspace() or (_unspaced(prompt[-1]) and _unspaced(text[0])):
+        return text
+    return " " + text
+
+
+def _unspaced(character: str) -> bool:
+    """Whether a character belongs to a script that is written without spaces between words."""
+    return unicodedata.name(character, "").startswith(
+        ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+    )
+
+
+def _answer_start(offsets: list[tuple[int, int]], prompt: str, joined: str) -> int:
+    """Index of the first token that holds a character of the answer."""
+    visible = len(prompt) + len(joined) - len(joined.lstrip())
+    first = next((i for i, (a, b) in enumerate(offsets) if b > len(prompt) and b > a), None)
+    if first is None:
+        raise AnswerError(f"The answer {joined!r} gives no token of its own with this model's tokenizer.")
+    if first == 0 or len(prompt[: offsets[first][0]].rstrip()) < len(prompt.rstrip()):
+        shared = (prompt + joined)[slice(*offsets[first])]
+        raise AnswerError(
+            f"The answer {joined.strip()!r} shares the token {shared!r} with the end of the prompt; end the prompt "
+            "where a word ends, or begin the answer with a space."
+        )
+    if offsets[-1][1] <= visible:
+        raise AnswerError(f"The answer {joined!r} gives no token of its own with this model's tokenizer.")
+    return first

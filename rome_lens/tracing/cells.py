@@ -1,0 +1,83 @@
+"""Which states are restored in which cell of a grid, and what is known of a cell without running it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rome_lens.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of one stream's grid: the layers `first .. end - 1` are restored at position `pos`.
+
+    Attributes:
+        stream: `resid`, `mlp` or `attn`.
+        layer: the cell's row in the grid; for a window, its centre.
+        pos: the cell's token.
+        first: first restored layer.
+        end: one past the last restored layer.
+    """
+
+    stream: str
+    layer: int
+    pos: int
+    first: int
+    end: int
+
+
+def window_layers(layer: int, window: int, n_layers: int) -> range:
+    """Layers that a window centred at `layer` restores, as the released code counts them: w = 10 gives l-5 .. l+4.
+
+    Args:
+        layer: the centre.
+        window: how many layers, before the ends of the model cut the window short.
+        n_layers: layers of the model.
+    """
+    return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
+
+
+def plan_cells(stream: str, *, n_layers: int, positions: Sequence[int], window: int) -> list[Cell]:
+    """All cells of one stream at these positions; the residual stream is restored one layer at a time."""
+    cells = []
+    for pos in positions:
+        for layer in range(n_layers):
+            layers = range(layer, layer + 1) if stream == "resid" else window_layers(layer, window, n_layers)
+            cells.append(Cell(stream, layer, pos, layers.start, layers.stop))
+    return cells
+
+
+def known_score(
+    cell: Cell, *, n_layers: int, first_corrupted: int, read: range, low: float, high: float
+) -> float | None:
+    """The score of a cell that is known without a run, else None.
+
+    Args:
+        cell: the cell.
+        n_layers: layers of the model.
+        first_corrupted: first position whose embedding is corrupted; nothing before it can differ from the clean run.
+        read: positions whose logits give the answer: one for each of its tokens.
+        low: score with nothing restored.
+        high: score of the clean run.
+    """
+    if cell.pos < first_corrupted:
+        return low
+    if cell.first == n_layers - 1:
+        # No later layer can carry the restored state to another position.
+        if cell.pos not in read:
+            return low
+        if cell.stream == "resid" and len(read) == 1:
+            return high
+    return None
+
+
+def check_window(window: int, n_layers: int) -> int:
+    """Refuse a window that is no number of layers of this model.
+
+    Raises:
+        SettingError: it is below 1, or larger than the model.
+    """
+    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= n_layers:
+        raise SettingError(
+            f"window={window!r}; expected a whole number of layers from 1 to {n_layers}, the layers of this model."
+        )
+    return window

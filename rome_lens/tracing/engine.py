@@ -1,0 +1,346 @@
+"""Scores of all cells, exactly and fast: the plain computation with everything left out that is already known.
+
+What is saved (SPEC, "Cost", and three more that are just as exact):
+
+- the clean and the corrupted run are run once, layer by layer, for all streams;
+- a cell starts after its first restored layer, from the corrupted run's residual;
+- the first restored layer of a window needs its restored position only: attention's and the MLP's outputs there are
+  known, so the cells of all tokens take one call of one position each;
+- positions before the restored token cannot change: their keys and values are the corrupted run's;
+- windows cut short by the model's first layer restore the same layers up to their ends, so they share one run until
+  there;
+- the answer's positions alone are unembedded, and cells that are known without a run are not run.
+
+All cells of a token go through a layer together, and their number grows from layer to layer. Blocks are called as the
+model calls them, with their hook points; restoring happens in hooks.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, fast_products
+from rome_lens.tracing.cells import Cell
+from rome_lens.tracing.memory import Budget
+from rome_lens.tracing.runs import Runs
+
+Tick = Callable[[int], None]
+
+
+@dataclass(eq=False)
+class Lane:
+    """The run of one cell: as many rows as there are samples, the positions from the cell's on.
+
+    Attributes:
+        cell: the cell.
+        born: the first layer that the lane runs through.
+        leader: the lane that it is a copy of when it is born; None where it begins from the corrupted run.
+    """
+
+    cell: Cell
+    born: int
+    leader: "Lane | None" = None
+
+
+@dataclass
+class _Group:
+    """All lanes of one restored position, in the order of their birth, so that the living ones are the first `alive`.
+
+    Attributes:
+        pos: the position.
+        lanes: the lanes.
+        state: what enters the next layer, [lane, sample, pos, d_model] for the positions from `pos` on.
+        alive: how many lanes have been born.
+    """
+
+    pos: int
+    lanes: list[Lane]
+    state: Tensor
+    alive: int = 0
+
+    def next_lane(self) -> Lane | None:
+        return self.lanes[self.alive] if self.alive < len(self.lanes) else None
+
+
+@dataclass
+class _Restoring:
+    """What the hooks on `hook_attn_out` and `hook_mlp_out` do in the call that is running."""
+
+    act: dict[str, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
+
+    def hook(self, stream: str) -> Callable[[Tensor], Tensor | None]:
+        def run(x: Tensor) -> Tensor | None:
+            function = self.act.get(stream)
+            return None if function is None else function(x)
+
+        return run
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer of the clean run (row 0) and of the corrupted runs (the other rows): what it gave."""
+
+    attn: Float[Tensor, "row pos d_model"]
+    mlp: Float[Tensor, "row pos d_model"] | None
+    resid: Float[Tensor, "row pos d_model"]
+    past: KeysValues
+
+
+def plan_lanes(cells: Sequence[Cell]) -> list[Lane]:
+    """One lane a cell. Cells that restore the same layers up to where they end follow the longest of them."""
+    lanes: list[Lane] = []
+    leaders: dict[tuple[str, int, int], Lane] = {}
+    for cell in sorted(cells, key=lambda c: (c.pos, c.stream, c.first, -c.end)):
+        leader = leaders.get((cell.stream, cell.pos, cell.first))
+        if leader is None:
+            leaders[cell.stream, cell.pos, cell.first] = lane = Lane(cell, born=cell.first + 1)
+        else:
+            lane = Lane(cell, born=cell.end, leader=leader)
+        lanes.append(lane)
+    return lanes
+
+
+def count_positions(lanes: Sequence[Lane], *, n_layers: int, n_tokens: int) -> int:
+    """Positions that the lanes run through blocks, for one sample: the unit that `score_cells` ticks."""
+    return sum((n_layers - lane.born) * (n_tokens - lane.cell.pos) for lane in lanes)
+
+
+def score_cells(
+    backend: Backend, runs: Runs, lanes: Sequence[Lane], *, budget: Budget, tick: Tick
+) -> dict[Cell, float]:
+    """Answer probability of every cell, averaged over the corrupted copies.
+
+    Args:
+        backend: the model.
+        runs: the clean and corrupted runs that were made of it, recorded.
+        lanes: the cells to score, planned; cells of known score are better left out.
+        budget: memory to work in.
+        tick: called with the number of positions (`count_positions`) that are done, now and then.
+
+    Raises:
+        ReplayError: the model's blocks cannot be called alone, or give other numbers than the model itself.
+        OutOfMemoryError: not even one cell fits into memory.
+    """
+    if runs.replay is None:
+        raise ReplayError("the runs were not recorded")
+    engine = _Engine(backend, runs, runs.replay, budget, tick)
+    with torch.no_grad(), engine.hooked(), fast_products(device=backend.device, dtype=backend.dtype):
+        return engine.run(lanes)
+
+
+class _Engine:
+    def __init__(self, backend: Backend, runs: Runs, replay: BlockReplay, budget: Budget, tick: Tick) -> None:
+        self.backend, self.runs, self.replay, self.budget, self.tick = backend, runs, replay, budget, tick
+        self.n_layers, self.n_samples, self.n_tokens = backend.n_layers, runs.n_samples, runs.n_tokens
+        self.restoring = _Restoring()
+
+    def hooked(self):
+        return self.backend.hooked(
+            [
+                (self.backend.stream_hook(stream, layer), self.restoring.hook(stream))
+                for stream in self.backend.streams()
+                if stream != "resid"
+                for layer in range(self.n_layers)
+            ]
+        )
+
+    def run(self, lanes: Sequence[Lane]) -> dict[Cell, float]:
+        scores: dict[Cell, float] = {}
+        waiting = list(self._batches(lanes))
+        while waiting:
+            batch = waiting.pop(0)
+            try:
+                scores.update(self._run_batch(batch))
+            except (RuntimeError, MemoryError) as error:
+                self.budget.halve_after(error)
+                waiting[:0] = self._batches(batch)
+        return scores
+
+    def _batches(self, lanes: Sequence[Lane]) -> Iterator[list[Lane]]:
+        """Lanes whose states fit into memory together; a lane is never parted from its leader."""
+        families: dict[int, list[Lane]] = defaultdict(list)
+        for lane in lanes:
+            families[id(lane.leader or lane)].append(lane)
+        batch: list[Lane] = []
+        taken = 0
+        for family in families.values():
+            size = sum(self.n_samples * (self.n_tokens - lane.cell.pos) for lane in family)
+            if batch and taken + size > self.budget.state_positions:
+                yield batch
+                batch, taken = [], 0
+            batch += family
+            taken += size
+        if batch:
+            yield batch
+
+    def _run_batch(self, lanes: Sequence[Lane]) -> dict[Cell, float]:
+        groups = self._groups(lanes)
+        base = self.runs.resid_pre
+        for layer in range(self.n_layers):
+            with self.replay.layer_ready(layer):
+                here = self._base_layer(layer, base)
+                for group in groups:
+                    self._fork(group, layer)
+                    self._advance(group, layer, here)
+                self._begin(groups, layer, base, here)
+            base = here.resid
+        return self._read(groups)
+
+    def _groups(self, lanes: Sequence[Lane]) -> list[_Group]:
+        by_pos: dict[int, list[Lane]] = defaultdict(list)
+        for lane in lanes:
+            by_pos[lane.cell.pos].append(lane)
+        groups = []
+        for pos, members in sorted(by_pos.items()):
+            # Those that begin after a layer come before those that fork in front of the next.
+            members.sort(key=lambda lane: (lane.born, lane.leader is not None))
+            shape = (len(members), self.n_samples, self.n_tokens - pos, self.backend.d_model)
+            groups.append(_Group(pos, members, self.runs.resid_pre.new_empty(shape)))
+        return groups
+
+    def _base_layer(self, layer: int, resid_pre: Tensor) -> _Layer:
+        """The clean and the corrupted runs through one layer, held against the model's own forward."""
+        seen: dict[str, Tensor] = {}
+        self.restoring.act = {s: lambda x, s=s: seen.update({s: x.clone()}) for s in ("attn", "mlp")}
+        resid, past = self.replay.run(layer, resid_pre, first=0, past=None)
+        if "attn" not in seen:
+            raise ReplayError("a block called alone does not reach hook_attn_out")
+        here = _Layer(seen["attn"], seen.get("mlp"), resid, past)
+        self._check(layer, resid_pre, here)
+        return here
+
+    def _check(self, layer: int, resid_pre: Tensor, here: _Layer) -> None:
+        """Hold the three ways of calling a block against the model's own forward, on the clean and a corrupted row."""
+        rows, half = slice(0, 2), self.n_tokens // 2
+        entering, expected = resid_pre[rows], self.runs.resid_post[layer]
+        _same(here.resid[rows], expected, entering, "on all positions")
+        self.restoring.act = {}
+        if half > 0:
+            past = here.past.rows(rows).before(half)
+            part, _ = self.replay.run(layer, entering[:, half:], first=half, past=past)
+            _same(part, expected[:, half:], entering[:, half:], "from a later position on")
+        self.restoring.act = {"attn": lambda x: here.attn[rows].reshape(x.shape)}
+        alone, _ = self.replay.run(layer, entering.reshape(-1, 1, entering.shape[-1]), first=0, past=None)
+        _same(alone.reshape(expected.shape), expected, entering, "on single positions")
+
+    def _fork(self, group: _Group, layer: int) -> None:
+        """Lanes that part from their leader in front of this layer begin as a copy of it."""
+        while (lane := group.next_lane()) is not None and lane.leader is not None and lane.born == layer:
+            group.state[group.alive] = group.state[group.lanes.index(lane.leader)]
+            group.alive += 1
+
+    def _advance(self, group: _Group, layer: int, here: _Layer) -> None:
+        """Run one layer on all living lanes of a position."""
+        n_pos = group.state.shape[2]
+        past = here.past.rows(slice(1, None)).before(group.pos) if group.pos else None
+        start = 0
+        while start < group.alive:
+            lanes = slice(start, min(group.alive, start + self.budget.lanes(self.n_samples * n_pos)))
+            try:
+                group.state[lanes] = self._call(group, lanes, layer, here, past)
+            except (RuntimeError, MemoryError) as error:
+                self.budget.halve_after(error)
+                continue
+            self.tick((lanes.stop - start) * n_pos)
+            start = lanes.stop
+
+    def _call(self, group: _Group, lanes: slice, layer: int, here: _Layer, past: KeysValues | None) -> Tensor:
+        state, n_lanes = group.state[lanes], lanes.stop - lanes.start
+        self.restoring.act = {}
+        for stream, output in (("attn", here.attn), ("mlp", here.mlp)):
+            inside = torch.tensor([_restores(lane, stream, layer) for lane in group.lanes[lanes]])
+            if output is not None and inside.any():
+                rows = inside.repeat_interleave(self.n_samples).to(state.device)
+                self.restoring.act[stream] = _set_first(rows, output[0, group.pos])
+        after, _ = self.replay.run(
+            layer, state.flatten(0, 1), first=group.pos, past=None if past is None else past.repeat(n_lanes)
+        )
+        return after.reshape(state.shape)
+
+    def _begin(self, groups: Sequence[_Group], layer: int, base: Tensor, here: _Layer) -> None:
+        """Lanes whose first restored layer this was begin behind it, from the corrupted run."""
+        windows: list[tuple[_Group, int]] = []
+        for group in groups:
+            while (lane := group.next_lane()) is not None and lane.leader is None and lane.cell.first == layer:
+                group.state[group.alive] = here.resid[1:, group.pos :]
+                if lane.cell.stream == "resid":
+                    group.state[group.alive, :, 0] = here.resid[0, group.pos]
+                else:
+                    windows.append((group, group.alive))
+                group.alive += 1
+        if windows:
+            first = self._first_positions(windows, layer, base, here)
+            for (group, index), states in zip(windows, first, strict=True):
+                group.state[index, :, 0] = states
+
+    def _first_positions(
+        self, windows: Sequence[tuple[_Group, int]], layer: int, base: Tensor, here: _Layer
+    ) -> Float[Tensor, "lane sample d_model"]:
+        """What leaves a window's first layer at its restored position, for lanes of all positions at once.
+
+        What attention gives there is known, so what it sees does not matter: every row is a single position.
+        """
+        lanes = [(group.pos, group.lanes[index].cell.stream) for group, index in windows]
+        entering = torch.cat([base[1:, pos] for pos, _ in lanes])
+        attn = torch.cat([_clean_or_corrupted(here.attn, pos, clean=s == "attn") for pos, s in lanes])
+        self.restoring.act = {"attn": lambda x: attn.reshape(x.shape)}
+        if here.mlp is not None:
+            mlp = torch.cat([_clean_or_corrupted(here.mlp, pos, clean=True) for pos, _ in lanes])
+            chosen = torch.tensor([s == "mlp" for _, s in lanes], device=base.device).repeat_interleave(self.n_samples)
+            self.restoring.act["mlp"] = lambda x: torch.where(chosen[:, None, None], mlp.reshape(x.shape), x)
+        after, _ = self.replay.run(layer, entering[:, None], first=0, past=None)
+        return after.reshape(len(windows), self.n_samples, -1)
+
+    def _read(self, groups: Sequence[_Group]) -> dict[Cell, float]:
+        """Answer probabilities from what left the last layer."""
+        self.restoring.act = {}
+        lanes = [lane for group in groups for lane in group.lanes]
+        final = torch.cat([group.state[:, :, -self.runs.n_read :].flatten(0, 1) for group in groups])
+        parts: list[Tensor] = []
+        done = 0
+        n_logits = self.runs.n_read * int(self.backend.model.cfg.d_vocab)
+        with self.replay.unembed_ready():
+            while done < final.shape[0]:
+                rows = final[done : done + self.budget.logit_rows(n_logits)]
+                try:
+                    parts.append(self.runs.answer_probability(self.replay.unembed(rows)))
+                except (RuntimeError, MemoryError) as error:
+                    self.budget.halve_after(error)
+                    continue
+                done += rows.shape[0]
+        values = torch.cat(parts).double().reshape(len(lanes), self.n_samples).mean(dim=1)
+        return {lane.cell: value for lane, value in zip(lanes, values.tolist(), strict=True)}
+
+
+def _restores(lane: Lane, stream: str, layer: int) -> bool:
+    return lane.cell.stream == stream and lane.cell.first <= layer < lane.cell.end
+
+
+def _set_first(rows: Tensor, clean: Float[Tensor, " d_model"]) -> Callable[[Tensor], Tensor]:
+    """A hook that sets the first position of some rows to the clean run's value."""
+
+    def run(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[rows, 0] = clean
+        return x
+
+    return run
+
+
+def _clean_or_corrupted(output: Float[Tensor, "row pos d_model"], pos: int, *, clean: bool) -> Tensor:
+    """An output at one position, one row a sample: the clean run's for all of them, or the corrupted runs' own."""
+    return output[:1, pos].expand(output.shape[0] - 1, -1) if clean else output[1:, pos]
+
+
+def _same(got: Tensor, expected: Tensor, entering: Tensor, how: str) -> None:
+    """Refuse a replay whose block adds something else to the residual than it did in the model's own forward."""
+    eps = torch.finfo(got.dtype).eps
+    got, expected, entering = got.double(), expected.double(), entering.double()
+    # Rounding grows with what is in the residual, a wrong mask or position with what the block adds to it.
+    allowed = max(eps**0.5, 1e-5) * (expected - entering).norm() + 32 * eps * expected.norm()
+    if not (got - expected).norm() <= allowed:
+        raise ReplayError(f"a block called {how} gives other numbers than the model's own forward")

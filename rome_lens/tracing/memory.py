@@ -1,0 +1,87 @@
+"""How much is run at once: bounded by what is free, halved when memory runs out all the same."""
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from rome_lens.backends import Backend
+from rome_lens.errors import OutOfMemoryError
+
+# On a CPU a call's activations are best kept near the caches: measured, not derived (benchmarks/trace.py).
+_CPU_CALL_POSITIONS = 1024
+_GPU_CALL_POSITIONS = 65536
+# What the engine may hold above the model, however much is free.
+_MOST_BYTES = 600 * 2**20
+_GPU_MOST_BYTES = 16 * 2**30
+
+
+@dataclass
+class Budget:
+    """Sizes of what is run and held at once. They only ever shrink.
+
+    Attributes:
+        call_positions: rows times positions in one call of a block.
+        state_positions: rows times positions whose residuals are held between layers.
+        logits: numbers in one call of the unembedding.
+        run_positions: rows times positions of the clean and corrupted runs.
+    """
+
+    call_positions: int
+    state_positions: int
+    logits: int
+    run_positions: int
+
+    @classmethod
+    def choose(cls, backend: Backend) -> "Budget":
+        """Sizes for this model from the memory that is free on its device now."""
+        cfg, size = backend.model.cfg, backend.dtype.itemsize
+        on_gpu = backend.device.type == "cuda"
+        free = torch.cuda.mem_get_info(backend.device)[0] if on_gpu else psutil.virtual_memory().available
+        most = min(free // 2, _GPU_MOST_BYTES if on_gpu else _MOST_BYTES)
+        # A block's largest moment: the MLP's hidden layer about four times over, the residual a dozen times.
+        per_position = size * (4 * int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model) + 12 * int(cfg.d_model))
+        return cls(
+            call_positions=max(
+                1, min(_GPU_CALL_POSITIONS if on_gpu else _CPU_CALL_POSITIONS, most // 4 // per_position)
+            ),
+            state_positions=max(1, most // 2 // (size * int(cfg.d_model))),
+            logits=max(1, most // 4 // (4 * size)),
+            run_positions=max(1, most // 4 // per_position),
+        )
+
+    def lanes(self, positions: int) -> int:
+        """How many lanes of so many positions go into one call of a block: at least one."""
+        return max(1, self.call_positions // positions)
+
+    def samples(self, n_tokens: int) -> int:
+        """How many corrupted copies of so many tokens are run at a time, beside the clean one: at least one."""
+        return max(1, self.run_positions // n_tokens - 1)
+
+    def logit_rows(self, n_logits: int) -> int:
+        """How many rows of so many logits go into one call of the unembedding: at least one."""
+        return max(1, self.logits // n_logits)
+
+    def halve_after(self, error: BaseException) -> None:
+        """Halve every size if the error says that memory ran out, and raise it otherwise.
+
+        Raises:
+            OutOfMemoryError: there is nothing left to halve.
+        """
+        if not is_out_of_memory(error):
+            raise error
+        if max(self.call_positions, self.state_positions, self.logits, self.run_positions) == 1:
+            raise OutOfMemoryError(
+                "Memory ran out even with one cell at a time; take fewer samples, a shorter prompt or a smaller dtype."
+            ) from error
+        self.call_positions = max(1, self.call_positions // 2)
+        self.state_positions = max(1, self.state_positions // 2)
+        self.logits = max(1, self.logits // 2)
+        self.run_positions = max(1, self.run_positions // 2)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that an allocation failed; PyTorch's CPU allocator has no class of its own for it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,142 @@
+"""What is asked of a trace, checked before anything runs: settings, the answer, and the corruption."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from rome_lens.backends import STREAMS, Backend
+from rome_lens.data import builtin_facts
+from rome_lens.errors import AnswerError, FactNotKnownError, ModelError, PromptError, SettingError
+from rome_lens.facts import Fact
+from rome_lens.tokens import TokenisedPrompt, decode_each
+from rome_lens.tracing.corruption import FittedNoise, NoiseRule, fit_noise
+from rome_lens.tracing.runs import Corruption, joint_probability
+
+ENGINES = ("auto", "plain")
+
+
+def check_streams(backend: Backend, streams: Sequence[str]) -> tuple[str, ...]:
+    """The streams in the house's order, each once.
+
+    Raises:
+        SettingError: none, or one that does not exist.
+        ModelError: the model has no such stream.
+    """
+    asked = (streams,) if isinstance(streams, str) else tuple(streams)
+    unknown = [stream for stream in asked if stream not in STREAMS]
+    if unknown or not asked:
+        raise SettingError(f"streams={asked!r}; expected some of {', '.join(STREAMS)}.")
+    missing = [stream for stream in asked if stream not in backend.streams()]
+    if missing:
+        raise ModelError(
+            f"{backend.model_name} has no {' and no '.join(missing)} stream in every layer; "
+            f"ask for {', '.join(backend.streams()) or 'another model'}."
+        )
+    return tuple(stream for stream in STREAMS if stream in asked)
+
+
+def check_settings(*, samples: int, seed: int, engine: str) -> None:
+    """Refuse settings out of their range.
+
+    Raises:
+        SettingError: saying which, and what was expected.
+    """
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise SettingError(f"samples={samples!r}; expected a whole number of corrupted copies, 1 or more.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise SettingError(f"seed={seed!r}; expected a whole number from 0 to 4294967295.")
+    if engine not in ENGINES:
+        raise SettingError(f"engine={engine!r}; expected {' or '.join(ENGINES)}.")
+
+
+def wanted_answer(answer: str | None, expect: str | None) -> str | None:
+    """The answer that the caller names, if any.
+
+    Raises:
+        SettingError: `answer` and `expect` name two.
+    """
+    if answer is not None and expect is not None and answer.strip() != expect.strip():
+        raise SettingError(f"answer={answer!r} and expect={expect!r} differ; give one of them.")
+    return answer if expect is None else expect
+
+
+def check_length(backend: Backend, text: TokenisedPrompt) -> None:
+    """Refuse a text that the model cannot take.
+
+    Raises:
+        PromptError: it is longer than the context.
+    """
+    if backend.n_ctx is not None and len(text.ids) > backend.n_ctx:
+        raise PromptError(
+            f"The prompt is {len(text.ids)} tokens long (its answer included), and {backend.model_name} takes "
+            f"{backend.n_ctx}; shorten it."
+        )
+
+
+def with_own_answer(backend: Backend, text: TokenisedPrompt) -> TokenisedPrompt:
+    """The prompt with the model's own next token as its answer (SPEC 1, step 1).
+
+    Raises:
+        AnswerError: the token is no text: the end of the text, or another special token.
+    """
+    logits = backend.logits(torch.tensor([text.ids], device=backend.device), keep=1)
+    answer_id = int(logits[0, -1].argmax())
+    (answer,) = decode_each(backend.tokenizer, [answer_id])
+    if answer_id in backend.tokenizer.all_special_ids or not answer.strip():
+        raise AnswerError(
+            f"The model continues the prompt with {answer!r}, which is no answer; end the prompt where a word is "
+            "missing, or name an answer."
+        )
+    return replace(text, ids=(*text.ids, answer_id), answer=answer)
+
+
+def check_known(backend: Backend, text: TokenisedPrompt) -> None:
+    """Refuse a fact that the model does not know: greedy decoding must give the answer, token by token.
+
+    Raises:
+        FactNotKnownError: saying what the model predicts instead.
+    """
+    answer_ids = torch.tensor(text.answer_ids, device=backend.device)
+    logits = backend.logits(torch.tensor([text.ids[:-1]], device=backend.device), keep=len(answer_ids))
+    own = logits[0].argmax(dim=-1)
+    if torch.equal(own, answer_ids):
+        return
+    at = int((own != answer_ids).nonzero()[0])
+    probabilities = logits[0, at].float().softmax(dim=-1)
+    said = backend.tokenizer.decode([*text.answer_ids[:at], int(own[at])])
+    rank = int((probabilities > probabilities[answer_ids[at]]).sum()) + 1
+    raise FactNotKnownError(
+        f"The model does not know this fact: it continues with {said!r} ({probabilities[own[at]]:.3f}), and the "
+        f"expected {text.answer!r} has probability {joint_probability(logits, answer_ids).item():.2g}"
+        f"{f' (rank {rank})' if len(answer_ids) == 1 else ''}."
+    )
+
+
+def noise_corruption(
+    backend: Backend,
+    rule: NoiseRule,
+    text: TokenisedPrompt,
+    tokens: Int[Tensor, " pos"],
+    *,
+    facts: Sequence[Fact] | None,
+    samples: int,
+    seed: int,
+) -> tuple[FittedNoise, Corruption]:
+    """The noise that the rule asks for, drawn for this subject.
+
+    Raises:
+        SettingError: the facts give nothing to measure.
+    """
+    measured = builtin_facts() if facts is None else facts
+    fitted = fit_noise(
+        backend,
+        rule,
+        subjects=[fact.subject for fact in measured],
+        texts=[f"{fact.text} {fact.answer}" for fact in measured],
+    )
+    first, end = text.subject_span
+    noise = fitted.draw(samples=samples, n_tokens=end - first, d_model=backend.d_model, seed=seed)
+    return fitted, Corruption(text.subject_span, noise.to(backend.device), rule.replace, tokens)

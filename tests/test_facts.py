@@ -1,0 +1,168 @@
+import json
+
+import pytest
+
+from rome_lens.data import builtin_facts
+from rome_lens.errors import AnswerError, ArtefactError, PromptError, SubjectError
+from rome_lens.facts import Fact, read_known_facts
+
+
+def _write(path, records):
+    path.write_text(json.dumps(records), encoding="utf-8")
+    return path
+
+
+def test_a_fact_fills_its_subject_in():
+    fact = Fact("{} is located in the city of", "The Eiffel Tower", "Paris")
+    assert fact.text == "The Eiffel Tower is located in the city of"
+    assert fact.subject_span == (0, 16)
+
+
+def test_the_span_of_a_subject_in_the_middle():
+    fact = Fact("The capital of {} is", "Côte d'Ivoire", "Yamoussoukro")
+    first, end = fact.subject_span
+    assert fact.text[first:end] == "Côte d'Ivoire"
+
+
+@pytest.mark.parametrize("subject", ["{}", "{0}", "{x!r}", "a {} b", "%s", "\\1", "{{}}"])
+def test_braces_in_a_subject_are_text(subject):
+    fact = Fact("The word {} is spelled", subject, "so")
+    assert fact.text == "The word " + subject + " is spelled"
+    first, end = fact.subject_span
+    assert fact.text[first:end] == subject
+
+
+def test_other_braces_in_a_prompt_are_text():
+    assert Fact("{0} {x} %s says {}", "a", "b").text == "{0} {x} %s says a"
+
+
+@pytest.mark.parametrize(
+    ("fact", "error", "message"),
+    [
+        (("Paris is in", "Paris", "France"), PromptError, "'Paris is in' has 0 places for the subject"),
+        (("{} and {} are", "Paris", "cities"), PromptError, "has 2 places for the subject; write {} once"),
+        (("", "Paris", "France"), PromptError, "'' has 0 places"),
+        (("{} is in", "", "France"), SubjectError, "the subject of the prompt '{} is in' is empty"),
+        (("{} is in", " \n", "France"), SubjectError, "name who or what it is about"),
+        (("{} is in", "Paris", "  "), AnswerError, "the answer to 'Paris is in' is empty"),
+    ],
+)
+def test_what_is_no_fact_is_told(fact, error, message):
+    with pytest.raises(error) as told:
+        Fact(*fact)
+    assert message in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_the_builtin_facts_are_150_and_begin_with_the_eiffel_tower():
+    facts = builtin_facts()
+    assert len(facts) == 150
+    assert facts[0] == Fact("{} is located in the city of", "The Eiffel Tower", "Paris")
+
+
+def test_the_builtin_facts_are_distinct():
+    facts = builtin_facts()
+    assert len({fact.text for fact in facts}) == len(facts)
+    assert len({fact.subject for fact in facts}) > 0.9 * len(facts)
+
+
+def test_the_builtin_prompts_end_right_before_their_answers():
+    for fact in builtin_facts():
+        assert fact.text == fact.text.strip(), fact
+        assert fact.text[-1].isalpha(), fact
+        assert fact.answer == fact.answer.strip(), fact
+        assert fact.answer.casefold() not in fact.text.casefold(), fact  # it would be no recall
+
+
+def test_the_builtin_subjects_are_of_many_lengths_and_places():
+    facts = builtin_facts()
+    assert {len(fact.subject.split()) for fact in facts} >= {1, 2, 3, 4, 5, 6}
+    assert 30 < sum(fact.subject_span[0] > 0 for fact in facts) < 120
+    assert all(fact.text.count(fact.subject) == 1 for fact in facts)
+
+
+def test_known_facts_are_read_with_the_subject_or_its_place_in_the_prompt(tmp_path):
+    # The form of the published file; the records are ours.
+    path = _write(
+        tmp_path / "known.json",
+        [
+            {
+                "known_id": 0,
+                "subject": "Lake Geneva",
+                "attribute": "Europe",
+                "template": "{} is part of the continent of",
+                "prediction": " Europe. It is",
+                "prompt": "Lake Geneva is part of the continent of",
+                "relation_id": "P30",
+            },
+            {"subject": "Chile", "attribute": "Spanish", "prompt": "In {}, people speak"},
+            {"subject": "Chile", "attribute": "Santiago", "prompt": "The capital of Chile, in Chile, is"},
+        ],
+    )
+    assert read_known_facts(path) == [
+        Fact("{} is part of the continent of", "Lake Geneva", "Europe"),
+        Fact("In {}, people speak", "Chile", "Spanish"),
+        Fact("The capital of {}, in Chile, is", "Chile", "Santiago"),
+    ]
+
+
+def test_a_known_subject_with_braces_is_found_as_text(tmp_path):
+    path = _write(tmp_path / "known.json", [{"subject": "a {} b", "attribute": "c", "prompt": "say a {} b and"}])
+    (fact,) = read_known_facts(path)
+    assert fact.prompt == "say {} and"
+    assert fact.text == "say a {} b and"
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    path = tmp_path / "known.json"
+    record = [{"subject": "Chile", "attribute": "Santiago", "prompt": "The capital of Chile is"}]
+    path.write_text(json.dumps(record), encoding="utf-8-sig")
+    assert len(read_known_facts(path)) == 1
+
+
+_GOOD = {"subject": "Chile", "attribute": "Santiago", "prompt": "The capital of Chile is"}
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "holds no known facts: expected a JSON list of objects with subject, prompt, attribute"),
+        ({"facts": [_GOOD]}, "holds no known facts"),
+        ("text", "holds no known facts"),
+        ([_GOOD, 3], "record 1 of "),
+        ([_GOOD, 3], "is no JSON object"),
+        ([_GOOD, _GOOD, {"subject": "Chile", "prompt": "Chile is"}], "has no 'attribute'; expected the texts"),
+        ([_GOOD, {**_GOOD, "attribute": 7}], "'attribute' is int; expected a text"),
+        ([{**_GOOD, "subject": None}], "'subject' is NoneType; expected a text"),
+        ([_GOOD, {**_GOOD, "subject": "Peru"}], "the subject 'Peru' is not in the prompt 'The capital of Chile is'"),
+        ([{**_GOOD, "subject": ""}], "record 0 of "),
+        ([{**_GOOD, "subject": " "}], "is empty"),
+        ([{**_GOOD, "attribute": ""}], "the answer to 'The capital of Chile is' is empty"),
+        ([{**_GOOD, "prompt": "{} or {} is"}], "has 2 places for the subject"),
+    ],
+)
+def test_a_wrong_record_is_told_with_its_number(tmp_path, records, message):
+    path = _write(tmp_path / "known.json", records)
+    with pytest.raises(ArtefactError) as told:
+        read_known_facts(path)
+    assert message in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(ArtefactError, match=r"there is no file '.*absent\.json' to read facts from"):
+        read_known_facts(tmp_path / "absent.json")
+
+
+def test_a_folder_is_told(tmp_path):
+    with pytest.raises(ArtefactError, match=r"cannot read facts from .*: Is a directory"):
+        read_known_facts(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b"subject,prompt\n1,2"])
+def test_what_is_not_json_is_told(tmp_path, content):
+    path = tmp_path / "known.json"
+    path.write_bytes(content)
+    with pytest.raises(ArtefactError, match="is not JSON, which known facts are kept in") as told:
+        read_known_facts(path)
+    assert "\n" not in str(told.value)
