@@ -54,6 +54,26 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         raise ArtefactError(f"cannot write {os.fspath(path)!r}: {_reason(error, target)}") from error
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse before any work is done a path that `write_whole` would refuse at its end.
+
+    Raises:
+        ArtefactError: no such folder, no permission, or the path is a folder.
+    """
+    target = Path(path)
+    missing = next((error for error, true in _obstacles(target) if true), None)
+    if missing is not None:
+        raise ArtefactError(f"cannot write {os.fspath(path)!r}: {_reason(missing, target)}")
+
+
+def _obstacles(target: Path) -> list[tuple[OSError, bool]]:
+    return [
+        (FileNotFoundError(), not target.parent.is_dir()),
+        (IsADirectoryError(), target.is_dir()),
+        (PermissionError(), not os.access(target if target.exists() else target.parent, os.W_OK)),
+    ]
+
+
 def save_tensors(
     path: str | os.PathLike[str], *, kind: str, tensors: Mapping[str, "Tensor"], settings: Mapping[str, Any]
 ) -> None:

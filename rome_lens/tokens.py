@@ -11,6 +11,8 @@ from typing import Any
 
 from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
 
+_UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"}
+
 
 @dataclass(frozen=True)
 class TokenisedPrompt:
@@ -66,17 +68,17 @@ def tokenise(
         ModelError: the tokenizer reports no offsets.
     """
     if not prompt.strip():
-        raise PromptError("The prompt is empty; expected a text that the model continues with the answer.")
+        raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
     start, end = find_subject(prompt, subject, occurrence)
     joined = "" if answer is None else _join(prompt, answer)
     ids, offsets = encode(tokenizer, prompt + joined)
     if not ids:
-        raise PromptError(f"The prompt {prompt!r} gives no tokens with this model's tokenizer.")
+        raise PromptError(f"the prompt {prompt!r} gives no tokens with this model's tokenizer")
     n_prompt = _answer_start(offsets, prompt, joined) if joined else len(ids)
 
     inside = [i for i, (a, b) in enumerate(offsets[:n_prompt]) if a < end and b > start]
     if not inside:
-        raise SubjectError(f"The subject {subject!r} covers no token of the prompt {prompt!r}; choose a longer one.")
+        raise SubjectError(f"the subject {subject!r} covers no token of the prompt {prompt!r}; choose a longer one")
     bos = (_bos_id(tokenizer),) if prepend_bos else ()
     return TokenisedPrompt(
         ids=(*bos, *ids),
@@ -95,11 +97,11 @@ def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]
         ModelError: there is no tokenizer, or it reports no offsets.
     """
     if tokenizer is None:
-        raise ModelError("The model has no tokenizer; give it one (model.set_tokenizer, or tokenizer= when loading).")
+        raise ModelError("the model has no tokenizer; give it one (model.set_tokenizer, or tokenizer= when loading)")
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
-            f"The tokenizer {type(tokenizer).__name__} reports no character offsets; load its fast version "
-            "(AutoTokenizer.from_pretrained(..., use_fast=True))."
+            f"the tokenizer {type(tokenizer).__name__} reports no character offsets; load its fast version "
+            "(AutoTokenizer.from_pretrained(..., use_fast=True))"
         )
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
@@ -112,7 +114,7 @@ def decode_each(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
 
 def _bos_id(tokenizer: Any) -> int:
     if tokenizer.bos_token_id is None:
-        raise SettingError("prepend_bos=True, but this model's tokenizer has no BOS token; leave prepend_bos off.")
+        raise SettingError("prepend_bos=True, but this model's tokenizer has no BOS token; leave prepend_bos off")
     return int(tokenizer.bos_token_id)
 
 
@@ -125,17 +127,17 @@ def find_subject(prompt: str, subject: str, occurrence: int) -> tuple[int, int]:
     """
     wanted = subject.strip()
     if not wanted:
-        raise SubjectError("The subject is empty; expected a part of the prompt, such as 'The Eiffel Tower'.")
+        raise SubjectError("the subject is empty; expected a part of the prompt, such as 'The Eiffel Tower'")
     if occurrence == 0:
-        raise SettingError("occurrence=0; expected 1 for the first occurrence of the subject, -1 for the last.")
+        raise SettingError("occurrence=0; expected 1 for the first occurrence of the subject, -1 for the last")
     starts = [i for i in range(len(prompt)) if prompt.startswith(wanted, i)]
     if not starts:
-        raise SubjectError(f"The subject {wanted!r} is not in the prompt {prompt!r}.{_near_miss(prompt, wanted)}")
+        raise SubjectError(f"the subject {wanted!r} is not in the prompt {prompt!r}{_near_miss(prompt, wanted)}")
     index = occurrence - 1 if occurrence > 0 else len(starts) + occurrence
     if not 0 <= index < len(starts):
         raise SubjectError(
-            f"Occurrence {occurrence} of the subject {wanted!r} was asked for, but the prompt holds it {len(starts)} "
-            f"time{'s' if len(starts) > 1 else ''}."
+            f"occurrence {occurrence} of the subject {wanted!r} was asked for, but the prompt holds it {len(starts)} "
+            f"time{'s' if len(starts) > 1 else ''}"
         )
     return starts[index], starts[index] + len(wanted)
 
@@ -144,16 +146,16 @@ def _near_miss(prompt: str, subject: str) -> str:
     """A hint where the subject differs from the prompt only in case or in its Unicode form."""
     at = prompt.lower().find(subject.lower())
     if at >= 0 and len(prompt.lower()) == len(prompt):
-        return f" The prompt writes it {prompt[at : at + len(subject)]!r}."
+        return f"; the prompt writes it {prompt[at : at + len(subject)]!r}"
     if unicodedata.normalize("NFC", subject) in unicodedata.normalize("NFC", prompt):
-        return " The same letters are there in another Unicode form (NFC or NFD); copy the subject from the prompt."
-    return " It must be given letter for letter."
+        return "; the same letters are there in another Unicode form (NFC or NFD): copy the subject from the prompt"
+    return "; give it letter for letter"
 
 
 def _join(prompt: str, answer: str) -> str:
     """The answer with the space that sets it off from the prompt."""
     if not answer.strip():
-        raise AnswerError(f"The answer {answer!r} is empty; expected a word or a name.")
+        raise AnswerError(f"the answer {answer!r} is empty; expected a word or a name")
     text = answer.rstrip()
     if text[0].isspace() or prompt[-1].isspace() or (_unspaced(prompt[-1]) and _unspaced(text[0])):
         return text
@@ -172,13 +174,13 @@ def _answer_start(offsets: list[tuple[int, int]], prompt: str, joined: str) -> i
     visible = len(prompt) + len(joined) - len(joined.lstrip())
     first = next((i for i, (a, b) in enumerate(offsets) if b > len(prompt) and b > a), None)
     if first is None:
-        raise AnswerError(f"The answer {joined!r} gives no token of its own with this model's tokenizer.")
+        raise AnswerError(f"the answer {joined!r} gives no token of its own with this model's tokenizer")
     if first == 0 or len(prompt[: offsets[first][0]].rstrip()) < len(prompt.rstrip()):
         shared = (prompt + joined)[slice(*offsets[first])]
         raise AnswerError(
-            f"The answer {joined.strip()!r} shares the token {shared!r} with the end of the prompt; end the prompt "
-            "where a word ends, or begin the answer with a space."
+            f"the answer {joined.strip()!r} shares the token {shared!r} with the end of the prompt; end the prompt "
+            "where a word ends, or begin the answer with a space"
         )
     if offsets[-1][1] <= visible:
-        raise AnswerError(f"The answer {joined!r} gives no token of its own with this model's tokenizer.")
+        raise AnswerError(f"the answer {joined!r} gives no token of its own with this model's tokenizer")
     return first

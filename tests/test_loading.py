@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import constants as hub_constants
-from huggingface_hub.utils import are_progress_bars_disabled
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import modeling_gguf_pytorch_utils as gguf_loader
 from transformers.utils import logging as transformers_logging
@@ -258,7 +258,12 @@ def test_nothing_is_printed_and_nothing_global_stays_changed(saved, capfd, backe
     root = logging.getLogger()
     handlers, root.handlers = root.handlers, []
     try:
+        # Set here, so that what an earlier load has left behind cannot pass for the user's.
+        for name, level in [("transformers", logging.WARNING), ("huggingface_hub", logging.INFO), ("gguf", 0)]:
+            logging.getLogger(name).setLevel(level)
+        enable_progress_bars()
         before = process_state()
+        assert not before["hub bars off"]
         capfd.readouterr()
         load_model(folder, backend=backend, progress=progress)
         assert capfd.readouterr() == ("", "")

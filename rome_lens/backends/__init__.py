@@ -34,8 +34,8 @@ def as_backend(model: Any) -> Backend:
             raise _no_decoder(model)
         return HookedTransformerBackend(model)
     raise ModelError(
-        f"Expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; "
-        "rome_lens.load_model makes one, and so does TransformerBridge.boot_transformers(name, hf_model=model)."
+        f"expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; "
+        "rome_lens.load_model makes one, and so does TransformerBridge.boot_transformers(name, hf_model=model)"
     )
 
 
@@ -43,5 +43,5 @@ def _no_decoder(model: Any) -> ModelError:
     name = getattr(getattr(model, "cfg", None), "model_name", None) or type(model).__name__
     return ModelError(
         f"{name} does not predict the next token (an encoder, an encoder-decoder, or no language model); "
-        "causal tracing needs a decoder such as GPT-2 or Llama."
+        "causal tracing needs a decoder such as GPT-2 or Llama"
     )

@@ -150,7 +150,7 @@ class Backend(ABC):
         if name not in self._points:
             raise ModelError(
                 f"{self.model_name} ({type(self.model).__name__}) has no hook point {name!r}; "
-                "rome_lens needs a decoder whose blocks TransformerLens has mapped."
+                "rome_lens needs a decoder whose blocks TransformerLens has mapped"
             )
         return self._points[name]
 

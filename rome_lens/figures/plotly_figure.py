@@ -17,8 +17,8 @@ from plotly.subplots import make_subplots
 from rich.cells import cell_len, get_character_cell_size
 
 from rome_lens.errors import ArtefactError
-from rome_lens.figures._visible import visible
 from rome_lens.figures.heat_map import HeatMap
+from rome_lens.figures.visible import visible
 from rome_lens.storage import write_whole
 
 _COLOURS = {"resid": "Purples", "mlp": "Greens", "attn": "Reds"}
@@ -29,6 +29,7 @@ _CHARACTER, _LABEL_CHARACTERS = 6.7, 28
 _GAP, _LINE, _BAR = 34, 16, 11
 _MODE_BAR = 200  # the buttons at the top right of the page
 _SCALE = 3  # device pixels a layout pixel in a PNG: about 300 dots an inch across a page
+_NEEDED = "writing a PNG needs {}; an HTML figure needs neither"
 
 
 def heat_map_figure(maps: Sequence[HeatMap], *, title: str) -> go.Figure:
@@ -243,14 +244,24 @@ def write_png(figure: go.Figure, path: str | os.PathLike[str]) -> None:
     write_whole(path, _png(figure))
 
 
-def _png(figure: go.Figure) -> bytes:
-    needed = "writing a PNG needs {}; an HTML figure needs neither"
-    extra = "the extra 'images': pip install 'rome-lens[images]'"
+def check_png() -> None:
+    """Refuse before any work is done what `write_png` would refuse at its end for want of the extra `images`.
+
+    Raises:
+        ArtefactError: kaleido is missing.
+    """
     try:
-        import kaleido
-        from kaleido.errors import ChromeNotFoundError
-    except ImportError as error:  # kaleido 0.x, which has no such module, counts as missing
-        raise ArtefactError(needed.format(extra + ", and a Chrome or Chromium browser")) from error
+        import kaleido.errors  # noqa: F401  # kaleido 0.x, which has no such module, counts as missing
+    except ImportError as error:
+        extra = "the extra 'images': pip install 'rome-lens[images]', and a Chrome or Chromium browser"
+        raise ArtefactError(_NEEDED.format(extra)) from error
+
+
+def _png(figure: go.Figure) -> bytes:
+    check_png()
+    import kaleido
+    from kaleido.errors import ChromeNotFoundError
+
     layout = _layout(figure)
     size = {"format": "png", "width": layout.width, "height": layout.height, "scale": _SCALE}
     try:
@@ -259,7 +270,7 @@ def _png(figure: go.Figure) -> bytes:
             return kaleido.calc_fig_sync(figure.to_dict(), opts=size, kopts={"mathjax": False})
     except ChromeNotFoundError as error:
         browser = "a Chrome or Chromium browser, and none was found: install one, or name it in BROWSER_PATH"
-        raise ArtefactError(needed.format(browser)) from error
+        raise ArtefactError(_NEEDED.format(browser)) from error
     except Exception as error:
         why = " ".join(str(part) for part in error.args[:1]) or type(error).__name__
         raise ArtefactError(f"the browser that draws a PNG failed: {_one_line(why)}; try an HTML figure") from error

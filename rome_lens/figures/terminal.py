@@ -14,9 +14,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from rome_lens.figures._ramps import colour_ramp
-from rome_lens.figures._visible import visible
 from rome_lens.figures.heat_map import HeatMap
+from rome_lens.figures.ramps import colour_ramp
+from rome_lens.figures.visible import visible
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
 _NOTHING = 0.05

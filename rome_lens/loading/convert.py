@@ -80,7 +80,6 @@ def to_bridge(pretrained: Pretrained) -> TransformerBridge:
 def to_hooked_transformer(pretrained: Pretrained) -> HookedTransformer:
     """Copy the weights, unprocessed, into a HookedTransformer, and check it against the model that they come from."""
     kind = type(pretrained.model).__name__
-    requires_grad = {name: parameter.requires_grad for name, parameter in pretrained.model.named_parameters()}
     try:
         hooked = _convert(pretrained)
         difference = _logit_difference(hooked, pretrained.model)
@@ -91,10 +90,6 @@ def to_hooked_transformer(pretrained: Pretrained) -> HookedTransformer:
             f"TransformerLens cannot host {pretrained.name!r}, a {kind}, as a HookedTransformer ({one_line(error)}); "
             f"use the backend {TRANSFORMER_BRIDGE!r}"
         ) from error
-    finally:
-        # The converters freeze the model that they read, and a bridge may still be built around it.
-        for name, parameter in pretrained.model.named_parameters():
-            parameter.requires_grad_(requires_grad[name])
     tolerance = _TOLERANCE[str(pretrained.model.dtype).removeprefix("torch.")]
     if not difference <= tolerance:  # a NaN is no agreement
         raise ModelError(
@@ -107,23 +102,24 @@ def to_hooked_transformer(pretrained: Pretrained) -> HookedTransformer:
 
 def _convert(pretrained: Pretrained) -> HookedTransformer:
     import torch
-    from transformer_lens import HookedTransformer, loading  # pyright: ignore[reportAttributeAccessIssue]
+    import transformer_lens
 
+    host: Any = transformer_lens  # these names are in 3.x alone
     model = pretrained.model
     described = _describe(model)
     # TransformerLens's configuration is made from a folder or an official name, never from an object.
     with tempfile.TemporaryDirectory(prefix="rl_", dir=_neutral_folder()) as folder:
         (Path(folder) / "config.json").write_text(json.dumps(described), encoding="utf-8")
-        cfg = loading.get_pretrained_model_config(
+        cfg = host.loading.get_pretrained_model_config(
             folder, hf_cfg=described, device=str(model.device), fold_ln=False, dtype=model.dtype
         )
-        weights = loading.get_pretrained_state_dict(folder, cfg, model, dtype=model.dtype)
+        weights = host.loading.get_pretrained_state_dict(folder, cfg, model, dtype=model.dtype)
     cfg.model_name = pretrained.name
     cfg.tokenizer_name = None  # it names the folder that is gone
     with warnings.catch_warnings():
         # Said to whoever chooses the class; here it is chosen because the user's TransformerLens has it.
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
-        hooked = HookedTransformer(cfg, pretrained.tokenizer, move_to_device=False)
+        hooked = host.HookedTransformer(cfg, pretrained.tokenizer, move_to_device=False)
     # nn.Module's own `to`: the class's announces on stdout where it moves.
     torch.nn.Module.to(hooked, model.device)
     # Not load_and_process_state_dict: nothing is to be processed, yet it rounds float64 weights to float32 and walks

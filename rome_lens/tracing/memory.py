@@ -39,12 +39,11 @@ class Budget:
         on_gpu = backend.device.type == "cuda"
         free = torch.cuda.mem_get_info(backend.device)[0] if on_gpu else psutil.virtual_memory().available
         most = min(free // 2, _GPU_MOST_BYTES if on_gpu else _MOST_BYTES)
+        cap = _GPU_CALL_POSITIONS if on_gpu else _CPU_CALL_POSITIONS
         # A block's largest moment: the MLP's hidden layer about four times over, the residual a dozen times.
         per_position = size * (4 * int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model) + 12 * int(cfg.d_model))
         return cls(
-            call_positions=max(
-                1, min(_GPU_CALL_POSITIONS if on_gpu else _CPU_CALL_POSITIONS, most // 4 // per_position)
-            ),
+            call_positions=max(1, min(cap, most // 4 // per_position)),
             state_positions=max(1, most // 2 // (size * int(cfg.d_model))),
             logits=max(1, most // 4 // (4 * size)),
             run_positions=max(1, most // 4 // per_position),
@@ -72,7 +71,7 @@ class Budget:
             raise error
         if max(self.call_positions, self.state_positions, self.logits, self.run_positions) == 1:
             raise OutOfMemoryError(
-                "Memory ran out even with one cell at a time; take fewer samples, a shorter prompt or a smaller dtype."
+                "memory ran out even with one cell at a time; take fewer samples, a shorter prompt or a smaller dtype"
             ) from error
         self.call_positions = max(1, self.call_positions // 2)
         self.state_positions = max(1, self.state_positions // 2)

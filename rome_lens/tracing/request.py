@@ -11,7 +11,7 @@ from rome_lens.backends import STREAMS, Backend
 from rome_lens.data import builtin_facts
 from rome_lens.errors import AnswerError, FactNotKnownError, ModelError, PromptError, SettingError
 from rome_lens.facts import Fact
-from rome_lens.tokens import TokenisedPrompt, decode_each
+from rome_lens.tokens import TokenisedPrompt, decode_each, find_subject
 from rome_lens.tracing.corruption import FittedNoise, NoiseRule, fit_noise
 from rome_lens.tracing.runs import Corruption, joint_probability
 
@@ -28,28 +28,33 @@ def check_streams(backend: Backend, streams: Sequence[str]) -> tuple[str, ...]:
     asked = (streams,) if isinstance(streams, str) else tuple(streams)
     unknown = [stream for stream in asked if stream not in STREAMS]
     if unknown or not asked:
-        raise SettingError(f"streams={asked!r}; expected some of {', '.join(STREAMS)}.")
+        raise SettingError(f"streams={asked!r}; expected some of {', '.join(STREAMS)}")
     missing = [stream for stream in asked if stream not in backend.streams()]
     if missing:
         raise ModelError(
             f"{backend.model_name} has no {' and no '.join(missing)} stream in every layer; "
-            f"ask for {', '.join(backend.streams()) or 'another model'}."
+            f"ask for {', '.join(backend.streams()) or 'another model'}"
         )
     return tuple(stream for stream in STREAMS if stream in asked)
 
 
-def check_settings(*, samples: int, seed: int, engine: str) -> None:
-    """Refuse settings out of their range.
+def check_settings(prompt: str, subject: str, *, occurrence: int, samples: int, seed: int, engine: str) -> None:
+    """Refuse what can be refused without a model.
 
     Raises:
-        SettingError: saying which, and what was expected.
+        PromptError: the prompt is empty.
+        SubjectError: the subject is not in it.
+        SettingError: a setting is out of its range.
     """
+    if not prompt.strip():
+        raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
+    find_subject(prompt, subject, occurrence)
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise SettingError(f"samples={samples!r}; expected a whole number of corrupted copies, 1 or more.")
+        raise SettingError(f"samples is {samples!r}; expected a whole number of corrupted copies, 1 or more")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise SettingError(f"seed={seed!r}; expected a whole number from 0 to 4294967295.")
+        raise SettingError(f"seed is {seed!r}; expected a whole number from 0 to 4294967295")
     if engine not in ENGINES:
-        raise SettingError(f"engine={engine!r}; expected {' or '.join(ENGINES)}.")
+        raise SettingError(f"engine is {engine!r}; expected {' or '.join(ENGINES)}")
 
 
 def wanted_answer(answer: str | None, expect: str | None) -> str | None:
@@ -59,7 +64,7 @@ def wanted_answer(answer: str | None, expect: str | None) -> str | None:
         SettingError: `answer` and `expect` name two.
     """
     if answer is not None and expect is not None and answer.strip() != expect.strip():
-        raise SettingError(f"answer={answer!r} and expect={expect!r} differ; give one of them.")
+        raise SettingError(f"answer={answer!r} and expect={expect!r} differ; give one of them")
     return answer if expect is None else expect
 
 
@@ -71,8 +76,8 @@ def check_length(backend: Backend, text: TokenisedPrompt) -> None:
     """
     if backend.n_ctx is not None and len(text.ids) > backend.n_ctx:
         raise PromptError(
-            f"The prompt is {len(text.ids)} tokens long (its answer included), and {backend.model_name} takes "
-            f"{backend.n_ctx}; shorten it."
+            f"the prompt is {len(text.ids)} tokens long (its answer included), and {backend.model_name} takes "
+            f"{backend.n_ctx}; shorten it"
         )
 
 
@@ -87,8 +92,8 @@ def with_own_answer(backend: Backend, text: TokenisedPrompt) -> TokenisedPrompt:
     (answer,) = decode_each(backend.tokenizer, [answer_id])
     if answer_id in backend.tokenizer.all_special_ids or not answer.strip():
         raise AnswerError(
-            f"The model continues the prompt with {answer!r}, which is no answer; end the prompt where a word is "
-            "missing, or name an answer."
+            f"the model continues the prompt with {answer!r}, which is no answer; end the prompt where a word is "
+            "missing, or name an answer"
         )
     return replace(text, ids=(*text.ids, answer_id), answer=answer)
 
@@ -109,9 +114,9 @@ def check_known(backend: Backend, text: TokenisedPrompt) -> None:
     said = backend.tokenizer.decode([*text.answer_ids[:at], int(own[at])])
     rank = int((probabilities > probabilities[answer_ids[at]]).sum()) + 1
     raise FactNotKnownError(
-        f"The model does not know this fact: it continues with {said!r} ({probabilities[own[at]]:.3f}), and the "
+        f"the model does not know this fact: it continues with {said!r} ({probabilities[own[at]]:.3f}), and the "
         f"expected {text.answer!r} has probability {joint_probability(logits, answer_ids).item():.2g}"
-        f"{f' (rank {rank})' if len(answer_ids) == 1 else ''}."
+        f"{f' (rank {rank})' if len(answer_ids) == 1 else ''}"
     )
 
 

@@ -1,5 +1,6 @@
 """Causal tracing of one fact (Meng et al. 2022, section 2; the released code's `calculate_hidden_flow`)."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import STREAMS, as_backend
-from rome_lens.errors import ArtefactError, SettingError
+from rome_lens.errors import ArtefactError, ModelError, SettingError
 from rome_lens.facts import Fact
 from rome_lens.figures import HeatMap
 from rome_lens.storage import load_tensors, save_tensors
@@ -109,19 +110,20 @@ class CausalTrace:
         """
         return self._grid(stream) - self.low
 
-    def peak(self, stream: str) -> tuple[int, int]:
-        """The cell (layer, pos) of a stream with the highest score.
+    def peak(self, stream: str, *, positions: range | None = None) -> tuple[int, int]:
+        """The cell (layer, pos) of a stream with the highest score, of all positions or of some.
 
         Raises:
             SettingError: the stream was not traced.
         """
-        grid = self._grid(stream)
-        layer, pos = divmod(int(grid.argmax()), grid.shape[1])
-        return layer, pos
+        wanted = range(len(self.tokens)) if positions is None else positions
+        grid = self._grid(stream)[:, list(wanted)]
+        layer, index = divmod(int(grid.argmax()), grid.shape[1])
+        return layer, wanted[index]
 
     def _grid(self, stream: str) -> Float[Tensor, "layer pos"]:
         if stream not in self.scores:
-            raise SettingError(f"The stream {stream!r} was not traced; this trace has {', '.join(self.scores)}.")
+            raise SettingError(f"the stream {stream!r} was not traced; this trace has {', '.join(self.scores)}")
         return self.scores[stream]
 
     def marked_tokens(self) -> tuple[str, ...]:
@@ -250,14 +252,13 @@ def causal_trace(
         ModelError: the object is no decoder of TransformerLens, or lacks a stream that was asked for.
     """
     started = time.perf_counter()
+    check_settings(prompt, subject, occurrence=occurrence, samples=samples, seed=seed, engine=engine)
+    wanted, rule = wanted_answer(answer, expect), parse_noise(noise, replace=noise_replaces)
     backend = as_backend(model)
     streams = check_streams(backend, streams)
-    check_settings(samples=samples, seed=seed, engine=engine)
     window = min(10, backend.n_layers) if window is None else check_window(window, backend.n_layers)
     if swap is not None and (noise is not None or noise_replaces):
-        raise SettingError(f"swap={swap!r} and a noise rule were both given; the subject is broken by one of them.")
-    rule = parse_noise(noise, replace=noise_replaces)
-    wanted = wanted_answer(answer, expect)
+        raise SettingError(f"swap={swap!r} and a noise rule were both given; the subject is broken by one of them")
     text = tokenise(backend.tokenizer, prompt, subject, answer=wanted, occurrence=occurrence, prepend_bos=prepend_bos)
     check_length(backend, text)
     swapped = None
@@ -284,6 +285,10 @@ def causal_trace(
             window=window,
             engine=engine,
             progress=progress,
+        )
+    if not math.isfinite(grids.high + grids.low):
+        raise ModelError(
+            f"{backend.model_name} gives numbers that are not finite in {backend.dtype}; load it in float32"
         )
     return CausalTrace(
         scores=grids.scores,

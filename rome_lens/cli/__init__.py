@@ -1,0 +1,5 @@
+"""The command line: `rome-lens trace | models | doctor`. One file per command; data to stdout, the rest to stderr."""
+
+from rome_lens.cli.app import app, main
+
+__all__ = ["app", "main"]

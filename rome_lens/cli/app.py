@@ -1,0 +1,84 @@
+"""The `rome-lens` command: its subcommands, and one clear line for whatever goes wrong."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rome_lens import __version__
+from rome_lens.cli.doctor import doctor
+from rome_lens.cli.models import models
+from rome_lens.cli.trace import trace
+from rome_lens.errors import RomeLensError
+
+
+class _OneLineErrors(TyperGroup):
+    """Errors of the user's and of ours end in one line on stderr; only bugs show a traceback."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            code = super().main(*args, standalone_mode=False, **kwargs)
+        except RomeLensError as error:
+            _say(str(error))
+            sys.exit(error.exit_code)
+        except (typer.Abort, KeyboardInterrupt):
+            _say("interrupted")
+            sys.exit(130)
+        except BrokenPipeError:
+            # Whoever read our output has gone; Python must not complain about that when it closes stdout.
+            sys.stdout = None
+            sys.exit(1)
+        except Exception as error:
+            # typer brings its own copy of click, so its usage errors are known by what they can do.
+            if not hasattr(error, "format_message"):
+                raise
+            _say(f"{error.format_message()} (see 'rome-lens --help')")  # pyright: ignore[reportAttributeAccessIssue]
+            sys.exit(getattr(error, "exit_code", 1))
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(message: str) -> None:
+    # Messages quote prompts and paths: control characters must not reach the terminal.
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(message.split()))
+    typer.echo(f"rome-lens: {line}", err=True)
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(trace)
+app.command()(models)
+app.command()(doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rome-lens {__version__}")
+        raise typer.Exit
+
+
+@app.callback(no_args_is_help=False, invoke_without_command=True)
+def rome_lens(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """ROME for TransformerLens: see where a language model keeps a fact.
+
+    'rome-lens trace' alone traces that the Eiffel Tower is in Paris, on a small model that is fetched once.
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="rome-lens")

@@ -1,0 +1,109 @@
+"""`rome-lens doctor`: is everything here that a trace needs, and does it work?"""
+
+import importlib.util
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import typer
+
+from rome_lens import __version__
+from rome_lens.cli.options import Json
+from rome_lens.cli.terminal import print_json, progress_bar, stdout
+from rome_lens.errors import RomeLensError
+
+_PACKAGES = ("torch", "transformer-lens", "transformers", "gguf", "safetensors", "plotly", "pandas")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `ok` is None where it is a statement and no check."""
+
+    what: str
+    found: str
+    ok: bool | None = None
+
+
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed and cached, and check that a tiny model can be traced and is left as it was.
+
+    Exits with 1 if a check fails.
+    """
+    with progress_bar() as progress:
+        progress(0, 0, "looking")
+        findings = [*_installed(), *_cached(), *_working()]
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        console = stdout()
+        width = max(len(finding.what) for finding in findings)
+        for finding in findings:
+            mark = {True: "ok    ", False: "FAILED", None: "      "}[finding.ok]
+            console.print(f"{mark} {finding.what:{width}}  {finding.found}", soft_wrap=True)
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(1)
+
+
+def _installed() -> Iterator[Finding]:
+    yield Finding("rome-lens", __version__)
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for package in _PACKAGES:
+        try:
+            yield Finding(package, version(package))
+        except PackageNotFoundError:
+            yield Finding(package, "not installed", ok=False)
+    try:
+        yield Finding("kaleido", version("kaleido"))
+    except PackageNotFoundError:
+        yield Finding("kaleido", "not installed; only --png needs it: pip install 'rome-lens[images]'")
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        yield Finding("threads", str(torch.get_num_threads()))
+        yield Finding("gpu", torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
+
+
+def _cached() -> Iterator[Finding]:
+    from rome_lens.loading import cached_default_model
+
+    state = cached_default_model()
+    if not state.present:
+        yield Finding("default model", f"not fetched yet; the first trace fetches it to {state.path}")
+    elif state.intact:
+        yield Finding("default model", f"{state.size / 1e6:.0f} MB at {state.path}", ok=True)
+    else:
+        yield Finding("default model", f"damaged at {state.path}; the next trace fetches it anew", ok=False)
+
+
+def _working() -> Iterator[Finding]:
+    from rome_lens.loading.options import HOOKED_TRANSFORMER, TRANSFORMER_BRIDGE, has_hooked_transformer
+
+    for backend in (HOOKED_TRANSFORMER, TRANSFORMER_BRIDGE):
+        if backend == HOOKED_TRANSFORMER and not has_hooked_transformer():
+            yield Finding(backend, "not in this TransformerLens (4.0 removed it)")
+            continue
+        try:
+            yield _trace_tiny(backend)
+        except RomeLensError as error:
+            yield Finding(backend, str(error), ok=False)
+
+
+def _trace_tiny(backend: str) -> Finding:
+    """Trace a tiny model the fast and the plain way, and look whether its weights are what they were."""
+    import torch
+
+    from rome_lens.loading.tiny import TINY_PROMPT, TINY_SUBJECT, tiny_model
+    from rome_lens.tracing import causal_trace
+
+    model = tiny_model(backend)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fast, plain = (
+        causal_trace(model, TINY_PROMPT, subject=TINY_SUBJECT, noise=1.0, engine=engine) for engine in ("auto", "plain")
+    )
+    apart = max((fast.scores[s] - plain.scores[s]).abs().max().item() for s in fast.scores)
+    untouched = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    ok = apart < 1e-5 and untouched and fast.engine == "blocks"
+    found = f"a tiny model traces (fast and plain {apart:.0e} apart)"
+    found += " and is left as it was" if untouched else " but its weights changed"
+    return Finding(backend, found, ok=ok)

@@ -1,0 +1,42 @@
+"""Where the commands write: text to stdout, progress to stderr. What the user typed is shown, never interpreted."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from rome_lens.progress import Progress
+
+
+def stdout() -> Console:
+    """The console for a command's output; no markup, emoji codes or highlighting in what it prints."""
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, NaN as null."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar on stderr, gone when the work is done; none where stderr is no terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=1, file=sys.stderr, disable=None, leave=False, dynamic_ncols=True, unit="") as bar:
+
+        def progress(done: int, total: int, what: str) -> None:
+            if bar.disable:
+                return
+            if bar.desc != f"{what}: ":
+                bar.reset(total or None)
+                bar.bar_format = None if total else "{desc}{n_fmt} [{elapsed}]"
+                bar.unit_scale = True
+                bar.set_description(what, refresh=False)
+            bar.total = total or None
+            bar.update(done - bar.n)
+
+        yield progress

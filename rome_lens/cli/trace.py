@@ -1,0 +1,175 @@
+"""`rome-lens trace`: where does the model keep this fact?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rome_lens.cli.options import Backend, Device, Dtype, Json, Model
+from rome_lens.cli.terminal import print_json, progress_bar, stdout
+from rome_lens.errors import SettingError
+from rome_lens.storage import check_writable
+
+if TYPE_CHECKING:
+    from rome_lens.tracing import CausalTrace
+
+_PROMPT, _SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
+_FACT, _HOW, _OUT = "The fact", "How it is traced", "What comes out"
+
+
+def trace(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="A text that the model continues with the answer; without it, the Eiffel Tower's."),
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option("--subject", "-s", help="The part of the prompt to corrupt, letter for letter.")
+    ] = None,
+    expect: Annotated[
+        str | None, typer.Option(help="The answer; refuse to trace if the model does not predict it.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="Trace this answer, predicted or not; by default the model's own next token.")
+    ] = None,
+    occurrence: Annotated[int, typer.Option(help="Which occurrence of the subject: 1 is the first, -1 the last.")] = 1,
+    model: Model = "smollm2-135m",
+    backend: Backend = "auto",
+    device: Device = None,
+    dtype: Dtype = "float32",
+    stream: Annotated[
+        list[str] | None,
+        typer.Option(help="What is restored: resid, mlp or attn; repeat it for several.  [default: all three]"),
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Layers restored together for mlp and attn.  [default: 10]")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Corrupted copies to average over.")] = 10,
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            help="s3 (times the embeddings' deviation), a number (absolute), m (Gaussian fitted to text), t5 "
+            "(Student-t, degrees of freedom) or u0.5 (uniform, half width).  [default: s3]"
+        ),
+    ] = None,
+    noise_replaces: Annotated[
+        bool, typer.Option("--noise-replaces", help="Put the noise in place of the embeddings instead of adding it.")
+    ] = False,
+    swap: Annotated[
+        str | None,
+        typer.Option(help="Corrupt by putting this subject, of as many tokens, in place of the prompt's; no noise."),
+    ] = None,
+    facts: Annotated[
+        Path | None,
+        typer.Option(help="Known facts (JSON) whose subjects and texts the noise is measured on.  [default: ours]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 1,
+    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS token in front of the prompt.")] = False,
+    engine: Annotated[str, typer.Option(help="auto, or plain: whole forwards, slow, the same numbers.")] = "auto",
+    html: Annotated[Path | None, typer.Option(help="Write the figure as a page that needs no network.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the figure as PNG (needs rome-lens[images]).")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the trace, to be read with CausalTrace.load.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Trace where a model keeps a fact: corrupt the subject, restore one state at a time, see what brings it back.
+
+    Prints a heat map a stream: tokens down (the subject's marked *), layers across, the answer's probability in colour.
+    """
+    if prompt is None and subject is None:
+        prompt, subject = _PROMPT, _SUBJECT
+    elif prompt is None or subject is None:
+        missing = "--subject" if subject is None else "PROMPT"
+        raise SettingError(f"{missing} is missing; give a prompt and its --subject, or neither for the Eiffel Tower")
+    for path in (html, png, save):
+        if path is not None:
+            check_writable(path)
+    if png is not None:
+        from rome_lens.figures.plotly_figure import check_png
+
+        check_png()
+
+    from rome_lens.facts import read_known_facts
+
+    measured = None if facts is None else read_known_facts(facts)
+    with progress_bar() as progress:
+        progress(0, 0, "starting")
+        from rome_lens.loading import load_model
+        from rome_lens.tracing import causal_trace
+        from rome_lens.tracing.corruption import parse_noise
+        from rome_lens.tracing.request import check_settings
+
+        # Loading takes seconds: what can be refused without a model is refused before.
+        check_settings(prompt, subject, occurrence=occurrence, samples=samples, seed=seed, engine=engine)
+        parse_noise(noise)
+        host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
+        traced = causal_trace(
+            host,
+            prompt,
+            subject=subject,
+            streams=tuple(stream or ("resid", "mlp", "attn")),
+            window=window,
+            samples=samples,
+            noise=noise,
+            noise_replaces=noise_replaces,
+            swap=swap,
+            seed=seed,
+            prepend_bos=bos,
+            answer=answer,
+            expect=expect,
+            occurrence=occurrence,
+            facts=measured,
+            engine=engine,
+            progress=progress,
+        )
+    _write(traced, html=html, png=png, save=save)
+    if as_json:
+        print_json(traced.to_dict())
+    else:
+        _print(traced)
+
+
+def _write(traced: "CausalTrace", *, html: Path | None, png: Path | None, save: Path | None) -> None:
+    from rome_lens.figures.plotly_figure import write_html, write_png
+
+    if save is not None:
+        traced.save(save)
+    if html is not None:
+        write_html(traced.figure(), html)
+    if png is not None:
+        write_png(traced.figure(), png)
+
+
+def _print(traced: "CausalTrace") -> None:
+    from rome_lens.figures import render_heat_map, visible
+
+    console = stdout()
+    first, end = traced.subject_span
+    broken = (
+        f"subject swapped for {traced.swap!r}"
+        if traced.noise is None
+        else f"subject {'replaced by' if traced.noise_replaces else 'under'} noise of {traced.noise:.4g}"
+        f"{'' if _is_number(traced.noise_rule) else f' ({traced.noise_rule})'}, "
+        f"{traced.samples} sample{'s' if traced.samples > 1 else ''}, seed {traced.seed}"
+    )
+    console.print(f"{visible(traced.prompt)} →{visible(traced.answer)}", style="bold")
+    console.print(
+        f"{visible(traced.model_name)} · {traced.backend} · {traced.dtype} on {traced.device} · "
+        f"{'BOS' if traced.prepend_bos else 'no BOS'}"
+    )
+    console.print(f"high {traced.high:.4f}  clean run")
+    console.print(f"low  {traced.low:.4f}  {visible(broken)}")
+    for heat_map in traced.heat_maps():
+        console.print()
+        console.print(render_heat_map(heat_map, width=console.width))
+        layer, pos = traced.peak(heat_map.stream, positions=range(first, end))
+        console.print(
+            f"best in the subject: layer {layer}, {visible(heat_map.labels[pos]).strip()}, "
+            f"{traced.scores[heat_map.stream][layer, pos]:.4f}"
+        )
+    console.print()
+    for note in traced.notes:
+        console.print(f"Note: {note}.")
+    console.print(f"{traced.seconds:.1f} s")
+
+
+def _is_number(rule: str | None) -> bool:
+    return rule is not None and rule[:1].isdigit()
