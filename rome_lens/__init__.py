@@ -20,8 +20,8 @@ from rome_lens.errors import (
 )
 
 if TYPE_CHECKING:
-    from rome_lens.data import builtin_facts, read_known_facts
-    from rome_lens.facts import Fact
+    from rome_lens.data import builtin_facts
+    from rome_lens.facts import Fact, read_known_facts
     from rome_lens.loading import load_model
     from rome_lens.tracing import CausalTrace, causal_trace
 
@@ -54,7 +54,7 @@ _HOMES = {
     "builtin_facts": "rome_lens.data",
     "causal_trace": "rome_lens.tracing",
     "load_model": "rome_lens.loading",
-    "read_known_facts": "rome_lens.data",
+    "read_known_facts": "rome_lens.facts",
 }
 
 

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,12 +66,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise ArtefactError(f"cannot write {os.fspath(path)!r}: {_reason(missing, target)}")
 
 
-def _obstacles(target: Path) -> list[tuple[OSError, bool]]:
-    return [
-        (FileNotFoundError(), not target.parent.is_dir()),
-        (IsADirectoryError(), target.is_dir()),
-        (PermissionError(), not os.access(target if target.exists() else target.parent, os.W_OK)),
-    ]
+def _obstacles(target: Path) -> Iterator[tuple[OSError | ValueError, bool]]:
+    yield ValueError("embedded null byte"), "\0" in str(target)
+    yield FileNotFoundError(), not target.parent.is_dir()
+    yield IsADirectoryError(), target.is_dir()
+    yield PermissionError(), not os.access(target if target.exists() else target.parent, os.W_OK)
 
 
 def save_tensors(
@@ -124,7 +123,7 @@ def _reason(error: OSError | ValueError, target: Path) -> str:
         return str(error)
     if error.errno == errno.ENOSPC:
         return "no room is left on the disk; free some, or choose another place"
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return f"there is no folder {str(target.parent)!r}; make it first"
     if isinstance(error, IsADirectoryError):
         return "it is a folder; name a file in it"

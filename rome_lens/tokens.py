@@ -11,7 +11,8 @@ from typing import Any
 
 from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
 
-_UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"}
+# Scripts that are written without spaces between words, as the names of their characters begin.
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ def tokenise(
         prepend_bos: put the tokenizer's BOS token in front.
 
     Raises:
-        PromptError: the prompt is empty.
+        PromptError: the prompt is empty, gives no tokens, or holds half a character.
         SubjectError: the prompt does not hold the subject, or not that often.
-        AnswerError: the answer is empty or shares a token with the prompt.
+        AnswerError: the answer is empty, shares a token with the prompt, or is unknown to the tokenizer.
         SettingError: `prepend_bos` for a tokenizer that has no BOS token, or an occurrence of 0.
         ModelError: the tokenizer reports no offsets.
     """
@@ -75,6 +76,12 @@ def tokenise(
     if not ids:
         raise PromptError(f"the prompt {prompt!r} gives no tokens with this model's tokenizer")
     n_prompt = _answer_start(offsets, prompt, joined) if joined else len(ids)
+    special = set(ids[n_prompt:]).intersection(tokenizer.all_special_ids)
+    if special:
+        (shown,) = decode_each(tokenizer, [min(special)])
+        raise AnswerError(
+            f"the answer {joined.strip()!r} becomes {shown!r}, which is no word to this model; name another answer"
+        )
 
     inside = [i for i, (a, b) in enumerate(offsets[:n_prompt]) if a < end and b > start]
     if not inside:
@@ -94,6 +101,7 @@ def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]
     """Token ids and character offsets (start, end) of a text, without any special token added.
 
     Raises:
+        PromptError: the text holds half a character.
         ModelError: there is no tokenizer, or it reports no offsets.
     """
     if tokenizer is None:
@@ -103,6 +111,9 @@ def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]
             f"the tokenizer {type(tokenizer).__name__} reports no character offsets; load its fast version "
             "(AutoTokenizer.from_pretrained(..., use_fast=True))"
         )
+    half = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
+    if half is not None:
+        raise PromptError(f"{text!r} holds {half!r}, which is half a character; write the text in UTF-8")
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
 
@@ -164,9 +175,7 @@ def _join(prompt: str, answer: str) -> str:
 
 def _unspaced(character: str) -> bool:
     """Whether a character belongs to a script that is written without spaces between words."""
-    return unicodedata.name(character, "").startswith(
-        ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-    )
+    return unicodedata.name(character, "").startswith(_UNSPACED)
 
 
 def _answer_start(offsets: list[tuple[int, int]], prompt: str, joined: str) -> int:

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from rome_lens.errors import ArtefactError
 from rome_lens import storage
+from rome_lens.errors import ArtefactError
 from rome_lens.figures import HeatMap, render_heat_map
+from rome_lens.figures.plotly_figure import heat_map_figure, write_html, write_png
 from rome_lens.figures.ramps import colour_ramp
 from rome_lens.figures.visible import visible
-from rome_lens.figures.plotly_figure import heat_map_figure, write_html, write_png
 
 NASTY = ["<b>bold</b>*", "<script>alert(1)</script>", "$x^2$ and $y$", "&lt;", "%{z}", "[red]no[/red]", ":smile:"]
 _ANY_TEXT = st.text(st.characters(codec=None), max_size=12)

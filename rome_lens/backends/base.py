@@ -101,10 +101,13 @@ class Backend(ABC):
 
     def streams(self) -> tuple[str, ...]:
         """The streams that every layer of this model has a hook point for."""
+        # An attention-only HookedTransformer has points for the MLPs it lacks, and they never fire.
+        absent = {"mlp"} if getattr(self.model.cfg, "attn_only", False) else set()
         return tuple(
             stream
             for stream in STREAMS
-            if all(f"blocks.{layer}.{_STREAM_HOOK[stream]}" in self._points for layer in range(self.n_layers))
+            if stream not in absent
+            and all(f"blocks.{layer}.{_STREAM_HOOK[stream]}" in self._points for layer in range(self.n_layers))
         )
 
     @contextmanager
@@ -119,8 +122,12 @@ class Backend(ABC):
                 module.training = training
 
     def foreign_hooks(self) -> tuple[str, ...]:
-        """Names of the hook points that already carry somebody's hooks."""
-        return tuple(name for name, point in self._points.items() if point.has_hooks())
+        """Names of the hook points that already carry somebody's hooks; TransformerLens's own do not count."""
+        return tuple(
+            name
+            for name, point in self._points.items()
+            if any(_is_foreign(handle) for handle in (*point.fwd_hooks, *point.bwd_hooks))
+        )
 
     @contextmanager
     def hooked(self, hooks: Sequence[tuple[str, HookFunction]]) -> Iterator[None]:
@@ -223,3 +230,9 @@ def _as_hook(function: HookFunction) -> Callable[..., Tensor | None]:
         return function(activation)
 
     return hook
+
+
+def _is_foreign(handle: Any) -> bool:
+    # For OPT, TransformerLens 4 attaches hooks of its own that give the MLP's activations their batch dimension.
+    function = getattr(handle, "user_hook", None)
+    return not (getattr(function, "__module__", None) or "").startswith("transformer_lens.")

@@ -29,9 +29,9 @@ def tiny_model(backend: str) -> HookedTransformer | TransformerBridge:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|end|>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     end = "<|end|>"
-    # TransformerLens makes a copy of the tokenizer by its path; what it reads there is never opened.
+    # Without this flag TransformerLens would read the tokenizer again, from a folder or a hub that does not have it.
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end, name_or_path="tiny"
+        tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end, name_or_path="tiny", add_bos_token=True
     )
     config = GPT2Config(
         vocab_size=len(words), n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend
-from rome_lens.errors import SettingError, SubjectError
+from rome_lens.errors import OutOfMemoryError, SettingError, SubjectError
 from rome_lens.tokens import TokenisedPrompt, encode, find_subject
 
 _FORMS = "a number, s3 (times the embeddings' deviation), m, t5 (degrees of freedom) or u0.5 (uniform, half width)"
@@ -84,8 +84,19 @@ class FittedNoise:
     root: Float[Tensor, "d_model d_model"] | None = None
 
     def draw(self, *, samples: int, n_tokens: int, d_model: int, seed: int) -> Float[Tensor, "sample pos d_model"]:
-        """Noise for the subject's tokens, in float64 on the CPU; the same for the same seed."""
-        shape, random = (samples, n_tokens, d_model), np.random.RandomState(seed)
+        """Noise for the subject's tokens, in float64 on the CPU; the same for the same seed.
+
+        Raises:
+            OutOfMemoryError: so much noise does not fit into memory.
+        """
+        try:
+            return self._draw((samples, n_tokens, d_model), np.random.RandomState(seed))
+        except (MemoryError, ValueError) as error:  # ValueError: more numbers than numpy can count
+            raise OutOfMemoryError(
+                f"the noise of {samples} samples does not fit into memory; take fewer samples"
+            ) from error
+
+    def _draw(self, shape: tuple[int, int, int], random: np.random.RandomState) -> Float[Tensor, "sample pos d_model"]:
         if self.rule.kind == "u":
             return torch.from_numpy(random.uniform(-1, 1, shape)) * self.level
         normal = torch.from_numpy(random.randn(*shape))
@@ -94,7 +105,7 @@ class FittedNoise:
         gaussian = normal @ self.root
         if self.rule.kind == "t":
             # sqrt(K / chi2_K) makes a normal a Student-t; (K - 2) / K gives it the covariance that was fitted.
-            chi2 = torch.from_numpy(random.chisquare(self.rule.value, size=(samples, n_tokens, 1)))
+            chi2 = torch.from_numpy(random.chisquare(self.rule.value, size=(*shape[:2], 1)))
             gaussian = gaussian * ((self.rule.value - 2) / chi2).sqrt()
         return gaussian + self.mean
 

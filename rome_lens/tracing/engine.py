@@ -207,8 +207,9 @@ class _Engine:
         seen: dict[str, Tensor] = {}
         self.restoring.act = {s: lambda x, s=s: seen.update({s: x.clone()}) for s in ("attn", "mlp")}
         resid, past = self.replay.run(layer, resid_pre, first=0, past=None)
-        if "attn" not in seen:
-            raise ReplayError("a block called alone does not reach hook_attn_out")
+        silent = [stream for stream in self.backend.streams() if stream != "resid" and stream not in seen]
+        if silent or "attn" not in seen:
+            raise ReplayError(f"a block called alone does not reach hook_{'_out and hook_'.join(silent) or 'attn'}_out")
         here = _Layer(seen["attn"], seen.get("mlp"), resid, past)
         self._check(layer, resid_pre, here)
         return here

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rome_lens.backends import Backend
+from rome_lens.errors import ModelError
 from rome_lens.tracing.cells import Cell
 from rome_lens.tracing.memory import Budget
 from rome_lens.tracing.runs import Runs
@@ -50,6 +51,12 @@ def _clean_outputs(backend: Backend, runs: Runs, cells: Sequence[Cell]) -> dict[
     hooks = [(backend.stream_hook(*key), lambda x, key=key: seen.update({key: x[0].clone()})) for key in wanted]
     with backend.hooked(hooks):
         backend.logits(runs.tokens[:1], keep=1)
+    silent = [backend.stream_hook(*key) for key in wanted if key not in seen]
+    if silent:
+        raise ModelError(
+            f"{backend.model_name} lists the hook point {silent[0]!r}, but nothing passes it in a forward; "
+            "leave its stream out"
+        )
     return seen
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import STREAMS, Backend
@@ -74,10 +74,12 @@ def check_length(backend: Backend, text: TokenisedPrompt) -> None:
     Raises:
         PromptError: it is longer than the context.
     """
-    if backend.n_ctx is not None and len(text.ids) > backend.n_ctx:
+    # The last token of an answer is read off the one before it and is never run.
+    n_run = len(text.ids) - (1 if text.answer_ids else 0)
+    if backend.n_ctx is not None and n_run > backend.n_ctx:
         raise PromptError(
-            f"the prompt is {len(text.ids)} tokens long (its answer included), and {backend.model_name} takes "
-            f"{backend.n_ctx}; shorten it"
+            f"the prompt{' with its answer' if text.answer_ids else ''} takes {n_run} positions, and "
+            f"{backend.model_name} has {backend.n_ctx}; shorten it"
         )
 
 
@@ -86,8 +88,9 @@ def with_own_answer(backend: Backend, text: TokenisedPrompt) -> TokenisedPrompt:
 
     Raises:
         AnswerError: the token is no text: the end of the text, or another special token.
+        ModelError: the model gives no numbers.
     """
-    logits = backend.logits(torch.tensor([text.ids], device=backend.device), keep=1)
+    logits = _finite_logits(backend, text.ids, keep=1)
     answer_id = int(logits[0, -1].argmax())
     (answer,) = decode_each(backend.tokenizer, [answer_id])
     if answer_id in backend.tokenizer.all_special_ids or not answer.strip():
@@ -103,9 +106,10 @@ def check_known(backend: Backend, text: TokenisedPrompt) -> None:
 
     Raises:
         FactNotKnownError: saying what the model predicts instead.
+        ModelError: the model gives no numbers.
     """
     answer_ids = torch.tensor(text.answer_ids, device=backend.device)
-    logits = backend.logits(torch.tensor([text.ids[:-1]], device=backend.device), keep=len(answer_ids))
+    logits = _finite_logits(backend, text.ids[:-1], keep=len(answer_ids))
     own = logits[0].argmax(dim=-1)
     if torch.equal(own, answer_ids):
         return
@@ -118,6 +122,16 @@ def check_known(backend: Backend, text: TokenisedPrompt) -> None:
         f"expected {text.answer!r} has probability {joint_probability(logits, answer_ids).item():.2g}"
         f"{f' (rank {rank})' if len(answer_ids) == 1 else ''}"
     )
+
+
+def _finite_logits(backend: Backend, ids: Sequence[int], *, keep: int) -> Float[Tensor, "1 keep d_vocab"]:
+    """Logits of one text, which an argmax may be taken of: of NaN it would be the first token of the vocabulary."""
+    logits = backend.logits(torch.tensor([ids], device=backend.device), keep=keep)
+    if logits.isnan().any():
+        raise ModelError(
+            f"{backend.model_name} gives numbers that are not finite in {backend.dtype}; load it in float32"
+        )
+    return logits
 
 
 def noise_corruption(

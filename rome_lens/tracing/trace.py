@@ -189,7 +189,7 @@ class CausalTrace:
         """
         tensors, settings = load_tensors(path, kind="causal_trace")
         known = {f.name for f in fields(cls)}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
         try:
             return cls(**values, scores={stream: tensors[stream] for stream in STREAMS if stream in tensors})
         except TypeError as error:

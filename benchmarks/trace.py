@@ -1,0 +1,187 @@
+"""The engine against the plain oracle, in one run: python benchmarks/trace.py [--backend …] [--device …].
+
+The oracle is the released code's way: one forward per cell, samples + 1 rows, logits at every position. Its streams and
+the engine's runs take turns, so that a machine that changes its speed changes both. The arithmetic floor is the FLOP
+that SPEC 1 ("Cost") leaves, at the fastest matrix products that were measured here in the same run.
+"""
+
+import argparse
+import ctypes
+import gc
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import rome_lens as rl
+from rome_lens.backends import as_backend, fast_products
+from rome_lens.loading import BACKENDS
+from rome_lens.tracing.cells import known_score, plan_cells
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from oracle import cell_score, restored_layers
+
+PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument(
+        "--backend", action="append", choices=BACKENDS[1:], help="repeat for several; default: all here"
+    )
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--every", type=int, default=1, help="run every n-th cell of the oracle and scale its time up")
+    options = parser.parse_args()
+    machine = torch.cuda.get_device_name() if options.device != "cpu" and torch.cuda.is_available() else _processor()
+    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
+    print(f"transformer-lens {version('transformer-lens')}")
+    print("backend             oracle s  engine s   ratio  floor s  of floor  above model  largest difference")
+    for backend in options.backend or _installed():
+        model = rl.load_model(options.model, backend=backend, device=options.device)
+        print(_row(model, backend, every=options.every))
+        del model
+        gc.collect()
+
+
+def _installed() -> list[str]:
+    hooked = version("transformer-lens") < "4"
+    return [*(["hooked-transformer"] if hooked else []), "transformer-bridge"]
+
+
+def _row(model: Any, name: str, *, every: int) -> str:
+    trace = rl.causal_trace(model, PROMPT, subject=SUBJECT)  # warm, and what the oracle is asked for
+    oracle_seconds, engine_seconds, apart, memory, rates = 0.0, [], 0.0, 0, []
+    for stream in trace.scores:
+        seconds, difference = _oracle(model, trace, stream, every=every)
+        oracle_seconds, apart = oracle_seconds + seconds, max(apart, difference)
+        memory = max(memory, _peak_above(model, lambda: engine_seconds.append(_engine_seconds(model))))
+        rates.append(_product_rate(model))
+    engine = sorted(engine_seconds)[len(engine_seconds) // 2]
+    rate = max(max(pair) for pair in rates)
+    floor = _floor_flop(model, trace) / rate
+    print(
+        f"  matrix products: {max(r[0] for r in rates) / 1e9:.0f} GFLOP/s as PyTorch does them, "
+        f"{max(r[1] for r in rates) / 1e9:.0f} through oneDNN; floor {_floor_flop(model, trace) / 1e12:.2f} TFLOP; "
+        f"engine {', '.join(f'{s:.1f}' for s in engine_seconds)} s"
+    )
+    scaled = "" if every == 1 else f" (oracle: every {every}th cell)"
+    return (
+        f"{name:18} {oracle_seconds:9.1f} {engine:9.1f} {oracle_seconds / engine:6.1f}x {floor:8.1f} "
+        f"{floor / engine:8.0%} {memory / 2**20:8.0f} MiB {apart:19.1e}{scaled}"
+    )
+
+
+def _engine_seconds(model: Any) -> float:
+    started = time.perf_counter()
+    rl.causal_trace(model, PROMPT, subject=SUBJECT)
+    _finish(model)
+    return time.perf_counter() - started
+
+
+def _oracle(model: Any, trace: rl.CausalTrace, stream: str, *, every: int) -> tuple[float, float]:
+    """Seconds for one stream's grid, and the largest difference from the engine's."""
+    first, end = trace.subject_span
+    n_layers, n_tokens = trace.scores[stream].shape
+    device = as_backend(model).device
+    draw = np.random.RandomState(trace.seed).randn(trace.samples, end - first, model.cfg.d_model)
+    request = {
+        "noise": (torch.from_numpy(draw) * (trace.noise or 0)).to(device),
+        "span": trace.subject_span,
+        "answer_ids": list(trace.answer_ids),
+    }
+    rows = torch.tensor(trace.token_ids, device=device).expand(trace.samples + 1, -1)
+    cells = [(layer, pos) for pos in range(n_tokens) for layer in range(n_layers)][::every]
+    scores: list[float] = []
+    started = time.perf_counter()
+    for layer, pos in cells:
+        layers = restored_layers(stream, layer, trace.window, n_layers)
+        scores.append(cell_score(model, rows, stream=stream, pos=pos, layers=layers, **request)[1:].mean().item())
+    _finish(model)
+    seconds = (time.perf_counter() - started) * n_layers * n_tokens / len(cells)
+    pairs = zip(cells, scores, strict=True)
+    return seconds, max(abs(trace.scores[stream][layer, pos].item() - score) for (layer, pos), score in pairs)
+
+
+def _floor_flop(model: Any, trace: rl.CausalTrace) -> float:
+    """What SPEC 1 leaves: each unknown cell from its first restored layer and its position on, and one unembedding."""
+    cfg, n_tokens = model.cfg, len(trace.tokens)
+    block = sum(p.numel() for p in model.blocks[0].parameters() if p.ndim >= 2)
+    total = 0.0
+    for stream in trace.scores:
+        for cell in plan_cells(stream, n_layers=cfg.n_layers, positions=range(n_tokens), window=trace.window):
+            read = range(n_tokens - 1, n_tokens)
+            first = trace.subject_span[0]
+            if known_score(cell, n_layers=cfg.n_layers, first_corrupted=first, read=read, low=0, high=1) is not None:
+                continue
+            layers = cfg.n_layers - cell.first - (stream == "resid")
+            positions = n_tokens - cell.pos
+            attention = 4 * cfg.n_heads * cfg.d_head * n_tokens
+            total += trace.samples * (layers * positions * (2 * block + attention) + 2 * cfg.d_model * cfg.d_vocab)
+    return total
+
+
+def _product_rate(model: Any) -> tuple[float, float]:
+    """FLOP a second of the MLP's own matrix product on 1024 rows: as PyTorch does it, and as the engine does."""
+    backend = as_backend(model)
+    x = torch.randn(1024, model.cfg.d_model, device=backend.device, dtype=backend.dtype)
+    weight = torch.randn(model.cfg.d_mlp, model.cfg.d_model, device=backend.device, dtype=backend.dtype)
+
+    def rate() -> float:
+        times = []
+        for _ in range(60):
+            started = time.perf_counter()
+            torch.nn.functional.linear(x, weight)
+            _finish(model)
+            times.append(time.perf_counter() - started)
+        return 2 * x.shape[0] * weight.numel() / sorted(times)[len(times) // 2]
+
+    with torch.no_grad():
+        plain = rate()
+        with fast_products(device=backend.device, dtype=backend.dtype):
+            return plain, rate()
+
+
+def _peak_above(model: Any, run: Callable[[], object]) -> int:
+    """Peak memory of a run above what was held before it, in bytes: the device's, or the process's."""
+    device = as_backend(model).device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    gc.collect()
+    # Pages that the allocator keeps for itself would count as held before.
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def _finish(model: Any) -> None:
+    if torch.cuda.is_available() and as_backend(model).device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{name}, {os.cpu_count()} cores"
+
+
+if __name__ == "__main__":
+    main()

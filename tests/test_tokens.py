@@ -1,0 +1,412 @@
+"""Subject spans, and where the answer begins, with tokenizers of every kind that models come with."""
+
+import unicodedata
+from functools import cache
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
+from rome_lens.tokens import encode, tokenise
+
+PROMPT = "The Eiffel Tower is in the city of"
+LINES = [PROMPT, "The Space Needle is in Seattle", "The tower of the city is the tower", "東京は日本", "東京"]
+SPECIAL = ["<unk>", "<s>"]
+FALLBACK = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def _fast(tokenizer, **special):
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **{"bos_token": "<s>"} | special)
+
+
+def _byte_level(model, *, trim_offsets):
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=trim_offsets)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+@cache
+def single_bytes():
+    """GPT-2's scheme without a single merge: every byte is a token."""
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    return _fast(_byte_level(models.BPE(vocab=vocabulary, merges=[]), trim_offsets=True))
+
+
+@cache
+def byte_level(*, trim_offsets=True):
+    """GPT-2's scheme, trained: words with their space in front, and characters in several tokens."""
+    tokenizer = _byte_level(models.BPE(), trim_offsets=trim_offsets)
+    trainer = trainers.BpeTrainer(
+        vocab_size=340,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(LINES * 3, trainer)
+    return _fast(tokenizer)
+
+
+@cache
+def sentence_piece():
+    """Unigram as T5 and others have it: `▁` for a space, one in front of all, bytes for what is unknown."""
+    pieces = ["▁The", "▁Eiffel", "▁Tower", "▁is", "▁in", "▁the", "▁city", "▁of", "▁Par", "▁", "is", *"TSao"]
+    vocabulary = [(token, 0.0) for token in SPECIAL] + [(byte, -20.0) for byte in FALLBACK]
+    return _fast(
+        _metaspace(models.Unigram([*vocabulary, *((p, -float(i + 1)) for i, p in enumerate(pieces))], 0, True))
+    )
+
+
+@cache
+def llama_like():
+    """BPE over `▁` with bytes for what is unknown, as Llama 2 and Gemma have it."""
+    pieces = ["▁", *"Theis", "▁T", "▁Th", "▁The", "▁i", "▁is"]
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *FALLBACK, *pieces])}
+    merges = [("▁", "T"), ("▁T", "h"), ("▁Th", "e"), ("▁", "i"), ("▁i", "s")]
+    return _fast(_metaspace(models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>")))
+
+
+def _metaspace(model):
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
+@cache
+def word_level(**special):
+    """Words and nothing else. Control characters vanish, as BERT's do."""
+    words = sorted({word for line in LINES for word in line.split()})
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, handle_chinese_chars=False, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _fast(tokenizer, **special)
+
+
+ALL_KINDS = [single_bytes, byte_level, sentence_piece, llama_like, word_level]
+
+
+def _span(tokenizer, prompt, subject, **options):
+    return tokenise(tokenizer, prompt, subject, **options).subject_span
+
+
+@pytest.mark.parametrize(
+    ("subject", "span"),
+    [("The Eiffel Tower", (0, 3)), ("The", (0, 1)), ("Tower is", (2, 4)), ("of", (7, 8)), (PROMPT, (0, 8))],
+)
+@pytest.mark.parametrize("tokenizer", [word_level, sentence_piece], ids=lambda kind: kind.__name__)
+def test_subject_at_the_start_in_the_middle_and_at_the_end(tokenizer, subject, span):
+    assert _span(tokenizer(), PROMPT, subject) == span
+
+
+@pytest.mark.parametrize("trim_offsets", [True, False])
+def test_a_word_is_found_with_its_space_in_the_token_or_not(trim_offsets):
+    text = tokenise(byte_level(trim_offsets=trim_offsets), PROMPT, "the city")
+    first, end = text.subject_span
+    assert "".join(text.tokens[first:end]) == " the city"
+
+
+@pytest.mark.parametrize(
+    ("subject", "span"),
+    [("São", (0, 4)), ("ã", (1, 3)), ("o 東", (3, 8)), ("東京", (5, 11)), ("京", (8, 11)), ("😀", (12, 16))],
+)
+def test_characters_of_several_bytes_one_token_a_byte(subject, span):
+    assert _span(single_bytes(), "São 東京 😀 is", subject) == span
+
+
+@pytest.mark.parametrize(
+    ("subject", "span"),
+    [("São", (6, 10)), ("ã", (7, 9)), ("is", (4, 5)), ("is São", (4, 10)), ("東", (0, 4)), ("東 is", (0, 5))],
+)
+def test_characters_of_several_bytes_with_byte_fallback(subject, span):
+    # The ▁ in front of the text stands for no character of it: its offsets are the first character's.
+    tokens = llama_like().convert_ids_to_tokens(encode(llama_like(), "東 is São")[0])
+    assert tokens == ["▁", "<0xE6>", "<0x9D>", "<0xB1>", "▁is", "▁", "<0x53>", "<0xC3>", "<0xA3>", "<0x6F>"]
+    assert _span(llama_like(), "東 is São", subject) == span
+
+
+@pytest.mark.parametrize(("subject", "span"), [("São", (9, 13)), ("ã", (10, 12)), ("東京", (0, 7)), ("京", (1, 7))])
+def test_unigram_takes_unknown_neighbours_as_one_piece(subject, span):
+    assert _span(sentence_piece(), "東京 is São", subject) == span
+
+
+def test_white_space_around_the_subject_is_ignored():
+    assert _span(word_level(), PROMPT, "  Eiffel Tower\n") == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("occurrence", "span"), [(1, (1, 2)), (2, (7, 8)), (-1, (7, 8)), (-2, (1, 2))], ids=["1", "2", "-1", "-2"]
+)
+def test_the_occurrence_that_is_meant(occurrence, span):
+    assert _span(word_level(), "The tower of the city is the tower", "tower", occurrence=occurrence) == span
+
+
+def test_overlapping_occurrences_count():
+    assert [_span(single_bytes(), "aaa", "aa", occurrence=n) for n in (1, 2)] == [(0, 2), (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("occurrence", "times", "subject"), [(3, "2 times", "tower"), (-3, "2 times", "tower"), (2, "1 time", "city")]
+)
+def test_an_occurrence_that_is_not_there(occurrence, times, subject):
+    with pytest.raises(SubjectError) as caught:
+        _span(word_level(), "The tower of the city is the tower", subject, occurrence=occurrence)
+    assert str(caught.value) == (
+        f"occurrence {occurrence} of the subject {subject!r} was asked for, but the prompt holds it {times}"
+    )
+
+
+def test_occurrences_count_from_one():
+    with pytest.raises(SettingError) as caught:
+        _span(word_level(), PROMPT, "Tower", occurrence=0)
+    assert str(caught.value) == "occurrence=0; expected 1 for the first occurrence of the subject, -1 for the last"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "hint"),
+    [
+        (PROMPT, "the eiffel tower", "; the prompt writes it 'The Eiffel Tower'"),
+        (PROMPT, "Louvre", "; give it letter for letter"),
+        *[
+            (
+                unicodedata.normalize(theirs, "São is"),
+                unicodedata.normalize(ours, "São"),
+                "; the same letters are there in another Unicode form (NFC or NFD): copy the subject from the prompt",
+            )
+            for theirs, ours in (("NFC", "NFD"), ("NFD", "NFC"))
+        ],
+    ],
+    ids=["case", "absent", "NFC prompt", "NFD prompt"],
+)
+def test_a_subject_that_is_not_in_the_prompt(prompt, subject, hint):
+    with pytest.raises(SubjectError) as caught:
+        _span(word_level(), prompt, subject)
+    assert str(caught.value) == f"the subject {subject!r} is not in the prompt {prompt!r}{hint}"
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.__name__)
+def test_bos_shifts_the_span_by_one(kind):
+    without, with_bos = (tokenise(kind(), PROMPT, "Eiffel", answer="city", prepend_bos=bos) for bos in (False, True))
+    assert with_bos.subject_span == tuple(i + 1 for i in without.subject_span)
+    assert with_bos.ids == (kind().bos_token_id, *without.ids)
+    assert with_bos.tokens == ("<s>", *without.tokens)
+    assert with_bos.n_prompt == without.n_prompt + 1 == len(with_bos.tokens)
+    assert (without.bos, with_bos.bos) == ((), (kind().bos_token_id,))
+    assert with_bos.answer_ids == without.answer_ids
+
+
+def test_no_special_token_comes_uninvited():
+    tokenizer = word_level()
+    assert encode(tokenizer, "The city")[0] == tokenizer.convert_tokens_to_ids(["The", "city"])
+
+
+def test_bos_where_there_is_none():
+    with pytest.raises(SettingError) as caught:
+        tokenise(word_level(bos_token=None), PROMPT, "Eiffel", prepend_bos=True)
+    assert str(caught.value) == ("prepend_bos=True, but this model's tokenizer has no BOS token; leave prepend_bos off")
+
+
+class SlowTokenizer:
+    is_fast = False
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [
+        (None, "the model has no tokenizer; give it one (model.set_tokenizer, or tokenizer= when loading)"),
+        (
+            SlowTokenizer(),
+            "the tokenizer SlowTokenizer reports no character offsets; load its fast version "
+            "(AutoTokenizer.from_pretrained(..., use_fast=True))",
+        ),
+    ],
+    ids=["none", "slow"],
+)
+def test_a_tokenizer_without_offsets(tokenizer, message):
+    with pytest.raises(ModelError) as caught:
+        tokenise(tokenizer, PROMPT, "Eiffel")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "error", "message"),
+    [
+        ("", "x", PromptError, "the prompt is empty; expected a text that the model continues with the answer"),
+        (" \n", "x", PromptError, "the prompt is empty; expected a text that the model continues with the answer"),
+        ("\x01", "\x01", PromptError, "the prompt '\\x01' gives no tokens with this model's tokenizer"),
+        (
+            "The \x01 is",
+            "\x01",
+            SubjectError,
+            "the subject '\\x01' covers no token of the prompt 'The \\x01 is'; choose a longer one",
+        ),
+        (
+            "The city",
+            " ",
+            SubjectError,
+            "the subject is empty; expected a part of the prompt, such as 'The Eiffel Tower'",
+        ),
+        (
+            "The \udcff city",
+            "city",
+            PromptError,
+            "'The \\udcff city' holds '\\udcff', which is half a character; write the text in UTF-8",
+        ),
+    ],
+    ids=["empty", "blank", "no tokens", "no token of the subject", "blank subject", "surrogate"],
+)
+def test_a_prompt_that_cannot_be_tokenised(prompt, subject, error, message):
+    with pytest.raises(PromptError) as caught:
+        tokenise(word_level(), prompt, subject)
+    assert (type(caught.value), str(caught.value)) == (error, message)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "joined"),
+    [
+        (PROMPT, "Paris", " Paris"),
+        (PROMPT, " Paris", " Paris"),
+        (PROMPT, "\nParis", "\nParis"),
+        (PROMPT, "Paris \n", " Paris"),
+        (PROMPT + " ", "Paris", "Paris"),
+        (PROMPT + "\n", "Paris", "Paris"),
+        (PROMPT, "東京", " 東京"),
+        ("東京は", "日本", "日本"),
+        ("東京は", "Paris", " Paris"),
+        ("とうきょう", "カタカナ", "カタカナ"),
+        ("กรุงเทพ", "ไทย", "ไทย"),
+    ],
+)
+def test_the_space_between_prompt_and_answer(prompt, answer, joined):
+    tokenizer = single_bytes()
+    text = tokenise(tokenizer, prompt, prompt.strip(), answer=answer)
+    assert text.answer == joined
+    assert text.ids == tuple(tokenizer(prompt + joined, add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize("kind", [byte_level, sentence_piece, llama_like], ids=lambda kind: kind.__name__)
+def test_prompt_and_answer_are_one_tokenisation(kind):
+    text = tokenise(kind(), PROMPT, "The Eiffel Tower", answer="Paris in the city")
+    assert list(text.ids) == encode(kind(), PROMPT + " Paris in the city")[0]
+    assert kind().decode(text.answer_ids) == " Paris in the city"
+    assert text.tokens == tokenise(kind(), PROMPT, "The Eiffel Tower").tokens
+
+
+def test_the_answer_takes_the_space_at_the_end_of_the_prompt():
+    # Byte-level tokenizers have the space in the token of the word behind it: left alone it would change the answer.
+    for prompt in (PROMPT, PROMPT + " "):
+        text = tokenise(byte_level(), prompt, "Eiffel", answer="the city")
+        assert list(text.ids) == encode(byte_level(), PROMPT + " the city")[0]
+        assert byte_level().decode(text.answer_ids) == " the city"
+
+
+def test_without_an_answer_there_is_none():
+    text = tokenise(word_level(), PROMPT, "Eiffel")
+    assert (text.answer, text.answer_ids, text.n_prompt) == ("", (), 8)
+    assert text.tokens == tuple(PROMPT.split())
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt", "answer", "message"),
+    [
+        (word_level, PROMPT, "", "the answer '' is empty; expected a word or a name"),
+        (word_level, PROMPT, " \n", "the answer ' \\n' is empty; expected a word or a name"),
+        (
+            word_level,
+            PROMPT,
+            "\x01",
+            "the answer ' \\x01' gives no token of its own with this model's tokenizer",
+        ),
+        (
+            byte_level,
+            "東",
+            "京は",
+            "the answer '京は' shares the token '東京は' with the end of the prompt; end the prompt where a word ends, "
+            "or begin the answer with a space",
+        ),
+        (
+            word_level,
+            PROMPT,
+            "Metropolis",
+            "the answer 'Metropolis' becomes '<unk>', which is no word to this model; name another answer",
+        ),
+        (
+            word_level,
+            PROMPT,
+            "<s> city",
+            "the answer '<s> city' becomes '<s>', which is no word to this model; name another answer",
+        ),
+    ],
+    ids=["empty", "blank", "no token", "shared token", "unknown word", "special token"],
+)
+def test_an_answer_that_is_none(kind, prompt, answer, message):
+    with pytest.raises(AnswerError) as caught:
+        tokenise(kind(), prompt, prompt, answer=answer)
+    assert str(caught.value) == message
+
+
+def _chosen(prompt, first, end):
+    """The part of a prompt between two characters as a subject: its first and end without white space, its number."""
+    part = prompt[first:end]
+    assume(part.strip())
+    start = first + len(part) - len(part.lstrip())
+    subject = part.strip()
+    occurrence = sum(prompt.startswith(subject, i) for i in range(start + 1))
+    return start, start + len(subject), subject, occurrence
+
+
+TEXTS = st.text(st.sampled_from("aeThis  \n.é東京は😀ã\u0301ß"), min_size=1, max_size=30) | st.text(
+    min_size=1, max_size=12
+)
+
+
+@settings(deadline=None)
+@given(
+    prompt=TEXTS, cuts=st.tuples(st.integers(0, 30), st.integers(1, 30)), bos=st.booleans(), trim_offsets=st.booleans()
+)
+def test_the_span_holds_the_subjects_bytes_and_no_smaller_span_does(prompt, cuts, bos, trim_offsets):
+    start, end, subject, occurrence = _chosen(prompt, cuts[0], cuts[0] + cuts[1])
+    tokenizer = byte_level(trim_offsets=trim_offsets)
+    text = tokenise(tokenizer, prompt, subject, occurrence=occurrence, prepend_bos=bos)
+
+    # In a byte-level vocabulary every letter of a token stands for one byte of the text.
+    sizes = [len(token) for token in tokenizer.convert_ids_to_tokens(text.ids[bos:])]
+    assert sum(sizes) == len(prompt.encode())
+    wanted = range(len(prompt[:start].encode()), len(prompt[:end].encode()))
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    touching = [i for i, last in enumerate(ends) if last > wanted.start and last - sizes[i] < wanted.stop]
+    assert text.subject_span == (bos + touching[0], bos + touching[-1] + 1)
+
+
+@settings(deadline=None)
+@given(prompt=TEXTS, cuts=st.tuples(st.integers(0, 30), st.integers(1, 30)), kind=st.sampled_from(ALL_KINDS[2:4]))
+def test_the_span_covers_the_subject_and_its_neighbours_do_not_touch_it(prompt, cuts, kind):
+    start, end, subject, occurrence = _chosen(prompt, cuts[0], cuts[0] + cuts[1])
+    first, after = _span(kind(), prompt, subject, occurrence=occurrence)
+    offsets = encode(kind(), prompt)[1]
+    covered = {i for a, b in offsets[first:after] for i in range(a, b)}
+    assert covered >= set(range(start, end))
+    outside = {i for a, b in offsets[:first] + offsets[after:] for i in range(a, b)}
+    assert not outside & set(range(start, end))
+
+
+@settings(deadline=None)
+@given(prompt=TEXTS, answer=TEXTS)
+def test_prompt_and_answer_in_one_text_or_an_answer_error(prompt, answer):
+    assume(prompt.strip())
+    tokenizer = byte_level()
+    try:
+        text = tokenise(tokenizer, prompt, prompt, answer=answer)
+    except AnswerError:
+        return
+    assert list(text.ids) == encode(tokenizer, prompt + text.answer)[0]
+    assert text.answer.strip() == answer.strip()
+    # The answer's tokens hold all of the answer, and of the prompt at most the white space at its end.
+    sizes = [len(token) for token in tokenizer.convert_ids_to_tokens(text.ids)]
+    held = (prompt + text.answer).encode()[sum(sizes[: text.n_prompt]) :].decode()
+    assert held.endswith(text.answer)
+    assert not held[: len(held) - len(text.answer)].strip()
