@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rome_lens import errors
-from rome_lens.backends import as_backend
+from rome_lens.backends import Backend, as_backend
 from rome_lens.backends.hooked_transformer import HookedReplay
 from rome_lens.backends.transformer_bridge import BridgeReplay
 from rome_lens.loading.tiny import TINY_PROMPT, TINY_SUBJECT, tiny_model
@@ -156,8 +156,8 @@ REFUSED = {
     "fact that is half known": (
         {"expect": "city of"},
         errors.FactNotKnownError,
-        "the model does not know this fact: it continues with 'city the' (0.220), and the expected ' city of' has "
-        "probability 0.03",
+        "the model does not know this fact: it continues with 'city tower' (0.286), and the expected ' city of' has "
+        "probability 0.0099",
     ),
     "swap and noise": (
         {"swap": "the city"},
@@ -293,51 +293,74 @@ def _same_numbers(found, expected):
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Makes the calls of some method whose numbers are in a range fail for want of memory; counts all calls."""
-    calls = []
+    """Makes the calls of a method that are numbered in `when` fail for want of memory; gives the list of all calls."""
 
-    def arrange(cls, name, when):
-        method = getattr(cls, name)
+    def arrange(name, when, *classes):
+        calls = []
 
-        def run(self, *args, **kwargs):
-            calls.append(name)
-            if len(calls) - 1 in when:
-                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
-            return method(self, *args, **kwargs)
+        def wrapped(method):
+            def run(self, *args, **kwargs):
+                calls.append(name)
+                if len(calls) - 1 in when:
+                    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+                return method(self, *args, **kwargs)
 
-        monkeypatch.setattr(cls, name, run)
+            return run
+
+        for cls in classes:
+            monkeypatch.setattr(cls, name, wrapped(getattr(cls, name)))
         return calls
 
     return arrange
 
 
-@pytest.mark.parametrize("when", [0, 1, 3, 5, 8])
-@pytest.mark.parametrize("cls", [HookedReplay, BridgeReplay], ids=lambda cls: cls.__name__)
-def test_a_block_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing, cls, when):
-    expected = _trace(tiny)
-    calls = failing(cls, "run", range(when, when + 1))
-    _same_numbers(_trace(tiny), expected)
-    assert (len(calls) > when) == (as_backend(tiny).name == as_name(cls))
+REPLAYS = (HookedReplay, BridgeReplay)
+# Without an answer of the user's the model is asked for its own before anything is run.
+NAMED = {"answer": "city", "samples": 5}
 
 
-def as_name(cls):
-    return {"HookedReplay": "hooked-transformer", "BridgeReplay": "transformer-bridge"}[cls.__name__]
+@pytest.mark.parametrize(
+    ("step", "when"), [*(("run", when) for when in (0, 1, 3, 5, 6, 7)), ("unembed", 0)], ids=lambda value: str(value)
+)
+def test_a_block_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing, step, when):
+    expected = _trace(tiny, **NAMED)
+    calls = failing(step, {when}, *REPLAYS)
+    _same_numbers(_trace(tiny, **NAMED), expected)
+    assert len(calls) > when + 1
 
 
-@pytest.mark.parametrize("step", ["run", "unembed"])
-def test_memory_that_never_suffices(tiny, failing, step):
-    for cls in (HookedReplay, BridgeReplay):
-        failing(cls, step, range(10**9))
+@pytest.mark.parametrize(("engine", "when"), [("auto", 0), ("plain", 0), ("plain", 2), ("plain", 3)])
+def test_a_forward_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing, monkeypatch, engine, when):
+    expected = _trace(tiny, engine=engine, **NAMED)
+    # Just enough for all at once, so that half of it is too little.
+    monkeypatch.setattr(Budget, "choose", classmethod(lambda cls, backend: cls(120, 120, 120, 42)))
+    calls = failing("logits", {when}, Backend)
+    _same_numbers(_trace(tiny, engine=engine, **NAMED), expected)
+    assert len(calls) > when + 1
+
+
+@pytest.mark.parametrize("engine", ["auto", "plain"])
+@pytest.mark.parametrize("size", [1, 2, 30])
+def test_the_numbers_do_not_depend_on_the_memory(tiny, monkeypatch, engine, size):
+    expected = _trace(tiny, engine=engine, **NAMED)
+    monkeypatch.setattr(Budget, "choose", classmethod(lambda cls, backend: cls(size, size, size, size)))
+    found = _trace(tiny, engine=engine, **NAMED)
+    _same_numbers(found, expected)
+    assert (found.scores["resid"][-1, :-1] == found.low).all()
+
+
+@pytest.mark.parametrize(
+    ("engine", "step", "classes"),
+    [
+        ("auto", "run", REPLAYS),
+        ("auto", "unembed", REPLAYS),
+        ("auto", "logits", [Backend]),
+        ("plain", "logits", [Backend]),
+    ],
+)
+def test_memory_that_never_suffices(tiny, failing, engine, step, classes):
+    failing(step, range(10**9), *classes)
     with pytest.raises(errors.OutOfMemoryError) as caught:
-        _trace(tiny)
+        _trace(tiny, engine=engine, **NAMED)
     assert str(caught.value) == NO_ROOM
     assert not as_backend(tiny).foreign_hooks()
-
-
-def test_an_unembedding_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing):
-    expected = _trace(tiny)
-    calls = failing(type(as_backend(tiny).model), "forward", ())
-    assert not calls
-    for cls in (HookedReplay, BridgeReplay):
-        failing(cls, "unembed", range(1))
-    _same_numbers(_trace(tiny), expected)

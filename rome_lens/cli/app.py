@@ -1,5 +1,6 @@
 """The `rome-lens` command: its subcommands, and one clear line for whatever goes wrong."""
 
+import io
 import sys
 from typing import Annotated, Any
 
@@ -19,6 +20,9 @@ class _OneLineErrors(TyperGroup):
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **kwargs)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # What the output's encoding does not have is escaped, as stderr does it, instead of a traceback.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)
         except RomeLensError as error:

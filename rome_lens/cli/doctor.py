@@ -11,7 +11,7 @@ import typer
 from rome_lens import __version__
 from rome_lens.cli.options import Json
 from rome_lens.cli.terminal import print_json, progress_bar, stdout
-from rome_lens.errors import RomeLensError
+from rome_lens.loading.progress import one_line
 
 _PACKAGES = ("torch", "transformer-lens", "transformers", "gguf", "safetensors", "plotly", "pandas")
 
@@ -85,8 +85,8 @@ def _working() -> Iterator[Finding]:
             continue
         try:
             yield _trace_tiny(backend)
-        except RomeLensError as error:
-            yield Finding(backend, str(error), ok=False)
+        except Exception as error:  # a broken installation fails in its own way, and to say so is the doctor's work
+            yield Finding(backend, f"{type(error).__name__}: {one_line(error)}", ok=False)
 
 
 def _trace_tiny(backend: str) -> Finding:

@@ -17,8 +17,8 @@ def stdout() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON, NaN as null."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    """Print a value as JSON, in ASCII: whatever the output's encoding, and whatever a path holds."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager

@@ -95,11 +95,12 @@ def trace(
         from rome_lens.loading import load_model
         from rome_lens.tracing import causal_trace
         from rome_lens.tracing.corruption import parse_noise
-        from rome_lens.tracing.request import check_settings
+        from rome_lens.tracing.request import check_settings, wanted_answer
 
         # Loading takes seconds: what can be refused without a model is refused before.
         check_settings(prompt, subject, occurrence=occurrence, samples=samples, seed=seed, engine=engine)
         parse_noise(noise)
+        wanted_answer(answer, expect)
         host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
         traced = causal_trace(
             host,

@@ -5,7 +5,7 @@ Importing this package imports neither torch nor TransformerLens: they are impor
 
 from rome_lens.loading.default_model import DEFAULT_MODEL, CacheState, cached_default_model, default_model_path
 from rome_lens.loading.load import BACKENDS, load_model
-from rome_lens.loading.progress import Progress
+from rome_lens.progress import Progress
 
 __all__ = [
     "BACKENDS",

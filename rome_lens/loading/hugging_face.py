@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rome_lens.errors import ModelError, ModelNotFoundError
 from rome_lens.loading.default_model import DEFAULT_MODEL, fetch_default_model
-from rome_lens.loading.progress import Progress, one_line, quiet
+from rome_lens.loading.progress import one_line, quiet
+from rome_lens.progress import Progress
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rome_lens.loading.default_model import DEFAULT_MODEL
 from rome_lens.loading.options import BACKENDS as BACKENDS
 from rome_lens.loading.options import as_device, as_dtype, check_backend
-from rome_lens.loading.progress import Progress, quiet
+from rome_lens.loading.progress import quiet
+from rome_lens.progress import Progress
 
 if TYPE_CHECKING:
     import torch

@@ -8,11 +8,10 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from rome_lens.progress import Progress
+
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-Progress = Callable[[int, int, str], None]
-"""`progress(done, total, what)`: bytes, tensors or steps; `total` is 0 where nobody knows it."""
 
 _NOISY = ("transformers", "huggingface_hub", "gguf")
 

@@ -8,13 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend, ReplayError
+from rome_lens.progress import Progress
 from rome_lens.tracing.cells import Cell, known_score, plan_cells
 from rome_lens.tracing.engine import count_positions, plan_lanes, score_cells
 from rome_lens.tracing.memory import Budget
 from rome_lens.tracing.plain import score_cells_plainly
 from rome_lens.tracing.runs import Corruption, Runs, make_runs
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

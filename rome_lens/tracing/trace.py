@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rome_lens.backends import STREAMS, as_backend
 from rome_lens.errors import ArtefactError, ModelError, SettingError
 from rome_lens.facts import Fact
 from rome_lens.figures import HeatMap
+from rome_lens.progress import Progress
 from rome_lens.storage import load_tensors, save_tensors
 from rome_lens.tokens import tokenise
 from rome_lens.tracing.cells import check_window
@@ -217,7 +218,7 @@ def causal_trace(
     occurrence: int = 1,
     facts: Sequence[Fact] | None = None,
     engine: str = "auto",
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> CausalTrace:
     """Show where a model keeps a fact: corrupt the subject, restore one state at a time, and see what brings it back.
 

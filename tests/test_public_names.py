@@ -1,0 +1,99 @@
+"""The names that others build on, and what importing them costs."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import rome_lens as rl
+
+HEAVY = ("torch", "transformers", "transformer_lens", "typer", "pandas", "plotly", "numpy")
+
+
+def test_all_is_what_the_package_shows():
+    assert sorted(set(rl.__all__)) == rl.__all__ == dir(rl)
+    assert all(getattr(rl, name) is not None for name in rl.__all__)
+
+
+def test_a_star_import_brings_these_names():
+    names = {}
+    exec("from rome_lens import *", names)
+    assert sorted(set(names) - {"__builtins__"}) == rl.__all__
+
+
+def test_every_error_is_public():
+    from rome_lens import errors
+
+    assert {name for name, value in vars(errors).items() if isinstance(value, type)} <= set(rl.__all__)
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError) as caught:
+        rl.ROMEO  # noqa: B018
+    assert str(caught.value) == "module 'rome_lens' has no attribute 'ROMEO'"
+
+
+def test_the_version_is_the_installed_one():
+    assert rl.__version__.count(".") == 2
+
+
+def _defaults(function):
+    return {name: p.default for name, p in inspect.signature(function).parameters.items()}
+
+
+def test_the_contract_of_load_model():
+    parameters = _defaults(rl.load_model)
+    assert list(parameters)[0] == "name"
+    assert (parameters["name"], parameters["backend"]) == ("smollm2-135m", "auto")
+
+
+def test_the_contract_of_causal_trace():
+    parameters = _defaults(rl.causal_trace)
+    assert list(parameters)[:3] == ["model", "prompt", "subject"]
+    contract = {"streams": ("resid", "mlp", "attn"), "samples": 10, "noise": None, "seed": 1, "prepend_bos": False}
+    assert {name: parameters[name] for name in contract} == contract
+    keyword_only = [p for p in inspect.signature(rl.causal_trace).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert len(keyword_only) == len(parameters) - 2
+
+
+def test_the_contract_of_a_trace():
+    fields = {"scores", "low", "high", "answer", "tokens", "subject_span", "noise"}
+    methods = {"effect", "figure", "to_dataframe", "save", "load"}
+    assert fields <= set(inspect.signature(rl.CausalTrace).parameters)
+    assert all(callable(getattr(rl.CausalTrace, name)) for name in methods)
+
+
+def _imported(code, *args):
+    """The heavy modules that a fresh Python has imported after running some code, and what it printed."""
+    check = f"import sys; print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    script = f"import sys; sys.argv = ['rome-lens', *{args!r}]\ntry:\n    {code}\nexcept SystemExit: pass\n{check}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return done.stderr.strip(), done.stdout
+
+
+@pytest.mark.parametrize("code", ["import rome_lens", "from rome_lens import SettingError; dir(rome_lens)"])
+def test_importing_the_package_imports_nothing_heavy(code):
+    assert _imported(f"import rome_lens; {code}") == ("[]", "")
+
+
+@pytest.mark.parametrize("module", ["rome_lens.loading", "rome_lens.storage", "rome_lens.tokens", "rome_lens.facts"])
+def test_modules_that_need_no_torch(module):
+    assert _imported(f"import {module}") == ("[]", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "start"),
+    [
+        (("--help",), "Usage: rome-lens"),
+        (("trace", "--help"), "Usage: rome-lens trace"),
+        (("models",), "smollm2-135m"),
+        (("--version",), f"rome-lens {rl.__version__}"),
+        (("nonsense",), ""),
+    ],
+    ids=" ".join,
+)
+def test_the_shell_answers_without_torch(args, start):
+    imported, printed = _imported("import runpy; runpy.run_module('rome_lens', run_name='__main__')", *args)
+    assert imported.splitlines()[-1] == "['typer']"
+    assert printed.startswith(start)
