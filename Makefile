@@ -14,6 +14,7 @@ NEEDS := pyproject.toml $(CONSTRAINTS)
 
 trace: $(VENV)/installed
 	$(BIN)/rome-lens trace $(ARGS)
+	@echo "Next: $(BIN)/rome-lens trace --help" >&2
 
 test: $(VENV)/tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,5 +1,4 @@
 """Trace a fact in the default model, or in the model that `--model` names."""
-# ruff: noqa: T201
 
 import argparse
 from collections.abc import Sequence

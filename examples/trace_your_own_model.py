@@ -1,5 +1,4 @@
 """Trace a Hugging Face model that you already hold, for instance one that you have just fine-tuned."""
-# ruff: noqa: T201
 
 import argparse
 from collections.abc import Sequence

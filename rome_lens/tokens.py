@@ -86,6 +86,8 @@ def tokenise(
     inside = [i for i, (a, b) in enumerate(offsets[:n_prompt]) if a < end and b > start]
     if not inside:
         raise SubjectError(f"the subject {subject!r} covers no token of the prompt {prompt!r}; choose a longer one")
+    if {ids[i] for i in inside} == {tokenizer.unk_token_id}:
+        raise SubjectError(f"the subject {subject!r} is unknown to this model's tokenizer; choose another")
     bos = (_bos_id(tokenizer),) if prepend_bos else ()
     return TokenisedPrompt(
         ids=(*bos, *ids),
@@ -125,7 +127,7 @@ def decode_each(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
 
 def _bos_id(tokenizer: Any) -> int:
     if tokenizer.bos_token_id is None:
-        raise SettingError("prepend_bos=True, but this model's tokenizer has no BOS token; leave prepend_bos off")
+        raise SettingError("prepend_bos is True, but this model's tokenizer has no BOS token; leave prepend_bos off")
     return int(tokenizer.bos_token_id)
 
 
@@ -140,7 +142,7 @@ def find_subject(prompt: str, subject: str, occurrence: int) -> tuple[int, int]:
     if not wanted:
         raise SubjectError("the subject is empty; expected a part of the prompt, such as 'The Eiffel Tower'")
     if occurrence == 0:
-        raise SettingError("occurrence=0; expected 1 for the first occurrence of the subject, -1 for the last")
+        raise SettingError("occurrence is 0; expected 1 for the first occurrence of the subject, -1 for the last")
     starts = [i for i in range(len(prompt)) if prompt.startswith(wanted, i)]
     if not starts:
         raise SubjectError(f"the subject {wanted!r} is not in the prompt {prompt!r}{_near_miss(prompt, wanted)}")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -22,7 +21,15 @@ from rome_lens.loading.options import has_hooked_transformer
 
 PROMPT, SUBJECT = "the tower is in the city of", "the tower"
 TRACE = ("trace", PROMPT, "--subject", SUBJECT, "--noise", "1")
-NASTY = "[bold red]x[/] <script>alert(1)</script> :smile: {} $x$ the tower \x1b[31m\x1b]0;title\x07\u202e\r is in"
+# Prompts that a terminal, rich or a browser would obey, and how they are shown.
+NASTY = {
+    "[bold red]x[/] the tower is in": "[bold red]x[/] the tower is in",
+    ":smile: {} $x$ the tower is in": ":smile: {} $x$ the tower is in",
+    "<script>alert(1)</script> the tower is": "<script>alert(1)</script> the tower is",
+    "the tower \x1b[31m\x1b]0;title\x07 is in": "the tower ␛[31m␛]0;title␇ is in",
+    "is\rin\u202e\nthe tower \x9b31m is": "is␍in\\u202e↵the tower \\x9b31m is",
+}
+COLOURS = {"NO_COLOR": "", "FORCE_COLOR": "1", "TERM": "xterm-256color"}
 
 
 @pytest.fixture
@@ -198,7 +205,7 @@ def test_png_without_kaleido_is_refused_before_any_work(shell, tmp_path, monkeyp
         monkeypatch.setitem(sys.modules, module, None)
     result = shell.run(*TRACE, "--png", tmp_path / "trace.png", "--save", tmp_path / "trace")
     assert _refusal(result, code=1) == (
-        "a PNG needs the extra 'images': pip install 'rome-lens[images]', and a Chrome or Chromium browser; "
+        "writing a PNG needs the extra 'images': pip install 'rome-lens[images]', and a Chrome or Chromium browser; "
         "an HTML figure needs neither"
     )
     assert shell.loads == []
@@ -300,37 +307,27 @@ def test_a_disk_without_room(shell):
     assert said == "cannot write '/dev/full': no room is left on the disk; free some, or choose another place"
 
 
-def _nasty(shell, *args):
-    return shell.run("trace", NASTY, "-s", SUBJECT, "--noise", "1", *args)
-
-
-def test_markup_in_a_prompt_is_shown_and_not_interpreted(shell):
-    shown = re.sub(r"\s", "", _ok(_nasty(shell)))
-    assert "[boldred]x[/]<script>alert(1)</script>:smile:{}$x$thetower␛[31m␛]0;title␇\\u202e␍isin→" in shown
-
-
-@pytest.mark.parametrize("colour", [{}, {"NO_COLOR": "", "FORCE_COLOR": "1", "TERM": "xterm-256color"}])
-def test_escapes_in_a_prompt_never_reach_the_terminal(shell, colour):
-    # With colours the output has escapes of its own; none of them ends a title or sets red.
-    printed = (
-        _ok(_nasty(shell)) if not colour else _ok(shell.run("trace", NASTY, "-s", SUBJECT, "--noise", "1", **colour))
-    )
-    assert ("\x1b" in printed) == bool(colour)
+@pytest.mark.parametrize("prompt", NASTY)
+@pytest.mark.parametrize("colours", [{}, COLOURS], ids=["plain", "colours"])
+def test_a_prompt_is_shown_and_not_interpreted(shell, prompt, colours):
+    printed = _ok(shell.run("trace", prompt, "-s", SUBJECT, "--noise", "1", **colours))
+    # With colours the output has escapes of its own: to begin a style and to end it, and no red.
+    assert ("\x1b" in printed) == bool(colours)
     assert "\x1b[31m" not in printed
-    assert not {"\x07", "\r", "\u202e", "\x1b]"} & {*printed, *(printed[i : i + 2] for i in range(len(printed)))}
+    printed = re.sub(r"\x1b\[[\d;]*m", "", printed)
+    assert printed.splitlines()[0].startswith(f"{NASTY[prompt]} →")
+    assert not [c for c in printed.replace("\n", "") if not c.isprintable()]
 
 
-def test_a_prompt_in_json_is_the_prompt(shell):
-    result = _nasty(shell, "--json")
-    assert "\x1b" not in result.stdout
-    assert _json(result)["prompt"] == NASTY
-
-
-def test_a_prompt_in_a_page_is_text(shell, tmp_path):
-    _ok(_nasty(shell, "--html", tmp_path / "page.html"))
+@pytest.mark.parametrize("prompt", NASTY)
+def test_a_prompt_in_json_and_in_a_page_is_data(shell, tmp_path, prompt):
+    result = shell.run("trace", prompt, "-s", SUBJECT, "--noise", "1", "--json", "--html", tmp_path / "page.html")
+    assert _json(result)["prompt"] == prompt
+    assert result.stdout.replace("\n", "").isprintable()
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page
-    assert not {"\x1b", "\u202e"} & set(page[-100_000:])
+    # The library in the page holds odd characters of its own; the figure comes after it.
+    assert not {"\x1b", "\u202e", "\x9b"} & set(page[page.rindex("Plotly.newPlot") :])
 
 
 @pytest.mark.parametrize("args", [["trace", "a\x1b[31m\nb", "-s", "\x07"], ["trace", "-s", "x", "--\x1b[31mno"]])
@@ -343,26 +340,22 @@ def test_escapes_in_what_is_refused_never_reach_the_terminal(shell, args):
 
 COMMANDS = [
     TRACE,
-    [*TRACE, "--swap", "the city", "--noise"],
     ["trace", f"{'is ' * 9}{SUBJECT}", "-s", SUBJECT, "--samples", "2"],
     ["--help"],
     ["trace", "--help"],
     ["models", "--help"],
     ["doctor", "--help"],
-    ["models"],
 ]
 
 
-@pytest.mark.parametrize("args", [COMMANDS[0], *COMMANDS[2:]], ids=lambda args: " ".join(args)[:30])
-@pytest.mark.parametrize(
-    "colour", [{}, {"NO_COLOR": "", "FORCE_COLOR": "1", "TERM": "xterm-256color"}], ids=["", "colour"]
-)
-def test_no_line_is_longer_than_eighty_columns(shell, args, colour):
-    printed = re.sub(r"\x1b\[[\d;]*m", "", _ok(shell.run(*args, ROME_LENS_CACHE="/c", **colour)))
+@pytest.mark.parametrize("args", COMMANDS, ids=lambda args: " ".join(args)[:30])
+@pytest.mark.parametrize("colours", [{}, COLOURS], ids=["plain", "colours"])
+def test_no_line_is_longer_than_eighty_columns(shell, args, colours):
+    printed = re.sub(r"\x1b\[[\d;]*m", "", _ok(shell.run(*args, **colours)))
     assert max(map(cell_len, printed.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("args", [TRACE, [*TRACE, "--json"], ["trace", "--help"], ["models"]], ids=" ".join)
+@pytest.mark.parametrize("args", [TRACE, [*TRACE, "--json"], ["models"]], ids=" ".join)
 def test_an_output_that_is_not_unicode(shell, args):
     assert _ok(shell.run(*args, charset="ascii")).isascii()
 
@@ -385,12 +378,6 @@ def test_help(shell, args):
 def test_help_says_what_every_option_is():
     command = typer.main.get_command(app).commands["trace"]
     assert [p.name for p in command.params if not p.help] == []
-
-
-def _cached(tmp_path):
-    path = rome_lens.loading.default_model_path(tmp_path / "cache")
-    path.parent.mkdir(parents=True)
-    return path
 
 
 def test_models(shell, tmp_path):
@@ -471,7 +458,7 @@ def test_doctor_tells_when_a_trace_changes_the_model(shell, monkeypatch):
 def test_a_reader_that_leaves_early_gets_no_traceback():
     command = f"{sys.executable} -m rome_lens trace --help | head -c 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "U"[:0] + "U", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "U", "")
 
 
 class Terminal(SimpleNamespace):
@@ -500,5 +487,5 @@ def test_progress_is_drawn_on_a_terminal_alone_and_wiped_off_at_the_end(monkeypa
         progress(1000, 1000, "tracing")
     assert bool(stderr.text) == tty
     if tty:
-        assert "tracing" in stderr.text
+        assert "starting" in stderr.text
         assert stderr.text.rsplit("\r", 2)[1].strip() == ""

@@ -166,6 +166,28 @@ def test_s_on_facts_of_ones_own(tiny):
     assert trace.noise == pytest.approx(embeddings.std().item(), rel=1e-6)
 
 
+class Merging:
+    """A tokenizer of characters that reads `b` and `c` after it as one, whatever the subject's end."""
+
+    is_fast, bos_token_id, all_special_ids = True, None, ()
+
+    def __call__(self, text, **_):
+        pieces = list(text.replace("bc", "x").replace("bd", "yz"))
+        return {"input_ids": [ord(p) for p in pieces], "offset_mapping": [(i, i + 1) for i in range(len(pieces))]}
+
+    def decode(self, ids, **_):
+        return "".join(map(chr, ids))
+
+
+def test_subjects_are_tokenised_alone_however_long_they_are():
+    # Every token's embedding is its number, and a text is taken in parts as long as the context.
+    backend = SimpleNamespace(tokenizer=Merging(), n_ctx=4, d_model=1, device="cpu")
+    backend.embeddings = lambda rows: rows[..., None].float() if rows.shape[1] <= 4 else None
+    subjects = ["ab", "ca", "defghijkl"]
+    fitted = fit_noise(backend, parse_noise("s2"), subjects=subjects, texts=["z"])
+    assert fitted.level == pytest.approx(2 * np.std([ord(c) for c in "".join(subjects)], ddof=1), rel=1e-6)
+
+
 @pytest.mark.parametrize("rule", ["m", "t5"])
 def test_m_and_t_are_fitted_to_the_texts(tiny, rule):
     texts = ["the tower is in the city", "the city of the tower"]
@@ -280,19 +302,6 @@ def test_a_swap_changes_the_subjects_tokens_alone(tiny, bos, answer):
 def test_a_swap_of_the_occurrence_that_is_meant(tiny):
     swapped = _swapped(tiny, "in", prompt="the tower of the tower", subject="tower", occurrence=2)
     assert swapped == tiny.tokenizer.convert_tokens_to_ids(["the", "tower", "of", "the", "in"])
-
-
-class Merging:
-    """A tokenizer of characters that reads `b` and `c` after it as one, whatever the subject's end."""
-
-    is_fast, bos_token_id, all_special_ids = True, None, ()
-
-    def __call__(self, text, **_):
-        pieces = list(text.replace("bc", "x").replace("bd", "yz"))
-        return {"input_ids": [ord(p) for p in pieces], "offset_mapping": [(i, i + 1) for i in range(len(pieces))]}
-
-    def decode(self, ids, **_):
-        return "".join(map(chr, ids))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ HEAVY = ("torch", "transformers", "transformer_lens", "typer", "pandas", "plotly
 
 def test_all_is_what_the_package_shows():
     assert sorted(set(rl.__all__)) == rl.__all__ == dir(rl)
+    assert {"CausalTrace", "Fact", "builtin_facts", "causal_trace", "load_model", "read_known_facts"} <= set(rl.__all__)
     assert all(getattr(rl, name) is not None for name in rl.__all__)
 
 
@@ -44,7 +45,7 @@ def _defaults(function):
 
 def test_the_contract_of_load_model():
     parameters = _defaults(rl.load_model)
-    assert list(parameters)[0] == "name"
+    assert next(iter(parameters)) == "name"
     assert (parameters["name"], parameters["backend"]) == ("smollm2-135m", "auto")
 
 

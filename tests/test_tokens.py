@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
@@ -200,7 +200,11 @@ def test_bos_shifts_the_span_by_one(kind):
 
 
 def test_no_special_token_comes_uninvited():
-    tokenizer = word_level()
+    tokenizer = word_level.__wrapped__()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A <s>", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    assert tokenizer.decode(tokenizer("The city")["input_ids"]) == "<s> The city <s>"
     assert encode(tokenizer, "The city")[0] == tokenizer.convert_tokens_to_ids(["The", "city"])
 
 
@@ -329,6 +333,13 @@ def test_without_an_answer_there_is_none():
             "or begin the answer with a space",
         ),
         (
+            byte_level,
+            "is東",
+            "京は",
+            "the answer '京は' shares the token '東京は' with the end of the prompt; end the prompt where a word ends, "
+            "or begin the answer with a space",
+        ),
+        (
             word_level,
             PROMPT,
             "Metropolis",
@@ -341,7 +352,7 @@ def test_without_an_answer_there_is_none():
             "the answer '<s> city' becomes '<s>', which is no word to this model; name another answer",
         ),
     ],
-    ids=["empty", "blank", "no token", "shared token", "unknown word", "special token"],
+    ids=["empty", "blank", "no token", "only token shared", "token shared", "unknown word", "special token"],
 )
 def test_an_answer_that_is_none(kind, prompt, answer, message):
     with pytest.raises(AnswerError) as caught:

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from rome_lens import __version__
 from rome_lens.cli.doctor import doctor
 from rome_lens.cli.models import models
+from rome_lens.cli.terminal import say
 from rome_lens.cli.trace import trace
 from rome_lens.errors import RomeLensError
 
@@ -26,10 +27,10 @@ class _OneLineErrors(TyperGroup):
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)
         except RomeLensError as error:
-            _say(str(error))
+            say(str(error))
             sys.exit(error.exit_code)
-        except (typer.Abort, KeyboardInterrupt):
-            _say("interrupted")
+        except typer.Abort:
+            say("interrupted")
             sys.exit(130)
         except BrokenPipeError:
             # Whoever read our output has gone; Python must not complain about that when it closes stdout.
@@ -39,22 +40,26 @@ class _OneLineErrors(TyperGroup):
             # typer brings its own copy of click, so its usage errors are known by what they can do.
             if not hasattr(error, "format_message"):
                 raise
-            _say(f"{error.format_message()} (see 'rome-lens --help')")  # pyright: ignore[reportAttributeAccessIssue]
+            context = getattr(error, "ctx", None)
+            command = "rome-lens" if context is None else context.command_path
+            text = error.format_message().rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
+            say(f"{text[:1].lower()}{text[1:]}; see '{command} --help'")
             sys.exit(getattr(error, "exit_code", 1))
         sys.exit(code if isinstance(code, int) else 0)
 
-
-def _say(message: str) -> None:
-    # Messages quote prompts and paths: control characters must not reach the terminal.
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(message.split()))
-    typer.echo(f"rome-lens: {line}", err=True)
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            # typer would turn it into an exit without a word.
+            raise typer.Abort from error
 
 
 app = typer.Typer(
     cls=_OneLineErrors,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(trace)

@@ -21,6 +21,12 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def say(message: str) -> None:
+    """One line on stderr; whatever a terminal would obey in it is spelt out."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(message.split()))
+    sys.stderr.write(f"rome-lens: {line}\n")
+
+
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A progress bar on stderr, gone when the work is done; none where stderr is no terminal."""

@@ -1,84 +1,128 @@
 """`rome-lens trace`: where does the model keep this fact?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rome_lens.cli.options import Backend, Device, Dtype, Json, Model
-from rome_lens.cli.terminal import print_json, progress_bar, stdout
+from rome_lens.cli.terminal import print_json, progress_bar, say, stdout
 from rome_lens.errors import SettingError
 from rome_lens.storage import check_writable
 
 if TYPE_CHECKING:
     from rome_lens.tracing import CausalTrace
 
+_FACT: dict[str, Any] = {"rich_help_panel": "The fact"}
+_HOW: dict[str, Any] = {"rich_help_panel": "How it is traced"}
+_OUT: dict[str, Any] = {"rich_help_panel": "What comes out"}
 _PROMPT, _SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
-_FACT, _HOW, _OUT = "The fact", "How it is traced", "What comes out"
 
 
 def trace(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="A text that the model continues with the answer; without it, the Eiffel Tower's."),
+        typer.Argument(
+            help="A text that the model continues with the answer.", show_default="the Eiffel Tower's", metavar="PROMPT"
+        ),
     ] = None,
     subject: Annotated[
-        str | None, typer.Option("--subject", "-s", help="The part of the prompt to corrupt, letter for letter.")
+        str | None,
+        typer.Option(
+            "--subject", "-s", help="The part of the prompt to corrupt, letter for letter.", metavar="TEXT", **_FACT
+        ),
     ] = None,
     expect: Annotated[
-        str | None, typer.Option(help="The answer; refuse to trace if the model does not predict it.")
+        str | None,
+        typer.Option(help="The answer; refuse to trace if the model does not predict it.", metavar="TEXT", **_FACT),
     ] = None,
     answer: Annotated[
-        str | None, typer.Option(help="Trace this answer, predicted or not; by default the model's own next token.")
+        str | None,
+        typer.Option(
+            help="Trace this answer, predicted or not.", show_default="the model's next token", metavar="TEXT", **_FACT
+        ),
     ] = None,
-    occurrence: Annotated[int, typer.Option(help="Which occurrence of the subject: 1 is the first, -1 the last.")] = 1,
+    occurrence: Annotated[
+        int, typer.Option(help="Which occurrence of the subject: 1 is the first, -1 the last.", metavar="N", **_FACT)
+    ] = 1,
     model: Model = "smollm2-135m",
     backend: Backend = "auto",
     device: Device = None,
     dtype: Dtype = "float32",
     stream: Annotated[
         list[str] | None,
-        typer.Option(help="What is restored: resid, mlp or attn; repeat it for several.  [default: all three]"),
+        typer.Option(
+            help="What is restored: resid, mlp or attn; repeat it for several.",
+            show_default="all three",
+            metavar="STREAM",
+            **_HOW,
+        ),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(help="Layers restored together for mlp and attn.  [default: 10]")
+        int | None,
+        typer.Option(help="Layers restored together for mlp and attn.", show_default="10", metavar="N", **_HOW),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Corrupted copies to average over.")] = 10,
+    samples: Annotated[int, typer.Option(help="Corrupted copies to average over.", metavar="N", **_HOW)] = 10,
     noise: Annotated[
         str | None,
         typer.Option(
-            help="s3 (times the embeddings' deviation), a number (absolute), m (Gaussian fitted to text), t5 "
-            "(Student-t, degrees of freedom) or u0.5 (uniform, half width).  [default: s3]"
+            help="s3 (times the deviation of the facts' subject embeddings), a number (absolute), m (Gaussian fitted "
+            "to text), t5 (Student-t, degrees of freedom) or u0.5 (uniform, half width).",
+            show_default="s3",
+            metavar="RULE",
+            **_HOW,
         ),
     ] = None,
     noise_replaces: Annotated[
-        bool, typer.Option("--noise-replaces", help="Put the noise in place of the embeddings instead of adding it.")
+        bool,
+        typer.Option("--noise-replaces", help="Put the noise in place of the embeddings, not on top.", **_HOW),
     ] = False,
     swap: Annotated[
         str | None,
-        typer.Option(help="Corrupt by putting this subject, of as many tokens, in place of the prompt's; no noise."),
+        typer.Option(
+            help="Corrupt by putting this subject, of as many tokens, in place of the prompt's; no noise.",
+            metavar="TEXT",
+            **_HOW,
+        ),
     ] = None,
     facts: Annotated[
         Path | None,
-        typer.Option(help="Known facts (JSON) whose subjects and texts the noise is measured on.  [default: ours]"),
+        typer.Option(
+            help="Known facts (JSON) that s, m and t are measured on.",
+            show_default="150 that come with rome-lens",
+            metavar="FILE",
+            **_HOW,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 1,
-    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS token in front of the prompt.")] = False,
-    engine: Annotated[str, typer.Option(help="auto, or plain: whole forwards, slow, the same numbers.")] = "auto",
-    html: Annotated[Path | None, typer.Option(help="Write the figure as a page that needs no network.")] = None,
-    png: Annotated[Path | None, typer.Option(help="Write the figure as PNG (needs rome-lens[images]).")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the trace, to be read with CausalTrace.load.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.", metavar="N", **_HOW)] = 1,
+    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS token in front.", **_HOW)] = False,
+    engine: Annotated[
+        str, typer.Option(help="auto, or plain: whole forwards, slow, the same numbers.", metavar="ENGINE", **_HOW)
+    ] = "auto",
+    html: Annotated[
+        Path | None, typer.Option(help="Write the figure as a page that needs no network.", metavar="FILE", **_OUT)
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Write the figure as PNG (needs the extra 'images').", metavar="FILE", **_OUT)
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the trace, to be read with CausalTrace.load.", metavar="FILE", **_OUT)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Trace where a model keeps a fact: corrupt the subject, restore one state at a time, see what brings it back.
 
-    Prints a heat map a stream: tokens down (the subject's marked *), layers across, the answer's probability in colour.
+    Prints a heat map a stream: tokens down (the subject's marked *), layers across, the answer's probability in
+    colour, from low (the subject corrupted, nothing restored) up to high (the clean run) or beyond.
+
+    For example: rome-lens trace "The Colosseum is located in the city of" -s "The Colosseum" --expect Rome
     """
     if prompt is None and subject is None:
         prompt, subject = _PROMPT, _SUBJECT
     elif prompt is None or subject is None:
         missing = "--subject" if subject is None else "PROMPT"
         raise SettingError(f"{missing} is missing; give a prompt and its --subject, or neither for the Eiffel Tower")
+    streams = tuple(stream or ("resid", "mlp", "attn"))
     for path in (html, png, save):
         if path is not None:
             check_writable(path)
@@ -98,7 +142,9 @@ def trace(
         from rome_lens.tracing.request import check_settings, wanted_answer
 
         # Loading takes seconds: what can be refused without a model is refused before.
-        check_settings(prompt, subject, occurrence=occurrence, samples=samples, seed=seed, engine=engine)
+        check_settings(
+            prompt, subject, streams=streams, occurrence=occurrence, samples=samples, seed=seed, engine=engine
+        )
         parse_noise(noise)
         wanted_answer(answer, expect)
         host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
@@ -106,7 +152,7 @@ def trace(
             host,
             prompt,
             subject=subject,
-            streams=tuple(stream or ("resid", "mlp", "attn")),
+            streams=streams,
             window=window,
             samples=samples,
             noise=noise,
@@ -137,6 +183,9 @@ def _write(traced: "CausalTrace", *, html: Path | None, png: Path | None, save: 
         write_html(traced.figure(), html)
     if png is not None:
         write_png(traced.figure(), png)
+    for path in (save, html, png):
+        if path is not None:
+            say(f"wrote {path}")
 
 
 def _print(traced: "CausalTrace") -> None:
@@ -151,7 +200,7 @@ def _print(traced: "CausalTrace") -> None:
         f"{'' if _is_number(traced.noise_rule) else f' ({traced.noise_rule})'}, "
         f"{traced.samples} sample{'s' if traced.samples > 1 else ''}, seed {traced.seed}"
     )
-    console.print(f"{visible(traced.prompt)} →{visible(traced.answer)}", style="bold")
+    console.print(f"{visible(traced.prompt)} → {visible(traced.answer).strip()}", style="bold")
     console.print(
         f"{visible(traced.model_name)} · {traced.backend} · {traced.dtype} on {traced.device} · "
         f"{'BOS' if traced.prepend_bos else 'no BOS'}"
@@ -163,13 +212,15 @@ def _print(traced: "CausalTrace") -> None:
         console.print(render_heat_map(heat_map, width=console.width))
         layer, pos = traced.peak(heat_map.stream, positions=range(first, end))
         console.print(
-            f"best in the subject: layer {layer}, {visible(heat_map.labels[pos]).strip()}, "
-            f"{traced.scores[heat_map.stream][layer, pos]:.4f}"
+            f"  best of the subject: layer {layer}, p = {traced.scores[heat_map.stream][layer, pos]:.3f}, "
+            f'token "{visible(heat_map.labels[pos])}"'
         )
     console.print()
+    if traced.total_effect < 0.1 * traced.high:
+        console.print("Note: the corruption takes away little of the answer's probability; so does what is restored.")
     for note in traced.notes:
-        console.print(f"Note: {note}.")
-    console.print(f"{traced.seconds:.1f} s")
+        console.print(f"Note: {visible(note)}.")
+    console.print(f"traced in {traced.seconds:.1f} s")
 
 
 def _is_number(rule: str | None) -> bool:

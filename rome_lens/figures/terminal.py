@@ -166,7 +166,7 @@ def _axis(grid: _Grid) -> Text:
 
 
 def _scale(heat_map: HeatMap, paper: _Paper, *, top: float, answer: str) -> Text:
-    beaten = "" if top <= heat_map.high else f" (high {heat_map.high:.3f})"
+    beaten = "" if top <= heat_map.high else f" peak (high {heat_map.high:.3f})"
     ends = f"{heat_map.low:.3f} ", f" {top:.3f}"
     said = ((f"p({answer})  low ", beaten or " high"), (f"p({answer}) ", beaten), (f"p({answer}) ", ""), ("", ""))
     room = paper.width - len("".join(ends)) - 8  # a ramp of fewer cells says little

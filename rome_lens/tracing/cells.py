@@ -78,6 +78,6 @@ def check_window(window: int, n_layers: int) -> int:
     """
     if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= n_layers:
         raise SettingError(
-            f"window={window!r}; expected a whole number of layers from 1 to {n_layers}, the layers of this model"
+            f"window is {window!r}; expected a whole number of layers from 1 to {n_layers}, the layers of this model"
         )
     return window

@@ -51,18 +51,18 @@ def parse_noise(noise: float | str | None, *, replace: bool = False) -> NoiseRul
         SettingError: it is no rule, negative, infinite or not a number, or a `t` of 2 degrees of freedom or fewer.
     """
     if isinstance(noise, bool) or not isinstance(noise, int | float | str | None):
-        raise SettingError(f"noise={noise!r}; expected {_FORMS}")
+        raise SettingError(f"noise is {noise!r}; expected {_FORMS}")
     text = "s3" if noise is None else str(noise).strip().lower()
     if text == "m":
         return NoiseRule("m", 1.0, replace)
     kind, number = (text[:1], text[1:]) if text[:1] in ("s", "t", "u") else ("number", text)
     if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?|nan", number):
-        raise SettingError(f"noise={noise!r}; expected {_FORMS}")
+        raise SettingError(f"noise is {noise!r}; expected {_FORMS}")
     value = float(number)
     if not math.isfinite(value) or value < 0:
-        raise SettingError(f"noise={noise!r}; expected {_FORMS}; the number must be finite and not negative")
+        raise SettingError(f"noise is {noise!r}; expected {_FORMS}; the number must be finite and not negative")
     if kind == "t" and value <= 2:
-        raise SettingError(f"noise={noise!r}; a Student-t has a covariance only above 2 degrees of freedom, as in t5")
+        raise SettingError(f"noise is {noise!r}; a Student-t needs more than 2 degrees of freedom, as in t5")
     return NoiseRule(kind, value, replace)
 
 
@@ -126,7 +126,9 @@ def fit_noise(backend: Backend, rule: NoiseRule, *, subjects: Sequence[str], tex
         return FittedNoise(rule, rule.value)
     embeddings = _embeddings_of(backend, subjects if rule.kind == "s" else texts)
     if embeddings.shape[0] < 2:
-        raise SettingError(f"noise={rule}: there are too few {'subjects' if rule.kind == 's' else 'texts'} to measure")
+        raise SettingError(
+            f"noise is {str(rule)!r}: there are too few {'subjects' if rule.kind == 's' else 'texts'} to measure"
+        )
     if rule.kind == "s":
         return FittedNoise(rule, rule.value * embeddings.std().item())
     covariance = torch.cov(embeddings.double().T)
@@ -152,18 +154,18 @@ def swapped_tokens(
         SubjectError: the other subject does not fit: another number of tokens, or the tokens around it change too.
     """
     if not swap.strip():
-        raise SubjectError(f"swap={swap!r} is empty; expected another subject of as many tokens as {subject!r}")
+        raise SubjectError(f"swap {swap!r} is empty; expected another subject of as many tokens as {subject!r}")
     start, end = find_subject(prompt, subject, occurrence)
     ids, _ = encode(tokenizer, prompt[:start] + swap.strip() + prompt[end:] + clean.answer)
     ids = [*clean.bos, *ids]
     first, last = clean.subject_span
     if len(ids) != len(clean.ids):
         raise SubjectError(
-            f"swap={swap!r} takes {last - first + len(ids) - len(clean.ids)} tokens where {subject!r} takes "
+            f"swap {swap!r} takes {last - first + len(ids) - len(clean.ids)} tokens where {subject!r} takes "
             f"{last - first}; symmetric token replacement needs as many"
         )
     if ids[:first] != list(clean.ids[:first]) or ids[last:] != list(clean.ids[last:]):
-        raise SubjectError(f"swap={swap!r} changes the tokens around {subject!r} too; choose another subject")
+        raise SubjectError(f"swap {swap!r} changes the tokens around {subject!r} too; choose another subject")
     if ids == list(clean.ids):
-        raise SubjectError(f"swap={swap!r} is the subject itself; nothing would be corrupted")
+        raise SubjectError(f"swap {swap!r} is the subject itself; nothing would be corrupted")
     return torch.tensor(ids)

@@ -18,27 +18,9 @@ from rome_lens.tracing.runs import Corruption, joint_probability
 ENGINES = ("auto", "plain")
 
 
-def check_streams(backend: Backend, streams: Sequence[str]) -> tuple[str, ...]:
-    """The streams in the house's order, each once.
-
-    Raises:
-        SettingError: none, or one that does not exist.
-        ModelError: the model has no such stream.
-    """
-    asked = (streams,) if isinstance(streams, str) else tuple(streams)
-    unknown = [stream for stream in asked if stream not in STREAMS]
-    if unknown or not asked:
-        raise SettingError(f"streams={asked!r}; expected some of {', '.join(STREAMS)}")
-    missing = [stream for stream in asked if stream not in backend.streams()]
-    if missing:
-        raise ModelError(
-            f"{backend.model_name} has no {' and no '.join(missing)} stream in every layer; "
-            f"ask for {', '.join(backend.streams()) or 'another model'}"
-        )
-    return tuple(stream for stream in STREAMS if stream in asked)
-
-
-def check_settings(prompt: str, subject: str, *, occurrence: int, samples: int, seed: int, engine: str) -> None:
+def check_settings(
+    prompt: str, subject: str, *, streams: Sequence[str], occurrence: int, samples: int, seed: int, engine: str
+) -> None:
     """Refuse what can be refused without a model.
 
     Raises:
@@ -49,12 +31,32 @@ def check_settings(prompt: str, subject: str, *, occurrence: int, samples: int, 
     if not prompt.strip():
         raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
     find_subject(prompt, subject, occurrence)
+    asked = (streams,) if isinstance(streams, str) else tuple(streams)
+    unknown = [stream for stream in asked if stream not in STREAMS]
+    if unknown or not asked:
+        raise SettingError(f"stream is {unknown[0] if unknown else 'none'!r}; choose from {', '.join(STREAMS)}")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise SettingError(f"samples is {samples!r}; expected a whole number of corrupted copies, 1 or more")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise SettingError(f"seed is {seed!r}; expected a whole number from 0 to 4294967295")
     if engine not in ENGINES:
-        raise SettingError(f"engine is {engine!r}; expected {' or '.join(ENGINES)}")
+        raise SettingError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
+
+
+def check_streams(backend: Backend, streams: Sequence[str]) -> tuple[str, ...]:
+    """The streams in the house's order, each once.
+
+    Raises:
+        ModelError: the model has no such stream.
+    """
+    asked = (streams,) if isinstance(streams, str) else tuple(streams)
+    missing = [stream for stream in asked if stream not in backend.streams()]
+    if missing:
+        raise ModelError(
+            f"{backend.model_name} has no {' and no '.join(missing)} stream in every layer; "
+            f"ask for {', '.join(backend.streams()) or 'another model'}"
+        )
+    return tuple(stream for stream in STREAMS if stream in asked)
 
 
 def wanted_answer(answer: str | None, expect: str | None) -> str | None:
@@ -64,7 +66,7 @@ def wanted_answer(answer: str | None, expect: str | None) -> str | None:
         SettingError: `answer` and `expect` name two.
     """
     if answer is not None and expect is not None and answer.strip() != expect.strip():
-        raise SettingError(f"answer={answer!r} and expect={expect!r} differ; give one of them")
+        raise SettingError(f"answer {answer!r} and expect {expect!r} differ; give one of them")
     return answer if expect is None else expect
 
 
@@ -96,7 +98,7 @@ def with_own_answer(backend: Backend, text: TokenisedPrompt) -> TokenisedPrompt:
     if answer_id in backend.tokenizer.all_special_ids or not answer.strip():
         raise AnswerError(
             f"the model continues the prompt with {answer!r}, which is no answer; end the prompt where a word is "
-            "missing, or name an answer"
+            "missing, or name one with answer"
         )
     return replace(text, ids=(*text.ids, answer_id), answer=answer)
 

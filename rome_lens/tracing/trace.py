@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _RESTORED = {"resid": "residual state", "mlp": "MLP outputs", "attn": "attention outputs"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CausalTrace:
     """The grids of one fact, and everything that they depend on.
 
@@ -97,6 +97,13 @@ class CausalTrace:
     engine: str
     notes: tuple[str, ...]
     seconds: float
+
+    def __repr__(self) -> str:
+        peaks = ", ".join(f"{s} {self.scores[s].max():.3f} at {self.peak(s)}" for s in self.scores)
+        return (
+            f"CausalTrace({self.prompt!r} -> {self.answer!r}, {self.model_name}, low {self.low:.3f}, "
+            f"high {self.high:.3f}, peaks by (layer, pos): {peaks})"
+        )
 
     @property
     def total_effect(self) -> float:
@@ -168,7 +175,7 @@ class CausalTrace:
         return pd.DataFrame(rows, columns=["stream", "layer", "pos", "token", "in_subject", "score", "effect"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it: the grids as nested lists [layer][pos]."""
+        """Everything, as JSON can hold it: the grids as nested lists `[layer][pos]`."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "scores"}
         return {**plain, "scores": {stream: grid.tolist() for stream, grid in self.scores.items()}}
 
@@ -253,13 +260,13 @@ def causal_trace(
         ModelError: the object is no decoder of TransformerLens, or lacks a stream that was asked for.
     """
     started = time.perf_counter()
-    check_settings(prompt, subject, occurrence=occurrence, samples=samples, seed=seed, engine=engine)
+    check_settings(prompt, subject, streams=streams, occurrence=occurrence, samples=samples, seed=seed, engine=engine)
     wanted, rule = wanted_answer(answer, expect), parse_noise(noise, replace=noise_replaces)
     backend = as_backend(model)
     streams = check_streams(backend, streams)
     window = min(10, backend.n_layers) if window is None else check_window(window, backend.n_layers)
     if swap is not None and (noise is not None or noise_replaces):
-        raise SettingError(f"swap={swap!r} and a noise rule were both given; the subject is broken by one of them")
+        raise SettingError(f"swap is {swap!r} and a noise rule was given too; the subject is broken by one of them")
     text = tokenise(backend.tokenizer, prompt, subject, answer=wanted, occurrence=occurrence, prepend_bos=prepend_bos)
     check_length(backend, text)
     swapped = None
