@@ -101,7 +101,7 @@ def test_a_window_that_is_no_number_of_layers(window):
     with pytest.raises(SettingError) as caught:
         check_window(window, 31)
     assert str(caught.value) == (
-        f"window={window!r}; expected a whole number of layers from 1 to 31, the layers of this model"
+        f"window is {window!r}; expected a whole number of layers from 1 to 31, the layers of this model"
     )
 
 

@@ -70,7 +70,7 @@ def test_json_holds_the_numbers_of_causal_trace(shell, tiny):
 def test_the_printed_trace(shell, tiny):
     trace = causal_trace(tiny, PROMPT, subject=SUBJECT, noise=1.0)
     lines = _ok(shell.run(*TRACE)).splitlines()
-    assert lines[0] == f"{PROMPT} →city"
+    assert lines[0] == f"{PROMPT} → city"
     assert lines[1] == f"tiny · {trace.backend} · float32 on cpu · no BOS"
     assert lines[2] == f"high {trace.high:.4f}  clean run"
     assert lines[3] == f"low  {trace.low:.4f}  subject under noise of 1, 10 samples, seed 1"
@@ -85,8 +85,9 @@ def test_the_printed_trace(shell, tiny):
     for stream in trace.scores:
         layer, pos = trace.peak(stream, positions=range(2))
         token = trace.marked_tokens()[pos]
-        assert f"best in the subject: layer {layer}, {token}, {trace.scores[stream][layer, pos]:.4f}" in lines
-    assert re.fullmatch(r"\d+\.\d s", lines[-1])
+        best = f'  best of the subject: layer {layer}, p = {trace.scores[stream][layer, pos]:.3f}, token "{token}"'
+        assert best in lines
+    assert re.fullmatch(r"traced in \d+\.\d s", lines[-1])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,8 @@ def test_short_options(shell):
 
 def test_save_and_html(shell, tmp_path, tiny):
     saved, page = tmp_path / "trace.safetensors", tmp_path / "trace.html"
-    _ok(shell.run(*TRACE, "--save", saved, "--html", page))
+    result = shell.run(*TRACE, "--save", saved, "--html", page)
+    assert (result.exit_code, result.stderr) == (0, f"rome-lens: wrote {saved}\nrome-lens: wrote {page}\n")
     trace = CausalTrace.load(saved)
     expected = causal_trace(tiny, PROMPT, subject=SUBJECT, noise=1.0)
     assert _without_time(trace.to_dict()) == _without_time(expected.to_dict())
@@ -196,7 +198,7 @@ def test_png(shell, tmp_path, monkeypatch):
 
     monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
     monkeypatch.setattr(plotly_figure, "_png", lambda figure: b"\x89PNG " + figure.layout.title.text.encode())
-    _ok(shell.run(*TRACE, "--png", tmp_path / "trace.png"))
+    assert shell.run(*TRACE, "--png", tmp_path / "trace.png").exit_code == 0
     assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG " + PROMPT.encode())
 
 
@@ -223,21 +225,22 @@ def _refusal(result, *, code):
 
 
 BEFORE_LOADING = {
-    "unknown command": (2, ["trce"], "No such command 'trce'."),
-    "unknown option": (2, [*TRACE, "--layers", "3"], "No such option: --layers"),
-    "no number": (2, [*TRACE, "--samples", "many"], "Invalid value for '--samples'"),
-    "half a number": (2, [*TRACE, "--window", "1.5"], "Invalid value for '--window'"),
-    "one argument too many": (2, [*TRACE, "of"], "Got unexpected extra argument"),
+    "unknown command": (2, ["trce"], "no such command 'trce'; did you mean 'trace'? (see 'rome-lens --help')"),
+    "unknown option": (2, [*TRACE, "--layers", "3"], "no such option: --layers"),
+    "no number": (2, [*TRACE, "--samples", "many"], "invalid value for '--samples'"),
+    "half a number": (2, [*TRACE, "--window", "1.5"], "invalid value for '--window'"),
+    "one argument too many": (2, [*TRACE, "of"], "got unexpected extra argument"),
     "no value": (2, [*TRACE, "--seed"], "requires an argument"),
     "prompt alone": (2, ["trace", PROMPT], "--subject is missing; give a prompt and its --subject, or neither"),
     "subject alone": (2, ["trace", "-s", SUBJECT], "PROMPT is missing; give a prompt and its --subject, or neither"),
+    "stream": (2, [*TRACE, "--stream", "mpl"], "stream is 'mpl'; choose from resid, mlp, attn"),
     "samples": (2, [*TRACE, "--samples", "0"], "samples is 0; expected a whole number"),
-    "noise": (2, [*TRACE, "--noise=-1"], "noise='-1'; expected a number"),
-    "noise nan": (2, [*TRACE, "--noise", "nan"], "noise='nan'; expected a number"),
+    "noise": (2, [*TRACE, "--noise=-1"], "noise is '-1'; expected a number"),
+    "noise nan": (2, [*TRACE, "--noise", "nan"], "noise is 'nan'; expected a number"),
     "seed": (2, [*TRACE, "--seed=-1"], "seed is -1; expected a whole number"),
-    "engine": (2, [*TRACE, "--engine", "fast"], "engine is 'fast'; expected auto or plain"),
-    "occurrence": (2, [*TRACE, "--occurrence", "0"], "occurrence=0; expected 1"),
-    "two answers": (2, [*TRACE, "--answer", "city", "--expect", "tower"], "answer='city' and expect='tower' differ"),
+    "engine": (2, [*TRACE, "--engine", "fast"], "engine is 'fast'; choose one of auto, plain"),
+    "occurrence": (2, [*TRACE, "--occurrence", "0"], "occurrence is 0; expected 1"),
+    "two answers": (2, [*TRACE, "--answer", "city", "--expect", "tower"], "answer 'city' and expect 'tower' differ"),
     "empty prompt": (1, ["trace", "", "-s", "x"], "the prompt is empty; expected a text"),
     "subject": (1, ["trace", PROMPT, "-s", "Louvre"], "the subject 'Louvre' is not in the prompt"),
     "occurrence that is not there": (1, [*TRACE, "--occurrence", "2"], "occurrence 2 of the subject 'the tower'"),
@@ -247,10 +250,9 @@ BEFORE_LOADING = {
     "png": (1, [*TRACE, "--png", "/nowhere/trace"], "cannot write '/nowhere/trace': there is no folder"),
 }
 AFTER_LOADING = {
-    "window": (2, [*TRACE, "--window", "3"], "window=3; expected a whole number of layers from 1 to 2"),
-    "stream": (2, [*TRACE, "--stream", "mpl"], "streams=('mpl',); expected some of resid, mlp, attn"),
-    "swap and noise": (2, [*TRACE, "--swap", "the city"], "swap='the city' and a noise rule were both given"),
-    "swap": (1, [*TRACE[:4], "--swap", "city"], "swap='city' takes 1 tokens where 'the tower' takes 2"),
+    "window": (2, [*TRACE, "--window", "3"], "window is 3; expected a whole number of layers from 1 to 2"),
+    "swap and noise": (2, [*TRACE, "--swap", "the city"], "swap is 'the city' and a noise rule was given too"),
+    "swap": (1, [*TRACE[:4], "--swap", "city"], "swap 'city' takes 1 tokens where 'the tower' takes 2"),
     "fact": (1, [*TRACE, "--expect", "tower"], "the model does not know this fact: it continues with 'city'"),
     "answer": (1, [*TRACE, "--answer", "Paris"], "the answer 'Paris' becomes '<|end|>'"),
     "empty answer": (1, [*TRACE, "--answer", ""], "the answer '' is empty"),
@@ -322,7 +324,7 @@ def test_a_prompt_is_shown_and_not_interpreted(shell, prompt, colours):
 @pytest.mark.parametrize("prompt", NASTY)
 def test_a_prompt_in_json_and_in_a_page_is_data(shell, tmp_path, prompt):
     result = shell.run("trace", prompt, "-s", SUBJECT, "--noise", "1", "--json", "--html", tmp_path / "page.html")
-    assert _json(result)["prompt"] == prompt
+    assert json.loads(result.stdout)["prompt"] == prompt
     assert result.stdout.replace("\n", "").isprintable()
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script>alert" not in page
@@ -372,7 +374,7 @@ def test_version(shell):
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
 def test_help(shell, args):
     printed = _ok(shell.run(*args))
-    assert re.findall(r"^  (\w+)  ", printed.split("Commands:")[1], re.MULTILINE) == ["trace", "models", "doctor"]
+    assert re.findall(r"^│ (\w+)  ", printed.split("Commands")[1], re.MULTILINE) == ["trace", "models", "doctor"]
 
 
 def test_help_says_what_every_option_is():
@@ -458,7 +460,7 @@ def test_doctor_tells_when_a_trace_changes_the_model(shell, monkeypatch):
 def test_a_reader_that_leaves_early_gets_no_traceback():
     command = f"{sys.executable} -m rome_lens trace --help | head -c 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "U", "")
+    assert (done.returncode, len(done.stdout), done.stderr) == (0, 1, "")
 
 
 class Terminal(SimpleNamespace):

@@ -58,7 +58,7 @@ def test_replace_is_kept():
 def test_what_is_no_noise_rule(noise):
     with pytest.raises(SettingError) as caught:
         parse_noise(noise)
-    assert str(caught.value) == f"noise={noise!r}; expected {FORMS}"
+    assert str(caught.value) == f"noise is {noise!r}; expected {FORMS}"
 
 
 @pytest.mark.parametrize(
@@ -67,16 +67,14 @@ def test_what_is_no_noise_rule(noise):
 def test_noise_that_is_negative_or_not_finite(noise):
     with pytest.raises(SettingError) as caught:
         parse_noise(noise)
-    assert str(caught.value) == f"noise={noise!r}; expected {FORMS}; the number must be finite and not negative"
+    assert str(caught.value) == f"noise is {noise!r}; expected {FORMS}; the number must be finite and not negative"
 
 
 @pytest.mark.parametrize("noise", ["t2", "t1", "t0", "t0.5"])
 def test_a_student_t_without_a_covariance(noise):
     with pytest.raises(SettingError) as caught:
         parse_noise(noise)
-    assert str(caught.value) == (
-        f"noise={noise!r}; a Student-t has a covariance only above 2 degrees of freedom, as in t5"
-    )
+    assert str(caught.value) == (f"noise is {noise!r}; a Student-t needs more than 2 degrees of freedom, as in t5")
 
 
 @given(st.floats(min_value=0, allow_infinity=False) | st.integers(0, 10**6))
@@ -169,7 +167,7 @@ def test_s_on_facts_of_ones_own(tiny):
 class Merging:
     """A tokenizer of characters that reads `b` and `c` after it as one, whatever the subject's end."""
 
-    is_fast, bos_token_id, all_special_ids = True, None, ()
+    is_fast, bos_token_id, unk_token_id, all_special_ids = True, None, None, ()
 
     def __call__(self, text, **_):
         pieces = list(text.replace("bc", "x").replace("bd", "yz"))
@@ -202,9 +200,9 @@ def test_m_and_t_are_fitted_to_the_texts(tiny, rule):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("s3", "noise=s3: there are too few subjects to measure"),
-        ("m", "noise=m: there are too few texts to measure"),
-        ("t5", "noise=t5: there are too few texts to measure"),
+        ("s3", "noise is 's3', but the facts are too few to measure it on; give two or more"),
+        ("m", "noise is 'm', but the facts are too few to measure it on; give two or more"),
+        ("t5", "noise is 't5', but the facts are too few to measure it on; give two or more"),
     ],
 )
 def test_nothing_to_measure(tiny, rule, message):
@@ -307,13 +305,13 @@ def test_a_swap_of_the_occurrence_that_is_meant(tiny):
 @pytest.mark.parametrize(
     ("swap", "message"),
     [
-        ("tower", "swap='tower' takes 1 tokens where 'the tower' takes 2; symmetric token replacement needs as many"),
+        ("tower", "swap 'tower' takes 1 tokens where 'the tower' takes 2; symmetric token replacement needs as many"),
         (
             "the city of",
-            "swap='the city of' takes 3 tokens where 'the tower' takes 2; symmetric token replacement needs as many",
+            "swap 'the city of' takes 3 tokens where 'the tower' takes 2; symmetric token replacement needs as many",
         ),
-        (" ", "swap=' ' is empty; expected another subject of as many tokens as 'the tower'"),
-        ("the tower", "swap='the tower' is the subject itself; nothing would be corrupted"),
+        (" ", "swap ' ' is empty; expected another subject of as many tokens as 'the tower'"),
+        ("the tower", "swap 'the tower' is the subject itself; nothing would be corrupted"),
     ],
 )
 def test_a_swap_that_does_not_fit(tiny, swap, message):
@@ -325,7 +323,7 @@ def test_a_swap_that_does_not_fit(tiny, swap, message):
 def test_a_swap_that_changes_the_tokens_around_it():
     with pytest.raises(SubjectError) as caught:
         _swapped(SimpleNamespace(tokenizer=Merging()), "b", prompt="ad", subject="a")
-    assert str(caught.value) == "swap='b' changes the tokens around 'a' too; choose another subject"
+    assert str(caught.value) == "swap 'b' changes the tokens around 'a' too; choose another subject"
 
 
 def test_a_swap_is_one_corrupted_copy_without_noise(tiny):

@@ -76,7 +76,7 @@ REFUSED = {
     "occurrence 0": (
         {"occurrence": 0},
         errors.SettingError,
-        "occurrence=0; expected 1 for the first occurrence of the subject, -1 for the last",
+        "occurrence is 0; expected 1 for the first occurrence of the subject, -1 for the last",
     ),
     **{
         f"samples {samples!r}": (
@@ -95,35 +95,35 @@ REFUSED = {
         f"noise {noise!r}": (
             {"noise": noise},
             errors.SettingError,
-            f"noise={noise!r}; expected {FORMS}; the number must be finite and not negative",
+            f"noise is {noise!r}; expected {FORMS}; the number must be finite and not negative",
         )
         for noise in (-1, float("nan"), float("inf"), "s-3", "nan")
     },
-    "noise of no kind": ({"noise": "x3"}, errors.SettingError, f"noise='x3'; expected {FORMS}"),
+    "noise of no kind": ({"noise": "x3"}, errors.SettingError, f"noise is 'x3'; expected {FORMS}"),
     "noise t2": (
         {"noise": "t2"},
         errors.SettingError,
-        "noise='t2'; a Student-t has a covariance only above 2 degrees of freedom, as in t5",
+        "noise is 't2'; a Student-t needs more than 2 degrees of freedom, as in t5",
     ),
     "no facts": (
         {"noise": None, "facts": []},
         errors.SettingError,
-        "noise=s3: there are too few subjects to measure",
+        "noise is 's3', but the facts are too few to measure it on; give two or more",
     ),
     **{
         f"window {window!r}": (
             {"window": window},
             errors.SettingError,
-            f"window={window!r}; expected a whole number of layers from 1 to 2, the layers of this model",
+            f"window is {window!r}; expected a whole number of layers from 1 to 2, the layers of this model",
         )
         for window in (3, 0, -1, True, 1.0)
     },
     "stream": (
         {"streams": ["mlp", "resid_pre"]},
         errors.SettingError,
-        "streams=('mlp', 'resid_pre'); expected some of resid, mlp, attn",
+        "stream is 'resid_pre'; choose from resid, mlp, attn",
     ),
-    "no stream": ({"streams": []}, errors.SettingError, "streams=(); expected some of resid, mlp, attn"),
+    "no stream": ({"streams": []}, errors.SettingError, "stream is 'none'; choose from resid, mlp, attn"),
     **{
         f"seed {seed!r}": (
             {"seed": seed},
@@ -132,11 +132,11 @@ REFUSED = {
         )
         for seed in (-1, 2**32, True, 1.0)
     },
-    "engine": ({"engine": "fast"}, errors.SettingError, "engine is 'fast'; expected auto or plain"),
+    "engine": ({"engine": "fast"}, errors.SettingError, "engine is 'fast'; choose one of auto, plain"),
     "answer and expect": (
         {"answer": "city", "expect": "tower"},
         errors.SettingError,
-        "answer='city' and expect='tower' differ; give one of them",
+        "answer 'city' and expect 'tower' differ; give one of them",
     ),
     **{
         f"empty {name}": ({name: " "}, errors.AnswerError, "the answer ' ' is empty; expected a word or a name")
@@ -162,22 +162,22 @@ REFUSED = {
     "swap and noise": (
         {"swap": "the city"},
         errors.SettingError,
-        "swap='the city' and a noise rule were both given; the subject is broken by one of them",
+        "swap is 'the city' and a noise rule was given too; the subject is broken by one of them",
     ),
     "swap and replace": (
         {"swap": "the city", "noise": None, "noise_replaces": True},
         errors.SettingError,
-        "swap='the city' and a noise rule were both given; the subject is broken by one of them",
+        "swap is 'the city' and a noise rule was given too; the subject is broken by one of them",
     ),
     "short swap": (
         {"swap": "tower", "noise": None},
         errors.SubjectError,
-        "swap='tower' takes 1 tokens where 'the tower' takes 2; symmetric token replacement needs as many",
+        "swap 'tower' takes 1 tokens where 'the tower' takes 2; symmetric token replacement needs as many",
     ),
     "empty swap": (
         {"swap": "", "noise": None},
         errors.SubjectError,
-        "swap='' is empty; expected another subject of as many tokens as 'the tower'",
+        "swap '' is empty; expected another subject of as many tokens as 'the tower'",
     ),
 }
 

@@ -259,7 +259,7 @@ def test_the_scale_line_names_both_ends():
     lines = _lines(_map([[0.1, 0.2]], labels="ab", low=0.1, high=0.9))
     assert re.fullmatch(r"p\(Paris\)  low 0\.100  +░+▒+▓+█+ 0\.900 high", lines[-2])
     lines = _lines(_map([[0.1, 0.95]], labels="ab", low=0.1, high=0.9))
-    assert lines[-2].endswith("█ 0.950 (high 0.900)")
+    assert lines[-2].endswith("█ 0.950 peak (high 0.900)")
 
 
 @pytest.mark.parametrize("label", NASTY)

@@ -97,4 +97,4 @@ def test_modules_that_need_no_torch(module):
 def test_the_shell_answers_without_torch(args, start):
     imported, printed = _imported("import runpy; runpy.run_module('rome_lens', run_name='__main__')", *args)
     assert imported.splitlines()[-1] == "['typer']"
-    assert printed.startswith(start)
+    assert printed.strip().startswith(start)

@@ -163,7 +163,7 @@ def test_an_occurrence_that_is_not_there(occurrence, times, subject):
 def test_occurrences_count_from_one():
     with pytest.raises(SettingError) as caught:
         _span(word_level(), PROMPT, "Tower", occurrence=0)
-    assert str(caught.value) == "occurrence=0; expected 1 for the first occurrence of the subject, -1 for the last"
+    assert str(caught.value) == "occurrence is 0; expected 1 for the first occurrence of the subject, -1 for the last"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,9 @@ def test_no_special_token_comes_uninvited():
 def test_bos_where_there_is_none():
     with pytest.raises(SettingError) as caught:
         tokenise(word_level(bos_token=None), PROMPT, "Eiffel", prepend_bos=True)
-    assert str(caught.value) == ("prepend_bos=True, but this model's tokenizer has no BOS token; leave prepend_bos off")
+    assert str(caught.value) == (
+        "prepend_bos is True, but this model's tokenizer has no BOS token; leave prepend_bos off"
+    )
 
 
 class SlowTokenizer:

@@ -42,8 +42,8 @@ class _OneLineErrors(TyperGroup):
                 raise
             context = getattr(error, "ctx", None)
             command = "rome-lens" if context is None else context.command_path
-            text = error.format_message().rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
-            say(f"{text[:1].lower()}{text[1:]}; see '{command} --help'")
+            text = error.format_message().rstrip(".").replace(". Did you", "; did you")  # pyright: ignore[reportAttributeAccessIssue]
+            say(f"{text[:1].lower()}{text[1:]} (see '{command} --help')")
             sys.exit(getattr(error, "exit_code", 1))
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -56,6 +56,7 @@ class _OneLineErrors(TyperGroup):
 
 
 app = typer.Typer(
+    name="rome-lens",
     cls=_OneLineErrors,
     add_completion=False,
     pretty_exceptions_enable=False,

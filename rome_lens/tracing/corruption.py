@@ -126,9 +126,7 @@ def fit_noise(backend: Backend, rule: NoiseRule, *, subjects: Sequence[str], tex
         return FittedNoise(rule, rule.value)
     embeddings = _embeddings_of(backend, subjects if rule.kind == "s" else texts)
     if embeddings.shape[0] < 2:
-        raise SettingError(
-            f"noise is {str(rule)!r}: there are too few {'subjects' if rule.kind == 's' else 'texts'} to measure"
-        )
+        raise SettingError(f"noise is {str(rule)!r}, but the facts are too few to measure it on; give two or more")
     if rule.kind == "s":
         return FittedNoise(rule, rule.value * embeddings.std().item())
     covariance = torch.cov(embeddings.double().T)
