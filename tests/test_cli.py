@@ -332,7 +332,7 @@ def test_a_prompt_in_json_and_in_a_page_is_data(shell, tmp_path, prompt):
     assert not {"\x1b", "\u202e", "\x9b"} & set(page[page.rindex("Plotly.newPlot") :])
 
 
-@pytest.mark.parametrize("args", [["trace", "a\x1b[31m\nb", "-s", "\x07"], ["trace", "-s", "x", "--\x1b[31mno"]])
+@pytest.mark.parametrize("args", [["trace", "a\x1b[31m\nb", "-s", "\x07"], ["trace", "-s", "x", "--\x1b[31m\x07no"]])
 def test_escapes_in_what_is_refused_never_reach_the_terminal(shell, args):
     result = shell.run(*args)
     assert result.exit_code in (1, 2)

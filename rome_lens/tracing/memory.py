@@ -8,8 +8,10 @@ import torch
 from rome_lens.backends import Backend
 from rome_lens.errors import OutOfMemoryError
 
-# On a CPU a call's activations are best kept near the caches: measured, not derived (benchmarks/trace.py).
-_CPU_CALL_POSITIONS = 1024
+# On a CPU a call's tensors are best kept small, near the caches and below the size from which the allocator hands them
+# back to the system, page by page, after every operation: measured, not derived (benchmarks/trace.py).
+_CPU_CALL_POSITIONS = 512
+_CPU_LOGITS = 4 * 2**20
 _GPU_CALL_POSITIONS = 65536
 # What the engine may hold above the model, however much is free.
 _MOST_BYTES = 600 * 2**20
@@ -45,7 +47,7 @@ class Budget:
         return cls(
             call_positions=max(1, min(cap, most // 4 // per_position)),
             state_positions=max(1, most // 2 // (size * int(cfg.d_model))),
-            logits=max(1, most // 4 // (4 * size)),
+            logits=max(1, min(most if on_gpu else _CPU_LOGITS, most // 4 // (4 * size))),
             run_positions=max(1, most // 4 // per_position),
         )
 
