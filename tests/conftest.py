@@ -9,11 +9,3 @@ def tiny():
     from rome_lens.loading.tiny import tiny_model
 
     return tiny_model("auto")
-
-
-@pytest.fixture(scope="session")
-def smollm2():
-    """The default model, for real."""
-    import rome_lens
-
-    return rome_lens.load_model()

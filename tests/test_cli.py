@@ -298,6 +298,12 @@ def test_errors_while_loading(shell, monkeypatch, error, code):
     assert said == (" ".join(str(error).split()) or "interrupted")
 
 
+def test_escapes_in_an_error_are_shown(shell, monkeypatch):
+    _failing(monkeypatch, errors.ModelError("\x1b]0;title\x07 \x9b31m\u202e is no model"))
+    said = _refusal(shell.run(*TRACE), code=1)
+    assert said == "\\x1b]0;title\\x07 \\x9b31m\\u202e is no model"
+
+
 def test_a_bug_of_ours_is_not_hidden(shell, monkeypatch):
     _failing(monkeypatch, ZeroDivisionError())
     result = shell.run(*TRACE)
