@@ -166,7 +166,7 @@ def test_swapped_subject_equals_the_oracle(backend):
 )
 def test_numbers_do_not_depend_on_memory(sizes, monkeypatch):
     model = architecture("llama", BACKENDS[0])
-    roomy = trace(model)
+    roomy = trace(model, answer=None, samples=7)
     choose = Budget.choose
 
     def tight(backend):
@@ -176,8 +176,10 @@ def test_numbers_do_not_depend_on_memory(sizes, monkeypatch):
         return budget
 
     monkeypatch.setattr(Budget, "choose", tight)
-    narrow = trace(model)
+    narrow = trace(model, answer=None, samples=7)
     assert narrow.low == pytest.approx(roomy.low, rel=1e-12)
+    assert narrow.scores["resid"][-1, -1] == narrow.high
+    assert (narrow.scores["mlp"][:, : SPAN[0]] == narrow.low).all()
     for stream, scores in roomy.scores.items():
         torch.testing.assert_close(narrow.scores[stream], scores, rtol=1e-9, atol=0)
 

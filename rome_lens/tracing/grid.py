@@ -112,32 +112,34 @@ class _Parts:
             for cell, score in done.items():
                 scores[cell] += share * score
             start += part.n_samples
-        return low, high, scores
-
-    def _score(self, runs: Runs, budget: Budget, *, plain: bool, before: float, share: float) -> dict[Cell, float]:
-        read = range(runs.n_tokens - runs.n_read, runs.n_tokens)
-        scores: dict[Cell, float] = {}
+        # Set, not summed up: a known score is `low` or `high` to the last bit.
         for cell in self.cells:
-            value = known_score(
-                cell,
-                n_layers=self.backend.n_layers,
-                first_corrupted=runs.corruption.span[0],
-                read=read,
-                low=runs.low,
-                high=runs.high,
-            )
+            value = self._known(cell, low, high)
             if value is not None:
                 scores[cell] = value
-        todo = [cell for cell in self.cells if cell not in scores]
+        return low, high, scores
+
+    def _known(self, cell: Cell, low: float, high: float) -> float | None:
+        n_tokens = self.tokens.shape[0]
+        return known_score(
+            cell,
+            n_layers=self.backend.n_layers,
+            first_corrupted=self.corruption.span[0],
+            read=range(n_tokens - self.answer_ids.shape[0], n_tokens),
+            low=low,
+            high=high,
+        )
+
+    def _score(self, runs: Runs, budget: Budget, *, plain: bool, before: float, share: float) -> dict[Cell, float]:
+        """The cells that have to be run, of a part of the samples."""
+        todo = [cell for cell in self.cells if self._known(cell, runs.low, runs.high) is None]
         if plain:
             tick = self._ticker(len(todo), before, share)
-            scores.update(score_cells_plainly(self.backend, runs, todo, budget=budget, tick=tick))
-        else:
-            lanes = plan_lanes(todo)
-            total = count_positions(lanes, n_layers=self.backend.n_layers, n_tokens=runs.n_tokens)
-            tick = self._ticker(total, before, share)
-            scores.update(score_cells(self.backend, runs, lanes, budget=budget, tick=tick))
-        return scores
+            return score_cells_plainly(self.backend, runs, todo, budget=budget, tick=tick)
+        lanes = plan_lanes(todo)
+        total = count_positions(lanes, n_layers=self.backend.n_layers, n_tokens=runs.n_tokens)
+        tick = self._ticker(total, before, share)
+        return score_cells(self.backend, runs, lanes, budget=budget, tick=tick)
 
     def _ticker(self, total: int, before: float, share: float) -> Callable[[int], None]:
         """Turns the positions or cells that are done into thousandths of the whole trace."""

@@ -198,6 +198,8 @@ class CausalTrace:
         tensors, settings = load_tensors(path, kind="causal_trace")
         known = {f.name for f in fields(cls)}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
+        if not set(tensors) & set(STREAMS):
+            raise ArtefactError(f"cannot use {os.fspath(path)!r}: a causal_trace without a grid")
         try:
             return cls(**values, scores={stream: tensors[stream] for stream in STREAMS if stream in tensors})
         except TypeError as error:
