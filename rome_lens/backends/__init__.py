@@ -6,9 +6,20 @@ from rome_lens.backends.base import STREAMS, Backend, BlockReplay, KeysValues, R
 from rome_lens.backends.hooked_transformer import HookedTransformerBackend
 from rome_lens.backends.products import fast_products
 from rome_lens.backends.transformer_bridge import TransformerBridgeBackend
+from rome_lens.backends.w_out import Fingerprint, WOut
 from rome_lens.errors import ModelError
 
-__all__ = ["STREAMS", "Backend", "BlockReplay", "KeysValues", "ReplayError", "as_backend", "fast_products"]
+__all__ = [
+    "STREAMS",
+    "Backend",
+    "BlockReplay",
+    "Fingerprint",
+    "KeysValues",
+    "ReplayError",
+    "WOut",
+    "as_backend",
+    "fast_products",
+]
 
 
 def as_backend(model: Any) -> Backend:

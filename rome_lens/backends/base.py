@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.errors import ModelError
+from rome_lens.backends.w_out import Fingerprint, WOut, sketch_matrix
+from rome_lens.errors import ModelError, SettingError
 
 STREAMS = ("resid", "mlp", "attn")
 _STREAM_HOOK = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out"}
@@ -46,6 +47,26 @@ class KeysValues:
             self.keys.narrow(self.pos_dim, 0, position), self.values.narrow(self.pos_dim, 0, position), self.pos_dim
         )
 
+    def ending_at(self, first: Int[Tensor, " row"]) -> "KeysValues":
+        """Those before each row's own position `first`, pushed to the right so that they end in one column.
+
+        The columns in front of a row's first position hold numbers that have to be masked.
+        """
+        longest = int(first.max())
+        columns = (torch.arange(longest, device=first.device) - (longest - first)[:, None]).clamp(min=0)
+        dim = self.pos_dim % self.keys.ndim
+        shape = [1] * self.keys.ndim
+        shape[0], shape[dim] = columns.shape
+        keys, values = (
+            x.gather(dim, columns.reshape(shape).expand(*x.shape[:dim], longest, *x.shape[dim + 1 :]))
+            for x in (self.keys, self.values)
+        )
+        return KeysValues(keys, values, self.pos_dim)
+
+    def take(self, rows: Int[Tensor, " row"]) -> "KeysValues":
+        """Some rows of the batch, in an order of their own."""
+        return KeysValues(self.keys[rows], self.values[rows], self.pos_dim)
+
     def repeat(self, times: int) -> "KeysValues":
         """The whole batch `times` times over, one copy after the other."""
         return KeysValues(_repeat(self.keys, times), _repeat(self.values, times), self.pos_dim)
@@ -76,6 +97,10 @@ class Backend(ABC):
     @property
     def d_model(self) -> int:
         return int(self.model.cfg.d_model)
+
+    @property
+    def d_vocab(self) -> int:
+        return int(self.model.cfg.d_vocab)
 
     @property
     def n_ctx(self) -> int | None:
@@ -175,6 +200,87 @@ class Backend(ABC):
         with self.hooked([("unembed.hook_in", lambda x: x[:, -keep:])]):
             return self._forward(tokens)
 
+    @staticmethod
+    def key_hook(layer: int) -> str:
+        """Name of the hook point where a layer's key passes: what enters `W_out`, [batch pos d_mlp]."""
+        return f"blocks.{layer}.mlp.hook_post"
+
+    @staticmethod
+    @abstractmethod
+    def value_hook(layer: int) -> str:
+        """Name of the hook point where what leaves `W_out` passes, its bias included, [batch pos d_model]."""
+
+    @abstractmethod
+    def w_out(self, layer: int) -> WOut:
+        """`W_out` of a layer, looked up anew at every call: processing a model replaces its parameters.
+
+        Raises:
+            ModelError: the layer has none.
+        """
+
+    def check_layer(self, layer: int) -> int:
+        """Refuse a layer that the model does not have.
+
+        Raises:
+            SettingError: it is no whole number from 0 to n_layers - 1.
+        """
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.n_layers:
+            raise SettingError(
+                f"layer is {layer!r}; {self.model_name} has layers 0 to {self.n_layers - 1}, counted from 0"
+            )
+        return layer
+
+    def fingerprint(self, layer: int, matrix: Tensor | None = None) -> Fingerprint:
+        """By which this model's layer is known again.
+
+        Args:
+            layer: the layer.
+            matrix: its `W_out` before anything was edited; by default the one that the model holds now.
+        """
+        matrix = self.w_out(layer).matrix if matrix is None else matrix
+        norm, sketch = sketch_matrix(matrix)
+        d_mlp, d_model = matrix.shape
+        return Fingerprint(self.model_name, layer, self.n_layers, d_model, d_mlp, norm, sketch)
+
+    @torch.no_grad()
+    def keys_and_values(
+        self, layer: int, tokens: Int[Tensor, "batch pos"]
+    ) -> tuple[Float[Tensor, "batch pos d_mlp"], Float[Tensor, "batch pos d_model"]]:
+        """What enters and what leaves `W_out` of a layer.
+
+        Raises:
+            ModelError: the model has no such hook points, or they never fire.
+        """
+        seen: dict[str, Tensor] = {}
+        hooks = [(self.key_hook(layer), "key"), (self.value_hook(layer), "value")]
+        with self.hooked([(name, lambda x, what=what: seen.update({what: x.detach().clone()})) for name, what in hooks]):
+            self._forward(tokens, stop_at_layer=layer + 1 if layer + 1 < self.n_layers else None)
+        shape = tuple(tokens.shape)
+        if set(seen) != {"key", "value"} or any(tuple(x.shape[:2]) != shape for x in seen.values()):
+            raise ModelError(
+                f"layer {layer} of {self.model_name} does not show what enters and leaves W_out at its hook points; "
+                "rank-one editing needs both"
+            )
+        return seen["key"], seen["value"]
+
+    def check_w_out(self, layer: int, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Hold `key @ W_out + b_out` against the value on a text: what rank-one editing rests on.
+
+        Raises:
+            ModelError: the layer has no `W_out`, or what leaves it is something else (a norm after the MLP).
+        """
+        w_out = self.w_out(layer)
+        key, value = self.keys_and_values(layer, tokens)
+        exact = key.double() @ w_out.matrix.double() + (0 if w_out.bias is None else w_out.bias.double())
+        apart = (exact - value.double()).abs().max() / value.double().abs().max().clamp(min=1e-30)
+        tolerance = 32 * torch.finfo(self.dtype).eps
+        if not apart <= tolerance:
+            raise ModelError(
+                f"what leaves the MLP of layer {layer} of {self.model_name} is not its key times W_out plus b_out "
+                f"(relative difference {apart:.1e}): a norm or a scale follows it, and rank-one editing would miss; "
+                "a TransformerBridge of the same model may show W_out's own output"
+            )
+
     @abstractmethod
     def _forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:
         """The model's own forward on token ids, padding ignored whatever the tokenizer's padding side."""
@@ -189,14 +295,21 @@ class BlockReplay(ABC):
 
     @abstractmethod
     def run(
-        self, layer: int, resid_pre: Float[Tensor, "row pos d_model"], *, first: int, past: KeysValues | None
+        self,
+        layer: int,
+        resid_pre: Float[Tensor, "row pos d_model"],
+        *,
+        first: int | Int[Tensor, " row"],
+        past: KeysValues | None,
     ) -> tuple[Float[Tensor, "row pos d_model"], KeysValues]:
         """Run one block on the positions from `first` on.
 
         Args:
             layer: which block.
             resid_pre: what enters it, for the positions `first .. first + pos - 1`. The block's hook points fire.
-            first: the first of these positions; those before it are in `past`.
+            first: the first of these positions; those before it are in `past`. Rows may begin at positions of their
+                own; `past` then ends where they begin (`KeysValues.ending_at`). Positions after the recorded text's
+                last are padding that nobody reads.
             past: keys and values of all earlier positions, for as many rows; None where `first` is 0, or where what
                 attention gives does not matter.
 

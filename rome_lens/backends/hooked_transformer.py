@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rome_lens.backends.base import Backend, BlockReplay, KeysValues, ReplayError
+from rome_lens.backends.w_out import WOut, as_w_out
 
 # How TransformerLens rearranges each weight right before `F.linear`, on every call. A parameter whose storage already
 # lies that way makes the rearrangement a view instead of a copy. Permutations give the storage's order of dimensions.
@@ -30,6 +31,21 @@ class HookedTransformerBackend(Backend):
     """A HookedTransformer, processed weights or not."""
 
     name = "hooked-transformer"
+
+    @staticmethod
+    def value_hook(layer: int) -> str:
+        return f"blocks.{layer}.hook_mlp_out"
+
+    def w_out(self, layer: int) -> WOut:
+        mlp = getattr(self.model.blocks[self.check_layer(layer)], "mlp", None)
+        return as_w_out(
+            getattr(mlp, "W_out", None),
+            getattr(mlp, "b_out", None),
+            transposed=False,
+            d_model=self.d_model,
+            name=self.model_name,
+            layer=layer,
+        )
 
     def _forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:
         # With a left-padding tokenizer TransformerLens would mask every token that looks like padding.
@@ -54,12 +70,23 @@ class HookedReplay(BlockReplay):
             self._obstacle = f"the model is spread over {cfg.n_devices} devices"
 
     def run(
-        self, layer: int, resid_pre: Float[Tensor, "row pos d_model"], *, first: int, past: KeysValues | None
+        self,
+        layer: int,
+        resid_pre: Float[Tensor, "row pos d_model"],
+        *,
+        first: int | Int[Tensor, " row"],
+        past: KeysValues | None,
     ) -> tuple[Float[Tensor, "row pos d_model"], KeysValues]:
         if self._obstacle is not None:
             raise ReplayError(self._obstacle)
         entry = _CacheEntry(past, resid_pre, self._model.blocks[layer].attn)
-        resid_post = self._model.blocks[layer](resid_pre, past_kv_cache_entry=entry)
+        mask = None
+        if isinstance(first, Tensor):
+            # Rows are left-padded; positions and what attention may see follow from where each row's ones begin.
+            n_past = entry.past_keys.shape[1]
+            columns = torch.arange(-n_past, resid_pre.shape[1], device=first.device)
+            mask = (columns >= -first[:, None]).int()
+        resid_post = self._model.blocks[layer](resid_pre, past_kv_cache_entry=entry, attention_mask=mask)
         if entry.new is None:
             raise ReplayError("the block did not hand over its keys and values")
         return resid_post, entry.new

@@ -3,13 +3,15 @@
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from rome_lens.backends.base import Backend, BlockReplay, KeysValues, ReplayError
+from rome_lens.backends.w_out import WOut, as_w_out
 
 # Arguments through which Hugging Face's models hand a cache to their blocks.
 _CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
@@ -21,6 +23,23 @@ class TransformerBridgeBackend(Backend):
     """A TransformerBridge, in compatibility mode or not."""
 
     name = "transformer-bridge"
+
+    @staticmethod
+    def value_hook(layer: int) -> str:
+        # hook_mlp_out lies behind whatever the block does to the MLP's output: Gemma's norm, Granite's multiplier.
+        return f"blocks.{layer}.mlp.out.hook_out"
+
+    def w_out(self, layer: int) -> WOut:
+        out = getattr(getattr(self.model.blocks[self.check_layer(layer)], "mlp", None), "out", None)
+        linear = getattr(out, "original_component", None)
+        return as_w_out(
+            getattr(linear, "weight", None),
+            getattr(linear, "bias", None),
+            transposed=isinstance(linear, nn.Linear),
+            d_model=self.d_model,
+            name=self.model_name,
+            layer=layer,
+        )
 
     def _forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:
         return self.model(tokens, stop_at_layer=stop_at_layer, use_cache=False)
@@ -75,15 +94,24 @@ class BridgeReplay(BlockReplay):
         return note
 
     def run(
-        self, layer: int, resid_pre: Float[Tensor, "row pos d_model"], *, first: int, past: KeysValues | None
+        self,
+        layer: int,
+        resid_pre: Float[Tensor, "row pos d_model"],
+        *,
+        first: int | Int[Tensor, " row"],
+        past: KeysValues | None,
     ) -> tuple[Float[Tensor, "row pos d_model"], KeysValues]:
         rows, n_pos = resid_pre.shape[:2]
         cache = _LayerCache(past)
-        arguments = {
-            name: self._cut(name, value, rows=rows, first=first, n_pos=n_pos, n_past=first if past else 0)
-            for name, value in self._calls[layer].items()
-            if name not in _CACHE_NAMES
-        }
+        call = {name: value for name, value in self._calls[layer].items() if name not in _CACHE_NAMES}
+        if isinstance(first, Tensor):
+            places = _Places.choose(first, n_pos=n_pos, n_past=cache.get_seq_length(), n_tokens=self._n_tokens)
+            arguments = {name: self._gather(name, value, places) for name, value in call.items()}
+        else:
+            arguments = {
+                name: self._cut(name, value, rows=rows, first=first, n_pos=n_pos, n_past=first if past else 0)
+                for name, value in call.items()
+            }
         arguments.update({name: cache for name in _CACHE_NAMES if name in self._calls[layer]})
         if not any(name in self._calls[layer] for name in _CACHE_NAMES):
             raise ReplayError("its blocks take no cache of keys and values")
@@ -116,6 +144,32 @@ class BridgeReplay(BlockReplay):
             return value[:heads, :, first - n_past : first + n_pos].repeat(rows, 1, 1)
         raise ReplayError(f"its blocks take an argument {name!r} of shape {tuple(value.shape)}")
 
+    def _gather(self, name: str, value: Any, places: "_Places") -> Any:
+        """An argument of the recorded call, for rows that begin at positions of their own."""
+        if isinstance(value, tuple | list):
+            return type(value)(self._gather(name, v, places) for v in value)
+        if isinstance(value, _PLAIN_TYPES):
+            if name == "attention_mask" and places.ragged:
+                raise ReplayError("its blocks take no mask that could tell rows apart")
+            return value
+        if not isinstance(value, Tensor):
+            raise ReplayError(f"its blocks take an argument {name!r} of type {type(value).__name__}")
+        n = self._n_tokens
+        if name == "position_embeddings" and value.ndim == 3 and value.shape[-2] == n:
+            return value[0][places.here]
+        if name == "position_ids" and value.shape[-1] == n:
+            return value[0][places.here]
+        if name == "cache_position" and value.shape == (n,):
+            return places.columns
+        if name == "attention_mask" and value.ndim == 4 and value.shape[-2:] == (n, n):
+            mask = value[0][:, places.here[:, :, None], places.seen[:, None, :]].transpose(0, 1)
+            hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+            return mask.masked_fill(places.outside[:, None, None, :], hidden)
+        if name == "alibi" and value.shape[-1] == n and value.shape[0] % self._n_rows == 0:
+            heads = value.shape[0] // self._n_rows
+            return value[:heads, 0, places.seen].transpose(0, 1).flatten(0, 1)[:, None]
+        raise ReplayError(f"its blocks take an argument {name!r} of shape {tuple(value.shape)}")
+
     def unembed(self, resid_post: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_vocab"]:
         # Hugging Face's forward does what follows the last block, whatever that is; the blocks stand aside.
         tokens = torch.zeros(resid_post.shape[:2], dtype=torch.long, device=resid_post.device)
@@ -139,6 +193,33 @@ class BridgeReplay(BlockReplay):
 
     def unembed_ready(self) -> nullcontext[None]:
         return nullcontext()
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the positions of rows lie that begin at positions of their own, in a text of `n_tokens`.
+
+    Attributes:
+        here: [row, pos] the positions of the call, those after the text's last moved onto it.
+        seen: [row, past + pos] the positions that attention sees, those outside of the text moved into it.
+        outside: [row, past + pos] which of these are outside: padding in front, or after the last.
+        columns: [pos] the columns of the call.
+        ragged: some columns are outside.
+    """
+
+    here: Int[Tensor, "row pos"]
+    seen: Int[Tensor, "row seen"]
+    outside: Tensor
+    columns: Int[Tensor, " pos"]
+    ragged: bool
+
+    @classmethod
+    def choose(cls, first: Int[Tensor, " row"], *, n_pos: int, n_past: int, n_tokens: int) -> "_Places":
+        seen = first[:, None] + torch.arange(-n_past, n_pos, device=first.device)
+        outside = (seen < 0) | (seen >= n_tokens)
+        inside = seen.clamp(0, n_tokens - 1)
+        columns = torch.arange(n_past, n_past + n_pos, device=first.device)
+        return cls(inside[:, n_past:], inside, outside, columns, bool(outside.any()))
 
 
 class _LayerCache:
