@@ -41,6 +41,10 @@ class ModelNotFoundError(ModelError, LookupError):
     """No model of that name: not the default, not a folder, not on the hub (or the hub cannot be reached)."""
 
 
+class ModelMismatchError(ModelError):
+    """An artefact belongs to another model, layer or width."""
+
+
 class DownloadError(RomeLensError):
     """The default model could not be fetched or stored: no network, a wrong checksum, a full disk."""
 
@@ -51,3 +55,11 @@ class ArtefactError(RomeLensError):
 
 class OutOfMemoryError(RomeLensError):
     """Memory ran out although the work was already cut into the smallest pieces."""
+
+
+class EditError(RomeLensError):
+    """An edit cannot be made: a loss that is no number, a key that C leaves nothing of, a target that changes nothing."""
+
+
+class EditStateError(EditError):
+    """An edit cannot be put on or taken off: it is on already, it is not on, or somebody else changed the weights."""

@@ -1,4 +1,4 @@
-"""Facts: what a trace asks a model about, and the reader of the published known-facts format."""
+"""Facts and requests: what a trace asks a model about, what an edit changes, and the reader of published facts."""
 
 import json
 import os
@@ -11,7 +11,35 @@ _PLACE = "{}"
 
 
 @dataclass(frozen=True)
-class Fact:
+class _AboutSubject:
+    """A prompt with one place for its subject."""
+
+    prompt: str
+    subject: str
+
+    def __post_init__(self) -> None:
+        places = self.prompt.count(_PLACE)
+        if places != 1:
+            raise PromptError(
+                f"the prompt {self.prompt!r} has {places} places for the subject; write {_PLACE} once, where it stands"
+            )
+        if not self.subject.strip():
+            raise SubjectError(f"the subject of the prompt {self.prompt!r} is empty; name who or what it is about")
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject filled in."""
+        return self.prompt.replace(_PLACE, self.subject)
+
+    @property
+    def subject_span(self) -> tuple[int, int]:
+        """The subject's characters in `text`: the first, and the one after the last."""
+        start = self.prompt.index(_PLACE)
+        return start, start + len(self.subject)
+
+
+@dataclass(frozen=True)
+class Fact(_AboutSubject):
     """A subject, a prompt that ends where the answer begins, and the answer.
 
     Attributes:
@@ -25,31 +53,43 @@ class Fact:
         AnswerError: the answer is empty or blank.
     """
 
-    prompt: str
-    subject: str
     answer: str
 
     def __post_init__(self) -> None:
-        places = self.prompt.count(_PLACE)
-        if places != 1:
-            raise PromptError(
-                f"the prompt {self.prompt!r} has {places} places for the subject; write {_PLACE} once, where it stands"
-            )
-        if not self.subject.strip():
-            raise SubjectError(f"the subject of the prompt {self.prompt!r} is empty; name who or what it is about")
+        super().__post_init__()
         if not self.answer.strip():
             raise AnswerError(f"the answer to {self.text!r} is empty; give the text that completes it")
 
-    @property
-    def text(self) -> str:
-        """The prompt with the subject filled in."""
-        return self.prompt.replace(_PLACE, self.subject)
 
-    @property
-    def subject_span(self) -> tuple[int, int]:
-        """The subject's characters in `text`: the first, and the one after the last."""
-        start = self.prompt.index(_PLACE)
-        return start, start + len(self.subject)
+@dataclass(frozen=True)
+class EditRequest(_AboutSubject):
+    """What an edit shall make the model say.
+
+    Attributes:
+        prompt: a prompt with one `{}` where the subject stands; it ends where the target begins.
+        subject: whom or what the fact is about, as it stands in the prompt; braces in it are text.
+        target_new: what the model shall say after the prompt, of one token or several, without the space in front.
+        target_true: what it says now, if that is known; None lets the editor ask the model.
+
+    Raises:
+        PromptError: the prompt has no `{}`, or several.
+        SubjectError: the subject is empty or blank.
+        AnswerError: a target is empty or blank, or both are the same.
+    """
+
+    target_new: str
+    target_true: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for target in (self.target_new, self.target_true):
+            if target is not None and not target.strip():
+                raise AnswerError(f"a target of {self.text!r} is empty; give the text that shall complete it")
+        if self.target_true is not None and self.target_true.strip() == self.target_new.strip():
+            raise AnswerError(
+                f"target_new and target_true of {self.text!r} are both {self.target_new.strip()!r}; "
+                "an edit needs a target that is not the old answer"
+            )
 
 
 def read_known_facts(path: str | os.PathLike[str]) -> list[Fact]:

@@ -70,7 +70,26 @@ def tokenise(
     """
     if not prompt.strip():
         raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
-    start, end = find_subject(prompt, subject, occurrence)
+    span = find_subject(prompt, subject, occurrence)
+    return tokenise_span(tokenizer, prompt, span, answer=answer, prepend_bos=prepend_bos)
+
+
+def tokenise_span(
+    tokenizer: Any, prompt: str, span: tuple[int, int], *, answer: str | None = None, prepend_bos: bool = False
+) -> TokenisedPrompt:
+    """The same for a subject whose characters in the prompt are known.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        prompt: the text up to the answer.
+        span: the subject's characters (start, end) in the prompt; the end is exclusive.
+        answer: the text that follows.
+        prepend_bos: put the tokenizer's BOS token in front.
+
+    Raises:
+        PromptError, SubjectError, AnswerError, SettingError, ModelError: as `tokenise` does.
+    """
+    (start, end), subject = span, prompt[slice(*span)]
     joined = "" if answer is None else _join(prompt, answer)
     ids, offsets = encode(tokenizer, prompt + joined)
     if not ids:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rome_lens.backends.base import STREAMS, Backend, BlockReplay, KeysValues, ReplayError
+from rome_lens.backends.base import STREAMS, Backend, BlockReplay, KeysValues, ReplayError, check_replayed
 from rome_lens.backends.hooked_transformer import HookedTransformerBackend
 from rome_lens.backends.products import fast_products
 from rome_lens.backends.transformer_bridge import TransformerBridgeBackend
@@ -18,6 +18,7 @@ __all__ = [
     "ReplayError",
     "WOut",
     "as_backend",
+    "check_replayed",
     "fast_products",
 ]
 

@@ -205,10 +205,13 @@ class Backend(ABC):
         """Name of the hook point where a layer's key passes: what enters `W_out`, [batch pos d_mlp]."""
         return f"blocks.{layer}.mlp.hook_post"
 
-    @staticmethod
     @abstractmethod
-    def value_hook(layer: int) -> str:
-        """Name of the hook point where what leaves `W_out` passes, its bias included, [batch pos d_model]."""
+    def value_hook(self, layer: int) -> str:
+        """Name of the hook point where what leaves `W_out` passes, its bias included, [batch pos d_model].
+
+        Raises:
+            ModelError: the model has no such point.
+        """
 
     @abstractmethod
     def w_out(self, layer: int) -> WOut:
@@ -254,7 +257,7 @@ class Backend(ABC):
         seen: dict[str, Tensor] = {}
         hooks = [(self.key_hook(layer), "key"), (self.value_hook(layer), "value")]
         with self.hooked([(name, lambda x, what=what: seen.update({what: x.detach().clone()})) for name, what in hooks]):
-            self._forward(tokens, stop_at_layer=layer + 1 if layer + 1 < self.n_layers else None)
+            self.run(tokens, layers=layer + 1)
         shape = tuple(tokens.shape)
         if set(seen) != {"key", "value"} or any(tuple(x.shape[:2]) != shape for x in seen.values()):
             raise ModelError(
@@ -269,8 +272,13 @@ class Backend(ABC):
         Raises:
             ModelError: the layer has no `W_out`, or what leaves it is something else (a norm after the MLP).
         """
+        self.check_values(layer, *self.keys_and_values(layer, tokens))
+
+    def check_values(
+        self, layer: int, key: Float[Tensor, "... d_mlp"], value: Float[Tensor, "... d_model"]
+    ) -> None:
+        """The same for keys and values that are there already."""
         w_out = self.w_out(layer)
-        key, value = self.keys_and_values(layer, tokens)
         exact = key.double() @ w_out.matrix.double() + (0 if w_out.bias is None else w_out.bias.double())
         apart = (exact - value.double()).abs().max() / value.double().abs().max().clamp(min=1e-30)
         tolerance = 32 * torch.finfo(self.dtype).eps
@@ -280,6 +288,15 @@ class Backend(ABC):
                 f"(relative difference {apart:.1e}): a norm or a scale follows it, and rank-one editing would miss; "
                 "a TransformerBridge of the same model may show W_out's own output"
             )
+
+    def run(self, tokens: Int[Tensor, "batch pos"], *, layers: int | None = None) -> Tensor:
+        """The model's own forward, for what hooks see of it; gradients are kept where the caller asks for them.
+
+        Args:
+            tokens: token ids, without padding in front.
+            layers: run so many layers at least, from the first on; None is all, and then the logits are returned.
+        """
+        return self._forward(tokens, stop_at_layer=layers if layers is not None and layers < self.n_layers else None)
 
     @abstractmethod
     def _forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:
@@ -331,6 +348,20 @@ class BlockReplay(ABC):
     @abstractmethod
     def unembed_ready(self) -> AbstractContextManager[None]:
         """The same for the unembedding."""
+
+
+def check_replayed(got: Tensor, expected: Tensor, entering: Tensor, how: str) -> None:
+    """Refuse a replay whose blocks add something else to the residual than they did in the model's own forward.
+
+    Raises:
+        ReplayError: they do.
+    """
+    eps = torch.finfo(got.dtype).eps
+    got, expected, entering = got.double(), expected.double(), entering.double()
+    # Rounding grows with what is in the residual, a wrong mask or position with what the block adds to it.
+    allowed = max(eps**0.5, 1e-5) * (expected - entering).norm() + 32 * eps * expected.norm()
+    if not (got - expected).norm() <= allowed:
+        raise ReplayError(f"a block called {how} gives other numbers than the model's own forward")
 
 
 def _repeat(x: Tensor, times: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rome_lens.backends.base import Backend, BlockReplay, KeysValues, ReplayError
 from rome_lens.backends.w_out import WOut, as_w_out
+from rome_lens.errors import ModelError
 
 # How TransformerLens rearranges each weight right before `F.linear`, on every call. A parameter whose storage already
 # lies that way makes the rearrangement a view instead of a copy. Permutations give the storage's order of dimensions.
@@ -32,8 +33,12 @@ class HookedTransformerBackend(Backend):
 
     name = "hooked-transformer"
 
-    @staticmethod
-    def value_hook(layer: int) -> str:
+    def value_hook(self, layer: int) -> str:
+        if getattr(self.model.cfg, "use_normalization_before_and_after", False):
+            raise ModelError(
+                f"{self.model_name} norms what leaves its MLPs, and HookedTransformer has no hook point in between; "
+                "rank-one editing needs one: load the model as a TransformerBridge"
+            )
         return f"blocks.{layer}.hook_mlp_out"
 
     def w_out(self, layer: int) -> WOut:

@@ -44,19 +44,41 @@ class _OneDnn(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.nn.functional.linear and not kwargs and _plain(*args):
             return _linear(args[0], args[1], args[2] if len(args) > 2 else None)
-        if func is torch.addmm and not kwargs and _plain(*args) and args[0].ndim == 1:
+        if func is torch.addmm and not kwargs and args[0].ndim == 1 and _plain(args[1], args[2], args[0]):
             bias, x, weight = args
             return _linear(x, weight.t(), bias)
         return func(*args, **kwargs)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Linear.apply(x, weight, bias)
+    return _product(x, weight, bias)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-def _plain(*tensors: Any) -> bool:
-    """Whether these are strided float32 tensors on the CPU that no gradient is asked of."""
-    return not torch.is_grad_enabled() and all(
+class _Linear(torch.autograd.Function):
+    """The product with its gradient to what is multiplied; weights that are constant need none."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return _product(grads[0].contiguous(), weight.t(), None), None, None
+
+
+def _plain(x: Any, *constants: Any) -> bool:
+    """Whether these are strided float32 tensors on the CPU, and no gradient is asked of the constants."""
+    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in constants):
+        return False
+    return all(
         t is None
         or (
             isinstance(t, Tensor)
@@ -65,5 +87,5 @@ def _plain(*tensors: Any) -> bool:
             and t.layout == torch.strided
             and t.numel() > 0
         )
-        for t in tensors
+        for t in (x, *constants)
     )

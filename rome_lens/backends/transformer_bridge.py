@@ -24,8 +24,7 @@ class TransformerBridgeBackend(Backend):
 
     name = "transformer-bridge"
 
-    @staticmethod
-    def value_hook(layer: int) -> str:
+    def value_hook(self, layer: int) -> str:
         # hook_mlp_out lies behind whatever the block does to the MLP's output: Gemma's norm, Granite's multiplier.
         return f"blocks.{layer}.mlp.out.hook_out"
 

@@ -57,6 +57,7 @@ def load_pretrained(
     device: torch.device,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    tokenizer_as_stored: bool = False,
 ) -> Pretrained:
     """Load a decoder and its tokeniser.
 
@@ -66,6 +67,7 @@ def load_pretrained(
         device: where to put the model.
         cache_dir: the default model's cache.
         progress: called with steps done, steps in all (0 where unknown), and what is going on.
+        tokenizer_as_stored: leave the tokeniser as its files have it, to be written out again.
 
     Raises:
         ModelNotFoundError: there is no model of that name.
@@ -79,7 +81,7 @@ def load_pretrained(
     with quiet(what, progress=progress) as bar:
         if location.gguf_file is None:  # the default model is known to be a decoder
             _check_decoder(_load_config(location), location)
-        tokenizer = _load_tokenizer(location)
+        tokenizer = _load_tokenizer(location, as_stored=tokenizer_as_stored)
         model = _load_weights(location, dtype=dtype, device=device, bar=bar)
         return Pretrained(location.name, model, tokenizer)
 
@@ -160,14 +162,15 @@ def _check_decoder(config: PreTrainedConfig, location: _Location) -> None:
         raise ModelError(f"{location.name!r} (a {config.model_type}) is not a language decoder: {reason}")
 
 
-def _load_tokenizer(location: _Location) -> PreTrainedTokenizerBase:
+def _load_tokenizer(location: _Location, *, as_stored: bool) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     # TransformerLens works with a tokeniser that adds BOS by itself. Given another one, it loads it anew from the name
     # that it finds in it: once more from the hub, or for a GGUF file four seconds of parsing.
+    adding = {} if as_stored else {"add_bos_token": True}
     try:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(location.source, add_bos_token=True, **location.options())
+            tokenizer = AutoTokenizer.from_pretrained(location.source, **adding, **location.options())
         except ValueError:  # it has no BOS token
             tokenizer = AutoTokenizer.from_pretrained(location.source, **location.options())
     except Exception as error:  # tokenizers raises bare Exception
@@ -175,7 +178,7 @@ def _load_tokenizer(location: _Location) -> PreTrainedTokenizerBase:
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         # Where the files are missing, transformers makes up a tokeniser of the right class that knows no text.
         raise ModelError(f"{location.name!r} has no tokeniser (tokenizer.json, or the files that its class reads)")
-    if location.gguf_file and tokenizer.bos_token is not None:
+    if location.gguf_file and not as_stored and tokenizer.bos_token is not None:
         # The GGUF header's own "no BOS" has overruled the argument.
         tokenizer.add_bos_token = True
         tokenizer.init_kwargs["add_bos_token"] = True

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, fast_products
+from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, check_replayed, fast_products
 from rome_lens.tracing.cells import Cell
 from rome_lens.tracing.memory import Budget
 from rome_lens.tracing.runs import Runs
@@ -218,15 +218,15 @@ class _Engine:
         """Hold the three ways of calling a block against the model's own forward, on the clean and a corrupted row."""
         rows, half = slice(0, 2), self.n_tokens // 2
         entering, expected = resid_pre[rows], self.runs.resid_post[layer]
-        _same(here.resid[rows], expected, entering, "on all positions")
+        check_replayed(here.resid[rows], expected, entering, "on all positions")
         self.restoring.act = {}
         if half > 0:
             past = here.past.rows(rows).before(half)
             part, _ = self.replay.run(layer, entering[:, half:], first=half, past=past)
-            _same(part, expected[:, half:], entering[:, half:], "from a later position on")
+            check_replayed(part, expected[:, half:], entering[:, half:], "from a later position on")
         self.restoring.act = {"attn": lambda x: here.attn[rows].reshape(x.shape)}
         alone, _ = self.replay.run(layer, entering.reshape(-1, 1, entering.shape[-1]), first=0, past=None)
-        _same(alone.reshape(expected.shape), expected, entering, "on single positions")
+        check_replayed(alone.reshape(expected.shape), expected, entering, "on single positions")
 
     def _fork(self, group: _Group, layer: int) -> None:
         """Lanes that part from their leader in front of this layer begin as a copy of it."""
@@ -335,13 +335,3 @@ def _set_first(rows: Tensor, clean: Float[Tensor, " d_model"]) -> Callable[[Tens
 def _clean_or_corrupted(output: Float[Tensor, "row pos d_model"], pos: int, *, clean: bool) -> Tensor:
     """An output at one position, one row a sample: the clean run's for all of them, or the corrupted runs' own."""
     return output[:1, pos].expand(output.shape[0] - 1, -1) if clean else output[1:, pos]
-
-
-def _same(got: Tensor, expected: Tensor, entering: Tensor, how: str) -> None:
-    """Refuse a replay whose block adds something else to the residual than it did in the model's own forward."""
-    eps = torch.finfo(got.dtype).eps
-    got, expected, entering = got.double(), expected.double(), entering.double()
-    # Rounding grows with what is in the residual, a wrong mask or position with what the block adds to it.
-    allowed = max(eps**0.5, 1e-5) * (expected - entering).norm() + 32 * eps * expected.norm()
-    if not (got - expected).norm() <= allowed:
-        raise ReplayError(f"a block called {how} gives other numbers than the model's own forward")

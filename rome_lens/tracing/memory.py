@@ -7,6 +7,7 @@ import torch
 
 from rome_lens.backends import Backend
 from rome_lens.errors import OutOfMemoryError
+from rome_lens.memory import is_out_of_memory
 
 # On a CPU a call's tensors are best kept small, near the caches and below the size from which the allocator hands them
 # back to the system, page by page, after every operation: measured, not derived (benchmarks/trace.py).
@@ -79,10 +80,3 @@ class Budget:
         self.state_positions = max(1, self.state_positions // 2)
         self.logits = max(1, self.logits // 2)
         self.run_positions = max(1, self.run_positions // 2)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that an allocation failed; PyTorch's CPU allocator has no class of its own for it."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,0 +1,392 @@
+"""Continue texts token by token, with keys and values kept, through the model's own blocks.
+
+One forward of the model on a text of the final length shows how it calls its blocks. After that every new token goes
+through the blocks as one position, so hook points fire for it as they do in a whole forward. Hooks that treat every
+position alike (an edit's do) are kept exactly; where the first logits differ from the model's own forward, because of
+a hook that looks at more than its position or a block that cannot be called alone, each step is a whole forward.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rome_lens.backends.base import Backend, BlockReplay, KeysValues, ReplayError
+from rome_lens.backends.products import fast_products
+from rome_lens.errors import ModelError, PromptError, SettingError
+from rome_lens.progress import Progress
+from rome_lens.tokens import encode
+
+# The steps whose logits are held against the model's own: the prompt at once, and one position after it.
+_CHECKED_STEPS = 2
+
+
+@torch.no_grad()
+def sample(
+    backend: Backend,
+    prompts: Int[Tensor, "row pos"],
+    *,
+    n_new: int,
+    generator: torch.Generator | None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    banned: Sequence[int] = (),
+    progress: Progress | None = None,
+) -> Int[Tensor, "row pos_and_new"]:
+    """Continue rows of equal length; nothing ends a row early, not even the end of the text.
+
+    Args:
+        backend: the model. It is run in evaluation mode, with whatever hooks it carries.
+        prompts: token ids, [row, pos], no padding.
+        n_new: how many tokens each row gains.
+        generator: a CPU generator that the tokens are drawn with, the same on every device; None takes the most
+            probable token each time.
+        temperature: the logits are divided by it; 0 takes the most probable token each time.
+        top_k: draw from so many most probable tokens only.
+        banned: token ids that never come.
+        progress: called after every step as `progress(done, n_new, "generating")`.
+
+    Returns:
+        The prompts with their continuations, [row, pos + n_new], on the prompts' device.
+
+    Raises:
+        PromptError: the prompts are empty, or longer than the model's context once they are continued.
+        SettingError: a setting is outside its range, or the generator lives on a GPU.
+        ModelError: the model gives logits that are no numbers.
+    """
+    choice = _Choice.checked(backend, generator=generator, temperature=temperature, top_k=top_k, banned=banned)
+    _check_shape(backend, prompts, n_new)
+    n_rows, n_prompt = prompts.shape
+    tokens = prompts.new_empty((n_rows, n_prompt + n_new), device=backend.device)
+    tokens[:, :n_prompt] = prompts
+    if n_rows and n_new:
+        with backend.evaluating(), fast_products(device=backend.device, dtype=backend.dtype), ExitStack() as stack:
+            steps = _Steps(backend, tokens, n_prompt, stack)
+            for done in range(n_new):
+                tokens[:, n_prompt + done] = choice.next_tokens(steps.logits(n_prompt + done))
+                if progress is not None:
+                    progress(done + 1, n_new, "generating")
+    return tokens.to(prompts.device)
+
+
+def continue_texts(
+    backend: Backend,
+    texts: Sequence[str],
+    *,
+    n_new: int,
+    generator: torch.Generator | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    prepend_bos: bool = False,
+    stop_at_eos: bool = True,
+) -> list[str]:
+    """Continue texts of any lengths. Texts of as many tokens go through the model together, the shortest first.
+
+    Args:
+        backend: the model.
+        texts: the texts to continue.
+        n_new: how many tokens each gains at most.
+        generator: draws the tokens, one after the other for all texts; None takes the most probable ones.
+        temperature: the logits are divided by it; 0 takes the most probable token each time.
+        top_k: draw from so many most probable tokens only.
+        prepend_bos: put the tokenizer's BOS token in front of every text.
+        stop_at_eos: end a continuation in front of the tokenizer's EOS token.
+
+    Returns:
+        What was added to each text, in the order of `texts`, without the texts themselves.
+
+    Raises:
+        PromptError: a text gives no tokens, or is longer than the model's context once it is continued.
+        SettingError: a setting is outside its range, or `prepend_bos` for a tokenizer that has no BOS token.
+        ModelError: the model has no fast tokenizer, or gives logits that are no numbers.
+    """
+    by_length: dict[int, list[int]] = defaultdict(list)
+    rows = [_encode(backend.tokenizer, text, prepend_bos=prepend_bos) for text in texts]
+    for i, ids in enumerate(rows):
+        by_length[len(ids)].append(i)
+    continued = [""] * len(rows)
+    for length, members in sorted(by_length.items()):
+        out = sample(
+            backend,
+            torch.tensor([rows[i] for i in members]),
+            n_new=n_new,
+            generator=generator,
+            temperature=temperature,
+            top_k=top_k,
+        )
+        for i, ids in zip(members, out[:, length:].tolist(), strict=True):
+            end = backend.tokenizer.eos_token_id if stop_at_eos else None
+            kept = ids[: ids.index(end)] if end in ids else ids
+            continued[i] = _decode_after(backend.tokenizer, rows[i], kept)
+    return continued
+
+
+def _check_shape(backend: Backend, prompts: Tensor, n_new: int) -> None:
+    if prompts.ndim != 2 or prompts.is_floating_point() or prompts.shape[1] == 0:
+        raise PromptError(
+            f"the prompts are {prompts.dtype} of shape {tuple(prompts.shape)}; expected token ids [row, pos] with at "
+            "least one position: begin an empty text with the BOS token"
+        )
+    if n_new < 0:
+        raise SettingError(f"n_new is {n_new}; expected the number of tokens to add, 0 or more")
+    length = prompts.shape[1] + n_new
+    if backend.n_ctx is not None and length > backend.n_ctx:
+        raise PromptError(
+            f"a prompt of {prompts.shape[1]} tokens and {n_new} new ones make {length}, and {backend.model_name} has "
+            f"{backend.n_ctx} positions; shorten the prompt or take a smaller n_new"
+        )
+
+
+def _encode(tokenizer: Any, text: str, *, prepend_bos: bool) -> list[int]:
+    ids, _ = encode(tokenizer, text)
+    if prepend_bos and tokenizer.bos_token_id is None:
+        raise SettingError("prepend_bos is True, but this model's tokenizer has no BOS token; leave prepend_bos off")
+    ids = [int(tokenizer.bos_token_id), *ids] if prepend_bos else ids
+    if not ids:
+        raise PromptError(f"the text {text!r} gives no tokens to continue; give a longer one or set prepend_bos")
+    return ids
+
+
+def _decode_after(tokenizer: Any, prompt: list[int], new: list[int]) -> str:
+    """The text that new tokens add. Alone, SentencePiece would decode them without the space in front."""
+    before = tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
+    whole = tokenizer.decode([*prompt, *new], clean_up_tokenization_spaces=False)
+    if whole.startswith(before):
+        return whole[len(before) :]
+    # The prompt ends inside of a character.
+    return tokenizer.decode(new, clean_up_tokenization_spaces=False)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """How the next token follows from logits; greedy where there is no generator."""
+
+    generator: torch.Generator | None
+    temperature: float
+    top_k: int | None
+    banned: Int[Tensor, " banned"]
+
+    @classmethod
+    def checked(
+        cls,
+        backend: Backend,
+        *,
+        generator: torch.Generator | None,
+        temperature: float,
+        top_k: int | None,
+        banned: Sequence[int],
+    ) -> "_Choice":
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise SettingError(f"temperature is {temperature}; expected 0 (the most probable token) or more")
+        if top_k is not None and top_k < 1:
+            raise SettingError(f"top_k is {top_k}; expected 1 or more tokens to draw from, or None for all")
+        if generator is not None and generator.device.type != "cpu":
+            raise SettingError(f"the generator lives on {generator.device}; give a CPU one, torch.Generator()")
+        outside = [i for i in banned if not 0 <= i < backend.d_vocab]
+        if outside:
+            raise SettingError(
+                f"banned holds {outside[0]}; {backend.model_name} has token ids 0 to {backend.d_vocab - 1}"
+            )
+        if len(set(banned)) == backend.d_vocab:
+            raise SettingError(f"banned holds all {backend.d_vocab} token ids; leave at least one")
+        ids = torch.tensor(sorted(set(banned)), dtype=torch.long, device=backend.device)
+        return cls(generator if temperature > 0 else None, temperature, top_k, ids)
+
+    def next_tokens(self, logits: Float[Tensor, "row d_vocab"]) -> Int[Tensor, " row"]:
+        if logits.isnan().any():
+            raise ModelError("the model gives logits that are no numbers; load it in float32 or check its weights")
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        if self.banned.numel():
+            logits = logits.index_fill(-1, self.banned, -math.inf)
+        if self.generator is None:
+            return logits.argmax(dim=-1)
+        ids = None
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            logits, ids = logits.topk(self.top_k, dim=-1)
+        # The largest logit is taken off first: a tiny temperature would make both infinite.
+        probabilities = ((logits - logits.amax(dim=-1, keepdim=True)) / self.temperature).softmax(dim=-1)
+        drawn = torch.multinomial(probabilities.cpu(), 1, generator=self.generator).to(logits.device)
+        return (drawn if ids is None else ids.gather(-1, drawn)).squeeze(-1)
+
+
+class _Steps:
+    """Logits of one step after the other: through the replayed blocks for as long as that gives the model's own."""
+
+    def __init__(self, backend: Backend, tokens: Int[Tensor, "row pos"], n_prompt: int, stack: ExitStack) -> None:
+        self._backend, self._tokens, self._n_prompt = backend, tokens, n_prompt
+        self._cached: _Cached | None = None
+        # With foreign hooks anything may go wrong in a call of one position; a whole forward has the last word.
+        self._harmless = (
+            (ReplayError, RuntimeError, LookupError, ValueError) if backend.foreign_hooks() else ReplayError
+        )
+        if tokens.shape[1] > n_prompt + 1:
+            self._try(lambda: self._start(stack))
+
+    def _start(self, stack: ExitStack) -> None:
+        self._cached = _Cached(self._backend, self._tokens, self._n_prompt, stack)
+
+    def logits(self, n_seen: int) -> Float[Tensor, "row d_vocab"]:
+        """Logits of the token at position `n_seen`, given those before it."""
+        logits = None
+        if self._cached is not None:
+            logits = self._try(lambda: self._checked(n_seen))
+        return self._whole(slice(None), n_seen) if logits is None else logits
+
+    def _checked(self, n_seen: int) -> Tensor:
+        assert self._cached is not None
+        logits = self._cached.logits(n_seen)
+        if n_seen - self._n_prompt < _CHECKED_STEPS:
+            rows = slice(0, 2)
+            _same_logits(logits[rows], self._whole(rows, n_seen))
+        return logits
+
+    def _whole(self, rows: slice, n_seen: int) -> Tensor:
+        return self._backend.logits(self._tokens[rows, :n_seen], keep=1)[:, -1]
+
+    def _try(self, function: Callable[[], Any]) -> Any:
+        """What a function gives, or None and no more replay from then on."""
+        try:
+            return function()
+        except self._harmless:
+            self._cached = None
+            return None
+
+
+class _Cached:
+    """The replayed blocks with the keys and values of every row so far."""
+
+    def __init__(self, backend: Backend, tokens: Int[Tensor, "row pos"], n_prompt: int, stack: ExitStack) -> None:
+        self._backend, self._tokens = backend, tokens
+        self._stored: list[KeysValues] = []
+        self._n_stored = 0
+        # Position alone decides masks and rotary tables, so a text of any tokens will do: the first prompt, repeated.
+        n_tokens = tokens.shape[1]
+        text = tokens[:1, :n_prompt].repeat(1, n_tokens // n_prompt + 1)[:, :n_tokens]
+        with backend.recording() as self._replay:
+            backend.logits(text, keep=1)
+        self._embedding = _Embedding.of(backend, text)
+        _make_ready(backend, self._replay, stack)
+
+    def logits(self, n_seen: int) -> Float[Tensor, "row d_vocab"]:
+        first, n_tokens = self._n_stored, self._tokens.shape[1]
+        resid = self._embedding.entering(self._tokens[:, :n_seen], first)
+        for layer in range(self._backend.n_layers):
+            past = self._stored[layer].before(first) if first else None
+            resid, new = self._replay.run(layer, resid, first=first, past=past)
+            if not first:
+                self._stored.append(_room_for(new, n_tokens))
+            _write(self._stored[layer], new, first)
+        self._n_stored = n_seen
+        return self._replay.unembed(resid[:, -1:])[:, -1]
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """What enters block 0, before its hooks, for new tokens at their positions.
+
+    Attributes:
+        backend: the model.
+        shift: [pos, 1, d_model] what a position adds to what a token enters with at position 0, for models that add
+            position embeddings; None where the position does not matter.
+        whole: tokens and positions do not come apart, so texts are embedded whole.
+    """
+
+    backend: Backend
+    shift: Float[Tensor, "pos 1 d_model"] | None
+    whole: bool
+
+    @classmethod
+    def of(cls, backend: Backend, text: Int[Tensor, "1 pos"]) -> "_Embedding":
+        """Find out which it is, on a text as long as any that will come."""
+        shift = cls._shift(backend, text)
+        if not shift.any():
+            return cls(backend, None, whole=False)
+        other = text.roll(1, dims=1)
+        # Two roundings instead of one matter in the half types.
+        exact = shift.dtype in (torch.float32, torch.float64)
+        apart = (cls._shift(backend, other) - shift).norm()
+        together = exact and bool(apart <= 32 * torch.finfo(shift.dtype).eps * _enter(backend, other).norm())
+        return cls(backend, shift if together else None, whole=not together)
+
+    @staticmethod
+    def _shift(backend: Backend, text: Int[Tensor, "1 pos"]) -> Float[Tensor, "pos 1 d_model"]:
+        return _enter(backend, text).transpose(0, 1) - _enter(backend, text.T)
+
+    def entering(self, tokens: Int[Tensor, "row pos"], first: int) -> Float[Tensor, "row new d_model"]:
+        """For the positions from `first` on."""
+        if self.whole or first == 0:
+            return _enter(self.backend, tokens)[:, first:]
+        n_rows, n_new = tokens[:, first:].shape
+        alone = _enter(self.backend, tokens[:, first:].reshape(-1, 1)).reshape(n_rows, n_new, -1)
+        return alone if self.shift is None else alone + self.shift[first : first + n_new, 0]
+
+
+class _EnteredError(Exception):
+    """Carries what enters block 0 out of a forward."""
+
+    def __init__(self, resid_pre: Tensor) -> None:
+        super().__init__()
+        self.resid_pre = resid_pre
+
+
+def _enter(backend: Backend, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "row pos d_model"]:
+    """What the model's own forward hands to block 0, before the hooks there: they fire when the block runs."""
+
+    def leave(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _EnteredError(args[0] if args else kwargs["hidden_states"])
+
+    handle = backend.model.blocks[0].register_forward_pre_hook(leave, with_kwargs=True)
+    try:
+        backend.logits(tokens, keep=1)
+    except _EnteredError as entered:
+        return entered.resid_pre
+    finally:
+        handle.remove()
+    raise ReplayError("the model's forward does not call its first block")
+
+
+def _make_ready(backend: Backend, replay: BlockReplay, stack: ExitStack) -> None:
+    """Prepare all layers for many calls, where there is memory for a second copy of the weights."""
+    device = backend.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if sum(p.numel() * p.element_size() for p in backend.model.parameters()) < free // 2:
+        for layer in range(backend.n_layers):
+            stack.enter_context(replay.layer_ready(layer))
+        stack.enter_context(replay.unembed_ready())
+
+
+def _room_for(new: KeysValues, n_tokens: int) -> KeysValues:
+    """Unwritten keys and values for so many positions, otherwise like the new ones."""
+
+    def room(x: Tensor) -> Tensor:
+        shape = list(x.shape)
+        shape[new.pos_dim] = n_tokens
+        return x.new_empty(shape)
+
+    return KeysValues(room(new.keys), room(new.values), new.pos_dim)
+
+
+def _write(stored: KeysValues, new: KeysValues, first: int) -> None:
+    n_new = new.keys.shape[new.pos_dim]
+    stored.keys.narrow(new.pos_dim, first, n_new).copy_(new.keys)
+    stored.values.narrow(new.pos_dim, first, n_new).copy_(new.values)
+
+
+def _same_logits(got: Float[Tensor, "row d_vocab"], expected: Float[Tensor, "row d_vocab"]) -> None:
+    """Refuse logits that differ from the model's own by more than rounding explains."""
+    eps = torch.finfo(got.dtype).eps
+    # What all tokens share does not count: it moves no probability.
+    known = expected.isfinite()
+    got, expected = (x.double().where(known, 0.0) for x in (got, expected))
+    spread = expected - expected.sum(dim=-1, keepdim=True) / known.sum(dim=-1, keepdim=True)
+    allowed = max(eps**0.5, 1e-5) * spread.where(known, 0.0).norm() + 32 * eps * expected.norm()
+    if not (got - expected).norm() <= allowed:
+        raise ReplayError("the blocks called one by one give other logits than the model's own forward")

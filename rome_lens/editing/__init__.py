@@ -1,0 +1,1 @@
+"""Editing facts: keys, values and the second moment that weighs them."""

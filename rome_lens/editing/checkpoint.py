@@ -1,0 +1,143 @@
+"""Checkpoints of a collection: sums and how far they have come, written now and then."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rome_lens.backends import Fingerprint
+from rome_lens.errors import ArtefactError
+from rome_lens.storage import check_writable, load_tensors, save_tensors
+
+_KIND = "second_moment_checkpoint"
+# How often one is written: so often, and so seldom that writing takes no more than a twentieth of the time.
+_SECONDS = 30.0
+_SHARE = 20
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds.
+
+    Attributes:
+        sums: by layer, [d_mlp d_mlp], float64.
+        n_tokens: positions in the sums.
+        n_pieces: pieces of text in the sums.
+        digest: of these pieces.
+        batch_positions: positions that were run at once.
+        seconds: how long it took to get there.
+    """
+
+    sums: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
+    n_tokens: int
+    n_pieces: int
+    digest: str
+    batch_positions: int
+    seconds: float
+
+
+class Checkpoint:
+    """The checkpoint file of one collection.
+
+    Args:
+        path: where it is or will be.
+        settings: what has to be the same for the work to be taken up.
+        fingerprints: of the layers that are collected.
+
+    Raises:
+        ArtefactError: the file could not be written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], settings: Mapping[str, Any], fingerprints: Mapping[int, Fingerprint]
+    ) -> None:
+        check_writable(path)
+        self._path, self._settings, self._fingerprints = Path(path), dict(settings), fingerprints
+        self._due = time.monotonic() + _SECONDS
+
+    def read(self) -> State | None:
+        """What the file holds; None where there is none.
+
+        Raises:
+            ArtefactError: it is damaged, holds something else, or belongs to other work.
+        """
+        if not self._path.exists():
+            return None
+        tensors, found = load_tensors(self._path, kind=_KIND)
+        try:
+            settings = dict(found["settings"])
+            theirs = {int(layer): Fingerprint.from_dict(values) for layer, values in found["fingerprints"].items()}
+            self._compare(settings, theirs)
+            sums = {layer: tensors[f"sum.{layer}"] for layer in theirs}
+            for layer, total in sums.items():
+                width = theirs[layer].d_mlp
+                if total.dtype != torch.float64 or tuple(total.shape) != (width, width):
+                    raise ValueError(f"the sum of layer {layer} has shape {tuple(total.shape)}")
+            counts = {name: int(found[name]) for name in ("n_tokens", "n_pieces", "batch_positions")}
+            if min(counts.values()) < 1:
+                raise ValueError("a count below 1")
+            return State(sums=sums, digest=str(found["digest"]), seconds=float(found["seconds"]), **counts)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ArtefactError(
+                f"cannot use {str(self._path)!r}: a {_KIND} that is damaged ({type(error).__name__}: {error}); remove "
+                "it to begin anew"
+            ) from error
+
+    def _compare(self, settings: Mapping[str, Any], theirs: Mapping[int, Fingerprint]) -> None:
+        difference = next(
+            (
+                f"{name} {settings.get(name)!r} against {mine!r}"
+                for name, mine in self._settings.items()
+                if settings.get(name) != mine
+            ),
+            None,
+        )
+        if difference is None and sorted(theirs) != sorted(self._fingerprints):
+            difference = f"layers {sorted(theirs)} against {sorted(self._fingerprints)}"
+        if difference is None:
+            differences = (theirs[layer].difference(mine) for layer, mine in self._fingerprints.items())
+            difference = next((f"another model, {text}" for text in differences if text is not None), None)
+        if difference is not None:
+            raise self.other_work(difference)
+
+    def other_work(self, difference: str) -> ArtefactError:
+        """What is said of a checkpoint that belongs to other work."""
+        return ArtefactError(
+            f"the checkpoint {str(self._path)!r} belongs to other work ({difference}); finish that first, name another "
+            "file, or remove it to begin anew"
+        )
+
+    def write_if_due(self, sums: Mapping[int, Tensor], **progress: Any) -> None:
+        """Write the file if the last one is old enough.
+
+        Args:
+            sums: by layer.
+            progress: the other fields of `State`.
+
+        Raises:
+            ArtefactError: the file cannot be written.
+        """
+        if time.monotonic() < self._due:
+            return
+        started = time.monotonic()
+        save_tensors(
+            self._path,
+            kind=_KIND,
+            tensors={f"sum.{layer}": total for layer, total in sums.items()},
+            settings={
+                "settings": self._settings,
+                "fingerprints": {str(layer): mark.to_dict() for layer, mark in self._fingerprints.items()},
+                **progress,
+            },
+        )
+        self._due = time.monotonic() + max(_SECONDS, _SHARE * (time.monotonic() - started))
+
+    def remove(self) -> None:
+        """Take the file away; the work is done."""
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,301 @@
+"""The pass over text that second moments are collected in.
+
+Pieces of text are taken in portions, and those of a portion sorted by length, so that little of a batch is padding.
+Padding stands on the right, where no token of a decoder sees it, and its keys are left out. Each layer's products are
+added to its sum while the model runs: no keys are kept. The sums grow by whole portions between two checkpoints, so a
+run that is taken up again adds the same numbers in the same order.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+import rome_lens
+from rome_lens.backends import Backend, Fingerprint, fast_products
+from rome_lens.editing.checkpoint import Checkpoint
+from rome_lens.editing.pieces import Cut, Pieces, SelfPieces, TextPieces, digest_of
+from rome_lens.editing.row_budget import RowBudget
+from rome_lens.editing.texts import SELF, Texts, read_texts
+from rome_lens.errors import ModelError, OutOfMemoryError, PromptError, SettingError
+from rome_lens.memory import is_out_of_memory
+from rome_lens.progress import Progress
+
+DEFAULT_TOKENS = 100_000
+"""How much a model writes where nobody says: 65 times the width of the default model's MLP."""
+
+# Tokens of a portion: enough for batches of like lengths, little enough to lose when a run is cut short.
+_PORTION = 16384
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a pass gives.
+
+    Attributes:
+        moments: by layer, [d_mlp d_mlp], float64, symmetric, on the CPU.
+        fingerprints: by layer.
+        history: the fields of a `SecondMoment` that all layers share.
+    """
+
+    moments: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
+    fingerprints: Mapping[int, Fingerprint]
+    history: Mapping[str, Any]
+
+
+def collect_sums(
+    backend: Backend,
+    layers: Sequence[int],
+    texts: str | PathLike[str] | Iterable[str],
+    *,
+    field: str | None,
+    max_tokens: int | None,
+    text_length: int | None,
+    prepend_bos: bool,
+    seed: int,
+    source: str | None,
+    checkpoint: str | PathLike[str] | None,
+    batch_positions: int | None,
+    progress: Progress | None,
+) -> Collected:
+    """Collect the second moments of some layers; the arguments are those of `SecondMoment.collect`."""
+    started = time.perf_counter()
+    wanted = _checked_layers(backend, layers)
+    _check_count("max_tokens", max_tokens)
+    _check_count("batch_positions", batch_positions)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise SettingError(f"seed is {seed!r}; expected a whole number from 0 to 4294967295")
+    cut = Cut.checked(backend, text_length, prepend_bos=prepend_bos)
+    own = isinstance(texts, str) and texts == SELF
+    if own:
+        max_tokens = DEFAULT_TOKENS if max_tokens is None else max_tokens
+        pieces: Pieces = SelfPieces(backend, max_tokens=max_tokens, seed=seed, cut=cut)
+    else:
+        opened = read_texts(texts, field=field) if isinstance(texts, str | PathLike) else texts
+        name = opened.source if isinstance(opened, Texts) else "texts"
+        pieces = TextPieces(backend.tokenizer, opened, source=name, max_tokens=max_tokens, cut=cut)
+    fingerprints = {layer: backend.fingerprint(layer) for layer in wanted}
+    settings = {
+        "text_length": cut.text_length,
+        "prepend_bos": prepend_bos,
+        "max_tokens": max_tokens,
+        "seed": seed if own else None,
+        "self": own,
+        "dtype": str(backend.dtype).removeprefix("torch."),
+    }
+    kept = None if checkpoint is None else Checkpoint(checkpoint, settings, fingerprints)
+    pass_ = _Pass(backend, {layer: fingerprints[layer].d_mlp for layer in wanted}, progress, max_tokens)
+    with backend.evaluating():
+        pass_.run(pieces, kept, batch_positions=batch_positions, text_length=cut.text_length)
+    moments = {layer: pass_.moment(layer) for layer in dict.fromkeys(layers)}
+    if kept is not None:
+        kept.remove()
+    history = {
+        "n_tokens": pass_.n_tokens,
+        "source": pieces.source if source is None else source,
+        "model_name": backend.model_name,
+        "backend": backend.name,
+        "revision": _revision(backend),
+        "dtype": settings["dtype"],
+        "device": str(backend.device),
+        "prepend_bos": prepend_bos,
+        "text_length": cut.text_length,
+        "n_pieces": pass_.n_pieces,
+        "seed": settings["seed"],
+        "digest": pass_.digest,
+        "versions": _versions(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": pass_.seconds_before + time.perf_counter() - started,
+    }
+    return Collected(moments, fingerprints, history)
+
+
+def _checked_layers(backend: Backend, layers: Sequence[int]) -> list[int]:
+    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
+        raise SettingError(f"layers is {layers!r}; expected a list of one or more layers, such as [4]")
+    wanted = sorted({backend.check_layer(layer) for layer in layers})
+    for layer in wanted:
+        backend.w_out(layer)
+    return wanted
+
+
+def _check_count(name: str, value: int | None) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise SettingError(f"{name} is {value!r}; expected a whole number, 1 or more")
+
+
+def _revision(backend: Backend) -> str | None:
+    """The commit on the hub that the weights came from, where Hugging Face noted it."""
+    config = getattr(getattr(backend.model, "original_model", None), "config", None)
+    commit = getattr(config, "_commit_hash", None)
+    return commit if isinstance(commit, str) else None
+
+
+def _versions() -> dict[str, str]:
+    versions = {"rome-lens": rome_lens.__version__, "torch": torch.__version__}
+    for package in ("transformer-lens", "transformers"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions
+
+
+class _Pass:
+    """Sums of products, and how far they have come."""
+
+    def __init__(
+        self, backend: Backend, widths: Mapping[int, int], progress: Progress | None, max_tokens: int | None
+    ) -> None:
+        self._backend, self._widths = backend, widths
+        self._progress, self._max_tokens = progress, max_tokens
+        self._sums: dict[int, Tensor] = {}
+        self.n_tokens = self.n_pieces = 0
+        self.digest = ""
+        self.seconds_before = 0.0
+
+    def run(
+        self, pieces: Pieces, checkpoint: Checkpoint | None, *, batch_positions: int | None, text_length: int
+    ) -> None:
+        started = time.perf_counter()
+        self._make_sums()
+        state = None if checkpoint is None else checkpoint.read()
+        if state is not None:
+            for layer, total in state.sums.items():
+                self._sums[layer].copy_(total)
+            self.n_tokens, self.n_pieces, self.digest = state.n_tokens, state.n_pieces, state.digest
+            self.seconds_before = state.seconds
+            # The sizes of batches decide how sums are rounded.
+            batch_positions = state.batch_positions
+        self._budget = RowBudget.choose(self._backend, text_length, self._widths, most=batch_positions)
+        rest, digest = pieces.after(self.n_pieces, self._progress)
+        if checkpoint is not None and digest is not None and digest != self.digest:
+            raise checkpoint.other_work("other texts")
+        checked = self.n_pieces > 0
+        for portion in _portions(rest):
+            if not checked:
+                self._check_layers(portion[0])
+                checked = True
+            self._add(portion)
+            if checkpoint is not None:
+                checkpoint.write_if_due(
+                    self._sums,
+                    n_tokens=self.n_tokens,
+                    n_pieces=self.n_pieces,
+                    digest=self.digest,
+                    batch_positions=self._budget.positions,
+                    seconds=self.seconds_before + time.perf_counter() - started,
+                )
+        if not self.n_tokens:
+            raise PromptError("there is no text to collect keys from; give one text or more that is not empty")
+
+    def moment(self, layer: int) -> Float[Tensor, "d_mlp d_mlp"]:
+        """The mean of the products, exactly symmetric."""
+        mean = self._sums[layer].cpu() / self.n_tokens
+        if not mean.isfinite().all():
+            raise ModelError(
+                f"the keys of layer {layer} of {self._backend.model_name} are not finite in {self._backend.dtype}; "
+                "load it in float32"
+            )
+        return (mean + mean.t()) / 2
+
+    def _make_sums(self) -> None:
+        # Apple's GPUs have no float64.
+        device = torch.device("cpu") if self._backend.device.type == "mps" else self._backend.device
+        try:
+            for layer, width in self._widths.items():
+                self._sums[layer] = torch.zeros(width, width, dtype=torch.float64, device=device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"the sums of {len(self._widths)} layers do not fit into memory; collect fewer layers at a time"
+            ) from error
+
+    def _check_layers(self, piece: list[int]) -> None:
+        tokens = torch.tensor([piece], device=self._backend.device)
+        for layer in self._widths:
+            self._backend.check_w_out(layer, tokens)
+
+    @torch.no_grad()
+    def _add(self, portion: list[list[int]]) -> None:
+        waiting = sorted(portion, key=len, reverse=True)
+        done = self.n_tokens
+        with fast_products(device=self._backend.device, dtype=self._backend.dtype):
+            while waiting:
+                n_rows = max(1, self._budget.positions // len(waiting[0]))
+                batch, waiting = waiting[:n_rows], waiting[n_rows:]
+                self._add_batch(batch, set(self._widths))
+                done += sum(map(len, batch))
+                if self._progress is not None:
+                    self._progress(done, self._max_tokens or 0, "collecting keys")
+        self.n_tokens = done
+        self.n_pieces += len(portion)
+        for piece in portion:
+            self.digest = digest_of(self.digest, piece)
+
+    def _add_batch(self, batch: list[list[int]], pending: set[int]) -> None:
+        """Add the products of a batch to the sums of the layers that are pending."""
+        try:
+            self._add_whole(batch, pending)
+        except (RuntimeError, MemoryError) as error:
+            self._budget.halve_after(error, n_rows=len(batch))
+        else:
+            return
+        # Layers that had their products before memory ran out are not pending any more.
+        half = len(batch) // 2
+        for part in (batch[:half], batch[half:]):
+            self._add_batch(part, set(pending))
+
+    def _add_whole(self, batch: list[list[int]], pending: set[int]) -> None:
+        lengths = torch.tensor([len(piece) for piece in batch])
+        longest = int(lengths.max())
+        tokens = torch.tensor([[*piece, *[0] * (longest - len(piece))] for piece in batch])
+        real = (torch.arange(longest) < lengths[:, None]).to(self._backend.device)
+        padded, last = int(lengths.min()) < longest, max(pending)
+
+        def adding(layer: int) -> Any:
+            def add(key: Tensor) -> None:
+                product = _product(key[real] if padded else key.flatten(0, 1))
+                self._sums[layer] += product.to(self._sums[layer].device)
+                pending.remove(layer)
+
+            return add
+
+        hooks = [(self._backend.key_hook(layer), adding(layer)) for layer in sorted(pending)]
+        tokens = tokens.to(self._backend.device)
+        with self._backend.hooked(hooks):
+            if last + 1 < self._backend.n_layers:
+                self._backend._forward(tokens, stop_at_layer=last + 1)
+            else:
+                self._backend.logits(tokens, keep=1)
+        if pending:
+            raise ModelError(f"layer {min(pending)} of {self._backend.model_name} never shows its keys")
+
+
+def _portions(pieces: Iterator[list[int]]) -> Iterator[list[list[int]]]:
+    portion: list[list[int]] = []
+    size = 0
+    for piece in pieces:
+        portion.append(piece)
+        size += len(piece)
+        if size >= _PORTION:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
+def _product(keys: Float[Tensor, "token d_mlp"]) -> Float[Tensor, "d_mlp d_mlp"]:
+    """Sum over tokens of k k^T, in float32, or in float64 for keys in float64."""
+    # As a linear map it goes through the faster of PyTorch's libraries (backends.products), which wants rows in order.
+    across = keys.detach().t().to(torch.promote_types(keys.dtype, torch.float32)).contiguous()
+    return F.linear(across, across)

@@ -1,0 +1,389 @@
+"""Edits for people who have no TransformerLens: a model that transformers loads, an adapter that peft loads.
+
+What is written is Hugging Face's own form of the model with nothing but the edited matrices changed, so an edit that
+was found on processed weights goes into the raw ones: processing moves neither the keys nor, but for a mean over
+d_model that the following norm takes away, the values. Logits are the edited TransformerLens model's; where that one's
+unembedding was centred, log-probabilities are.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rome_lens.backends import as_backend
+from rome_lens.backends.modules import hugging_face_tree, is_wrapped
+from rome_lens.backends.w_out import sketch_matrix
+from rome_lens.editing.applied import edited_matrix, unedited_matrices
+from rome_lens.errors import ArtefactError, EditError, ModelError, ModelMismatchError, SettingError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rome_lens.editing.edit import Edit
+
+NOTE = "rome_lens.json"
+"""The file in an exported folder that says what was edited: `rome_lens` (our version), `kind`, `model`, `edits`."""
+
+
+def export_model(
+    edits: Sequence["Edit"], model_or_path: Any, out: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+) -> None:
+    """Write an edited model as a folder that transformers loads: configuration, weights, tokeniser, and a note.
+
+    Each edited matrix is the unedited one plus all its edits, summed in float64 and rounded once, as in `Edit.apply`.
+    The caller's model stays as it is.
+
+    Args:
+        edits: what goes in, in any order; several layers, several edits on one layer.
+        model_or_path: the unedited model. Either a name or a folder as `load_model` takes them, read in `dtype`, with
+            the tokeniser that comes with it. Or a transformers model, written in its own dtype, with the tokeniser of
+            `model.name_or_path` where that is on this machine. Or a TransformerBridge with raw weights, written
+            without whatever edits are applied to it, and with its tokeniser, which TransformerLens has told to add BOS.
+        out: the folder; it must not exist, or be empty.
+        dtype: for a name or a folder: what to read the weights in. By default what the edits were made in, so that the
+            logits stay the same; bfloat16 would round the edit away in part.
+
+    Raises:
+        ModelMismatchError: an edit was made for another model.
+        ModelError: weights that cannot be written: those of a HookedTransformer, processed or quantised ones.
+        EditStateError: somebody else has changed an edited layer of the bridge.
+        SettingError: no edits, or one of them twice.
+        ArtefactError: the folder holds something already, or cannot be written.
+    """
+    _check_edits(edits)
+    _check_folder(out)
+    source = _source(model_or_path, edits, dtype=dtype)
+    config = _plain_config(source)
+    weights = source.weights()
+    by_module: dict[str, list[Edit]] = {}
+    for edit in edits:
+        by_module.setdefault(_module_of(edit, source, weights), []).append(edit)
+    for name, here in by_module.items():
+        matrix, transposed = _as_w_out(source.modules[name], weights[f"{name}.weight"])
+        edited = edited_matrix(matrix, here)
+        weights[f"{name}.weight"] = edited.t().contiguous() if transposed else edited
+    with _whole_folder(out) as folder:
+        _write_model(source, config, weights, folder=folder)
+        _write_note(folder, kind="edited_model", model=source.name, edits=edits)
+
+
+def export_adapter(edits: Sequence["Edit"], out: str | os.PathLike[str]) -> None:
+    """Write edits as a LoRA adapter that peft loads onto the unedited model; its rank is that of the edits on a layer.
+
+    Args:
+        edits: what goes in; several layers, several edits on one layer.
+        out: the folder; it must not exist, or be empty.
+
+    Raises:
+        EditError: nobody knows the name of an edited module in Hugging Face's model.
+        ModelMismatchError: the edits were made for different models.
+        SettingError: no edits, or one of them twice.
+        ArtefactError: the folder holds something already, or cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    _check_edits(edits)
+    _check_folder(out)
+    modules: dict[str, list[Edit]] = {}
+    for edit in sorted(edits, key=lambda e: (e.layer, e.id)):
+        if edit.module is None:
+            raise EditError(
+                f"nobody knows what Hugging Face's model calls the MLP's output of layer {edit.layer} of "
+                f"{edit.fingerprint.model_name}, and an adapter is bound to that name; write a whole model with to_hf, "
+                "or make the edit on a TransformerBridge"
+            )
+        modules.setdefault(edit.module, []).append(edit)
+    if len({edit.module_transposed for edit in edits}) > 1:
+        raise ModelMismatchError(
+            "some of the edits are for a model with Linear and some for one with Conv1D; write an adapter for each"
+        )
+    ranks = {name: len(here) for name, here in modules.items()}
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    other_ranks = {name: r for name, r in ranks.items() if r != rank}
+    factors: dict[str, Tensor] = {}
+    for name, here in modules.items():
+        # peft adds (alpha / r) B A, transposed for Conv1D: [d_model, r] times [r, d_mlp].
+        prefix = f"base_model.model.{name}"
+        factors[f"{prefix}.lora_A.weight"] = torch.stack([edit.u for edit in here])
+        factors[f"{prefix}.lora_B.weight"] = torch.stack([edit.v for edit in here], dim=1)
+    model_name = edits[0].fingerprint.model_name
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model_name,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": other_ranks,
+        "alpha_pattern": other_ranks,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": not edits[0].module_transposed,
+        "target_modules": list(modules),
+    }
+    with _whole_folder(out) as folder:
+        plain = {name: x.detach().to("cpu", torch.float32).contiguous() for name, x in factors.items()}
+        save_file(plain, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        _write_json(folder / "adapter_config.json", settings)
+        _write_note(folder, kind="lora_adapter", model=model_name, edits=edits)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An unedited Hugging Face model, perhaps with a TransformerBridge's wrappers in it.
+
+    Attributes:
+        name: what to call it.
+        model: the model; never changed.
+        tokenizer: its tokeniser, or None.
+        unedited: what belongs in place of a parameter that carries edits, by the parameter's id and in its layout.
+    """
+
+    name: str
+    model: "PreTrainedModel"
+    tokenizer: Any
+    unedited: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        return dict(hugging_face_tree(self.model))
+
+    def weights(self) -> dict[str, Tensor]:
+        """What the model's `state_dict` would be without wrappers and edits; tensors are the model's own."""
+        weights = {}
+        for name, module in hugging_face_tree(self.model):
+            kept = {k: b for k, b in module._buffers.items() if k not in module._non_persistent_buffers_set}
+            for key, tensor in (module._parameters | kept).items():
+                if tensor is not None:
+                    weights[f"{name}.{key}" if name else key] = self.unedited.get(id(tensor), tensor).detach()
+        if any(tensor.is_meta for tensor in weights.values()):
+            raise ModelError(f"part of {self.name} is offloaded to disk; give its name or folder instead")
+        return weights
+
+
+def _source(model_or_path: Any, edits: Sequence["Edit"], *, dtype: torch.dtype | None) -> _Source:
+    if isinstance(model_or_path, str | os.PathLike):
+        from rome_lens.loading.hugging_face import load_pretrained
+
+        pretrained = load_pretrained(
+            model_or_path, dtype=dtype or _dtype_of(edits), device=torch.device("cpu"), tokenizer_as_stored=True
+        )
+        return _Source(pretrained.name, pretrained.model, pretrained.tokenizer)
+    from transformers import PreTrainedModel
+
+    if isinstance(model_or_path, PreTrainedModel):
+        return _source_of_transformers(model_or_path)
+    backend = as_backend(model_or_path)
+    original = getattr(model_or_path, "original_model", None)
+    name = backend.model_name
+    if not isinstance(original, PreTrainedModel):
+        raise ModelError(
+            f"{name} is a {type(model_or_path).__name__} and holds no Hugging Face model to write; give the name or "
+            "the folder that it was loaded from, as load_model takes it"
+        )
+    if getattr(model_or_path, "_weights_processed", False):
+        raise ModelError(
+            f"the weights of {name} were processed when compatibility mode was enabled, and the raw ones are gone; "
+            "give the name or the folder that it was loaded from, as load_model takes it"
+        )
+    unedited = {}
+    for layer, matrix in unedited_matrices(backend).items():
+        w_out = backend.w_out(layer)
+        unedited[id(w_out.parameter)] = matrix.t() if w_out.transposed else matrix
+    return _Source(name, original, backend.tokenizer, unedited)
+
+
+def _source_of_transformers(model: "PreTrainedModel") -> _Source:
+    from transformers import AutoTokenizer
+
+    name = model.name_or_path or type(model).__name__
+    if is_wrapped(model):
+        raise ModelError(
+            f"a TransformerBridge was built around this {type(model).__name__} and has changed it; give the bridge, or "
+            "the name or the folder that it was loaded from"
+        )
+    tokenizer = None
+    if model.name_or_path:
+        with contextlib.suppress(Exception):  # a folder without one, a name that is not on this machine
+            tokenizer = AutoTokenizer.from_pretrained(
+                model.name_or_path, local_files_only=True, trust_remote_code=False
+            )
+    return _Source(name, model, tokenizer)
+
+
+def _dtype_of(edits: Sequence["Edit"]) -> torch.dtype:
+    """The widest of the dtypes that the edits were made in; float32 where none is said."""
+    from rome_lens.loading.options import as_dtype
+
+    dtype = as_dtype(edits[0].dtype or None)
+    for edit in edits[1:]:
+        dtype = torch.promote_types(dtype, as_dtype(edit.dtype or None))
+    return dtype
+
+
+def _module_of(edit: "Edit", source: _Source, weights: Mapping[str, Tensor]) -> str:
+    """The module that an edit was made for: the one of its name, or else the one with the very weights."""
+    mine = edit.fingerprint
+    shapes = {True: (mine.d_model, mine.d_mlp), False: (mine.d_mlp, mine.d_model)}
+    fitting = [
+        name
+        for name, module in source.modules.items()
+        if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+        and str(edit.layer) in name.split(".")
+        and tuple(weights[f"{name}.weight"].shape) == shapes[isinstance(module, nn.Linear)]
+    ]
+    for name in [edit.module] if edit.module in fitting else fitting:
+        matrix, _ = _as_w_out(source.modules[name], weights[f"{name}.weight"])
+        norm, sketch = sketch_matrix(matrix)
+        if mine.difference(replace(mine, norm=norm, sketch=sketch)) is None:
+            return name
+    reason = f"other weights in layer {edit.layer}" if fitting else f"no such matrix in layer {edit.layer}"
+    raise ModelMismatchError(
+        f"the edit was made for layer {edit.layer} of {mine.model_name}, and {source.name} is another model ({reason})"
+        "; give the unedited model that it was made on"
+    )
+
+
+def _as_w_out(module: nn.Module, weight: Tensor) -> tuple[Tensor, bool]:
+    """A module's weight as [d_mlp, d_model], and whether that transposed it."""
+    transposed = isinstance(module, nn.Linear)
+    return (weight.t() if transposed else weight), transposed
+
+
+def _plain_config(source: _Source) -> Any:
+    """A copy of the configuration, without the mark of a GGUF file, whose weights are plain numbers by now.
+
+    Raises:
+        ModelError: the weights are quantised.
+    """
+    config = copy.deepcopy(source.model.config)
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
+        if getattr(method, "value", method) != "gguf":
+            raise ModelError(
+                f"the weights of {source.name} are quantised ({getattr(method, 'value', method)}), and an edit would "
+                "not survive that; give the model that they were made from"
+            )
+        del config.quantization_config
+    return config
+
+
+def _write_model(source: _Source, config: Any, weights: dict[str, Tensor], *, folder: Path) -> None:
+    from transformers import GenerationConfig
+
+    from rome_lens.loading.progress import quiet
+
+    # A model of the same class that holds no numbers: it knows how it is to be saved, and nobody else sees it.
+    with torch.device("meta"):
+        shell: Any = type(source.model)(config)
+    shell.to(source.model.dtype)
+    expected = set(shell.state_dict())
+    # TransformerBridge gives an unembedding a bias of zeros where the model has none.
+    added = sorted(name for name in set(weights) - expected if weights.pop(name).any())
+    if missing := [*sorted(expected - set(weights)), *added]:
+        raise ModelError(
+            f"the weights of {source.name} are not those of a {type(source.model).__name__} any more ({missing[0]}, "
+            f"{len(missing)} in all); give the name or the folder that it was loaded from"
+        )
+    generation = source.model.generation_config if source.model.can_generate() else None
+    with quiet(f"writing {source.name}", progress=None):
+        if generation is not None:
+            shell.generation_config = GenerationConfig()
+        shell.save_pretrained(folder, state_dict=weights)
+        if generation is not None:
+            # save_pretrained refuses settings that contradict each other, and many models come with such.
+            generation.to_json_file(folder / "generation_config.json")
+        if source.tokenizer is not None:
+            source.tokenizer.save_pretrained(folder)
+
+
+def _check_edits(edits: Sequence["Edit"]) -> None:
+    if not edits:
+        raise SettingError("there are no edits to write; give at least one")
+    for edit, other in pairwise(sorted(edits, key=lambda e: e.id)):
+        if edit.id == other.id:
+            raise SettingError(
+                f"the edit {edit.request.text!r} -> {edit.request.target_new!r} (layer {edit.layer}) is given twice"
+            )
+    first: dict[int, Edit] = {}
+    for edit in edits:
+        other = first.setdefault(edit.layer, edit)
+        mine, theirs = edits[0].fingerprint, edit.fingerprint
+        difference = other.fingerprint.difference(edit.fingerprint)
+        if difference is not None or (mine.n_layers, mine.d_model) != (theirs.n_layers, theirs.d_model):
+            raise ModelMismatchError(
+                f"the edits were made for different models, {mine.model_name} and {theirs.model_name} "
+                f"({difference or 'other sizes'}); write them one model at a time"
+            )
+
+
+def _write_note(folder: Path, *, kind: str, model: str, edits: Sequence["Edit"]) -> None:
+    from rome_lens import __version__
+
+    note = {"rome_lens": __version__, "kind": kind, "model": model, "edits": [edit.to_dict() for edit in edits]}
+    _write_json(folder / NOTE, note)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_folder(out: str | os.PathLike[str]) -> Path:
+    """Where a folder really goes, if it can be written.
+
+    Raises:
+        ArtefactError: something is there, or its parent is no folder.
+    """
+    try:
+        target = Path(os.path.realpath(out))
+        if target.is_dir() and any(target.iterdir()):
+            reason = "the folder is not empty; name a new one, or empty it"
+        elif target.exists() and not target.is_dir():
+            reason = "it is a file; name a new folder"
+        elif not target.parent.is_dir():
+            reason = f"there is no folder {str(target.parent)!r}; make it first"
+        elif not os.access(target.parent, os.W_OK):
+            reason = f"no permission to write in {str(target.parent)!r}; choose another place"
+        else:
+            return target
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or str(error)
+    raise ArtefactError(f"cannot write {os.fspath(out)!r}: {reason}")
+
+
+@contextlib.contextmanager
+def _whole_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder beside the one that is asked for, which takes its place when all is written, and else vanishes."""
+    from safetensors import SafetensorError
+
+    target = _check_folder(out)
+    temporary = target.with_name(f".rome-lens-{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for path in temporary.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())  # some file systems find out only here that there is no room
+        if target.is_dir():
+            target.rmdir()
+        temporary.rename(target)
+    except (OSError, SafetensorError) as error:  # safetensors says in words of its own that a disk is full
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ArtefactError(
+            f"cannot write {os.fspath(out)!r}: {reason}; free some room, or choose another place"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,150 @@
+"""Files of second moments: our own, and the statistics that the released code of ROME and MEMIT writes.
+
+Ours hold the upper triangle, row by row, in float32: half of what the matrix would take, and more than the sample
+behind it is worth. Theirs are NumPy archives of a `CombinedStat` (`util/runningstats.py`): `mom2.mom2` is the sum of
+the products and `mom2.count` how many there were.
+"""
+
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rome_lens.backends import Fingerprint
+from rome_lens.errors import ArtefactError
+from rome_lens.storage import load_tensors, save_tensors
+
+KIND = "second_moment"
+
+_NUMBERS = (int, float)
+# Fields of the history and what they may be; a field that may be None may also be absent.
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "layer": (int,),
+    "n_tokens": (int, type(None)),
+    "source": (str,),
+    "model_name": (str, type(None)),
+    "backend": (str, type(None)),
+    "revision": (str, type(None)),
+    "dtype": (str, type(None)),
+    "device": (str, type(None)),
+    "prepend_bos": (bool, type(None)),
+    "text_length": (int, type(None)),
+    "n_pieces": (int, type(None)),
+    "seed": (int, type(None)),
+    "digest": (str, type(None)),
+    "versions": (dict,),
+    "created": (str, type(None)),
+    "command": (str, type(None)),
+    "seconds": (*_NUMBERS, type(None)),
+}
+
+
+def write_moment(
+    path: str | os.PathLike[str], matrix: Float[Tensor, "d_mlp d_mlp"], history: Mapping[str, Any]
+) -> None:
+    """Write a matrix and its history.
+
+    Raises:
+        ArtefactError: the file cannot be written.
+    """
+    triangle = torch.cat([row[i:] for i, row in enumerate(matrix.detach().to("cpu", torch.float32))])
+    save_tensors(path, kind=KIND, tensors={"triangle": triangle}, settings={**history, "d_mlp": len(matrix)})
+
+
+def read_moment(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "d_mlp d_mlp"], dict[str, Any]]:
+    """Read what `write_moment` wrote: the matrix in float32, and its history with the fingerprint in it.
+
+    Raises:
+        ArtefactError: there is no such file, it is damaged, or it holds something else.
+    """
+    tensors, settings = load_tensors(path, kind=KIND)
+    try:
+        history = {name: _field(settings, name, kinds) for name, kinds in _FIELDS.items()}
+        d_mlp = _field(settings, "d_mlp", (int,))
+        if not all(isinstance(version, str) for version in history["versions"].values()):
+            raise ValueError("versions holds something else than texts")
+        fingerprint = _field(settings, "fingerprint", (dict, type(None)))
+        history["fingerprint"] = None if fingerprint is None else Fingerprint.from_dict(fingerprint)
+        if "triangle" not in tensors:
+            raise ValueError("it holds no triangle")
+        return _unpacked(tensors["triangle"], d_mlp), history
+    except (ValueError, ArtefactError) as error:
+        raise ArtefactError(f"cannot use {os.fspath(path)!r}: a {KIND} that is damaged ({error})") from error
+
+
+def _field(settings: Mapping[str, Any], name: str, kinds: tuple[type, ...]) -> Any:
+    value = settings.get(name)
+    # To Python True is a whole number; here it is not.
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise ValueError(f"{name} is {value!r}" if name in settings else f"{name} is missing")
+    return value
+
+
+def _unpacked(triangle: Tensor, d_mlp: int) -> Float[Tensor, "d_mlp d_mlp"]:
+    if triangle.ndim != 1 or triangle.dtype != torch.float32 or 2 * len(triangle) != d_mlp * (d_mlp + 1):
+        raise ValueError(
+            f"a triangle of {triangle.dtype} and shape {tuple(triangle.shape)} belongs to no {d_mlp} x {d_mlp} matrix"
+        )
+    matrix = triangle.new_empty(d_mlp, d_mlp)
+    first = 0
+    for i in range(d_mlp):
+        row = triangle[first : first + d_mlp - i]
+        matrix[i, i:] = row
+        matrix[i:, i] = row
+        first += len(row)
+    return matrix
+
+
+def is_npz(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as a NumPy archive does, whatever it is called."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    except (OSError, ValueError):
+        return False
+
+
+def read_npz(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "d_mlp d_mlp"], int, str]:
+    """Read statistics of the released code.
+
+    Returns:
+        The second moment in the file's dtype, how many tokens it is the mean over, and what the file says of its texts.
+
+    Raises:
+        ArtefactError: there is no such file, it is damaged, or it holds something else.
+    """
+    name = repr(os.fspath(path))
+    if not Path(path).is_file():
+        raise ArtefactError(f"there is no file {name}; expected statistics that the released code wrote")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            prefix = "mom2." if "mom2.mom2" in archive else ""
+            if f"{prefix}mom2" not in archive or f"{prefix}count" not in archive:
+                held = ", ".join(sorted(archive)[:6]) or "nothing"
+                raise ArtefactError(
+                    f"cannot use {name}: expected mom2.mom2 and mom2.count, as the released code writes them; "
+                    f"it holds {held}"
+                )
+            total, count = archive[f"{prefix}mom2"], archive[f"{prefix}count"]
+            size = archive["sample_size"] if "sample_size" in archive else np.array(math.nan)
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ArtefactError(f"cannot read {name}: it is cut short, damaged or no NumPy archive ({error})") from error
+    if total.dtype not in (np.float16, np.float32, np.float64) or total.ndim != 2 or total.shape[0] != total.shape[1]:
+        raise ArtefactError(f"cannot use {name}: its mom2 is {total.dtype} of shape {total.shape}, no square matrix")
+    if count.shape != () or not np.issubdtype(count.dtype, np.integer) or count < 1:
+        raise ArtefactError(f"cannot use {name}: its count is {count}, no number of tokens")
+    if total.dtype == np.float16:
+        total = total.astype(np.float32)
+    matrix = torch.from_numpy(total) / int(count)
+    # The released code writes None as a number that is not finite.
+    known = size.shape == () and np.issubdtype(size.dtype, np.number) and np.isfinite(size)
+    texts = f", {int(size)} texts" if known else ""
+    return (matrix + matrix.t()) / 2, int(count), f"published statistics {Path(path).name}{texts}"

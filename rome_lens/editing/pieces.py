@@ -1,0 +1,231 @@
+"""Pieces of text as token ids: texts tokenised and cut, or text that a model writes itself.
+
+Pieces come one after the other and in an order that depends on nothing but the source and its settings, so that work on
+them can be taken up where it was left.
+"""
+
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from rome_lens.backends import Backend
+from rome_lens.backends.generation import sample
+from rome_lens.errors import OutOfMemoryError, PromptError, SettingError
+from rome_lens.memory import is_out_of_memory
+from rome_lens.progress import Progress
+from rome_lens.tokens import encode
+
+# The rows that a model writes together share its weights on their way through the processor. How many there are decides
+# which random numbers each row meets, so it follows from the model and never from the memory that happens to be free.
+_MOST_ROWS = 64
+_MOST_CACHE = 4 * 2**30
+
+# How sentences and texts begin, so that the model's own text is about more than one thing.
+_FIRST_WORDS = (
+    "The A In When It This He She They We You I There For After Before During While Although Because If As At On By "
+    "From With Since Once Every Many Most Some One Two First New Our His Her Their My No What How Why Who Where "
+    "According However Today Scientists People Children Water History Music London Paris Germany President University "
+    "Football Python"
+)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How text is cut.
+
+    Attributes:
+        text_length: longest piece in tokens, BOS included.
+        bos: token ids in front of every piece: BOS, or none.
+    """
+
+    text_length: int
+    bos: tuple[int, ...]
+
+    @classmethod
+    def checked(cls, backend: Backend, text_length: int | None, *, prepend_bos: bool) -> "Cut":
+        """Refuse a length that the model does not allow.
+
+        Raises:
+            SettingError: the length is out of its range, or `prepend_bos` for a tokenizer that has no BOS token.
+        """
+        # What a key is depends on what stands before it. Prompts of facts are short; long pieces would mostly show keys
+        # deep inside of a text, very short ones mostly beginnings, and attention's cost grows with the length.
+        most = backend.n_ctx
+        if text_length is None:
+            text_length = min(256, most or 256)
+        bos: tuple[int, ...] = ()
+        if prepend_bos:
+            bos_id = getattr(backend.tokenizer, "bos_token_id", None)
+            if bos_id is None:
+                raise SettingError(
+                    "prepend_bos is True, but this model's tokenizer has no BOS token; leave prepend_bos off"
+                )
+            bos = (int(bos_id),)
+        least = len(bos) + 1
+        allowed = f"{least} or more" if most is None else f"{least} to {most}"
+        if isinstance(text_length, bool) or not isinstance(text_length, int):
+            raise SettingError(f"text_length is {text_length!r}; expected a whole number of tokens, {allowed}")
+        if text_length < least or (most is not None and text_length > most):
+            raise SettingError(f"text_length is {text_length}; {backend.model_name} takes {allowed} tokens at once")
+        return cls(text_length, bos)
+
+    def pieces(self, ids: list[int]) -> Iterator[list[int]]:
+        """A text's ids, cut."""
+        room = self.text_length - len(self.bos)
+        for first in range(0, len(ids), room):
+            yield [*self.bos, *ids[first : first + room]]
+
+    @staticmethod
+    def up_to(max_tokens: int | None, pieces: Iterator[list[int]]) -> Iterator[list[int]]:
+        """Pieces of so many tokens together, the last one cut; all of them where that is None."""
+        left = max_tokens
+        for piece in pieces:
+            yield piece[:left]
+            if left is not None:
+                left -= len(piece)
+                if left <= 0:
+                    return
+
+
+class Pieces(ABC):
+    """A source of pieces.
+
+    Attributes:
+        source: what is read, for people.
+    """
+
+    source: str
+
+    @abstractmethod
+    def after(self, n_pieces: int, progress: Progress | None) -> tuple[Iterator[list[int]], str | None]:
+        """The pieces that come after the first `n_pieces`.
+
+        Returns:
+            The pieces, and the digest of those before them; None where it would take all the work again to know it.
+        """
+
+
+class TextPieces(Pieces):
+    """Pieces of texts."""
+
+    def __init__(self, tokenizer: Any, texts: Iterable[str], *, source: str, max_tokens: int | None, cut: Cut) -> None:
+        self._tokenizer, self._texts, self.source = tokenizer, texts, source
+        self._max_tokens, self._cut = max_tokens, cut
+
+    def after(self, n_pieces: int, progress: Progress | None) -> tuple[Iterator[list[int]], str | None]:
+        pieces, digest = self._cut.up_to(self._max_tokens, self._all()), ""
+        for done, piece in enumerate(islice(pieces, n_pieces)):
+            digest = digest_of(digest, piece)
+            if progress is not None and done % 100 == 0:
+                progress(done, n_pieces, "passing over what is done")
+        return pieces, digest
+
+    def _all(self) -> Iterator[list[int]]:
+        for index, text in enumerate(self._texts):
+            if not isinstance(text, str):
+                raise SettingError(f"text {index} is {type(text).__name__}; expected str")
+            try:
+                ids, _ = encode(self._tokenizer, text)
+            except PromptError as error:
+                # The text itself may be a whole book.
+                raise PromptError(f"text {index} holds half a character; write it in UTF-8") from error
+            yield from self._cut.pieces(ids)
+
+
+class SelfPieces(Pieces):
+    """Text that the model writes, each piece from a first word of its own.
+
+    The pieces are what the model drew, token by token: decoded and tokenised again they might come out differently.
+    """
+
+    def __init__(self, backend: Backend, *, max_tokens: int, seed: int, cut: Cut) -> None:
+        self._backend, self._max_tokens, self._seed, self._cut = backend, max_tokens, seed, cut
+        self.source = "self"
+
+    def after(self, n_pieces: int, progress: Progress | None) -> tuple[Iterator[list[int]], str | None]:
+        n_tokens = n_pieces * self._cut.text_length
+        return self._cut.up_to(self._max_tokens - n_tokens, self._rest(n_pieces, progress)), None
+
+    def _rest(self, n_pieces: int, progress: Progress | None) -> Iterator[list[int]]:
+        rows = self._rows()
+        total = -(-self._max_tokens // self._cut.text_length)
+        banned, firsts = self._tokens()
+        for batch in range(n_pieces // rows, -(-total // rows)):
+            first = batch * rows
+            # A generator a batch: those before it need not be written again.
+            seed = int(np.random.SeedSequence((self._seed, batch)).generate_state(1, np.uint64)[0])
+            generator = torch.Generator().manual_seed(seed)
+            n_rows = min(rows, total - first)
+            chosen = firsts[torch.randint(len(firsts), (n_rows,), generator=generator)]
+            prompts = torch.tensor(self._cut.bos).long().expand(n_rows, -1)
+            prompts = torch.cat([prompts, chosen[:, None]], dim=1).to(self._backend.device)
+            texts = self._written(prompts, generator, banned, self._reporting(progress, first, n_rows))
+            yield from texts[max(0, n_pieces - first) :]
+
+    def _written(
+        self, prompts: torch.Tensor, generator: torch.Generator, banned: list[int], progress: Progress | None
+    ) -> list[list[int]]:
+        n_new = self._cut.text_length - prompts.shape[1]
+        try:
+            texts = sample(
+                self._backend,
+                prompts,
+                n_new=n_new,
+                generator=generator,
+                temperature=1.0,
+                banned=banned,
+                progress=progress,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemoryError(
+                f"memory ran out while the model wrote {len(prompts)} texts of {self._cut.text_length} tokens; take a "
+                "smaller text_length, or texts from a file"
+            ) from error
+        return texts.tolist()
+
+    def _reporting(self, progress: Progress | None, first: int, n_rows: int) -> Progress | None:
+        if progress is None:
+            return None
+        length = self._cut.text_length
+
+        def report(done: int, total: int, what: str) -> None:
+            tokens = first * length + n_rows * length * done // total
+            progress(min(tokens, self._max_tokens), self._max_tokens, "writing text")
+
+        return report
+
+    def _rows(self) -> int:
+        """How many texts are written together: a power of two."""
+        cfg = self._backend.model.cfg
+        heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+        one_text = self._cut.text_length * self._backend.n_layers * 2 * heads * cfg.d_head * 4
+        rows = _MOST_ROWS
+        while rows > 1 and rows * one_text > _MOST_CACHE:
+            rows //= 2
+        return rows
+
+    def _tokens(self) -> tuple[list[int], torch.Tensor]:
+        """Ids that are never drawn, and those that texts begin with."""
+        tokenizer, n_vocab = self._backend.tokenizer, self._backend.d_vocab
+        # Some models have rows of padding behind the tokenizer's last token.
+        banned = {i for i in tokenizer.all_special_ids if i < n_vocab} | set(range(len(tokenizer), n_vocab))
+        begun = [encode(tokenizer, word)[0][:1] for word in _FIRST_WORDS.split()]
+        firsts = [ids[0] for ids in begun if ids and ids[0] not in banned]
+        if not firsts:
+            # A tokenizer that knows none of these words: any token may begin a text.
+            firsts = [i for i in range(n_vocab) if i not in banned]
+        return sorted(banned), torch.tensor(firsts)
+
+
+def digest_of(before: str, piece: list[int]) -> str:
+    """SHA-256 of a piece's ids and of the digest of all pieces before it."""
+    return sha256(before.encode() + array("q", piece).tobytes()).hexdigest()

@@ -1,0 +1,300 @@
+"""ROME: a rank-one edit of one layer's `W_out` that makes a model say something else (Meng et al. 2022, section 3)."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rome_lens.backends import as_backend
+from rome_lens.backends.modules import hugging_face_module
+from rome_lens.editing.applied import unedited_matrix
+from rome_lens.editing.edit import Edit, Probabilities
+from rome_lens.editing.measure import joint_probabilities, own_next_tokens
+from rome_lens.editing.rows import RequestRows, check_templates, split_requests, tokenise_request
+from rome_lens.editing.second_moment import SecondMoment
+from rome_lens.editing.settings import Settings, check_seed, settings_for
+from rome_lens.editing.shipped import shipped_moment
+from rome_lens.editing.templates import sample_templates
+from rome_lens.editing.update import Keys, RankOne, check_variant, rank_one
+from rome_lens.editing.values import Values, find_values
+from rome_lens.errors import AnswerError, SettingError
+from rome_lens.facts import EditRequest
+from rome_lens.progress import Progress
+from rome_lens.tokens import TokenisedPrompt, decode_each, tokenise_span
+
+_ENGINES = ("auto", "plain")
+_ESSENCES = ("last", "subject")
+
+
+class ROME:
+    """An editor of one model's facts; what its edits share is computed once and kept here.
+
+    Attributes:
+        model: the model, which no edit changes until it is applied.
+        settings: layer and optimiser's settings, with their source.
+        second_moment: C of that layer.
+        variant: `r-rome`, `rome` or `p-rome`.
+        bare_weight: share of the bare prompt in the mean key and in the loss; None is the same share as any other.
+        essence_at: where the divergence is read in "{subject} is a": `last`, or `subject` as the released code does.
+        seed: seed of the templates.
+        prepend_bos: whether BOS stands in front of every row.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        layer: int | None = None,
+        second_moment: SecondMoment | Float[Tensor, "d_mlp d_mlp"] | None = None,
+        variant: str = "r-rome",
+        context_templates: Sequence[str] | None = None,
+        bare_weight: float | None | str = "auto",
+        essence_at: str | None = None,
+        seed: int = 0,
+        prepend_bos: bool = False,
+        v_num_grad_steps: int | None = None,
+        v_lr: float | None = None,
+        v_weight_decay: float | None = None,
+        clamp_norm_factor: float | None = None,
+        kl_factor: float | None = None,
+        engine: str = "auto",
+    ) -> None:
+        """Choose how facts are edited. Whatever is None comes from the model's settings, whose source is recorded.
+
+        Args:
+            model: a HookedTransformer or a TransformerBridge, processed weights or not.
+            layer: the layer to edit, counted from 0.
+            second_moment: C of that layer, [d_mlp, d_mlp]; None takes the one that the package ships for this model,
+                and is an error where there is none: it is never left out.
+            variant: `r-rome` uses the mean key throughout; `rome` is the released code's mixture of two keys; `p-rome`
+                uses the bare prompt's key.
+            context_templates: texts that end with `{}`; None lets the model write 20 of them, by `seed`.
+            bare_weight: share of the bare prompt among the templates, above 0 and at most 1; None is an equal share.
+                "auto" is a half for `r-rome`, as in MEMIT, and an equal share for the other variants.
+            essence_at: `last` or `subject`; None is `subject` for the variant `rome` and `last` for the others.
+            seed: seed of the context templates.
+            prepend_bos: put BOS in front of every row. The released code does not.
+            v_num_grad_steps: evaluations of the loss, at most.
+            v_lr: Adam's learning rate.
+            v_weight_decay: factor of `|delta| / |v0|^2` in the loss.
+            clamp_norm_factor: `|delta|` never exceeds so many times `|v0|`.
+            kl_factor: factor of the divergence of "{subject} is a".
+            engine: `auto`, or `plain` to optimise by whole forwards (slow; the same numbers).
+
+        Raises:
+            SettingError: a setting is out of its range, or there is no second moment.
+            ModelMismatchError: the second moment belongs to another model, layer or width.
+            ModelError: not a model of TransformerLens, or its layer has no `W_out` of its own.
+        """
+        self._backend = as_backend(model)
+        self.model = model
+        self.variant = check_variant(variant)
+        published = settings_for(self._backend)
+        given = {
+            "layer": layer,
+            "v_num_grad_steps": v_num_grad_steps,
+            "v_lr": v_lr,
+            "v_weight_decay": v_weight_decay,
+            "clamp_norm_factor": clamp_norm_factor,
+            "kl_factor": kl_factor,
+        }
+        chosen = {name: value for name, value in given.items() if value is not None}
+        source = published.source + (f"; given by the caller: {', '.join(chosen)}" if chosen else "")
+        self.settings: Settings = replace(published, **chosen, source=source)
+        self._backend.check_layer(self.settings.layer)
+        original = unedited_matrix(self._backend, self.settings.layer)
+        self._backend.value_hook(self.settings.layer)
+        if second_moment is None:
+            second_moment = shipped_moment(self._backend, self.settings.layer)
+        elif isinstance(second_moment, Tensor):
+            second_moment = SecondMoment.from_matrix(second_moment, layer=self.settings.layer)
+        second_moment.check(self._backend, self.settings.layer, original)
+        self.second_moment = second_moment
+        if bare_weight == "auto":
+            bare_weight = 0.5 if variant == "r-rome" else None
+        number = isinstance(bare_weight, int | float) and not isinstance(bare_weight, bool)
+        if bare_weight is not None and not (number and 0 < bare_weight <= 1):
+            raise SettingError(f"bare_weight is {bare_weight!r}; expected a share above 0 and at most 1, or None")
+        self.bare_weight: float | None = bare_weight  # pyright: ignore[reportAttributeAccessIssue]
+        self.essence_at = essence_at or ("subject" if variant == "rome" else "last")
+        if self.essence_at not in _ESSENCES:
+            raise SettingError(f"essence_at is {essence_at!r}; choose one of {', '.join(_ESSENCES)}")
+        if engine not in _ENGINES:
+            raise SettingError(f"engine is {engine!r}; choose one of {', '.join(_ENGINES)}")
+        self._engine = engine
+        self.seed = check_seed(seed)
+        self.prepend_bos = prepend_bos
+        self._templates = None if context_templates is None else check_templates(context_templates)
+
+    @property
+    def layer(self) -> int:
+        """The layer that is edited."""
+        return self.settings.layer
+
+    @property
+    def context_templates(self) -> tuple[str, ...]:
+        """Texts in front of the prompt, the bare one first; written by the model when they are first asked for."""
+        if self._templates is None:
+            with self._backend.evaluating():
+                self._templates = sample_templates(self._backend, seed=self.seed, prepend_bos=self.prepend_bos)
+        return self._templates
+
+    def edit(self, request: EditRequest, *, progress: Progress | None = None) -> Edit:
+        """Find the edit that answers a request. The model is left as it is.
+
+        Raises:
+            PromptError, SubjectError, AnswerError: the request does not fit the model, or asks for what it says already.
+            EditError: the loss is no number, or the update would explode.
+            ModelError: what leaves the layer's MLP is not its key times `W_out`.
+        """
+        return self.edit_many([request], progress=progress)[0]
+
+    def edit_many(
+        self, requests: Sequence[EditRequest], *, batch_size: int | None = None, progress: Progress | None = None
+    ) -> list[Edit]:
+        """Find an edit for each of many requests, as if each were the only one, many in one batch.
+
+        Args:
+            requests: what to edit.
+            batch_size: requests that are optimised together; None takes as many as fit into memory.
+            progress: called with (done, total, what) now and then.
+
+        Returns:
+            An edit a request, in order, equal to that of `edit` up to rounding.
+
+        Raises:
+            SettingError: batch_size is no whole number from 1.
+            PromptError, SubjectError, AnswerError, EditError, ModelError: as `edit` raises, for the first that fails.
+        """
+        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+            raise SettingError(f"batch_size is {batch_size!r}; expected a whole number of requests, 1 or more")
+        with self._backend.evaluating():
+            rows = [
+                tokenise_request(
+                    self._backend,
+                    request,
+                    templates=self.context_templates,
+                    prepend_bos=self.prepend_bos,
+                    essence_at=self.essence_at,
+                )
+                for request in requests
+            ]
+            edits: list[Edit] = []
+            for part in split_requests(self._backend, rows, layer=self.layer, batch_size=batch_size):
+                edits += self._edit_together(part, _shifted(progress, len(edits), len(rows)))
+            return edits
+
+    def _edit_together(self, rows: Sequence[RequestRows], progress: Progress | None) -> list[Edit]:
+        started = time.perf_counter()
+        old = self._old_answers(rows)
+        values = find_values(
+            self._backend,
+            self.layer,
+            rows,
+            settings=self.settings,
+            bare_weight=self.bare_weight,
+            engine=self._engine,
+            progress=progress,
+        )
+        updates = [self._update(values, index) for index in range(len(rows))]
+        answers = [answer for row, other in zip(rows, old, strict=True) for answer in (row.rewriting[0], other)]
+        u, v = (torch.stack([getattr(update, x) for update in updates for _ in range(2)]) for x in ("u", "v"))
+        before = joint_probabilities(self._backend, answers)
+        after = joint_probabilities(self._backend, answers, layer=self.layer, u=u, v=v)
+        norm = self._backend.w_out(self.layer).matrix.double().norm().item()
+        fingerprint = self._backend.fingerprint(self.layer, unedited_matrix(self._backend, self.layer))
+        module, transposed = hugging_face_module(self._backend, self.layer) or (None, True)
+        seconds = (time.perf_counter() - started) / len(rows)
+        return [
+            Edit(
+                request=row.request,
+                layer=self.layer,
+                u=update.u,
+                v=update.v,
+                old_answer=old[i].answer,
+                before=Probabilities(*before[2 * i : 2 * i + 2]),
+                after=Probabilities(*after[2 * i : 2 * i + 2]),
+                key_norm=update.key_norm,
+                key_dot=update.key_dot,
+                relative_norm=update.v.double().norm().item() / norm,
+                loss_curve=values.curves[i],
+                variant=self.variant,
+                settings=self._record(values),
+                fingerprint=fingerprint,
+                notes=(f"settings: {self.settings.source}", *self.second_moment.warnings, *values.notes),
+                module=module,
+                module_transposed=transposed,
+                backend=self._backend.name,
+                dtype=str(self._backend.dtype).removeprefix("torch."),
+                seconds=seconds,
+            )
+            for i, (row, update) in enumerate(zip(rows, updates, strict=True))
+        ]
+
+    def _old_answers(self, rows: Sequence[RequestRows]) -> list[TokenisedPrompt]:
+        """The bare prompts followed by what the model says now, or by what the request says that it says.
+
+        Raises:
+            AnswerError: that is the target.
+        """
+        tokenizer = self._backend.tokenizer
+        own = own_next_tokens(self._backend, [row.rewriting[0] for row in rows])
+        old = []
+        for row, token in zip(rows, own, strict=True):
+            request, bare = row.request, row.rewriting[0]
+            if request.target_true is None:
+                (text,) = decode_each(tokenizer, [token])
+                answer = replace(bare, ids=(*bare.ids[: bare.n_prompt], token), answer=text)
+            else:
+                answer = tokenise_span(
+                    tokenizer,
+                    request.text,
+                    request.subject_span,
+                    answer=request.target_true,
+                    prepend_bos=self.prepend_bos,
+                )
+            if answer.answer_ids == bare.answer_ids:
+                raise AnswerError(
+                    f"the target {request.target_new!r} is what the model says after {request.text!r} already; there "
+                    "is nothing to edit"
+                )
+            old.append(answer)
+        return old
+
+    def _update(self, values: Values, index: int) -> RankOne:
+        """The closed form for one request, in float64; rounded to the model's precision, float32 at least."""
+        batch, known = values.batch, values.known
+        weight = torch.where(batch.request == index, batch.row_weight, 0.0)
+        key, value = known.key.double(), known.value.double()
+        bare = batch.bare_row[index]
+        keys = Keys(weight @ key, weight @ value, key[bare], value[bare])
+        update = rank_one(keys, keys.bare_value + values.delta[index].double(), self.second_moment, variant=self.variant)
+        dtype = torch.promote_types(self._backend.dtype, torch.float32)
+        return replace(update, u=update.u.to("cpu", dtype), v=update.v.to("cpu", dtype))
+
+    def _record(self, values: Values) -> dict[str, Any]:
+        return {
+            **asdict(self.settings),
+            "bare_weight": self.bare_weight,
+            "essence_at": self.essence_at,
+            "context_templates": list(self.context_templates),
+            "seed": self.seed,
+            "prepend_bos": self.prepend_bos,
+            "engine": values.engine,
+            "second_moment": self.second_moment.to_dict(),
+        }
+
+
+def _shifted(progress: Progress | None, done: int, total: int) -> Progress | None:
+    """Progress of one batch, as progress of all."""
+    if progress is None or total <= 1:
+        return progress
+
+    def shifted(step: int, steps: int, what: str) -> None:
+        progress(done, total, "editing")
+
+    return shifted

@@ -1,0 +1,378 @@
+"""The second moment of a layer's keys, C = E[k k^T] (Meng et al. 2022, section 3.1 and appendix D).
+
+`W_out` is read as a memory that holds the values of all keys that the model has met. An update along u = C^-1 k moves
+the value of the key k and disturbs those of all others least, so C decides what an edit costs. It is uncentred, and
+the mean is over the tokens of a text: every position that the model ran, BOS too where it is put in front, because an
+edit should leave that key's value alone as well.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rome_lens.backends import Backend, Fingerprint, as_backend
+from rome_lens.editing.moment_file import is_npz, read_moment, read_npz, write_moment
+from rome_lens.errors import ArtefactError, ModelMismatchError, SettingError
+from rome_lens.progress import Progress
+
+RIDGE = 1e-6
+"""What is added to the diagonal of C before it is inverted, in units of the diagonal's mean."""
+
+# How far from its transpose a matrix may be and still be C with rounding errors, in units of its largest entry.
+_ASYMMETRY = 1e-4
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SecondMoment:
+    """C of one layer, and where it comes from.
+
+    Attributes:
+        matrix: C, symmetric, float64 or float32, [d_mlp d_mlp]. It is not to be written to: `solve` keeps its factor.
+        layer: the layer whose keys these are.
+        n_tokens: positions that C is the mean over; None where nobody knows.
+        fingerprint: by which the layer is known again; None for published statistics and bare matrices.
+        source: what was read: `self` (text that the model wrote), a file, a data set, …
+        model_name: the model's name, or None.
+        backend: `hooked-transformer` or `transformer-bridge`, or None.
+        revision: commit of the model on the hub, where it is known.
+        dtype: the model's, such as `float32`, or None.
+        device: where the model ran, or None.
+        prepend_bos: whether every piece of text had BOS in front, or None.
+        text_length: longest piece of text in tokens, BOS included, or None.
+        n_pieces: into how many pieces the text was cut, or None.
+        seed: seed of `self`; None for other sources.
+        digest: SHA-256 of the pieces' token ids, or None.
+        versions: of rome-lens, torch, transformer-lens and transformers, as they were.
+        created: when, in ISO 8601, or None.
+        command: the shell command that made it, or None.
+        seconds: how long that took, or None.
+
+    Raises:
+        SettingError: the matrix is not square, symmetric and finite, or the layer is no whole number from 0.
+    """
+
+    matrix: Float[Tensor, "d_mlp d_mlp"]
+    layer: int
+    n_tokens: int | None = None
+    fingerprint: Fingerprint | None = None
+    source: str = "a matrix"
+    model_name: str | None = None
+    backend: str | None = None
+    revision: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    prepend_bos: bool | None = None
+    text_length: int | None = None
+    n_pieces: int | None = None
+    seed: int | None = None
+    digest: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created: str | None = None
+    command: str | None = None
+    seconds: float | None = None
+    _kept: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
+            raise SettingError(f"layer is {self.layer!r}; expected a whole number, counted from 0")
+        complaint = _complaint(self.matrix)
+        if complaint is not None:
+            raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")
+
+    def __repr__(self) -> str:
+        tokens = "an unknown number of" if self.n_tokens is None else self.n_tokens
+        return (
+            f"SecondMoment(layer {self.layer} of {self.model_name or 'an unnamed model'}, {self.d_mlp} x {self.d_mlp}, "
+            f"{tokens} tokens of {self.source})"
+        )
+
+    @property
+    def d_mlp(self) -> int:
+        """Width of the MLP: rows and columns of C."""
+        return self.matrix.shape[0]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against trusting this C, a sentence each; nothing where nothing does."""
+        if self.n_tokens is None or self.n_tokens >= self.d_mlp:
+            return ()
+        return (
+            f"collected from {self.n_tokens} tokens, fewer than the {self.d_mlp} rows of C: it has no inverse of its "
+            f"own, and the ridge decides what an edit spares; collect {20 * self.d_mlp} tokens or more",
+        )
+
+    @classmethod
+    def collect(
+        cls,
+        model: Any,
+        *,
+        layers: Sequence[int],
+        texts: str | os.PathLike[str] | Iterable[str],
+        field: str | None = None,
+        max_tokens: int | None = None,
+        text_length: int | None = None,
+        prepend_bos: bool = False,
+        seed: int = 0,
+        source: str | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        batch_positions: int | None = None,
+        command: str | None = None,
+        progress: Progress | None = None,
+    ) -> "dict[int, SecondMoment]":
+        """Run a model over text and average the products of its keys with themselves, of all layers in one pass.
+
+        The pass stops at the last of the layers. Products are taken in float32 (in float64 for a model in float64) and
+        summed in float64.
+
+        Args:
+            model: a HookedTransformer or a TransformerBridge, processed weights or not.
+            layers: which layers.
+            texts: texts; or what `read_texts` reads: a text file, JSON lines, a hub data set; or `self`: text that the
+                model writes itself, which needs no download.
+            field: which field of JSON lines or of a data set holds the text; by default `text`.
+            max_tokens: stop after so many tokens; by default all of the texts, and 100,000 of `self`.
+            text_length: longest piece of text in tokens, BOS included; by default 256, or what the model's context
+                allows. Longer texts are cut.
+            prepend_bos: put BOS in front of every piece.
+            seed: seed of `self`.
+            source: what the history says about the texts; by default their file, data set or `texts`.
+            checkpoint: a file to which sums are written now and then. If it exists the work is taken up from there:
+                the result is the one of a run that was never interrupted, to the last bit. It is removed at the end.
+            batch_positions: positions run at once at most, a piece of text being the least; by default chosen from the
+                memory that is free. It is halved when memory runs out all the same.
+            command: what the history says about how this was made.
+            progress: called with (done, total, what) now and then, in tokens.
+
+        Returns:
+            By layer, in the order that was asked for.
+
+        Raises:
+            SettingError: a setting is out of its range.
+            PromptError: there is no text, or a text holds half a character.
+            ArtefactError: a file cannot be read; or the checkpoint cannot be used, or belongs to other work.
+            ModelError: the object is no decoder of TransformerLens, or a layer has no `W_out`.
+            OutOfMemoryError: not even one piece of text fits into memory.
+        """
+        from rome_lens.editing.collect import collect_sums
+
+        collected = collect_sums(
+            as_backend(model),
+            layers,
+            texts,
+            field=field,
+            max_tokens=max_tokens,
+            text_length=text_length,
+            prepend_bos=prepend_bos,
+            seed=seed,
+            source=source,
+            checkpoint=checkpoint,
+            batch_positions=batch_positions,
+            progress=progress,
+        )
+        return {
+            layer: cls(
+                matrix=matrix,
+                layer=layer,
+                fingerprint=collected.fingerprints[layer],
+                command=command,
+                **collected.history,
+            )
+            for layer, matrix in collected.moments.items()
+        }
+
+    @classmethod
+    def from_matrix(cls, matrix: Float[Tensor, "d_mlp d_mlp"], *, layer: int) -> "SecondMoment":
+        """A C that somebody else computed; nothing is known of its history.
+
+        Raises:
+            SettingError: it is not square, symmetric (up to rounding) and finite.
+        """
+        complaint = _complaint(matrix)
+        if complaint is not None:
+            raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")
+        matrix = matrix.detach().to("cpu")
+        if matrix.dtype not in (torch.float32, torch.float64):
+            matrix = matrix.double()
+        return cls(matrix=(matrix + matrix.t()) / 2, layer=layer)
+
+    @classmethod
+    def from_npz(cls, path: str | os.PathLike[str], *, layer: int) -> "SecondMoment":
+        """Read statistics that the released code of ROME or MEMIT wrote or its authors published (`….npz`).
+
+        Such a file names neither model nor layer, though its name often does.
+
+        Args:
+            path: the file.
+            layer: the layer that it is of.
+
+        Raises:
+            ArtefactError: there is no such file, or it holds something else.
+        """
+        matrix, n_tokens, source = read_npz(path)
+        return cls._of_file(path, matrix=matrix, layer=layer, n_tokens=n_tokens, source=source)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, model: Any = None, layer: int | None = None) -> "SecondMoment":
+        """Read a file that `save` wrote, or published statistics, which are known by their content.
+
+        Args:
+            path: the file.
+            model: refuse a file of another model than this one.
+            layer: refuse a file of another layer. Published statistics need it, since they do not say.
+
+        Raises:
+            ArtefactError: there is no such file, or it holds something else.
+            ModelMismatchError: it belongs to another model, layer or width.
+            SettingError: published statistics without a layer.
+        """
+        if is_npz(path):
+            if layer is None:
+                raise SettingError(
+                    f"{os.fspath(path)!r} holds published statistics, which do not say of which layer; give the layer"
+                )
+            moment = cls.from_npz(path, layer=layer)
+        else:
+            matrix, history = read_moment(path)
+            moment = cls._of_file(path, matrix=matrix, **history)
+        if layer is not None and moment.layer != layer:
+            raise ModelMismatchError(moment._other_layer(layer))
+        if model is not None:
+            moment.check(as_backend(model), moment.layer)
+        return moment
+
+    @classmethod
+    def _of_file(cls, path: str | os.PathLike[str], **values: Any) -> "SecondMoment":
+        try:
+            return cls(**values)
+        except SettingError as error:
+            raise ArtefactError(f"cannot use {os.fspath(path)!r}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write C (its upper triangle, in float32) and its history to a file (safetensors).
+
+        Raises:
+            ArtefactError: the file cannot be written.
+        """
+        write_moment(path, self.matrix, self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The history, as JSON can hold it: everything but the matrix."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("matrix", "_kept")}
+        fingerprint = None if self.fingerprint is None else self.fingerprint.to_dict()
+        return {**plain, "versions": dict(self.versions), "fingerprint": fingerprint}
+
+    def with_command(self, command: str) -> "SecondMoment":
+        """The same, its history saying which shell command made it."""
+        return replace(self, command=command)
+
+    def check(self, backend: Backend, layer: int, matrix: Float[Tensor, "d_mlp d_model"] | None = None) -> None:
+        """Refuse to serve another model, layer or width than this C was collected from.
+
+        Args:
+            backend: the model.
+            layer: its layer that is to be edited.
+            matrix: the layer's `W_out` before anything was edited; by default the one that the model holds now.
+
+        Raises:
+            ModelMismatchError: this C is of something else.
+            SettingError: the model has no such layer.
+            ModelError: the layer has no `W_out`.
+        """
+        if self.layer != backend.check_layer(layer):
+            raise ModelMismatchError(self._other_layer(layer))
+        matrix = backend.w_out(layer).matrix if matrix is None else matrix
+        if matrix.shape[0] != self.d_mlp:
+            raise ModelMismatchError(
+                f"the second moment has {self.d_mlp} rows, but layer {layer} of {backend.model_name} has keys of "
+                f"{matrix.shape[0]} numbers; collect one from this model (rome-lens stats --layer {layer})"
+            )
+        if self.fingerprint is None:
+            return
+        difference = self.fingerprint.difference(backend.fingerprint(layer, matrix))
+        if difference is not None:
+            raise ModelMismatchError(
+                f"the second moment was collected from {self.model_name}, and this {backend.model_name} is another "
+                f"model ({difference}); collect one from it (rome-lens stats --layer {layer})"
+            )
+
+    def _other_layer(self, layer: int) -> str:
+        return (
+            f"the second moment is of layer {self.layer}, and layer {layer} was asked for; "
+            f"collect that one (rome-lens stats --layer {layer})"
+        )
+
+    @torch.no_grad()
+    def solve(self, key: Float[Tensor, "*batch d_mlp"], ridge: float = RIDGE) -> Float[Tensor, "*batch d_mlp"]:
+        """C^-1 k, by Cholesky in float64 of C with a small ridge; the factor is computed once and kept.
+
+        Args:
+            key: one key or several.
+            ridge: what is added to the diagonal, in units of its mean. C is known no better than float32 and a finite
+                sample allow; where it is nearly singular, so little of a ridge keeps the factor within reach of
+                float64 and moves nothing that the sample says.
+
+        Returns:
+            In float64, on the matrix's device.
+
+        Raises:
+            SettingError: the key has another width or is not finite; or C with this ridge has no Cholesky factor.
+        """
+        if key.shape[-1] != self.d_mlp:
+            raise SettingError(f"the key has {key.shape[-1]} numbers, and the second moment {self.d_mlp} rows")
+        keys = key.detach().to(self.matrix.device, torch.float64).reshape(-1, self.d_mlp)
+        if not keys.isfinite().all():
+            raise SettingError("the key holds numbers that are not finite; load the model in float32")
+        return torch.cholesky_solve(keys.t(), self._factor(ridge)).t().reshape(key.shape)
+
+    @property
+    def condition_number(self) -> float:
+        """Largest over smallest eigenvalue of C with the usual ridge, in float64; computed once.
+
+        Infinite where the smallest is not positive.
+        """
+        if "condition_number" not in self._kept:
+            values = torch.linalg.eigvalsh(self._ridged(RIDGE))
+            smallest, largest = values[0].item(), values[-1].item()
+            self._kept["condition_number"] = largest / smallest if smallest > 0 else float("inf")
+        return self._kept["condition_number"]
+
+    def _ridged(self, ridge: float) -> Float[Tensor, "d_mlp d_mlp"]:
+        ridged = self.matrix.to(torch.float64, copy=True)
+        diagonal = ridged.diagonal()
+        diagonal += ridge * diagonal.mean()
+        return ridged
+
+    def _factor(self, ridge: float) -> Float[Tensor, "d_mlp d_mlp"]:
+        if not 0 <= ridge < float("inf"):
+            raise SettingError(f"ridge is {ridge!r}; expected a number from 0, in units of the diagonal's mean")
+        kept = self._kept.get("factor")
+        if kept is None or kept[0] != ridge:
+            factor, failed = torch.linalg.cholesky_ex(self._ridged(ridge))
+            if failed:
+                raise SettingError(
+                    f"the second moment of layer {self.layer} is not positive definite with a ridge of {ridge:g}; "
+                    "collect it from more tokens, or give a larger ridge"
+                )
+            kept = self._kept["factor"] = (ridge, factor)
+        return kept[1]
+
+
+def _complaint(matrix: Any) -> str | None:
+    """What keeps a matrix from being a second moment, in words."""
+    if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
+        found = f"of {matrix.dtype}" if isinstance(matrix, Tensor) else type(matrix).__name__
+        return f"is {found}, no tensor of floating-point numbers"
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
+        return f"has shape {tuple(matrix.shape)}"
+    if not matrix.isfinite().all():
+        return "holds numbers that are not finite"
+    if (matrix - matrix.t()).abs().max() > _ASYMMETRY * matrix.abs().max():
+        return "is not symmetric"
+    if matrix.diagonal().min() < 0:
+        return "has negative numbers on its diagonal"
+    return None

@@ -1,0 +1,116 @@
+"""Settings of the editors, per model, with where they come from.
+
+Published settings are used as they are; a model that nobody has published any for gets those of its kind, by a rule
+that the result names.
+"""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rome_lens.backends import Backend
+from rome_lens.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which layer, and how its value is optimised (SPEC 2).
+
+    Attributes:
+        layer: the layer whose `W_out` is edited.
+        v_num_grad_steps: evaluations of the loss, at most.
+        v_lr: Adam's learning rate.
+        v_weight_decay: factor of `|delta| / |v0|^2` in the loss.
+        clamp_norm_factor: `|delta|` never exceeds so many times `|v0|`.
+        kl_factor: factor of the divergence that keeps "{subject} is a" as it was.
+        source: where these come from, in words.
+
+    Raises:
+        SettingError: a setting is out of its range.
+    """
+
+    layer: int
+    v_num_grad_steps: int
+    v_lr: float
+    v_weight_decay: float
+    clamp_norm_factor: float
+    kl_factor: float
+    source: str
+
+    def __post_init__(self) -> None:
+        steps = self.v_num_grad_steps
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise SettingError(f"v_num_grad_steps is {steps!r}; expected a whole number, 1 or more")
+        for name, least in (("v_lr", 0), ("clamp_norm_factor", 0), ("v_weight_decay", None), ("kl_factor", None)):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or value < 0 or (least is not None and value <= least):
+                expected = "a number above 0" if least is not None else "a number, 0 or more"
+                raise SettingError(f"{name} is {value!r}; expected {expected}")
+
+
+def _released(layer: int, clamp: float) -> Settings:
+    return Settings(layer, 20, 0.5, 0.5, clamp, 0.0625, "the released ROME code's hparams for this model")
+
+
+_EASY_EDIT = Settings(5, 25, 0.5, 1e-3, 4, 0.0625, "EasyEdit's hparams for models of 7 to 9 billion parameters")
+
+# The last part of a name, whoever owns the repository.
+_PUBLISHED: tuple[tuple[str, Settings], ...] = (
+    (r"gpt2-medium", _released(8, 3)),
+    (r"gpt2-large", _released(12, 4)),
+    (r"gpt2-xl", _released(17, 4)),
+    (r"gpt-j-6b|gptj", _released(5, 4)),
+    (r"gpt-neox-20b", _released(15, 4)),
+    (
+        r"smollm2-135m(-instruct)?",
+        Settings(5, 25, 0.5, 1e-3, 4, 0.0625, "measured by this project (docs, Editing, 'How the defaults were found')"),
+    ),
+    (
+        r"(meta-)?llama-?[23](\.\d)?-[78]b.*|mistral-7b.*|qwen(1\.5|2|2\.5)?-7b.*|internlm2?(_5)?-7b.*|llama-7b.*",
+        _EASY_EDIT,
+    ),
+)
+
+
+def settings_for(backend: Backend) -> Settings:
+    """The settings of a model: published ones, or those of its kind.
+
+    A model without published settings takes the optimiser's settings of EasyEdit, which modern decoders share, and a
+    layer by its depth: a third of the way up where positions are learned (GPT-2: 8 of 24, 12 of 36, 17 of 48), a sixth
+    where they are rotary (GPT-J 5 of 28, Llama and Mistral 5 of 32, SmolLM2 5 of 30).
+    """
+    name = backend.model_name.rstrip("/").rpartition("/")[2].lower()
+    for pattern, settings in _PUBLISHED:
+        if re.fullmatch(pattern, name) and settings.layer < backend.n_layers:
+            return settings
+    learned = _learned_positions(backend.model)
+    layer = min(backend.n_layers - 1, round(backend.n_layers / (3 if learned else 6)))
+    source = (
+        f"no settings are published for {backend.model_name}: the optimiser's are EasyEdit's for modern decoders, and "
+        f"the layer lies a {'third' if learned else 'sixth'} of the way up its {backend.n_layers} layers, as in "
+        f"{'GPT-2, which learns its positions too' if learned else 'GPT-J, Llama and Mistral'}"
+    )
+    return replace(_EASY_EDIT, layer=layer, source=source)
+
+
+def default_layer(backend: Backend) -> int:
+    """The layer that is edited where none is named."""
+    return settings_for(backend).layer
+
+
+def _learned_positions(model: Any) -> bool:
+    kind = str(getattr(model.cfg, "positional_embedding_type", "rotary"))
+    return kind in ("standard", "shortformer")
+
+
+def check_seed(seed: int) -> int:
+    """Refuse what no generator takes.
+
+    Raises:
+        SettingError: it is no whole number from 0 to 4294967295.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise SettingError(f"seed is {seed!r}; expected a whole number from 0 to 4294967295")
+    return seed

@@ -1,0 +1,190 @@
+"""The value v*: what the edited layer has to say so that the model gives the target (paper, section 3.1, equation 4)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rome_lens.backends import Backend, ReplayError
+from rome_lens.editing.constant import Forward, Known, ReplayForward
+from rome_lens.editing.edit import Loss
+from rome_lens.editing.rows import Batch, RequestRows, make_batch
+from rome_lens.editing.settings import Settings
+from rome_lens.errors import EditError
+from rome_lens.progress import Progress
+
+# As the released code has it: the target is said with a probability of about 0.95.
+_STOP_LOSS = 0.05
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of several requests, and what was read on the way.
+
+    Attributes:
+        batch: the rows.
+        known: keys, values and logits of the unedited model.
+        delta: [request, d_model] what each value gains over that of the bare prompt.
+        curves: the loss of each request at every evaluation.
+        engine: `blocks` or `plain`.
+        notes: why it was not `blocks`.
+    """
+
+    batch: Batch
+    known: Known
+    delta: Float[Tensor, "request d_model"]
+    curves: tuple[tuple[Loss, ...], ...]
+    engine: str
+    notes: tuple[str, ...]
+
+
+def find_values(
+    backend: Backend,
+    layer: int,
+    requests: Sequence[RequestRows],
+    *,
+    settings: Settings,
+    bare_weight: float | None,
+    engine: str,
+    progress: Progress | None = None,
+) -> Values:
+    """Optimise the values of requests together; each has its own Adam, clamp and stop.
+
+    Args:
+        backend: the model, in evaluation mode.
+        layer: the edited layer.
+        requests: the requests in tokens.
+        settings: of the optimisation.
+        bare_weight: share of the bare prompt among a request's rows.
+        engine: `auto` or `plain`.
+        progress: called after every step.
+
+    Raises:
+        EditError: a loss is no number.
+    """
+    batch = make_batch(requests, bare_weight=bare_weight, device=backend.device)
+    forward, known, notes = _prepare(backend, layer, batch, engine)
+    backend.check_values(layer, known.key, known.value)
+    delta, curves = _optimise(forward, known, requests, settings=settings, bare_weight=bare_weight, progress=progress)
+    return Values(batch, known, delta, curves, forward.name, notes)
+
+
+def _prepare(backend: Backend, layer: int, batch: Batch, engine: str) -> tuple[Forward, Known, tuple[str, ...]]:
+    """The fast way where it gives the model's numbers, and the plain one elsewhere."""
+    foreign = backend.foreign_hooks()
+    reason = None
+    if engine == "plain":
+        reason = "engine='plain' was asked for"
+    elif foreign:
+        reason = f"the model carries hooks of its owner's ({foreign[0]})"
+    else:
+        forward = ReplayForward(backend, layer, batch)
+        try:
+            return forward, forward.known(), ()
+        except ReplayError as error:
+            reason = str(error)
+    forward = Forward(backend, layer, batch)
+    return forward, forward.known(), (f"values were optimised by whole forwards, which is slower: {reason}",)
+
+
+@dataclass
+class _Optimised:
+    """One request on its way: its change, its optimiser and its curve."""
+
+    delta: Tensor
+    adam: torch.optim.Adam
+    most: float
+    curve: list[Loss]
+
+    def clamp(self) -> None:
+        """Bring the change back into its ball."""
+        with torch.no_grad():
+            length = self.delta.norm().item()
+            if length > self.most:
+                self.delta.mul_(self.most / length)
+
+
+def _optimise(
+    forward: Forward,
+    known: Known,
+    requests: Sequence[RequestRows],
+    *,
+    settings: Settings,
+    bare_weight: float | None,
+    progress: Progress | None,
+) -> tuple[Float[Tensor, "request d_model"], tuple[tuple[Loss, ...], ...]]:
+    batch, device = forward.batch, known.value.device
+    work = torch.promote_types(known.value.dtype, torch.float32)
+    lengths = known.value[batch.bare_row].to(work).norm(dim=1)
+    essence = known.logits[-batch.n_requests :].to(work).log_softmax(dim=-1)
+    all_of_them = [
+        _started(torch.zeros(known.value.shape[1], dtype=work, device=device), length, settings)
+        for length in lengths.tolist()
+    ]
+    living = list(range(batch.n_requests))
+    parameters = list(forward.backend.model.parameters())
+    wanted = [parameter.requires_grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        with forward.ready(), torch.enable_grad():
+            for step in range(settings.v_num_grad_steps):
+                members = [all_of_them[index] for index in living]
+                delta = torch.stack([member.delta for member in members])
+                losses = _losses(forward.logits(delta), delta, forward.batch, essence[living], lengths[living], settings)
+                for index, member, *parts in zip(living, members, *(loss.tolist() for loss in losses), strict=True):
+                    member.curve.append(Loss(*parts))
+                    if not math.isfinite(parts[0]):
+                        raise EditError(
+                            f"the loss of {requests[index].request.text!r} -> {requests[index].request.target_new!r} is "
+                            f"{parts[0]} at step {step + 1}; load the model in float32, or lower v_lr"
+                        )
+                if progress is not None:
+                    progress(step + 1, settings.v_num_grad_steps, "optimising the value")
+                if step == settings.v_num_grad_steps - 1:
+                    break
+                going = [i for i, member in enumerate(members) if member.curve[-1].total >= _STOP_LOSS]
+                if not going:
+                    break
+                torch.autograd.backward(losses[0][going].sum(), inputs=[members[i].delta for i in going])
+                for i in going:
+                    members[i].adam.step()
+                    members[i].adam.zero_grad()
+                    members[i].clamp()
+                if len(going) < len(members):
+                    kept = torch.tensor(going, device=device)
+                    living = [living[i] for i in going]
+                    sub = make_batch([requests[i] for i in living], bare_weight=bare_weight, device=device)
+                    forward.keep(kept, sub)
+    finally:
+        for parameter, want in zip(parameters, wanted, strict=True):
+            parameter.requires_grad_(want)
+    return torch.stack([one.delta.detach() for one in all_of_them]), tuple(tuple(one.curve) for one in all_of_them)
+
+
+def _started(delta: Tensor, length: float, settings: Settings) -> _Optimised:
+    delta.requires_grad_(True)
+    adam = torch.optim.Adam([delta], lr=settings.v_lr)
+    return _Optimised(delta, adam, settings.clamp_norm_factor * length, [])
+
+
+def _losses(
+    logits: Float[Tensor, "read_and_request d_vocab"],
+    delta: Float[Tensor, "request d_model"],
+    batch: Batch,
+    essence: Float[Tensor, "request d_vocab"],
+    lengths: Float[Tensor, " request"],
+    settings: Settings,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Total, target, divergence and decay, [request] each (paper, equation 4; the decay is the released code's)."""
+    log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+    n_read = batch.read_target.shape[0]
+    said = log_probs[:n_read].gather(1, batch.read_target[:, None])[:, 0] * batch.read_weight.to(log_probs)
+    target = said.new_zeros(batch.n_requests).index_add(0, batch.read_request, -said)
+    now = log_probs[n_read:]
+    kl = settings.kl_factor * (now.exp() * (now - essence)).sum(dim=-1)
+    decay = settings.v_weight_decay * torch.linalg.vector_norm(delta, dim=1) / lengths**2
+    return target + kl + decay, target, kl, decay
