@@ -8,17 +8,15 @@ that SPEC 1 ("Cost") leaves, at the fastest matrix products that were measured h
 import argparse
 import ctypes
 import gc
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from machine import installed_backends, machine_line
 
 import rome_lens as rl
 from rome_lens.backends import as_backend, fast_products
@@ -40,20 +38,13 @@ def main() -> None:
     parser.add_argument("--device", default=None)
     parser.add_argument("--every", type=int, default=1, help="run every n-th cell of the oracle and scale its time up")
     options = parser.parse_args()
-    machine = torch.cuda.get_device_name() if options.device != "cpu" and torch.cuda.is_available() else _processor()
-    print(f"{machine}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
-    print(f"transformer-lens {version('transformer-lens')}")
+    print(machine_line(options.device))
     print("backend             oracle s  engine s   ratio  floor s  of floor  above model  largest difference")
-    for backend in options.backend or _installed():
+    for backend in options.backend or installed_backends():
         model = rl.load_model(options.model, backend=backend, device=options.device)
         print(_row(model, backend, every=options.every))
         del model
         gc.collect()
-
-
-def _installed() -> list[str]:
-    hooked = version("transformer-lens") < "4"
-    return [*(["hooked-transformer"] if hooked else []), "transformer-bridge"]
 
 
 def _row(model: Any, name: str, *, every: int) -> str:
@@ -174,13 +165,6 @@ def _status(field: str) -> int:
 def _finish(model: Any) -> None:
     if torch.cuda.is_available() and as_backend(model).device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{name}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

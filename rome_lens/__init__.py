@@ -9,8 +9,11 @@ from rome_lens.errors import (
     AnswerError,
     ArtefactError,
     DownloadError,
+    EditError,
+    EditStateError,
     FactNotKnownError,
     ModelError,
+    ModelMismatchError,
     ModelNotFoundError,
     OutOfMemoryError,
     PromptError,
@@ -21,38 +24,56 @@ from rome_lens.errors import (
 
 if TYPE_CHECKING:
     from rome_lens.data import builtin_facts
-    from rome_lens.facts import Fact, read_known_facts
+    from rome_lens.editing import ROME, Edit, SecondMoment, applied_edits, hooks_for_rows, load_edit
+    from rome_lens.facts import EditRequest, Fact, read_known_facts
     from rome_lens.loading import load_model
     from rome_lens.tracing import CausalTrace, causal_trace
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ROME",
     "AnswerError",
     "ArtefactError",
     "CausalTrace",
     "DownloadError",
+    "Edit",
+    "EditError",
+    "EditRequest",
+    "EditStateError",
     "Fact",
     "FactNotKnownError",
     "ModelError",
+    "ModelMismatchError",
     "ModelNotFoundError",
     "OutOfMemoryError",
     "PromptError",
     "RomeLensError",
+    "SecondMoment",
     "SettingError",
     "SubjectError",
     "__version__",
+    "applied_edits",
     "builtin_facts",
     "causal_trace",
+    "hooks_for_rows",
+    "load_edit",
     "load_model",
     "read_known_facts",
 ]
 
 _HOMES = {
     "CausalTrace": "rome_lens.tracing",
+    "Edit": "rome_lens.editing",
+    "EditRequest": "rome_lens.facts",
     "Fact": "rome_lens.facts",
+    "ROME": "rome_lens.editing",
+    "SecondMoment": "rome_lens.editing",
+    "applied_edits": "rome_lens.editing",
     "builtin_facts": "rome_lens.data",
     "causal_trace": "rome_lens.tracing",
+    "hooks_for_rows": "rome_lens.editing",
+    "load_edit": "rome_lens.editing",
     "load_model": "rome_lens.loading",
     "read_known_facts": "rome_lens.facts",
 }

@@ -256,7 +256,9 @@ class Backend(ABC):
         """
         seen: dict[str, Tensor] = {}
         hooks = [(self.key_hook(layer), "key"), (self.value_hook(layer), "value")]
-        with self.hooked([(name, lambda x, what=what: seen.update({what: x.detach().clone()})) for name, what in hooks]):
+        with self.hooked(
+            [(name, lambda x, what=what: seen.update({what: x.detach().clone()})) for name, what in hooks]
+        ):
             self.run(tokens, layers=layer + 1)
         shape = tuple(tokens.shape)
         if set(seen) != {"key", "value"} or any(tuple(x.shape[:2]) != shape for x in seen.values()):
@@ -274,9 +276,7 @@ class Backend(ABC):
         """
         self.check_values(layer, *self.keys_and_values(layer, tokens))
 
-    def check_values(
-        self, layer: int, key: Float[Tensor, "... d_mlp"], value: Float[Tensor, "... d_model"]
-    ) -> None:
+    def check_values(self, layer: int, key: Float[Tensor, "... d_mlp"], value: Float[Tensor, "... d_model"]) -> None:
         """The same for keys and values that are there already."""
         w_out = self.w_out(layer)
         exact = key.double() @ w_out.matrix.double() + (0 if w_out.bias is None else w_out.bias.double())

@@ -11,6 +11,9 @@ from rome_lens.errors import SettingError
 from rome_lens.storage import check_writable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rome_lens.editing import Edit
     from rome_lens.tracing import CausalTrace
 
 _FACT: dict[str, Any] = {"rich_help_panel": "The fact"}
@@ -96,6 +99,14 @@ def trace(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.", metavar="N", **_HOW)] = 1,
     bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS token in front.", **_HOW)] = False,
+    edit: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Trace before and after this edit, a file of 'rome-lens edit --save'; repeat it for several.",
+            metavar="FILE",
+            **_FACT,
+        ),
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="auto, or plain: whole forwards, slow, the same numbers.", metavar="ENGINE", **_HOW)
     ] = "auto",
@@ -117,8 +128,9 @@ def trace(
 
     For example: rome-lens trace "The Colosseum is located in the city of" -s "The Colosseum" --expect Rome
     """
+    edits = _read_edits(edit or [])
     if prompt is None and subject is None:
-        prompt, subject = _PROMPT, _SUBJECT
+        prompt, subject = (edits[0].request.text, edits[0].request.subject) if edits else (_PROMPT, _SUBJECT)
     elif prompt is None or subject is None:
         missing = "--subject" if subject is None else "PROMPT"
         raise SettingError(f"{missing} is missing; give a prompt and its --subject, or neither for the Eiffel Tower")
@@ -164,6 +176,7 @@ def trace(
             expect=expect,
             occurrence=occurrence,
             facts=measured,
+            edits=edits,
             engine=engine,
             progress=progress,
         )
@@ -172,6 +185,14 @@ def trace(
         print_json(traced.to_dict())
     else:
         _print(traced)
+
+
+def _read_edits(paths: list[Path]) -> "list[Edit]":
+    if not paths:
+        return []
+    from rome_lens.editing import load_edit
+
+    return [load_edit(path) for path in paths]
 
 
 def _write(traced: "CausalTrace", *, html: Path | None, png: Path | None, save: Path | None) -> None:
@@ -189,10 +210,9 @@ def _write(traced: "CausalTrace", *, html: Path | None, png: Path | None, save: 
 
 
 def _print(traced: "CausalTrace") -> None:
-    from rome_lens.figures import render_heat_map, visible
+    from rome_lens.figures import visible
 
     console = stdout()
-    first, end = traced.subject_span
     broken = (
         f"subject swapped for {traced.swap!r}"
         if traced.noise is None
@@ -205,9 +225,25 @@ def _print(traced: "CausalTrace") -> None:
         f"{visible(traced.model_name)} · {traced.backend} · {traced.dtype} on {traced.device} · "
         f"{'BOS' if traced.prepend_bos else 'no BOS'}"
     )
+    for edited in traced.edits:
+        console.print(f"edited: {visible(edited)}")
+    if traced.unedited is not None:
+        console.print("\nBefore the edit", style="bold")
+        _print_grids(console, traced.unedited, broken)
+        console.print("\nAfter the edit", style="bold")
+    _print_grids(console, traced, broken)
+    seconds = traced.seconds + (0.0 if traced.unedited is None else traced.unedited.seconds)
+    console.print(f"\ntraced in {seconds:.1f} s")
+
+
+def _print_grids(console: "Console", traced: "CausalTrace", broken: str) -> None:
+    """The maps of one state of the model."""
+    from rome_lens.figures import render_heat_map, visible
+
+    first, end = traced.subject_span
     console.print(f"high {traced.high:.4f}  clean run")
     console.print(f"low  {traced.low:.4f}  {visible(broken)}")
-    for heat_map in traced.heat_maps():
+    for heat_map in traced.heat_maps()[-len(traced.scores) :]:
         console.print()
         console.print(render_heat_map(heat_map, width=console.width))
         layer, pos = traced.peak(heat_map.stream, positions=range(first, end))
@@ -215,12 +251,12 @@ def _print(traced: "CausalTrace") -> None:
             f"  best of the subject: layer {layer}, p = {traced.scores[heat_map.stream][layer, pos]:.3f}, "
             f'token "{visible(heat_map.labels[pos])}"'
         )
-    console.print()
+    if traced.total_effect < 0.1 * traced.high or traced.notes:
+        console.print()
     if traced.total_effect < 0.1 * traced.high:
         console.print("Note: the corruption takes away little of the answer's probability; so does what is restored.")
     for note in traced.notes:
         console.print(f"Note: {visible(note)}.")
-    console.print(f"traced in {traced.seconds:.1f} s")
 
 
 def _is_number(rule: str | None) -> bool:

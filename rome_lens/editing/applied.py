@@ -60,9 +60,7 @@ def unedited_matrix(backend: Backend, layer: int) -> Float[Tensor, "d_mlp d_mode
     return backend.w_out(layer).matrix if here is None else here.original
 
 
-def edited_matrix(
-    original: Float[Tensor, "d_mlp d_model"], edits: Sequence["Edit"]
-) -> Float[Tensor, "d_mlp d_model"]:
+def edited_matrix(original: Float[Tensor, "d_mlp d_model"], edits: Sequence["Edit"]) -> Float[Tensor, "d_mlp d_model"]:
     """The matrix with its edits: summed in float64 in an order of their own, rounded once."""
     if not edits:
         return original

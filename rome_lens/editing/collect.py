@@ -21,6 +21,7 @@ from torch import Tensor
 
 import rome_lens
 from rome_lens.backends import Backend, Fingerprint, fast_products
+from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.checkpoint import Checkpoint
 from rome_lens.editing.pieces import Cut, Pieces, SelfPieces, TextPieces, digest_of
 from rome_lens.editing.row_budget import RowBudget
@@ -28,9 +29,6 @@ from rome_lens.editing.texts import SELF, Texts, read_texts
 from rome_lens.errors import ModelError, OutOfMemoryError, PromptError, SettingError
 from rome_lens.memory import is_out_of_memory
 from rome_lens.progress import Progress
-
-DEFAULT_TOKENS = 100_000
-"""How much a model writes where nobody says: 65 times the width of the default model's MLP."""
 
 # Tokens of a portion: enough for batches of like lengths, little enough to lose when a run is cut short.
 _PORTION = 16384
@@ -64,9 +62,13 @@ def collect_sums(
     source: str | None,
     checkpoint: str | PathLike[str] | None,
     batch_positions: int | None,
+    tokens_per_row: int,
     progress: Progress | None,
 ) -> Collected:
-    """Collect the second moments of some layers; the arguments are those of `SecondMoment.collect`."""
+    """Collect the second moments of some layers; the arguments are those of `SecondMoment.collect`.
+
+    Beside them `tokens_per_row` says how much is read of what has no end.
+    """
     started = time.perf_counter()
     wanted = _checked_layers(backend, layers)
     _check_count("max_tokens", max_tokens)
@@ -75,14 +77,18 @@ def collect_sums(
         raise SettingError(f"seed is {seed!r}; expected a whole number from 0 to 4294967295")
     cut = Cut.checked(backend, text_length, prepend_bos=prepend_bos)
     own = isinstance(texts, str) and texts == SELF
+    enough = tokens_per_row * max(backend.w_out(layer).matrix.shape[0] for layer in wanted)
     if own:
-        max_tokens = DEFAULT_TOKENS if max_tokens is None else max_tokens
+        max_tokens = enough if max_tokens is None else max_tokens
         pieces: Pieces = SelfPieces(backend, max_tokens=max_tokens, seed=seed, cut=cut)
     else:
         opened = read_texts(texts, field=field) if isinstance(texts, str | PathLike) else texts
         name = opened.source if isinstance(opened, Texts) else "texts"
+        if max_tokens is None and isinstance(opened, Texts) and opened.endless:
+            max_tokens = enough
         pieces = TextPieces(backend.tokenizer, opened, source=name, max_tokens=max_tokens, cut=cut)
-    fingerprints = {layer: backend.fingerprint(layer) for layer in wanted}
+    # A model may carry edits in its weights: it is known by what it was before.
+    fingerprints = {layer: backend.fingerprint(layer, unedited_matrix(backend, layer)) for layer in wanted}
     settings = {
         "text_length": cut.text_length,
         "prepend_bos": prepend_bos,
@@ -259,12 +265,13 @@ class _Pass:
         lengths = torch.tensor([len(piece) for piece in batch])
         longest = int(lengths.max())
         tokens = torch.tensor([[*piece, *[0] * (longest - len(piece))] for piece in batch])
-        real = (torch.arange(longest) < lengths[:, None]).to(self._backend.device)
+        real = torch.arange(longest) < lengths[:, None]
         padded, last = int(lengths.min()) < longest, max(pending)
 
         def adding(layer: int) -> Any:
             def add(key: Tensor) -> None:
-                product = _product(key[real] if padded else key.flatten(0, 1))
+                # A model may be spread over several devices.
+                product = _product(key[real.to(key.device)] if padded else key.flatten(0, 1))
                 self._sums[layer] += product.to(self._sums[layer].device)
                 pending.remove(layer)
 

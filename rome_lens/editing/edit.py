@@ -164,9 +164,7 @@ class Edit:
             if self.is_applied(model):
                 self.revert(model)
 
-    def hooks(
-        self, model: Any, *, rows: Sequence[int] | None = None, force: bool = False
-    ) -> list[tuple[str, Hook]]:
+    def hooks(self, model: Any, *, rows: Sequence[int] | None = None, force: bool = False) -> list[tuple[str, Hook]]:
         """The same edit through hook points, weights untouched: for `model.run_with_hooks(..., fwd_hooks=...)`.
 
         Args:

@@ -180,6 +180,9 @@ def _source(model_or_path: Any, edits: Sequence["Edit"], *, dtype: torch.dtype |
         pretrained = load_pretrained(
             model_or_path, dtype=dtype or _dtype_of(edits), device=torch.device("cpu"), tokenizer_as_stored=True
         )
+        # How it was looked for is no part of it, yet would be written with it.
+        for option in ("local_files_only", "trust_remote_code"):
+            pretrained.tokenizer.init_kwargs.pop(option, None)
         return _Source(pretrained.name, pretrained.model, pretrained.tokenizer)
     from transformers import PreTrainedModel
 
@@ -268,7 +271,7 @@ def _plain_config(source: _Source) -> Any:
     Raises:
         ModelError: the weights are quantised.
     """
-    config = copy.deepcopy(source.model.config)
+    config: Any = copy.deepcopy(source.model.config)
     quantization = getattr(config, "quantization_config", None)
     if quantization is not None:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method

@@ -23,9 +23,7 @@ Hook = Callable[..., Tensor | None]
 """A hook function of TransformerLens: `hook(activation, hook)`; what it returns takes the activation's place."""
 
 
-def edit_hooks(
-    edit: "Edit", model: Any, *, rows: Sequence[int] | None, force: bool
-) -> list[tuple[str, Hook]]:
+def edit_hooks(edit: "Edit", model: Any, *, rows: Sequence[int] | None, force: bool) -> list[tuple[str, Hook]]:
     """Hooks for one edit (`Edit.hooks`)."""
     _check(edit, model, force=force)
     return rank_one_hooks(

@@ -62,4 +62,7 @@ def _read(
     with backend.hooked(hooks):
         logits = backend.logits(tokens, keep=longest - start)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return [logits[i, row.n_prompt - 1 - start : len(ids) - start] for i, (row, ids) in enumerate(zip(rows, run, strict=True))]
+    return [
+        logits[i, row.n_prompt - 1 - start : len(ids) - start]
+        for i, (row, ids) in enumerate(zip(rows, run, strict=True))
+    ]

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Fingerprint
+from rome_lens.editing.symmetric import pack, unpack
 from rome_lens.errors import ArtefactError
 from rome_lens.storage import load_tensors, save_tensors
 
@@ -55,8 +56,7 @@ def write_moment(
     Raises:
         ArtefactError: the file cannot be written.
     """
-    triangle = torch.cat([row[i:] for i, row in enumerate(matrix.detach().to("cpu", torch.float32))])
-    save_tensors(path, kind=KIND, tensors={"triangle": triangle}, settings={**history, "d_mlp": len(matrix)})
+    save_tensors(path, kind=KIND, tensors={"triangle": pack(matrix)}, settings={**history, "d_mlp": len(matrix)})
 
 
 def read_moment(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "d_mlp d_mlp"], dict[str, Any]]:
@@ -75,7 +75,7 @@ def read_moment(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "d_mlp d_ml
         history["fingerprint"] = None if fingerprint is None else Fingerprint.from_dict(fingerprint)
         if "triangle" not in tensors:
             raise ValueError("it holds no triangle")
-        return _unpacked(tensors["triangle"], d_mlp), history
+        return unpack(tensors["triangle"], d_mlp), history
     except (ValueError, ArtefactError) as error:
         raise ArtefactError(f"cannot use {os.fspath(path)!r}: a {KIND} that is damaged ({error})") from error
 
@@ -86,21 +86,6 @@ def _field(settings: Mapping[str, Any], name: str, kinds: tuple[type, ...]) -> A
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise ValueError(f"{name} is {value!r}" if name in settings else f"{name} is missing")
     return value
-
-
-def _unpacked(triangle: Tensor, d_mlp: int) -> Float[Tensor, "d_mlp d_mlp"]:
-    if triangle.ndim != 1 or triangle.dtype != torch.float32 or 2 * len(triangle) != d_mlp * (d_mlp + 1):
-        raise ValueError(
-            f"a triangle of {triangle.dtype} and shape {tuple(triangle.shape)} belongs to no {d_mlp} x {d_mlp} matrix"
-        )
-    matrix = triangle.new_empty(d_mlp, d_mlp)
-    first = 0
-    for i in range(d_mlp):
-        row = triangle[first : first + d_mlp - i]
-        matrix[i, i:] = row
-        matrix[i:, i] = row
-        first += len(row)
-    return matrix
 
 
 def is_npz(path: str | os.PathLike[str]) -> bool:
@@ -125,7 +110,8 @@ def read_npz(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "d_mlp d_mlp"]
     if not Path(path).is_file():
         raise ArtefactError(f"there is no file {name}; expected statistics that the released code wrote")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a damaged file open.
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             prefix = "mom2." if "mom2.mom2" in archive else ""
             if f"{prefix}mom2" not in archive or f"{prefix}count" not in archive:
                 held = ", ".join(sorted(archive)[:6]) or "nothing"

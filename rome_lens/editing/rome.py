@@ -170,9 +170,12 @@ class ROME:
             SettingError: batch_size is no whole number from 1.
             PromptError, SubjectError, AnswerError, EditError, ModelError: as `edit` raises, for the first that fails.
         """
-        if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        if batch_size is not None and (
+            isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
+        ):
             raise SettingError(f"batch_size is {batch_size!r}; expected a whole number of requests, 1 or more")
-        with self._backend.evaluating():
+        # A caller's inference mode would leave nothing to differentiate.
+        with torch.inference_mode(False), self._backend.evaluating():
             rows = [
                 tokenise_request(
                     self._backend,
@@ -272,7 +275,9 @@ class ROME:
         key, value = known.key.double(), known.value.double()
         bare = batch.bare_row[index]
         keys = Keys(weight @ key, weight @ value, key[bare], value[bare])
-        update = rank_one(keys, keys.bare_value + values.delta[index].double(), self.second_moment, variant=self.variant)
+        update = rank_one(
+            keys, keys.bare_value + values.delta[index].double(), self.second_moment, variant=self.variant
+        )
         dtype = torch.promote_types(self._backend.dtype, torch.float32)
         return replace(update, u=update.u.to("cpu", dtype), v=update.v.to("cpu", dtype))
 

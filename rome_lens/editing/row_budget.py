@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import psutil
-import torch
-
 from rome_lens.backends import Backend
 from rome_lens.errors import OutOfMemoryError
-from rome_lens.memory import is_out_of_memory
+from rome_lens.memory import free_bytes, is_out_of_memory
 
 # More positions than these make nothing faster; on a CPU large tensors are slower (see tracing.memory).
 _CPU_POSITIONS = 1024
@@ -35,7 +32,7 @@ class RowBudget:
             return cls(most)
         cfg, size = backend.model.cfg, backend.dtype.itemsize
         on_gpu = backend.device.type == "cuda"
-        free = torch.cuda.mem_get_info(backend.device)[0] if on_gpu else psutil.virtual_memory().available
+        free = free_bytes(backend.device)
         # The sums of a CPU are promised but not yet taken; a product is made beside them, one at a time.
         free -= sum(8 * width**2 for width in widths.values()) * (not on_gpu) + 4 * max(widths.values()) ** 2
         d_mlp = max(widths.values())

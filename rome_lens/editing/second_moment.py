@@ -8,7 +8,7 @@ edit should leave that key's value alone as well.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -17,14 +17,20 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, Fingerprint, as_backend
 from rome_lens.editing.moment_file import is_npz, read_moment, read_npz, write_moment
+from rome_lens.editing.symmetric import complaint_about
 from rome_lens.errors import ArtefactError, ModelMismatchError, SettingError
 from rome_lens.progress import Progress
 
-RIDGE = 1e-6
-"""What is added to the diagonal of C before it is inverted, in units of the diagonal's mean."""
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)
+"""What is added to the diagonal of C before it is inverted, in units of the diagonal's mean: the first that will do.
 
-# How far from its transpose a matrix may be and still be C with rounding errors, in units of its largest entry.
-_ASYMMETRY = 1e-4
+The first stands above what storing C in float32 rounds away, and far below what a sample tells of C: the default
+model's smallest eigenvalue is 0.08 of the mean, so u moves by 7e-6. It matters where C is singular or nearly so. Where
+one direction outweighs all others, rounding hides more, and a larger one is needed for C to have a Cholesky factor.
+"""
+
+TOKENS_PER_ROW = 20
+"""How many tokens for every row of C are enough, as a rule."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,7 +86,7 @@ class SecondMoment:
     def __post_init__(self) -> None:
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 0:
             raise SettingError(f"layer is {self.layer!r}; expected a whole number, counted from 0")
-        complaint = _complaint(self.matrix)
+        complaint = complaint_about(self.matrix)
         if complaint is not None:
             raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")
 
@@ -99,12 +105,18 @@ class SecondMoment:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What speaks against trusting this C, a sentence each; nothing where nothing does."""
-        if self.n_tokens is None or self.n_tokens >= self.d_mlp:
-            return ()
-        return (
-            f"collected from {self.n_tokens} tokens, fewer than the {self.d_mlp} rows of C: it has no inverse of its "
-            f"own, and the ridge decides what an edit spares; collect {20 * self.d_mlp} tokens or more",
-        )
+        if self.n_tokens is not None and self.n_tokens < self.d_mlp:
+            return (
+                f"collected from {self.n_tokens} tokens, fewer than the {self.d_mlp} rows of C: it has no inverse of "
+                f"its own, and the ridge decides what an edit spares; collect {TOKENS_PER_ROW * self.d_mlp} tokens or "
+                "more",
+            )
+        if self.ridge > RIDGES[0]:
+            return (
+                f"C is singular as far as float32 can tell, and took a ridge of {self.ridge:g} where {RIDGES[0]:g} is "
+                "the rule; collect it from more tokens, or from texts that differ more",
+            )
+        return ()
 
     @classmethod
     def collect(
@@ -135,7 +147,8 @@ class SecondMoment:
             texts: texts; or what `read_texts` reads: a text file, JSON lines, a hub data set; or `self`: text that the
                 model writes itself, which needs no download.
             field: which field of JSON lines or of a data set holds the text; by default `text`.
-            max_tokens: stop after so many tokens; by default all of the texts, and 100,000 of `self`.
+            max_tokens: stop after so many tokens; by default at the end of the texts, and where that is far off
+                (`self`, a data set) after 20 for every row of C.
             text_length: longest piece of text in tokens, BOS included; by default 256, or what the model's context
                 allows. Longer texts are cut.
             prepend_bos: put BOS in front of every piece.
@@ -172,6 +185,7 @@ class SecondMoment:
             source=source,
             checkpoint=checkpoint,
             batch_positions=batch_positions,
+            tokens_per_row=TOKENS_PER_ROW,
             progress=progress,
         )
         return {
@@ -192,7 +206,7 @@ class SecondMoment:
         Raises:
             SettingError: it is not square, symmetric (up to rounding) and finite.
         """
-        complaint = _complaint(matrix)
+        complaint = complaint_about(matrix)
         if complaint is not None:
             raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")
         matrix = matrix.detach().to("cpu")
@@ -263,12 +277,9 @@ class SecondMoment:
     def to_dict(self) -> dict[str, Any]:
         """The history, as JSON can hold it: everything but the matrix."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("matrix", "_kept")}
-        fingerprint = None if self.fingerprint is None else self.fingerprint.to_dict()
+        mark = self.fingerprint
+        fingerprint = None if mark is None else mark.to_dict() | {"sketch": list(mark.sketch)}
         return {**plain, "versions": dict(self.versions), "fingerprint": fingerprint}
-
-    def with_command(self, command: str) -> "SecondMoment":
-        """The same, its history saying which shell command made it."""
-        return replace(self, command=command)
 
     def check(self, backend: Backend, layer: int, matrix: Float[Tensor, "d_mlp d_model"] | None = None) -> None:
         """Refuse to serve another model, layer or width than this C was collected from.
@@ -307,14 +318,13 @@ class SecondMoment:
         )
 
     @torch.no_grad()
-    def solve(self, key: Float[Tensor, "*batch d_mlp"], ridge: float = RIDGE) -> Float[Tensor, "*batch d_mlp"]:
+    def solve(self, key: Float[Tensor, "*batch d_mlp"], ridge: float | None = None) -> Float[Tensor, "*batch d_mlp"]:
         """C^-1 k, by Cholesky in float64 of C with a small ridge; the factor is computed once and kept.
 
         Args:
             key: one key or several.
-            ridge: what is added to the diagonal, in units of its mean. C is known no better than float32 and a finite
-                sample allow; where it is nearly singular, so little of a ridge keeps the factor within reach of
-                float64 and moves nothing that the sample says.
+            ridge: what is added to the diagonal, in units of its mean; by default the first of `RIDGES` with which C
+                has a Cholesky factor.
 
         Returns:
             In float64, on the matrix's device.
@@ -327,18 +337,30 @@ class SecondMoment:
         keys = key.detach().to(self.matrix.device, torch.float64).reshape(-1, self.d_mlp)
         if not keys.isfinite().all():
             raise SettingError("the key holds numbers that are not finite; load the model in float32")
-        return torch.cholesky_solve(keys.t(), self._factor(ridge)).t().reshape(key.shape)
+        _, factor = self._factor(ridge)
+        return torch.cholesky_solve(keys.t(), factor).t().reshape(key.shape)
+
+    @property
+    def ridge(self) -> float:
+        """The ridge that `solve` takes by default.
+
+        Raises:
+            SettingError: C has no Cholesky factor with any of `RIDGES`.
+        """
+        return self._factor(None)[0]
 
     @property
     def condition_number(self) -> float:
-        """Largest over smallest eigenvalue of C with the usual ridge, in float64; computed once.
+        """Largest over smallest eigenvalue of C with its ridge, in float64; computed once.
 
-        Infinite where the smallest is not positive.
+        Raises:
+            SettingError: C has no Cholesky factor with any of `RIDGES`.
         """
         if "condition_number" not in self._kept:
-            values = torch.linalg.eigvalsh(self._ridged(RIDGE))
-            smallest, largest = values[0].item(), values[-1].item()
-            self._kept["condition_number"] = largest / smallest if smallest > 0 else float("inf")
+            values = torch.linalg.eigvalsh(self._ridged(self.ridge))
+            # With a factor the smallest is positive, but for the rounding of the eigenvalues themselves.
+            smallest = max(values[0].item(), torch.finfo(torch.float64).eps * values[-1].item())
+            self._kept["condition_number"] = values[-1].item() / smallest
         return self._kept["condition_number"]
 
     def _ridged(self, ridge: float) -> Float[Tensor, "d_mlp d_mlp"]:
@@ -347,32 +369,20 @@ class SecondMoment:
         diagonal += ridge * diagonal.mean()
         return ridged
 
-    def _factor(self, ridge: float) -> Float[Tensor, "d_mlp d_mlp"]:
-        if not 0 <= ridge < float("inf"):
+    def _factor(self, ridge: float | None) -> tuple[float, Float[Tensor, "d_mlp d_mlp"]]:
+        """A ridge and the Cholesky factor of C with it; the last one is kept."""
+        if ridge is not None and not 0 <= ridge < float("inf"):
             raise SettingError(f"ridge is {ridge!r}; expected a number from 0, in units of the diagonal's mean")
         kept = self._kept.get("factor")
-        if kept is None or kept[0] != ridge:
-            factor, failed = torch.linalg.cholesky_ex(self._ridged(ridge))
-            if failed:
-                raise SettingError(
-                    f"the second moment of layer {self.layer} is not positive definite with a ridge of {ridge:g}; "
-                    "collect it from more tokens, or give a larger ridge"
-                )
-            kept = self._kept["factor"] = (ridge, factor)
-        return kept[1]
-
-
-def _complaint(matrix: Any) -> str | None:
-    """What keeps a matrix from being a second moment, in words."""
-    if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
-        found = f"of {matrix.dtype}" if isinstance(matrix, Tensor) else type(matrix).__name__
-        return f"is {found}, no tensor of floating-point numbers"
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
-        return f"has shape {tuple(matrix.shape)}"
-    if not matrix.isfinite().all():
-        return "holds numbers that are not finite"
-    if (matrix - matrix.t()).abs().max() > _ASYMMETRY * matrix.abs().max():
-        return "is not symmetric"
-    if matrix.diagonal().min() < 0:
-        return "has negative numbers on its diagonal"
-    return None
+        if kept is not None and kept[0] == ridge:
+            return kept[1:]
+        ridges = RIDGES if ridge is None else (ridge,)
+        for taken in ridges:
+            factor, failed = torch.linalg.cholesky_ex(self._ridged(taken))
+            if not failed:
+                self._kept["factor"] = (ridge, taken, factor)
+                return taken, factor
+        raise SettingError(
+            f"the second moment of layer {self.layer} is not positive definite with a ridge of {ridges[-1]:g}; "
+            "collect it from more tokens, or give a larger ridge"
+        )

@@ -65,7 +65,9 @@ _PUBLISHED: tuple[tuple[str, Settings], ...] = (
     (r"gpt-neox-20b", _released(15, 4)),
     (
         r"smollm2-135m(-instruct)?",
-        Settings(5, 25, 0.5, 1e-3, 4, 0.0625, "measured by this project (docs, Editing, 'How the defaults were found')"),
+        Settings(
+            5, 25, 0.5, 1e-3, 4, 0.0625, "measured by this project (docs, Editing, 'How the defaults were found')"
+        ),
     ),
     (
         r"(meta-)?llama-?[23](\.\d)?-[78]b.*|mistral-7b.*|qwen(1\.5|2|2\.5)?-7b.*|internlm2?(_5)?-7b.*|llama-7b.*",

@@ -28,10 +28,12 @@ class Texts:
     Attributes:
         source: what is read, for people.
         read: opens the source.
+        endless: nobody would want to read it to its end.
     """
 
     source: str
     read: Callable[[], Iterator[str]]
+    endless: bool = False
 
     def __iter__(self) -> Iterator[str]:
         empty = True
@@ -159,7 +161,7 @@ def _hub_texts(source: str, field: str | None) -> Texts:
         raise SettingError(f"{source!r} names no data set; expected {_HUB}NAME, or {_HUB}NAME:CONFIGURATION:SPLIT")
     configuration = more[0] or None if more else None
     split = more[1] if len(more) == 2 else "train"
-    return Texts(source, lambda: _hub(name, configuration, split, field=field))
+    return Texts(source, lambda: _hub(name, configuration, split, field=field), endless=True)
 
 
 def _hub(name: str, configuration: str | None, split: str, *, field: str | None) -> Iterator[str]:

@@ -77,9 +77,7 @@ def rank_one(keys: Keys, goal: Float[Tensor, " d_model"], moment: SecondMoment, 
         EditError: `u . k` is so near zero that the update would explode.
     """
     reading = keys.bare_key if variant == "p-rome" else keys.mean_key
-    answered, value = (
-        (keys.mean_key, keys.mean_value) if variant == "r-rome" else (keys.bare_key, keys.bare_value)
-    )
+    answered, value = (keys.mean_key, keys.mean_value) if variant == "r-rome" else (keys.bare_key, keys.bare_value)
     u = moment.solve(reading).to(reading.device)
     u = u / u.norm()
     dot, length = (u @ answered).item(), answered.norm().item()

@@ -134,7 +134,9 @@ def _optimise(
             for step in range(settings.v_num_grad_steps):
                 members = [all_of_them[index] for index in living]
                 delta = torch.stack([member.delta for member in members])
-                losses = _losses(forward.logits(delta), delta, forward.batch, essence[living], lengths[living], settings)
+                losses = _losses(
+                    forward.logits(delta), delta, forward.batch, essence[living], lengths[living], settings
+                )
                 for index, member, *parts in zip(living, members, *(loss.tolist() for loss in losses), strict=True):
                     member.curve.append(Loss(*parts))
                     if not math.isfinite(parts[0]):

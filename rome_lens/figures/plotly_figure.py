@@ -32,8 +32,8 @@ _SCALE = 3  # device pixels a layout pixel in a PNG: about 300 dots an inch acro
 _NEEDED = "writing a PNG needs {}; an HTML figure needs neither"
 
 
-def heat_map_figure(maps: Sequence[HeatMap], *, title: str) -> go.Figure:
-    """One figure of several heat maps: tokens down, the first at the top; layers across; three panels a row.
+def heat_map_figure(maps: Sequence[HeatMap], *, title: str, columns: int = _PANELS_A_ROW) -> go.Figure:
+    """One figure of several heat maps: tokens down, the first at the top; layers across; three panels a row at most.
 
     All panels share one colour scale, from the lowest `low` to the highest probability that any panel holds, so that a
     shade means the same probability everywhere; each panel has its bar in its own hue. The peak is framed.
@@ -41,13 +41,14 @@ def heat_map_figure(maps: Sequence[HeatMap], *, title: str) -> go.Figure:
     Args:
         maps: one heat map a panel.
         title: the figure's title; raw text, shown as it is.
+        columns: panels a row.
 
     Raises:
         ValueError: no map at all.
     """
     if not maps:
         raise ValueError("a figure needs a heat map: got none")
-    columns = min(_PANELS_A_ROW, len(maps))
+    columns = min(columns, _PANELS_A_ROW, len(maps))
     rows = math.ceil(len(maps) / columns)
     # The released figures repeat the labels in every panel; panels that agree read faster with one column of them.
     shared = all(list(m.labels) == list(maps[0].labels) for m in maps)

@@ -31,7 +31,7 @@ def check_settings(
     if not prompt.strip():
         raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
     find_subject(prompt, subject, occurrence)
-    asked = (streams,) if isinstance(streams, str) else tuple(streams)
+    asked = _several(streams)
     unknown = [stream for stream in asked if stream not in STREAMS]
     if unknown or not asked:
         raise SettingError(f"stream is {unknown[0] if unknown else 'none'!r}; choose from {', '.join(STREAMS)}")
@@ -43,13 +43,18 @@ def check_settings(
         raise SettingError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
 
 
+def _several(streams: Sequence[str]) -> tuple[str, ...]:
+    """One stream may be given by itself."""
+    return (streams,) if isinstance(streams, str) else tuple(streams)
+
+
 def check_streams(backend: Backend, streams: Sequence[str]) -> tuple[str, ...]:
     """The streams in the house's order, each once.
 
     Raises:
         ModelError: the model has no such stream.
     """
-    asked = (streams,) if isinstance(streams, str) else tuple(streams)
+    asked = _several(streams)
     missing = [stream for stream in asked if stream not in backend.streams()]
     if missing:
         raise ModelError(
@@ -130,10 +135,13 @@ def _finite_logits(backend: Backend, ids: Sequence[int], *, keep: int) -> Float[
     """Logits of one text, which an argmax may be taken of: of NaN it would be the first token of the vocabulary."""
     logits = backend.logits(torch.tensor([ids], device=backend.device), keep=keep)
     if logits.isnan().any():
-        raise ModelError(
-            f"{backend.model_name} gives numbers that are not finite in {backend.dtype}; load it in float32"
-        )
+        raise not_finite(backend)
     return logits
+
+
+def not_finite(backend: Backend) -> ModelError:
+    """The error for a model that gives no numbers."""
+    return ModelError(f"{backend.model_name} gives numbers that are not finite in {backend.dtype}; load it in float32")
 
 
 def noise_corruption(

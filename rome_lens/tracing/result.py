@@ -1,0 +1,227 @@
+"""What a trace found: grids of probabilities, with everything that they depend on."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from rome_lens.backends import STREAMS
+from rome_lens.errors import ArtefactError, SettingError
+from rome_lens.figures import HeatMap
+from rome_lens.storage import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+_UNEDITED = "unedited."
+_RESTORED = {"resid": "residual state", "mlp": "MLP outputs", "attn": "attention outputs"}
+
+
+@dataclass(frozen=True, repr=False)
+class CausalTrace:
+    """The grids of one fact, and everything that they depend on.
+
+    Attributes:
+        scores: by stream (`resid`, `mlp`, `attn`) the answer's probability with one cell restored, averaged over the
+            corrupted copies, [layer pos].
+        low: the answer's probability with nothing restored, averaged over the corrupted copies.
+        high: the answer's probability in the clean run.
+        answer: the answer's text, its leading space included.
+        answer_ids: the answer's token ids; of several the score is the joint probability.
+        prompt: the text that was traced.
+        subject: the part of it that was corrupted.
+        tokens: the prompt's tokens, decoded one by one.
+        token_ids: the prompt's token ids, BOS included.
+        subject_span: positions (first, end) of the subject's tokens; the end is exclusive.
+        noise: level of the noise in the units of `hook_embed` (its half width where it is uniform); None for `swap`.
+        noise_rule: how the level was chosen, such as `s3`; None for `swap`.
+        noise_replaces: the noise took the place of the embeddings instead of being added.
+        swap: the subject that was put in place of the prompt's, or None.
+        window: layers restored together around each layer of `mlp` and `attn`.
+        samples: corrupted copies.
+        seed: seed of the noise.
+        prepend_bos: whether a BOS token stands in front.
+        model_name: the model's name.
+        backend: `hooked-transformer` or `transformer-bridge`.
+        dtype: the model's, such as `float32`.
+        device: where it ran, such as `cpu`.
+        engine: `blocks` (the fast way) or `plain` (whole forwards); the numbers are the same.
+        notes: why it was not `blocks`.
+        seconds: how long the trace took.
+        edits: the edits that the model carried while it was traced, in words; empty for the model as it is.
+        unedited: the same trace of the model without these edits: same answer, same noise. None without edits.
+    """
+
+    scores: Mapping[str, Float[Tensor, "layer pos"]]
+    low: float
+    high: float
+    answer: str
+    answer_ids: tuple[int, ...]
+    prompt: str
+    subject: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    subject_span: tuple[int, int]
+    noise: float | None
+    noise_rule: str | None
+    noise_replaces: bool
+    swap: str | None
+    window: int
+    samples: int
+    seed: int
+    prepend_bos: bool
+    model_name: str
+    backend: str
+    dtype: str
+    device: str
+    engine: str
+    notes: tuple[str, ...]
+    seconds: float
+    edits: tuple[str, ...] = ()
+    unedited: "CausalTrace | None" = None
+
+    def __repr__(self) -> str:
+        peaks = ", ".join(f"{s} {self.scores[s].max():.3f} at {self.peak(s)}" for s in self.scores)
+        return (
+            f"CausalTrace({self.prompt!r} -> {self.answer!r}, {self.model_name}, low {self.low:.3f}, "
+            f"high {self.high:.3f}, peaks by (layer, pos): {peaks})"
+        )
+
+    @property
+    def total_effect(self) -> float:
+        """What the corruption costs: `high - low`."""
+        return self.high - self.low
+
+    def effect(self, stream: str) -> Float[Tensor, "layer pos"]:
+        """The indirect effect of every cell of a stream: `score - low`.
+
+        Raises:
+            SettingError: the stream was not traced.
+        """
+        return self._grid(stream) - self.low
+
+    def peak(self, stream: str, *, positions: range | None = None) -> tuple[int, int]:
+        """The cell (layer, pos) of a stream with the highest score, of all positions or of some.
+
+        Raises:
+            SettingError: the stream was not traced.
+        """
+        wanted = range(len(self.tokens)) if positions is None else positions
+        grid = self._grid(stream)[:, list(wanted)]
+        layer, index = divmod(int(grid.argmax()), grid.shape[1])
+        return layer, wanted[index]
+
+    def _grid(self, stream: str) -> Float[Tensor, "layer pos"]:
+        if stream not in self.scores:
+            raise SettingError(f"the stream {stream!r} was not traced; this trace has {', '.join(self.scores)}")
+        return self.scores[stream]
+
+    def marked_tokens(self) -> tuple[str, ...]:
+        """The prompt's tokens, the subject's marked with a `*` as the paper's figures mark them."""
+        first, end = self.subject_span
+        return tuple(f"{token}*" if first <= i < end else token for i, token in enumerate(self.tokens))
+
+    def heat_maps(self) -> tuple[HeatMap, ...]:
+        """One picture's worth of numbers and labels a stream; with edits, those of the unedited model come first."""
+        before = () if self.unedited is None else self.unedited._maps(", before the edit")
+        return (*before, *self._maps("" if self.unedited is None else ", after the edit"))
+
+    def _maps(self, when: str) -> tuple[HeatMap, ...]:
+        return tuple(
+            HeatMap(
+                stream=stream,
+                scores=grid.tolist(),
+                labels=self.marked_tokens(),
+                low=self.low,
+                high=self.high,
+                answer=self.answer,
+                title=f"Restoring the {_RESTORED[stream]}{when}",
+                layer_title="restored layer" if stream == "resid" else f"centre of {self.window} restored layers",
+            )
+            for stream, grid in self.scores.items()
+        )
+
+    def figure(self) -> "go.Figure":
+        """The grids as an interactive plotly figure, a panel a stream; with edits, a row before and a row after."""
+        from rome_lens.figures.plotly_figure import heat_map_figure
+
+        edited = "".join(f" · edited: {edit}" for edit in self.edits)
+        title = f"{self.prompt} [{self.answer.strip()}] · {self.model_name}{edited}"
+        return heat_map_figure(self.heat_maps(), title=title, columns=len(self.scores))
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """A row a cell: stream, layer, pos, token, in_subject, score, effect; with edits, also unedited_score."""
+        import pandas as pd
+
+        first, end = self.subject_span
+        columns = ["stream", "layer", "pos", "token", "in_subject", "score", "effect"]
+        rows = [
+            (stream, layer, pos, self.tokens[pos], first <= pos < end, score, score - self.low)
+            for stream, grid in self.scores.items()
+            for layer, row in enumerate(grid.tolist())
+            for pos, score in enumerate(row)
+        ]
+        table = pd.DataFrame(rows, columns=columns)
+        if self.unedited is not None:
+            table["unedited_score"] = self.unedited.to_dataframe()["score"]
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON can hold it: the grids as nested lists `[layer][pos]`."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("scores", "unedited")}
+        unedited = None if self.unedited is None else self.unedited.to_dict()
+        return {
+            **plain,
+            "unedited": unedited,
+            "scores": {stream: grid.tolist() for stream, grid in self.scores.items()},
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trace to a file (safetensors; its metadata holds all that is no grid).
+
+        Raises:
+            ArtefactError: the file cannot be written.
+        """
+        tensors, settings = dict(self.scores), _without_scores(self.to_dict())
+        if self.unedited is not None:
+            settings["unedited"] = _without_scores(settings["unedited"])
+            tensors |= {f"{_UNEDITED}{stream}": grid for stream, grid in self.unedited.scores.items()}
+        save_tensors(path, kind="causal_trace", tensors=tensors, settings=settings)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "CausalTrace":
+        """Read a file that `save` wrote.
+
+        Raises:
+            ArtefactError: there is no such file, or it is none of ours.
+        """
+        tensors, settings = load_tensors(path, kind="causal_trace")
+        unedited = settings.pop("unedited", None)
+        if not set(tensors) & set(STREAMS):
+            raise ArtefactError(f"cannot use {os.fspath(path)!r}: a causal_trace without a grid")
+        try:
+            if unedited is not None:
+                grids = {name.removeprefix(_UNEDITED): x for name, x in tensors.items() if name.startswith(_UNEDITED)}
+                unedited = cls._of(unedited, grids, unedited=None)
+            return cls._of(settings, tensors, unedited=unedited)
+        except (AttributeError, TypeError) as error:
+            raise ArtefactError(
+                f"cannot use {os.fspath(path)!r}: a causal_trace with fields missing ({error})"
+            ) from error
+
+    @classmethod
+    def _of(
+        cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], *, unedited: "CausalTrace | None"
+    ) -> "CausalTrace":
+        known = {f.name for f in fields(cls)} - {"scores", "unedited"}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
+        scores = {stream: tensors[stream] for stream in STREAMS if stream in tensors}
+        return cls(**values, scores=scores, unedited=unedited)
+
+
+def _without_scores(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k != "scores"}
