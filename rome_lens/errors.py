@@ -58,7 +58,7 @@ class OutOfMemoryError(RomeLensError):
 
 
 class EditError(RomeLensError):
-    """An edit cannot be made: a loss that is no number, a key that C leaves nothing of, a target that changes nothing."""
+    """An edit cannot be made: a loss that is no number, or a key that is all but orthogonal to C^-1 k*."""
 
 
 class EditStateError(EditError):

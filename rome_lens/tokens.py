@@ -135,7 +135,7 @@ def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]
     half = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
     if half is not None:
         raise PromptError(f"{text!r} holds {half!r}, which is half a character; write the text in UTF-8")
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return list(encoded["input_ids"]), [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
 
 

@@ -227,9 +227,12 @@ TREE = {
     "FactNotKnownError": ("RomeLensError", 1),
     "ModelError": ("RomeLensError", 1),
     "ModelNotFoundError": ("ModelError", 1),
+    "ModelMismatchError": ("ModelError", 1),
     "DownloadError": ("RomeLensError", 1),
     "ArtefactError": ("RomeLensError", 1),
     "OutOfMemoryError": ("RomeLensError", 1),
+    "EditError": ("RomeLensError", 1),
+    "EditStateError": ("EditError", 1),
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from rome_lens.data import builtin_facts
 from rome_lens.errors import AnswerError, ArtefactError, PromptError, SubjectError
-from rome_lens.facts import Fact, read_known_facts
+from rome_lens.facts import EditRequest, Fact, read_known_facts
 
 
 def _write(path, records):
@@ -52,6 +52,64 @@ def test_what_is_no_fact_is_told(fact, error, message):
         Fact(*fact)
     assert message in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_a_request_fills_its_subject_in():
+    request = EditRequest("The capital of {} is", subject="Côte d'Ivoire", target_new="Rome")
+    assert request.text == "The capital of Côte d'Ivoire is"
+    first, end = request.subject_span
+    assert request.text[first:end] == "Côte d'Ivoire"
+    assert request.target_true is None
+    assert EditRequest("{} is", "a {} b", "{}", "%s").text == "a {} b is"
+
+
+def test_requests_are_equal_when_they_ask_for_the_same():
+    request = EditRequest("{} is in", "Paris", "Rome", target_true="France")
+    assert request == EditRequest("{} is in", "Paris", "Rome", "France")
+    assert len({request, EditRequest("{} is in", "Paris", "Rome")}) == 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "message"),
+    [
+        (
+            ("Paris is in", "Paris", "Rome"),
+            PromptError,
+            "the prompt 'Paris is in' has 0 places for the subject; write {} once, where it stands",
+        ),
+        (
+            ("{} {}", "Paris", "Rome"),
+            PromptError,
+            "the prompt '{} {}' has 2 places for the subject; write {} once, where it stands",
+        ),
+        (
+            ("{} is in", "\n", "Rome"),
+            SubjectError,
+            "the subject of the prompt '{} is in' is empty; name who or what it is about",
+        ),
+        *(
+            (
+                ("{} is in", "Paris", *targets),
+                AnswerError,
+                "a target of 'Paris is in' is empty; give the text that shall complete it",
+            )
+            for targets in (["  "], ["Rome", ""], ["Rome", " \n"])
+        ),
+        *(
+            (
+                ("{} is in", "Paris", *targets),
+                AnswerError,
+                "target_new and target_true of 'Paris is in' are both 'Rome'; an edit needs a target that is not the "
+                "old answer",
+            )
+            for targets in (["Rome", "Rome"], [" Rome", "Rome "])
+        ),
+    ],
+)
+def test_what_is_no_request_is_told(request_, error, message):
+    with pytest.raises(PromptError) as told:
+        EditRequest(*request_)
+    assert (type(told.value), str(told.value)) == (error, message)
 
 
 def test_the_builtin_facts_are_150_and_begin_with_the_eiffel_tower():

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
-from rome_lens.tokens import encode, tokenise
+from rome_lens.tokens import encode, tokenise, tokenise_span
 
 PROMPT = "The Eiffel Tower is in the city of"
 LINES = [PROMPT, "The Space Needle is in Seattle", "The tower of the city is the tower", "東京は日本", "東京"]
@@ -360,6 +360,21 @@ def test_an_answer_that_is_none(kind, prompt, answer, message):
     with pytest.raises(AnswerError) as caught:
         tokenise(kind(), prompt, prompt, answer=answer)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("prepend_bos", [False, True])
+@pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.__name__)
+def test_a_span_of_characters_says_which_occurrence_is_meant(kind, prepend_bos):
+    prompt, options = "The tower of the city is the tower", {"answer": "of", "prepend_bos": prepend_bos}
+    for occurrence, start in ((1, 4), (2, 29)):
+        expected = tokenise(kind(), prompt, "tower", occurrence=occurrence, **options)
+        assert tokenise_span(kind(), prompt, (start, start + 5), **options) == expected
+
+
+def test_a_span_of_characters_that_no_token_covers():
+    with pytest.raises(SubjectError) as caught:
+        tokenise_span(word_level(), "The city", (3, 4))
+    assert str(caught.value) == "the subject ' ' covers no token of the prompt 'The city'; choose a longer one"
 
 
 def _chosen(prompt, first, end):

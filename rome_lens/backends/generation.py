@@ -27,6 +27,25 @@ from rome_lens.tokens import encode
 # The steps whose logits are held against the model's own: the prompt at once, and one position after it.
 _CHECKED_STEPS = 2
 
+_DOCUMENT_MARK = "<|endoftext|>"
+
+
+def text_start(tokenizer: Any) -> list[int]:
+    """What a text written from nothing begins behind: the mark between documents, else BOS, else nothing.
+
+    Chat models put a BOS in front that opens a turn of a conversation; behind the mark they were pretrained with they
+    write sentences.
+    """
+    mark = tokenizer.convert_tokens_to_ids(_DOCUMENT_MARK) if _DOCUMENT_MARK in tokenizer.all_special_tokens else None
+    start = tokenizer.bos_token_id if mark is None else mark
+    return [] if start is None else [int(start)]
+
+
+def never_text(backend: Backend) -> list[int]:
+    """Token ids that no text holds: special ones, and rows of padding behind the tokenizer's last token."""
+    tokenizer, n_vocab = backend.tokenizer, backend.d_vocab
+    return sorted({i for i in tokenizer.all_special_ids if i < n_vocab} | set(range(len(tokenizer), n_vocab)))
+
 
 @torch.no_grad()
 def sample(

@@ -1,4 +1,7 @@
-"""The command line: `rome-lens trace | models | doctor`. One file per command; data to stdout, the rest to stderr."""
+"""The command line: `rome-lens trace | edit | apply | show | stats | models | doctor`.
+
+One file per command; data to stdout, the rest to stderr.
+"""
 
 from rome_lens.cli.app import app, main
 

@@ -8,8 +8,12 @@ import typer
 from typer.core import TyperGroup
 
 from rome_lens import __version__
+from rome_lens.cli.apply import apply
 from rome_lens.cli.doctor import doctor
+from rome_lens.cli.edit import edit
 from rome_lens.cli.models import models
+from rome_lens.cli.show import show
+from rome_lens.cli.stats import stats
 from rome_lens.cli.terminal import say
 from rome_lens.cli.trace import trace
 from rome_lens.errors import RomeLensError
@@ -64,6 +68,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(trace)
+app.command()(edit)
+app.command()(apply)
+app.command()(show)
+app.command()(stats)
 app.command()(models)
 app.command()(doctor)
 
@@ -81,9 +89,10 @@ def rome_lens(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """ROME for TransformerLens: see where a language model keeps a fact.
+    """ROME for TransformerLens: trace where a language model keeps a fact, edit it, and see what that did.
 
-    'rome-lens trace' alone traces that the Eiffel Tower is in Paris, on a small model that is fetched once.
+    'rome-lens trace' alone traces that the Eiffel Tower is in Paris, and
+    'rome-lens edit' alone moves it to Rome, on a small model that is fetched once.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

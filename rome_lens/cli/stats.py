@@ -46,7 +46,15 @@ def stats(
         str | None,
         typer.Option(help="Field of JSON or of a data set that holds the text.", show_default="text", **_TEXT),
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Stop after so many tokens.", metavar="N", **_TEXT)] = 100_000,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after so many tokens.",
+            show_default="all of a file; of self and data sets 20 for each row of C",
+            metavar="N",
+            **_TEXT,
+        ),
+    ] = None,
     text_length: Annotated[
         int | None,
         typer.Option(
@@ -86,7 +94,8 @@ def stats(
 ) -> None:
     """Collect the second moment of a layer's keys, which rank-one edits need: what they should leave alone.
 
-    Twenty tokens or more for each of the layer's keys' numbers are enough: 31,000 for smollm2-135m.
+    C = E[k k^T] has as many rows as the layer's keys have numbers: 1536 for smollm2-135m. Twenty tokens for each of
+    them are enough as a rule.
 
     For example: rome-lens stats --layer 5 --out layer-5.safetensors
     """
@@ -120,12 +129,13 @@ def stats(
             command=shlex.join(["rome-lens", *sys.argv[1:]]),
             progress=progress,
         )
-        # Condition numbers take a moment of their own.
-        progress(0, 0, "looking at the result")
         files = _files(layers, out)
+        for number, moment in moments.items():
+            moment.save(files[number])
+        # The eigenvalues of a large model's C take minutes: what is saved is saved.
+        progress(0, 0, "computing condition numbers")
         conditions = {number: moment.condition_number for number, moment in moments.items()}
     for number, moment in moments.items():
-        moment.save(files[number])
         say(f"wrote {files[number]}")
         for warning in moment.warnings:
             say(f"warning: layer {number}: {warning}")
@@ -135,7 +145,8 @@ def stats(
                 moment.to_dict()
                 | {
                     "d_mlp": moment.d_mlp,
-                    "condition_number": _finite(conditions[number]),
+                    "condition_number": conditions[number],
+                    "ridge": moment.ridge,
                     "warnings": list(moment.warnings),
                     "path": str(files[number]),
                 }
@@ -167,12 +178,6 @@ def _print(moments: "dict[int, SecondMoment]", conditions: dict[int, float]) -> 
         f"{first.text_length}, {'BOS' if first.prepend_bos else 'no BOS'}"
     )
     for layer, moment in moments.items():
-        console.print(
-            f"layer {layer}  {moment.d_mlp} x {moment.d_mlp}, condition number {conditions[layer]:.1e} with the ridge"
-        )
+        condition = f"condition number {conditions[layer]:.1e} with a ridge of {moment.ridge:g}"
+        console.print(f"layer {layer}  {moment.d_mlp} x {moment.d_mlp}, {condition}")
     console.print(f"collected in {first.seconds:.1f} s")
-
-
-def _finite(number: float) -> float | None:
-    """JSON has no infinity."""
-    return number if number < float("inf") else None

@@ -281,7 +281,7 @@ class _Pass:
         tokens = tokens.to(self._backend.device)
         with self._backend.hooked(hooks):
             if last + 1 < self._backend.n_layers:
-                self._backend._forward(tokens, stop_at_layer=last + 1)
+                self._backend.run(tokens, layers=last + 1)
             else:
                 self._backend.logits(tokens, keep=1)
         if pending:

@@ -13,24 +13,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, check_replayed, fast_products
+from rome_lens.backends import Backend, KeysValues, ReplayError, check_replayed, fast_products
 from rome_lens.editing.rows import Batch
 from rome_lens.memory import free_bytes
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is read off the unedited model at the edited layer.
+    """What is read off the unedited model at the edited layer, at the subject's last token.
 
     Attributes:
-        key: [row, d_mlp] at the subject's last token.
-        value: [row, d_model] there.
-        logits: [read + request, d_vocab] at the positions that are read, the essences' last.
+        key: [row, d_mlp].
+        value: [row, d_model].
     """
 
     key: Float[Tensor, "row d_mlp"]
     value: Float[Tensor, "row d_model"]
-    logits: Float[Tensor, "read_and_request d_vocab"]
 
 
 class Forward:
@@ -44,21 +42,23 @@ class Forward:
     def __init__(self, backend: Backend, layer: int, batch: Batch) -> None:
         self.backend, self.layer, self.batch = backend, layer, batch
 
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Open while the forward is used: whatever can be prepared once for all calls is.
+
+        Raises:
+            ReplayError: this way is not open for this model.
+        """
+        yield
+
     def known(self) -> Known:
-        """Run the unedited model."""
-        seen: dict[str, Tensor] = {}
-        rows = torch.arange(self.batch.tokens.shape[0], device=self.batch.tokens.device)
+        """Run the unedited model.
 
-        def keep(what: str, x: Tensor) -> None:
-            seen[what] = x[rows, self.batch.subject_last].detach().clone()
-
-        hooks = [
-            (self.backend.key_hook(self.layer), lambda x: keep("key", x)),
-            (self.backend.value_hook(self.layer), lambda x: keep("value", x)),
-        ]
-        with torch.no_grad(), self.backend.hooked(hooks):
-            logits = self._read(None)
-        return Known(seen["key"], seen["value"], logits)
+        Raises:
+            ReplayError: blocks called alone give other numbers than the model.
+        """
+        key, value = self.backend.keys_and_values(self.layer, self.batch.tokens)
+        return self._at_subject(key, value)
 
     def logits(self, delta: Float[Tensor, "request d_model"]) -> Float[Tensor, "read_and_request d_vocab"]:
         """Run the model with `delta` added to the values of each request's rows."""
@@ -68,10 +68,9 @@ class Forward:
         """Go on with some of the requests; `batch` holds them alone."""
         self.batch = batch
 
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Open while many steps are made."""
-        yield
+    def _at_subject(self, key: Tensor, value: Tensor) -> Known:
+        rows = torch.arange(key.shape[0], device=key.device)
+        return Known(key[rows, self.batch.subject_last], value[rows, self.batch.subject_last])
 
     def _read(self, delta: Tensor | None) -> Tensor:
         batch = self.batch
@@ -99,42 +98,48 @@ class ReplayForward(Forward):
     def __init__(self, backend: Backend, layer: int, batch: Batch) -> None:
         super().__init__(backend, layer, batch)
         self.layers = range(layer, backend.n_layers)
-        self.past: list[KeysValues | None] = []
 
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        self._record()
+        size = sum(p.numel() * p.element_size() for p in self.backend.model.parameters())
+        with ExitStack() as stack:
+            # Weights are laid out once for all steps, where there is room for a copy of them.
+            if self.backend.device.type == "cpu" and 3 * size < free_bytes(self.backend.device):
+                for layer in self.layers:
+                    stack.enter_context(self.replay.layer_ready(layer))
+                stack.enter_context(self.replay.unembed_ready())
+            yield
+
+    @torch.no_grad()
     def known(self) -> Known:
-        """Run the unedited model once, keeping keys and values in front of the subject's last token.
-
-        Raises:
-            ReplayError: blocks called alone give other numbers than the model.
-        """
+        """Run the unedited model once, keeping keys and values in front of the subject's last token."""
         backend, batch = self.backend, self.batch
-        rows = torch.arange(batch.tokens.shape[0], device=batch.tokens.device)
         seen: dict[str, Tensor] = {}
         hooks = [
             (backend.key_hook(self.layer), lambda x: seen.update(key=x.clone())),
             (backend.value_hook(self.layer), lambda x: seen.update(value=x.clone())),
         ]
-        with torch.no_grad(), fast_products(device=backend.device, dtype=backend.dtype):
-            self.replay, final = self._record(batch)
-            resid = entering = self._entering(batch)
-            self.entering = resid[rows, batch.subject_last][:, None]
-            for layer in self.layers:
-                with backend.hooked(hooks if layer == self.layer else []):
-                    resid, past = self.replay.run(layer, resid, first=0, past=None)
+        with fast_products(device=backend.device, dtype=backend.dtype):
+            entering = self._entering()
+            with backend.hooked(hooks):
+                resid, past = self.replay.run(self.layer, entering, first=0, past=None)
+            missing = {"key", "value"} - set(seen)
+            if missing:
+                raise ReplayError(f"a block called alone does not show its {' and its '.join(sorted(missing))}")
+            rows = torch.arange(entering.shape[0], device=entering.device)
+            self.entering, self.leaving = entering[rows, batch.subject_last][:, None], batch.suffix(resid)
+            # Above the edited layer only what stands in front of the subject's last token stays as it is.
+            resid = resid[:, : int(batch.subject_last.max())]
+            self.past: list[KeysValues | None] = [self._before_subject(past)]
+            for layer in self.layers[1:]:
+                if not resid.shape[1]:
+                    self.past.append(None)
+                    continue
+                resid, past = self.replay.run(layer, resid, first=0, past=None)
                 self.past.append(self._before_subject(past))
-                if layer == self.layer:
-                    self.leaving = batch.suffix(resid)
-            check_replayed(resid[:1], final, entering[:1], "on all positions")
-            state = self._state(None)
-            read = batch.read_row, batch.read_column
-            check_replayed(
-                state[read], batch.suffix(resid)[read], batch.suffix(entering)[read], "for rows that begin apart"
-            )
-            logits = self._unembed(state)
-        missing = {"key", "value"} - set(seen)
-        if missing:
-            raise ReplayError(f"a block called alone does not show its {' and its '.join(sorted(missing))}")
-        return Known(seen["key"][rows, batch.subject_last], seen["value"][rows, batch.subject_last], logits)
+            self._check(entering)
+        return self._at_subject(seen["key"], seen["value"])
 
     def logits(self, delta: Float[Tensor, "request d_model"]) -> Float[Tensor, "read_and_request d_vocab"]:
         with fast_products(device=self.backend.device, dtype=self.backend.dtype):
@@ -146,46 +151,58 @@ class ReplayForward(Forward):
         self.entering, self.leaving = self.entering[rows], self.leaving[rows, : batch.n_suffix]
         self.batch = batch
 
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Weights laid out once for all steps, where there is room for a copy of them."""
-        size = sum(p.numel() * p.element_size() for p in self.backend.model.parameters())
-        with ExitStack() as stack:
-            if self.backend.device.type == "cpu" and 3 * size < free_bytes(self.backend.device):
-                for layer in self.layers:
-                    stack.enter_context(self.replay.layer_ready(layer))
-                stack.enter_context(self.replay.unembed_ready())
-            yield
+    def _record(self) -> None:
+        """Watch the model run two rows: how it calls its blocks, and what leaves the last of them.
 
-    def _record(self, batch: Batch) -> tuple[BlockReplay, Tensor]:
-        """Watch the model run the first row: how it calls its blocks, and what leaves the last of them."""
-        final: list[Tensor] = []
+        The bare prompt, whose keys and values are padded most, and the row whose subject stands last.
+        """
+        batch, final = self.batch, []
+        self.watched = torch.stack([batch.bare_row[0], batch.subject_last.argmax()])
         point = self.backend.stream_hook("resid", self.backend.n_layers - 1)
-        with self.backend.recording() as replay, self.backend.hooked([(point, lambda x: final.append(x.clone()))]):
-            self.backend.logits(batch.tokens[:1], keep=1)
-        return replay, final[0]
+        keep = self.backend.hooked([(point, lambda x: final.append(x.clone()))])
+        with self.backend.recording() as self.replay, keep:
+            self.backend.logits(batch.tokens[self.watched], keep=1)
+        self.final: Float[Tensor, "2 pos d_model"] = final[0]
 
-    def _entering(self, batch: Batch) -> Float[Tensor, "row pos d_model"]:
+    def _check(self, entering: Float[Tensor, "row pos d_model"]) -> None:
+        """Hold what leaves the last block against the model's own forward, where the watched rows are read."""
+        batch, watched = self.batch, self.watched
+        got = self._state(None, watched)
+        for index, row in enumerate(watched.tolist()):
+            columns = batch.read_column[batch.read_row == row]
+            places = batch.subject_last[row] + columns
+            check_replayed(got[index, columns], self.final[index, places], entering[row, places], "alone")
+
+    def _entering(self) -> Float[Tensor, "row pos d_model"]:
         """What enters the edited layer, from the model's own forward of the layers below."""
         seen: list[Tensor] = []
         with self.backend.hooked([(f"blocks.{self.layer}.hook_resid_pre", lambda x: seen.append(x.clone()))]):
-            self.backend.run(batch.tokens, layers=self.layer + 1)
+            self.backend.run(self.batch.tokens, layers=self.layer + 1)
         return seen[0]
 
     def _before_subject(self, past: KeysValues) -> KeysValues | None:
         return past.ending_at(self.batch.subject_last) if int(self.batch.subject_last.max()) else None
 
-    def _state(self, delta: Tensor | None) -> Float[Tensor, "row n_suffix d_model"]:
-        """What leaves the last block."""
-        backend, first = self.backend, self.batch.subject_last
+    def _state(self, delta: Tensor | None, rows: Tensor | None = None) -> Float[Tensor, "row n_suffix d_model"]:
+        """What leaves the last block, of all rows or of some."""
+        backend, first, entering, leaving, pasts = (
+            self.backend,
+            self.batch.subject_last,
+            self.entering,
+            self.leaving,
+            self.past,
+        )
+        if rows is not None:
+            first, entering, leaving = first[rows], entering[rows], leaving[rows]
+            pasts = [None if past is None else past.take(rows) for past in pasts]
 
         def add(x: Tensor) -> Tensor | None:
             return None if delta is None else x + delta.to(x.dtype)[self.batch.request][:, None].reshape(x.shape)
 
         with backend.hooked([(backend.value_hook(self.layer), add)]):
-            changed, _ = self.replay.run(self.layer, self.entering, first=first, past=self.past[0])
-        state = torch.cat([changed, self.leaving[:, 1:]], dim=1)
-        for layer, past in zip(self.layers[1:], self.past[1:], strict=True):
+            changed, _ = self.replay.run(self.layer, entering, first=first, past=pasts[0])
+        state = torch.cat([changed, leaving[:, 1:]], dim=1)
+        for layer, past in zip(self.layers[1:], pasts[1:], strict=True):
             state, _ = self.replay.run(layer, state, first=first, past=past)
         return state
 

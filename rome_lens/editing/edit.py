@@ -228,6 +228,24 @@ class Edit:
         save_tensors(path, kind="edit", tensors={"u": self.u, "v": self.v}, settings=self.to_dict())
 
 
+# What the fields that are neither tensors nor records have to be in a file.
+_PLAIN = {
+    "layer": int,
+    "old_answer": str,
+    "key_norm": float | int,
+    "key_dot": float | int,
+    "relative_norm": float | int,
+    "variant": str,
+    "settings": dict,
+    "notes": list,
+    "module": str | None,
+    "module_transposed": bool,
+    "backend": str,
+    "dtype": str,
+    "seconds": float | int,
+}
+
+
 def load_edit(path: str | os.PathLike[str]) -> Edit:
     """Read an edit that `Edit.save` wrote. Fields of a later version are left alone.
 
@@ -244,9 +262,13 @@ def load_edit(path: str | os.PathLike[str]) -> Edit:
 
 def _from_dict(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Edit:
     known = {f.name: settings[f.name] for f in fields(Edit) if f.name in settings}
+    for name, kind in _PLAIN.items():
+        if name in known:
+            _check_kind(name, known[name], kind)
     fingerprint = Fingerprint.from_dict(settings["fingerprint"])
     for name, width in (("u", fingerprint.d_mlp), ("v", fingerprint.d_model)):
-        if tensors[name].shape != (width,) or not tensors[name].isfinite().all():
+        factor = tensors[name]
+        if factor.shape != (width,) or not factor.is_floating_point() or not factor.isfinite().all():
             raise ValueError(f"{name} is not {width} finite numbers")
     if known["layer"] != fingerprint.layer:
         raise ValueError(f"layer {known['layer']} with the fingerprint of layer {fingerprint.layer}")
@@ -254,10 +276,10 @@ def _from_dict(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Ed
         if not math.isfinite(known[name]):
             raise ValueError(f"{name} is {known[name]}")
     known |= {
-        "request": _record(EditRequest, settings["request"]),
-        "before": _record(Probabilities, settings["before"]),
-        "after": _record(Probabilities, settings["after"]),
-        "loss_curve": tuple(_record(Loss, loss) for loss in settings["loss_curve"]),
+        "request": _record(EditRequest, settings["request"], str | None),
+        "before": _record(Probabilities, settings["before"], float | int),
+        "after": _record(Probabilities, settings["after"], float | int),
+        "loss_curve": tuple(_record(Loss, loss, float | int) for loss in settings["loss_curve"]),
         "settings": dict(settings["settings"]),
         "fingerprint": fingerprint,
         "notes": tuple(str(note) for note in known.get("notes", ())),
@@ -265,5 +287,13 @@ def _from_dict(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Ed
     return Edit(**known, u=tensors["u"], v=tensors["v"])
 
 
-def _record(kind: type[Any], values: Mapping[str, Any]) -> Any:
+def _record(kind: type[Any], values: Mapping[str, Any], of: Any) -> Any:
+    for f in fields(kind):
+        if f.name in values:
+            _check_kind(f.name, values[f.name], of)
     return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{name} is of type {type(value).__name__}")

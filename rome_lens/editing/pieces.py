@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from rome_lens.backends import Backend
-from rome_lens.backends.generation import sample
+from rome_lens.backends.generation import never_text, sample, text_start
 from rome_lens.errors import OutOfMemoryError, PromptError, SettingError
 from rome_lens.memory import is_out_of_memory
 from rome_lens.progress import Progress
@@ -164,15 +164,17 @@ class SelfPieces(Pieces):
             generator = torch.Generator().manual_seed(seed)
             n_rows = min(rows, total - first)
             chosen = firsts[torch.randint(len(firsts), (n_rows,), generator=generator)]
-            prompts = torch.tensor(self._cut.bos).long().expand(n_rows, -1)
+            front = self._cut.bos or text_start(self._backend.tokenizer)
+            prompts = torch.tensor(front).long().expand(n_rows, -1)
             prompts = torch.cat([prompts, chosen[:, None]], dim=1).to(self._backend.device)
             texts = self._written(prompts, generator, banned, self._reporting(progress, first, n_rows))
-            yield from texts[max(0, n_pieces - first) :]
+            # What a text starts behind is no part of it, unless BOS was asked for.
+            yield from (text[len(front) - len(self._cut.bos) :] for text in texts[max(0, n_pieces - first) :])
 
     def _written(
         self, prompts: torch.Tensor, generator: torch.Generator, banned: list[int], progress: Progress | None
     ) -> list[list[int]]:
-        n_new = self._cut.text_length - prompts.shape[1]
+        n_new = self._cut.text_length - len(self._cut.bos) - 1
         try:
             texts = sample(
                 self._backend,
@@ -216,14 +218,13 @@ class SelfPieces(Pieces):
     def _tokens(self) -> tuple[list[int], torch.Tensor]:
         """Ids that are never drawn, and those that texts begin with."""
         tokenizer, n_vocab = self._backend.tokenizer, self._backend.d_vocab
-        # Some models have rows of padding behind the tokenizer's last token.
-        banned = {i for i in tokenizer.all_special_ids if i < n_vocab} | set(range(len(tokenizer), n_vocab))
+        banned = never_text(self._backend)
         begun = [encode(tokenizer, word)[0][:1] for word in _FIRST_WORDS.split()]
         firsts = [ids[0] for ids in begun if ids and ids[0] not in banned]
         if not firsts:
             # A tokenizer that knows none of these words: any token may begin a text.
             firsts = [i for i in range(n_vocab) if i not in banned]
-        return sorted(banned), torch.tensor(firsts)
+        return banned, torch.tensor(firsts)
 
 
 def digest_of(before: str, piece: list[int]) -> str:

@@ -52,7 +52,7 @@ class ROME:
         second_moment: SecondMoment | Float[Tensor, "d_mlp d_mlp"] | None = None,
         variant: str = "r-rome",
         context_templates: Sequence[str] | None = None,
-        bare_weight: float | None | str = "auto",
+        bare_weight: float | str | None = "auto",
         essence_at: str | None = None,
         seed: int = 0,
         prepend_bos: bool = False,
@@ -116,10 +116,7 @@ class ROME:
         self.second_moment = second_moment
         if bare_weight == "auto":
             bare_weight = 0.5 if variant == "r-rome" else None
-        number = isinstance(bare_weight, int | float) and not isinstance(bare_weight, bool)
-        if bare_weight is not None and not (number and 0 < bare_weight <= 1):
-            raise SettingError(f"bare_weight is {bare_weight!r}; expected a share above 0 and at most 1, or None")
-        self.bare_weight: float | None = bare_weight  # pyright: ignore[reportAttributeAccessIssue]
+        self.bare_weight = None if bare_weight is None else _share(bare_weight)
         self.essence_at = essence_at or ("subject" if variant == "rome" else "last")
         if self.essence_at not in _ESSENCES:
             raise SettingError(f"essence_at is {essence_at!r}; choose one of {', '.join(_ESSENCES)}")
@@ -147,7 +144,7 @@ class ROME:
         """Find the edit that answers a request. The model is left as it is.
 
         Raises:
-            PromptError, SubjectError, AnswerError: the request does not fit the model, or asks for what it says already.
+            PromptError, SubjectError, AnswerError: the request does not fit the model, or it says the target already.
             EditError: the loss is no number, or the update would explode.
             ModelError: what leaves the layer's MLP is not its key times `W_out`.
         """
@@ -186,10 +183,11 @@ class ROME:
                 )
                 for request in requests
             ]
-            edits: list[Edit] = []
+            edits: dict[int, Edit] = {}
             for part in split_requests(self._backend, rows, layer=self.layer, batch_size=batch_size):
-                edits += self._edit_together(part, _shifted(progress, len(edits), len(rows)))
-            return edits
+                together = self._edit_together([rows[i] for i in part], _shifted(progress, len(edits), len(rows)))
+                edits |= zip(part, together, strict=True)
+            return [edits[index] for index in range(len(rows))]
 
     def _edit_together(self, rows: Sequence[RequestRows], progress: Progress | None) -> list[Edit]:
         started = time.perf_counter()
@@ -292,6 +290,12 @@ class ROME:
             "engine": values.engine,
             "second_moment": self.second_moment.to_dict(),
         }
+
+
+def _share(bare_weight: float | str) -> float:
+    if isinstance(bare_weight, bool | str) or not 0 < bare_weight <= 1:
+        raise SettingError(f"bare_weight is {bare_weight!r}; expected a share above 0 and at most 1, or None")
+    return float(bare_weight)
 
 
 def _shifted(progress: Progress | None, done: int, total: int) -> Progress | None:

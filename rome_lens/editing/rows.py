@@ -1,6 +1,6 @@
 """The texts of an edit as one batch: every request under every context template, and what keeps its subject itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,11 @@ class RequestRows:
     def rows(self) -> tuple[TokenisedPrompt, ...]:
         """All texts, the essence last."""
         return (*self.rewriting, self.essence)
+
+    @property
+    def n_suffix(self) -> int:
+        """Positions from the subject's last token to the end of what is run, of the row that has most of them."""
+        return max(len(row.ids) - bool(row.answer_ids) - row.subject_span[1] + 1 for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -187,7 +192,7 @@ def make_batch(requests: Sequence[RequestRows], *, bare_weight: float | None, de
         tokens=whole([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in run]),  # pyright: ignore[reportArgumentType]
         subject_last=whole(last),
         request=whole([index for index, _ in rows]),
-        n_suffix=max(len(ids) - at for ids, at in zip(run, last, strict=True)),
+        n_suffix=max(request.n_suffix for request in requests),
         row_weight=torch.tensor(weights, dtype=torch.float64, device=device),
         bare_row=whole(bare),
         essence_row=whole(essence),
@@ -201,24 +206,26 @@ def make_batch(requests: Sequence[RequestRows], *, bare_weight: float | None, de
 
 def split_requests(
     backend: Backend, requests: Sequence[RequestRows], *, layer: int, batch_size: int | None
-) -> Iterator[Sequence[RequestRows]]:
-    """Requests in batches: as many as asked for, or as memory holds while gradients are taken."""
+) -> list[list[int]]:
+    """Requests in batches, by number: as many as asked for, or as memory holds while gradients are taken.
+
+    Requests of like length go together, since all rows of a batch are as long as its longest.
+    """
     if batch_size is None:
         per_request = max((_bytes(backend, request, layer) for request in requests), default=1)
         batch_size = max(1, min(_MOST_TOGETHER, free_bytes(backend.device) // 3 // per_request))
-    for start in range(0, len(requests), batch_size):
-        yield requests[start : start + batch_size]
+    order = sorted(range(len(requests)), key=lambda index: requests[index].n_suffix)
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def _bytes(backend: Backend, request: RequestRows, layer: int) -> int:
     """Roughly what a request's rows hold for the gradient, from the edited layer up."""
     cfg = backend.model.cfg
-    n_suffix = max(len(row.ids) - row.subject_span[1] + 1 for row in request.rows)
     # The residual and its norms, queries, keys and values; the MLP's hidden layer before, within and after.
     numbers = 24 * int(cfg.d_model) + 8 * int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
     layers = backend.n_layers - layer
     logits = 4 * backend.d_vocab * sum(len(row.answer_ids) or 1 for row in request.rows)
-    return (len(request.rows) * n_suffix * layers * numbers + logits) * max(4, backend.dtype.itemsize)
+    return (len(request.rows) * request.n_suffix * layers * numbers + logits) * max(4, backend.dtype.itemsize)
 
 
 def _row_weights(n_rows: int, bare_weight: float | None) -> list[float]:

@@ -5,12 +5,23 @@ from collections.abc import Sequence
 import torch
 
 from rome_lens.backends import Backend
-from rome_lens.backends.generation import sample
+from rome_lens.backends.generation import never_text, sample, text_start
 from rome_lens.editing.rows import BARE
 from rome_lens.tokens import encode
 
-# Every text begins with one of these, so that a model without a BOS token has something to go on from.
-_OPENINGS = ("The", "In", "It", "When", "There", "We", "A", "For", "This", "As")
+# How the texts begin, so that they are about more than one thing.
+_OPENINGS = (
+    "The first",
+    "In the",
+    "It was",
+    "When the",
+    "There are",
+    "We have",
+    "A new",
+    "For many",
+    "This is",
+    "As I",
+)
 # Lengths in tokens and how many texts of each (SPEC 2): a subject stands near the beginning, or further on.
 _LENGTHS = ((5, 10), (10, 10))
 # As the released code draws them: likely words, so that the texts are sentences.
@@ -26,25 +37,25 @@ def sample_templates(
         backend: the model.
         seed: the same seed gives the same texts on the same model; no global generator is touched.
         lengths: pairs of a length in tokens and how many texts of that length.
-        prepend_bos: let the texts begin behind BOS.
+        prepend_bos: let the texts begin behind BOS instead of the mark between documents.
     """
     tokenizer = backend.tokenizer
     generator = torch.Generator().manual_seed(seed)
-    bos = [tokenizer.bos_token_id] if prepend_bos else []
+    front = [tokenizer.bos_token_id] if prepend_bos else text_start(tokenizer)
     templates = [BARE]
     for length, count in lengths:
-        rows = [[*bos, *encode(tokenizer, _OPENINGS[i % len(_OPENINGS)])[0]] for i in range(count)]
+        rows = [[*front, *encode(tokenizer, _OPENINGS[i % len(_OPENINGS)])[0]] for i in range(count)]
         for width in sorted({len(row) for row in rows}):
             prompts = torch.tensor([row for row in rows if len(row) == width], device=backend.device)
             written = sample(
                 backend,
                 prompts,
-                n_new=max(1, length - (width - len(bos))),
+                n_new=max(1, length - (width - len(front))),
                 generator=generator,
                 top_k=_TOP_K,
-                banned=tokenizer.all_special_ids,
+                banned=never_text(backend),
             )
-            templates += [_template(tokenizer.decode(row[len(bos) :])) for row in written.tolist()]
+            templates += [_template(tokenizer.decode(row[len(front) :])) for row in written.tolist()]
     return tuple(dict.fromkeys(templates))
 
 

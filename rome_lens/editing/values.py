@@ -1,4 +1,4 @@
-"""The value v*: what the edited layer has to say so that the model gives the target (paper, section 3.1, equation 4)."""
+"""The value v*: what the edited layer has to say so that the model gives the target (paper, 3.1, equation 4)."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Values:
 
     Attributes:
         batch: the rows.
-        known: keys, values and logits of the unedited model.
+        known: keys and values of the unedited model.
         delta: [request, d_model] what each value gains over that of the bare prompt.
         curves: the loss of each request at every evaluation.
         engine: `blocks` or `plain`.
@@ -66,28 +66,29 @@ def find_values(
         EditError: a loss is no number.
     """
     batch = make_batch(requests, bare_weight=bare_weight, device=backend.device)
-    forward, known, notes = _prepare(backend, layer, batch, engine)
-    backend.check_values(layer, known.key, known.value)
-    delta, curves = _optimise(forward, known, requests, settings=settings, bare_weight=bare_weight, progress=progress)
-    return Values(batch, known, delta, curves, forward.name, notes)
 
+    def optimised(forward: Forward, *notes: str) -> Values:
+        with forward.ready():
+            known = forward.known()
+            backend.check_values(layer, known.key, known.value)
+            delta, curves = _optimise(
+                forward, known, requests, settings=settings, bare_weight=bare_weight, progress=progress
+            )
+        return Values(batch, known, delta, curves, forward.name, notes)
 
-def _prepare(backend: Backend, layer: int, batch: Batch, engine: str) -> tuple[Forward, Known, tuple[str, ...]]:
-    """The fast way where it gives the model's numbers, and the plain one elsewhere."""
     foreign = backend.foreign_hooks()
-    reason = None
     if engine == "plain":
         reason = "engine='plain' was asked for"
     elif foreign:
         reason = f"the model carries hooks of its owner's ({foreign[0]})"
     else:
-        forward = ReplayForward(backend, layer, batch)
         try:
-            return forward, forward.known(), ()
+            return optimised(ReplayForward(backend, layer, batch))
         except ReplayError as error:
             reason = str(error)
-    forward = Forward(backend, layer, batch)
-    return forward, forward.known(), (f"values were optimised by whole forwards, which is slower: {reason}",)
+    return optimised(
+        Forward(backend, layer, batch), f"values were optimised by whole forwards, which is slower: {reason}"
+    )
 
 
 @dataclass
@@ -119,7 +120,7 @@ def _optimise(
     batch, device = forward.batch, known.value.device
     work = torch.promote_types(known.value.dtype, torch.float32)
     lengths = known.value[batch.bare_row].to(work).norm(dim=1)
-    essence = known.logits[-batch.n_requests :].to(work).log_softmax(dim=-1)
+    essence: Tensor | None = None
     all_of_them = [
         _started(torch.zeros(known.value.shape[1], dtype=work, device=device), length, settings)
         for length in lengths.tolist()
@@ -130,19 +131,22 @@ def _optimise(
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
-        with forward.ready(), torch.enable_grad():
+        with torch.enable_grad():
             for step in range(settings.v_num_grad_steps):
                 members = [all_of_them[index] for index in living]
                 delta = torch.stack([member.delta for member in members])
-                losses = _losses(
-                    forward.logits(delta), delta, forward.batch, essence[living], lengths[living], settings
-                )
+                logits = forward.logits(delta)
+                if essence is None:
+                    # Nothing has been added yet: this is the unedited model.
+                    essence = logits[-batch.n_requests :].detach().to(work).log_softmax(dim=-1)
+                losses = _losses(logits, delta, forward.batch, essence[living], lengths[living], settings)
                 for index, member, *parts in zip(living, members, *(loss.tolist() for loss in losses), strict=True):
                     member.curve.append(Loss(*parts))
                     if not math.isfinite(parts[0]):
+                        request = requests[index].request
                         raise EditError(
-                            f"the loss of {requests[index].request.text!r} -> {requests[index].request.target_new!r} is "
-                            f"{parts[0]} at step {step + 1}; load the model in float32, or lower v_lr"
+                            f"the loss of {request.text!r} -> {request.target_new!r} is {parts[0]} at step {step + 1}; "
+                            "load the model in float32, or lower v_lr"
                         )
                 if progress is not None:
                     progress(step + 1, settings.v_num_grad_steps, "optimising the value")

@@ -1,0 +1,62 @@
+"""Text that keeps to a terminal's width: shortened in the middle, wrapped behind a label, drawn as a little curve."""
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len, get_character_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from rome_lens.figures import visible
+
+LABEL = 11
+"""Columns of what stands in front of a labelled line."""
+
+_BARS = "▁▂▃▄▅▆▇█"
+_MOST_BARS = 40
+
+
+def shorten(text: str, width: int) -> str:
+    """Text made visible; where it is wider than `width` columns, an ellipsis stands two thirds of the way."""
+    shown = visible(text)
+    if cell_len(shown) <= width:
+        return shown
+    room = max(0, width - 1)
+    back = _fitting(shown[::-1], room // 3)[::-1]
+    return _fitting(shown, room - cell_len(back)) + "…" + back
+
+
+def _fitting(text: str, width: int) -> str:
+    """As many characters from the front as fit into so many columns."""
+    used = 0
+    for count, character in enumerate(text):
+        used += get_character_cell_size(character)
+        if used > width:
+            return text[:count]
+    return text
+
+
+def pad(text: str, width: int) -> str:
+    """Text with spaces behind it, up to so many columns."""
+    return text + " " * (width - cell_len(text))
+
+
+def print_labelled(console: Console, label: str, text: str) -> None:
+    """A line `label  text`; what does not fit goes on below, behind the label's column."""
+    for line in Text(text).wrap(console, max(20, console.width - LABEL)):
+        console.print(f"{label:{LABEL}}{line.plain.rstrip()}", soft_wrap=True)
+        label = ""
+
+
+def curve(values: Sequence[float]) -> str:
+    """Numbers from 0 up as bars, the highest as a full one; of many, some that are evenly spread."""
+    if len(values) > _MOST_BARS:
+        values = [values[round(i * (len(values) - 1) / (_MOST_BARS - 1))] for i in range(_MOST_BARS)]
+    top = max(values, default=0.0)
+    if not 0 < top < float("inf"):
+        return ""
+    return "".join(_BARS[min(len(_BARS) - 1, max(0, int(value / top * len(_BARS))))] for value in values)
+
+
+def count(number: int, what: str) -> str:
+    """`1 edit`, `2 edits`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
