@@ -103,18 +103,21 @@ def load_tensors(path: str | os.PathLike[str], *, kind: str) -> tuple[dict[str, 
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
+        if Path(path).is_dir():
+            raise ArtefactError(f"{os.fspath(path)!r} is a folder; expected a file that rome_lens saved")
         raise ArtefactError(f"there is no file {os.fspath(path)!r}; expected one that rome_lens saved")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("rome_lens", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ArtefactError(
             f"cannot read {os.fspath(path)!r}: it is cut short, damaged or no safetensors file ({error})"
         ) from error
     if not isinstance(metadata, dict) or metadata.get("kind") != kind or not isinstance(metadata.get("settings"), dict):
+        article = "an" if kind[0] in "aeiou" else "a"
         found = metadata.get("kind") if isinstance(metadata, dict) else "something that rome_lens did not write"
-        raise ArtefactError(f"cannot use {os.fspath(path)!r}: expected a {kind} of rome_lens, found {found}")
+        raise ArtefactError(f"cannot use {os.fspath(path)!r}: expected {article} {kind} of rome_lens, found {found}")
     return tensors, metadata["settings"]
 
 

@@ -98,7 +98,8 @@ def plain_rome(
         last_character = first + request.subject_span[1] - 1
         rows.append(_tokenise(tokenizer, text, last_character, " " + request.target_new.strip(), prepend_bos))
     essence = _tokenise(tokenizer, f"{request.subject} is a", len(request.subject) - 1, "", prepend_bos)
-    tokens, last = _padded([*rows, essence])
+    device = next(model.parameters()).device
+    tokens, last = (x.to(device) for x in _padded([*rows, essence]))
     essence_column = len(essence.ids) - 1 if essence_at == "last" else essence.subject_last
     n = len(rows)
     weight = torch.full((n,), 1 / n, dtype=torch.float64)
@@ -107,7 +108,7 @@ def plain_rome(
     key_hook, value_hook = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.mlp.out.hook_out"
     if not hasattr(type(model), "boot_transformers"):
         value_hook = f"blocks.{layer}.hook_mlp_out"
-    every = torch.arange(n + 1)
+    every = torch.arange(n + 1, device=device)
 
     with _frozen(model):
         keys, values = _keys_and_values(model, tokens, key_hook, value_hook)

@@ -46,7 +46,7 @@ def test_edits_equal_the_released_codes(numbers, backend, monkeypatch):
     )
     requests = [REFERENCE["requests"][number] for number in numbers]
     edits = editor.edit_many([rl.EditRequest(r["prompt"], r["subject"], r["target"]) for r in requests])
-    assert solved == list(numbers)
+    assert sorted(solved) == list(numbers)
     for number, edit in zip(numbers, edits, strict=True):
         expected = torch.outer(TENSORS[f"{number}.u"], TENSORS[f"{number}.v"])
         assert (edit.update - expected).norm() <= 1e-4 * expected.norm()

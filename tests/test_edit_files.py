@@ -172,7 +172,7 @@ WRONG = {
     "old_answer": [None, 3, ["a"]],
     "before": [None, 0.5, {}, {"target": "a", "old": 0.5}, {"target": None, "old": 0.5}],
     "after": [[], {"target": [1], "old": 0.5}],
-    "key_norm": [None, "1", [1], NAN, INF, True],
+    "key_norm": [None, "1", [1], NAN, INF, True, 10**400],
     "key_dot": [None, "1", NAN, -INF],
     "relative_norm": [None, {}, NAN],
     "loss_curve": [None, 3, "text", [3], [None], [{}], [{"total": "a", "target": 1, "kl": 1, "decay": 1}]],
@@ -188,7 +188,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values], ids=lambda x: f"{x!s:.20}"
+)
 def test_fields_of_the_wrong_type(path, edit, name, value):
     write(path, edit, **{name: value})
     assert_refused(path, "a damaged edit")
@@ -213,6 +215,12 @@ def test_fields_of_the_wrong_type(path, edit, name, value):
 def test_tensors_that_are_no_factors(path, edit, name, tensor):
     write(path, edit, tensors={name: tensor})
     assert_refused(path, "a damaged edit", name)
+
+
+@pytest.mark.parametrize("changes", [{"d_mlp": INF}, {"norm": 10**400}, {"sketch": [1.0]}, {"sketch": 3}], ids=str)
+def test_a_fingerprint_that_is_damaged(path, edit, changes):
+    write(path, edit, fingerprint=edit.fingerprint.to_dict() | changes)
+    assert_refused(path, "a damaged edit")
 
 
 def test_a_fingerprint_of_another_layer(path, edit):
@@ -255,11 +263,11 @@ def test_files_of_something_else(path, content):
 
 def test_files_of_other_kinds(path):
     save_file({"u": torch.ones(2)}, path)
-    assert_refused(path, "expected a edit of rome_lens, found something that rome_lens did not write")
+    assert_refused(path, "expected an edit of rome_lens, found something that rome_lens did not write")
     save_tensors(path, kind="causal_trace", tensors={"u": torch.ones(2)}, settings={})
-    assert_refused(path, "expected a edit of rome_lens, found causal_trace")
+    assert_refused(path, "expected an edit of rome_lens, found causal_trace")
 
 
 def test_files_that_are_not_there(tmp_path):
     assert_refused(tmp_path / "absent.safetensors", "there is no file")
-    assert_refused(tmp_path, "there is no file")
+    assert_refused(tmp_path, "is a folder; expected a file")

@@ -175,7 +175,15 @@ REFUSED = {
     **{
         f"{name} {value!r}": ({name: value}, f"{name} is {value!r}; expected a number above 0")
         for name in ("v_lr", "clamp_norm_factor")
-        for value in (0, -1.0, True, float("nan"), float("inf"), "1")
+        for value in (0, -1.0, True, float("nan"), "1")
+    },
+    "clamp_norm_factor inf": (
+        {"clamp_norm_factor": float("inf")},
+        "clamp_norm_factor is inf; expected a number above 0",
+    ),
+    **{
+        f"v_lr {value!r}": ({"v_lr": value}, f"v_lr is {value!r}; expected a number above 0 and at most 1000")
+        for value in (1001, 1e300, float("inf"))
     },
     **{
         f"{name} {value!r}": ({name: value}, f"{name} is {value!r}; expected a number, 0 or more")
@@ -214,9 +222,9 @@ REFUSED = {
     ),
     "no second moment": (
         {"second_moment": None},
-        "there is no second moment for layer 1 of gpt2, and ROME is wrong without one; collect it once: rome-lens "
-        "stats --layer 1 --out FILE, or SecondMoment.collect(model, layers=[1], texts=texts), and hand it over as "
-        "second_moment",
+        "there is no second moment for layer 1 of gpt2, and ROME is wrong without one; collect it once with 'rome-lens "
+        "stats --layer 1 --out FILE' (or SecondMoment.collect) and hand it over as second_moment (in a shell: "
+        "--second-moment FILE)",
     ),
 }
 

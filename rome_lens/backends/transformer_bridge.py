@@ -106,6 +106,8 @@ class BridgeReplay(BlockReplay):
         if isinstance(first, Tensor):
             places = _Places.choose(first, n_pos=n_pos, n_past=cache.get_seq_length(), n_tokens=self._n_tokens)
             arguments = {name: self._gather(name, value, places) for name, value in call.items()}
+            if "attention_mask" in call and call["attention_mask"] is None:
+                arguments["attention_mask"] = places.causal_mask(resid_pre.dtype)
         else:
             arguments = {
                 name: self._cut(name, value, rows=rows, first=first, n_pos=n_pos, n_past=first if past else 0)
@@ -148,8 +150,6 @@ class BridgeReplay(BlockReplay):
         if isinstance(value, tuple | list):
             return type(value)(self._gather(name, v, places) for v in value)
         if isinstance(value, _PLAIN_TYPES):
-            if name == "attention_mask" and places.ragged:
-                raise ReplayError("its blocks take no mask that could tell rows apart")
             return value
         if not isinstance(value, Tensor):
             raise ReplayError(f"its blocks take an argument {name!r} of type {type(value).__name__}")
@@ -203,14 +203,12 @@ class _Places:
         seen: [row, past + pos] the positions that attention sees, those outside of the text moved into it.
         outside: [row, past + pos] which of these are outside: padding in front, or after the last.
         columns: [pos] the columns of the call.
-        ragged: some columns are outside.
     """
 
     here: Int[Tensor, "row pos"]
     seen: Int[Tensor, "row seen"]
     outside: Tensor
     columns: Int[Tensor, " pos"]
-    ragged: bool
 
     @classmethod
     def choose(cls, first: Int[Tensor, " row"], *, n_pos: int, n_past: int, n_tokens: int) -> "_Places":
@@ -218,7 +216,16 @@ class _Places:
         outside = (seen < 0) | (seen >= n_tokens)
         inside = seen.clamp(0, n_tokens - 1)
         columns = torch.arange(n_past, n_past + n_pos, device=first.device)
-        return cls(inside[:, n_past:], inside, outside, columns, bool(outside.any()))
+        return cls(inside[:, n_past:], inside, outside, columns)
+
+    def causal_mask(self, dtype: torch.dtype) -> Float[Tensor, "row 1 pos seen"]:
+        """What a model leaves to its attention kernel that needs no mask for a whole text: nobody looks ahead."""
+        hidden = self.outside[:, None] | (
+            torch.arange(self.seen.shape[1], device=self.seen.device) > self.columns[:, None]
+        )
+        return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, torch.finfo(dtype).min)[
+            :, None
+        ]
 
 
 class _LayerCache:

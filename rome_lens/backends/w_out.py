@@ -97,8 +97,8 @@ class Fingerprint:
         try:
             known = {field.name: values[field.name] for field in fields(cls)}
             sketch = tuple(float(number) for number in known.pop("sketch"))
-            if len(sketch) != _SKETCHES:
-                raise ValueError(f"{len(sketch)} projections")
+            if len(sketch) != _SKETCHES or not np.isfinite([*sketch, float(known["norm"])]).all():
+                raise ValueError(f"expected a norm and {_SKETCHES} projections, all finite")
             return cls(
                 model_name=str(known["model_name"]),
                 norm=float(known["norm"]),

@@ -94,8 +94,8 @@ def stats(
 ) -> None:
     """Collect the second moment of a layer's keys, which rank-one edits need: what they should leave alone.
 
-    C = E[k k^T] has as many rows as the layer's keys have numbers: 1536 for smollm2-135m. Twenty tokens for each of
-    them are enough as a rule.
+    C, the mean of k k^T over the keys k of some text, has as many rows as a key has
+    numbers: 1536 for smollm2-135m. Twenty tokens for each are enough as a rule.
 
     For example: rome-lens stats --layer 5 --out layer-5.safetensors
     """

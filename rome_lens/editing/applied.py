@@ -131,8 +131,8 @@ def _check_untouched(backend: Backend, layer: int, here: _EditedLayer) -> None:
     now = backend.w_out(layer).matrix
     if now.dtype != here.original.dtype:
         raise EditStateError(
-            f"the model was {here.original.dtype} when layer {layer} was edited and is {now.dtype} now; bring it back "
-            f"with model.to({here.original.dtype}), then revert"
+            f"layer {layer} was edited in {here.original.dtype} and is {now.dtype} now; the bits that it had are gone: "
+            "revert before a model is converted, or load it anew"
         )
     if not torch.equal(now.to(here.original.device), edited_matrix(here.original, here.edits)):
         raise EditStateError(

@@ -255,7 +255,7 @@ def load_edit(path: str | os.PathLike[str]) -> Edit:
     tensors, settings = load_tensors(path, kind="edit")
     try:
         return _from_dict(tensors, settings)
-    except (RomeLensError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (RomeLensError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
         raise ArtefactError(f"cannot use {os.fspath(path)!r}: a damaged edit ({reason})") from error
 

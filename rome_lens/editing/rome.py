@@ -1,5 +1,6 @@
 """ROME: a rank-one edit of one layer's `W_out` that makes a model say something else (Meng et al. 2022, section 3)."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,7 +13,7 @@ from torch import Tensor
 from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
 from rome_lens.editing.applied import unedited_matrix
-from rome_lens.editing.edit import Edit, Probabilities
+from rome_lens.editing.edit import Edit, Loss, Probabilities
 from rome_lens.editing.measure import joint_probabilities, own_next_tokens
 from rome_lens.editing.rows import RequestRows, check_templates, split_requests, tokenise_request
 from rome_lens.editing.second_moment import SecondMoment
@@ -27,6 +28,8 @@ from rome_lens.progress import Progress
 from rome_lens.tokens import TokenisedPrompt, decode_each, tokenise_span
 
 _ENGINES = ("auto", "plain")
+# From here on an answer counts as said.
+_SAID = 0.5
 _ESSENCES = ("last", "subject")
 
 
@@ -226,7 +229,12 @@ class ROME:
                 variant=self.variant,
                 settings=self._record(values),
                 fingerprint=fingerprint,
-                notes=(f"settings: {self.settings.source}", *self.second_moment.warnings, *values.notes),
+                notes=(
+                    f"settings: {self.settings.source}",
+                    *self.second_moment.warnings,
+                    *values.notes,
+                    *_shortfall(row, after[2 * i], values.curves[i]),
+                ),
                 module=module,
                 module_transposed=transposed,
                 backend=self._backend.name,
@@ -290,6 +298,20 @@ class ROME:
             "engine": values.engine,
             "second_moment": self.second_moment.to_dict(),
         }
+
+
+def _shortfall(row: RequestRows, probability: float, curve: Sequence[Loss]) -> tuple[str, ...]:
+    """Say it where an edit does not do what was asked."""
+    if probability >= _SAID:
+        return ()
+    reached = math.exp(-curve[-1].target)
+    why = (
+        "the value says it, but the bare prompt's key differs from the one that is answered: raise bare_weight, or "
+        "take variant='p-rome'"
+        if reached >= _SAID
+        else "the value itself falls short: choose another layer, more steps or a larger clamp_norm_factor"
+    )
+    return (f"the target {row.request.target_new!r} is not reached, its probability is {probability:.2g}: {why}",)
 
 
 def _share(bare_weight: float | str) -> float:

@@ -12,6 +12,9 @@ from typing import Any
 from rome_lens.backends import Backend
 from rome_lens.errors import SettingError
 
+# Beyond this a step overflows float32 sooner or later.
+_FASTEST = 1000
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -42,6 +45,8 @@ class Settings:
         steps = self.v_num_grad_steps
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise SettingError(f"v_num_grad_steps is {steps!r}; expected a whole number, 1 or more")
+        if isinstance(self.v_lr, int | float) and self.v_lr > _FASTEST:
+            raise SettingError(f"v_lr is {self.v_lr!r}; expected a number above 0 and at most {_FASTEST}")
         for name, least in (("v_lr", 0), ("clamp_norm_factor", 0), ("v_weight_decay", None), ("kl_factor", None)):
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

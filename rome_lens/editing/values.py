@@ -157,6 +157,9 @@ def _optimise(
                     break
                 torch.autograd.backward(losses[0][going].sum(), inputs=[members[i].delta for i in going])
                 for i in going:
+                    gradient = members[i].delta.grad
+                    if step == 0 and (gradient is None or not gradient.any()):
+                        raise _no_way_out(forward, requests[living[i]])
                     members[i].adam.step()
                     members[i].adam.zero_grad()
                     members[i].clamp()
@@ -169,6 +172,13 @@ def _optimise(
         for parameter, want in zip(parameters, wanted, strict=True):
             parameter.requires_grad_(want)
     return torch.stack([one.delta.detach() for one in all_of_them]), tuple(tuple(one.curve) for one in all_of_them)
+
+
+def _no_way_out(forward: Forward, request: RequestRows) -> EditError:
+    return EditError(
+        f"nothing that layer {forward.layer} of {forward.backend.n_layers} says at the subject of "
+        f"{request.request.text!r} reaches the end of the prompt; choose a lower layer"
+    )
 
 
 def _started(delta: Tensor, length: float, settings: Settings) -> _Optimised:
