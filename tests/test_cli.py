@@ -149,7 +149,8 @@ WRITING = {"--html", "--png", "--save", "--json"}
 def test_every_option_of_trace_has_a_test():
     command = typer.main.get_command(app).commands["trace"]
     options = {p.opts[0] for p in command.params if p.opts[0].startswith("--")}
-    assert options == {*EFFECTS, *LOADING, *WRITING}
+    # What --edit does is in test_trace_edits.py.
+    assert options == {*EFFECTS, *LOADING, *WRITING, "--edit"}
 
 
 @pytest.mark.parametrize("option", EFFECTS)
