@@ -29,7 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "p-rome": {"variant": "p-rome"},
     "bare prompt alone": {"context_templates": ["{}"]},
     "BOS in front": {"prepend_bos": True},
-    "decay 0.5": {"v_weight_decay": 0.5},
+    "clamp 4": {"clamp_norm_factor": 4},
 }
 
 
