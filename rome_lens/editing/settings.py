@@ -71,7 +71,7 @@ _PUBLISHED: tuple[tuple[str, Settings], ...] = (
     (
         r"smollm2-135m(-instruct)?",
         Settings(
-            5, 25, 0.5, 1e-3, 4, 0.0625, "measured by this project (docs, Editing, 'How the defaults were found')"
+            5, 20, 0.5, 1e-3, 2, 0.0625, "measured by this project (docs, Editing, 'How the defaults were found')"
         ),
     ),
     (
