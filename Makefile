@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 ARGS ?=
+BENCH ?= trace
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
@@ -32,7 +33,7 @@ docs: $(VENV)/docs
 	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/trace.py $(ARGS)
+	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
 
 clean:
 	rm -rf .venv .venv-tl4 site .pytest_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ HEAVY = ("torch", "transformers", "transformer_lens", "typer", "pandas", "plotly
 
 
 def test_all_is_what_the_package_shows():
-    assert sorted(set(rl.__all__)) == rl.__all__ == dir(rl)
+    assert sorted(set(rl.__all__)) == sorted(rl.__all__) == dir(rl)
     assert {"CausalTrace", "Fact", "builtin_facts", "causal_trace", "load_model", "read_known_facts"} <= set(rl.__all__)
     assert all(getattr(rl, name) is not None for name in rl.__all__)
 
@@ -20,7 +20,7 @@ def test_all_is_what_the_package_shows():
 def test_a_star_import_brings_these_names():
     names = {}
     exec("from rome_lens import *", names)
-    assert sorted(set(names) - {"__builtins__"}) == rl.__all__
+    assert sorted(set(names) - {"__builtins__"}) == sorted(rl.__all__)
 
 
 def test_every_error_is_public():
@@ -65,6 +65,18 @@ def test_the_contract_of_a_trace():
     assert all(callable(getattr(rl.CausalTrace, name)) for name in methods)
 
 
+def test_the_contract_of_an_edit():
+    fields = {"request", "layer", "u", "v", "before", "after", "loss_curve", "fingerprint", "settings"}
+    methods = {"apply", "revert", "applied", "hooks", "save", "to_hf", "to_peft"}
+    assert fields <= set(inspect.signature(rl.Edit).parameters)
+    assert all(callable(getattr(rl.Edit, name)) for name in methods)
+    assert all(callable(getattr(rl.ROME, name)) for name in ("edit", "edit_many"))
+    assert all(callable(getattr(rl.SecondMoment, name)) for name in ("collect", "save", "load", "solve"))
+    settings = {"layer", "second_moment", "variant", "context_templates", "seed", "v_num_grad_steps", "v_lr"}
+    assert settings | {"v_weight_decay", "clamp_norm_factor", "kl_factor"} <= set(inspect.signature(rl.ROME).parameters)
+    assert "edits" in inspect.signature(rl.causal_trace).parameters
+
+
 def _imported(code, *args):
     """The heavy modules that a fresh Python has imported after running some code, and what it printed."""
     check = f"import sys; print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
@@ -87,7 +99,7 @@ def test_modules_that_need_no_torch(module):
     ("args", "start"),
     [
         (("--help",), "Usage: rome-lens"),
-        (("trace", "--help"), "Usage: rome-lens trace"),
+        *(((name, "--help"), f"Usage: rome-lens {name}") for name in ("trace", "edit", "apply", "show", "stats")),
         (("models",), "smollm2-135m"),
         (("--version",), f"rome-lens {rl.__version__}"),
         (("nonsense",), ""),

@@ -232,6 +232,7 @@ class ROME:
                 notes=(
                     f"settings: {self.settings.source}",
                     *self.second_moment.warnings,
+                    *self._other_bos(),
                     *values.notes,
                     *_shortfall(row, after[2 * i], values.curves[i]),
                 ),
@@ -243,6 +244,14 @@ class ROME:
             )
             for i, (row, update) in enumerate(zip(rows, updates, strict=True))
         ]
+
+    def _other_bos(self) -> tuple[str, ...]:
+        """Say it where C was collected with other rows in mind."""
+        theirs = self.second_moment.prepend_bos
+        if theirs is None or theirs == self.prepend_bos:
+            return ()
+        with_or_without = ("without", "with") if self.prepend_bos else ("with", "without")
+        return ("the second moment was collected {} BOS in front, and the edit was made {}".format(*with_or_without),)
 
     def _old_answers(self, rows: Sequence[RequestRows]) -> list[TokenisedPrompt]:
         """The bare prompts followed by what the model says now, or by what the request says that it says.
