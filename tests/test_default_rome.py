@@ -54,3 +54,19 @@ def test_edits_equal_the_released_codes(numbers, backend, monkeypatch):
         assert edit.after.target > 0.9
         assert edit.before.old > 0.4
         assert edit.after.old < 1e-4
+
+
+def test_without_any_setting_the_shipped_second_moment_is_used():
+    model = default_model(backend=BRIDGE)
+    editor = rl.ROME(model, v_num_grad_steps=6)
+    assert (editor.layer, editor.variant, editor.bare_weight) == (5, "r-rome", 0.5)
+    moment = editor.second_moment
+    assert (moment.layer, moment.source, moment.n_tokens, moment.warnings) == (5, "self", 40960, ())
+    assert moment.command.startswith("rome-lens stats ")
+    edit = editor.edit(rl.EditRequest("{} is located in the city of", "The Eiffel Tower", "Rome"))
+    assert edit.old_answer == " Paris"
+    assert edit.after.target > 0.9 > 0.1 > edit.before.target
+    assert edit.after.old < 0.01
+    assert edit.module == "model.layers.5.mlp.down_proj"
+    with pytest.raises(rl.SettingError, match="there is no second moment for layer 4 of smollm2-135m"):
+        rl.ROME(model, layer=4)

@@ -18,7 +18,7 @@ BARE = "{}"
 _ESSENCE = "{} is a"
 # Beyond so many, a larger batch no longer pays (benchmarks/edit.py): on a CPU what is kept for the gradient leaves the
 # caches, and its pages are handed back to the system and taken again at every step.
-_MOST_TOGETHER = {"cpu": 8}
+_MOST_TOGETHER = {"cpu": 4}
 _MOST_TOGETHER_ELSEWHERE = 64
 
 
