@@ -59,9 +59,9 @@ def test_models_of_the_released_code(name, layer, clamp):
     ],
 )
 def test_modern_decoders(name, source):
-    found = settings_for(named(name, 30))
-    assert (found.layer, found.v_num_grad_steps, found.v_lr, found.v_weight_decay) == (5, 25, 0.5, 1e-3)
-    assert (found.clamp_norm_factor, found.kl_factor, found.source) == (4, 0.0625, source)
+    found, steps, clamp = settings_for(named(name, 30)), *((20, 2) if source == OURS else (25, 4))
+    assert (found.layer, found.v_num_grad_steps, found.v_lr, found.v_weight_decay) == (5, steps, 0.5, 1e-3)
+    assert (found.clamp_norm_factor, found.kl_factor, found.source) == (clamp, 0.0625, source)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_a_target_that_is_said_already(target_true):
     if target_true is not None:
         request = rl.EditRequest("in {} of", "the tower", "city", target_true=" is")
         # What the request says that the model says counts, whatever the model says.
-        assert rome(model).edit(request).old_answer == " is"
+        assert rome(model, layer=0).edit(request).old_answer == " is"
         return
     with pytest.raises(AnswerError) as caught:
         rome(model).edit(request)

@@ -86,7 +86,9 @@ def test_the_bare_template_comes_first(given, found):
     assert check_templates(given) == (found or ("{}", "a. {}"))
 
 
-@pytest.mark.parametrize(("size", "lengths"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (5, [5]), (9, [5]), (None, [5])])
+@pytest.mark.parametrize(
+    ("size", "lengths"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (5, [5]), (9, [5]), (None, [4, 1])]
+)
 def test_requests_are_split_into_batches(backend, size, lengths):
     requests = [tokenised(backend)] * 5
     parts = list(split_requests(backend, requests, layer=1, batch_size=size))
@@ -94,7 +96,7 @@ def test_requests_are_split_into_batches(backend, size, lengths):
     assert not list(split_requests(backend, [], layer=1, batch_size=size))
 
 
-@pytest.mark.parametrize(("free", "lengths"), [(0, [1] * 70), (10**15, [64, 6])])
+@pytest.mark.parametrize(("free", "lengths"), [(0, [1] * 70), (10**15, [4] * 17 + [2])])
 def test_batches_are_as_large_as_memory_allows(backend, free, lengths, monkeypatch):
     monkeypatch.setattr(rows_module, "free_bytes", lambda device: free)
     requests = [tokenised(backend)] * 70

@@ -129,11 +129,11 @@ def _check_untouched(backend: Backend, layer: int, here: _EditedLayer) -> None:
     if not here.edits:
         return
     now = backend.w_out(layer).matrix
-    if now.dtype != here.original.dtype:
-        raise EditStateError(
-            f"layer {layer} was edited in {here.original.dtype} and is {now.dtype} now; the bits that it had are gone: "
-            "revert before a model is converted, or load it anew"
-        )
+    was = here.original.dtype
+    if now.dtype != was:
+        widened = torch.promote_types(now.dtype, was) == now.dtype
+        advice = f"bring it back with model.to({was}), then revert" if widened else "load the model anew"
+        raise EditStateError(f"the model was {was} when layer {layer} was edited and is {now.dtype} now; {advice}")
     if not torch.equal(now.to(here.original.device), edited_matrix(here.original, here.edits)):
         raise EditStateError(
             f"somebody else has changed W_out of layer {layer} since it was edited; undoing the edit would undo that "

@@ -164,7 +164,7 @@ class SelfPieces(Pieces):
             generator = torch.Generator().manual_seed(seed)
             n_rows = min(rows, total - first)
             chosen = firsts[torch.randint(len(firsts), (n_rows,), generator=generator)]
-            front = self._cut.bos or text_start(self._backend.tokenizer)
+            front = self._cut.bos or self._start()
             prompts = torch.tensor(front).long().expand(n_rows, -1)
             prompts = torch.cat([prompts, chosen[:, None]], dim=1).to(self._backend.device)
             texts = self._written(prompts, generator, banned, self._reporting(progress, first, n_rows))
@@ -214,6 +214,11 @@ class SelfPieces(Pieces):
         while rows > 1 and rows * one_text > _MOST_CACHE:
             rows //= 2
         return rows
+
+    def _start(self) -> list[int]:
+        """What texts begin behind, where the model's context has room for it beside a text."""
+        start, n_ctx = text_start(self._backend.tokenizer), self._backend.n_ctx
+        return start if n_ctx is None or len(start) + self._cut.text_length <= n_ctx else []
 
     def _tokens(self) -> tuple[list[int], torch.Tensor]:
         """Ids that are never drawn, and those that texts begin with."""
