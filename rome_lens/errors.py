@@ -53,6 +53,10 @@ class ArtefactError(RomeLensError):
     """A file of ours cannot be read or written: missing, truncated, of another kind, no room."""
 
 
+class RunError(RomeLensError):
+    """A long run cannot go on: a worker was lost, the folder is taken, or the model is not the one it began with."""
+
+
 class OutOfMemoryError(RomeLensError):
     """Memory ran out although the work was already cut into the smallest pieces."""
 

@@ -3,4 +3,14 @@
 from collections.abc import Callable
 
 Progress = Callable[[int, int, str], None]
-"""`progress(done, total, what)`: bytes, tensors or steps; `total` is 0 where nobody knows it."""
+"""`progress(done, total, what)`: bytes, tensors or steps; `total` is 0 where nobody knows it.
+
+The first call of a work says what was done before it began: 0, or more where it goes on after an interruption.
+"""
+
+DETAIL = " · "
+"""What stands behind it in `what` says which step of the same work is being done: `records · editing 3/20`."""
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Tells nobody."""

@@ -5,6 +5,7 @@ kind and the version of its form; a later form may add fields, which an earlier 
 """
 
 import contextlib
+import csv
 import errno
 import json
 import os
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 from rome_lens.errors import ArtefactError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
 _FORM = 1
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -52,6 +55,27 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
             raise
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise ArtefactError(f"cannot write {os.fspath(path)!r}: {_reason(error, target)}") from error
+
+
+def write_table(table: "pd.DataFrame", path: str | os.PathLike[str]) -> None:
+    """Write a table as a CSV file in UTF-8.
+
+    A text that begins with `=`, `+`, `-`, `@`, a tab or a line end (or a full-width form of these) gets a `'` in
+    front: spreadsheets take such a cell for a formula, and a formula can run programs. Numbers are left as they are.
+
+    Raises:
+        ArtefactError: the file cannot be written.
+    """
+    texts = table.select_dtypes(exclude=["number", "boolean", "bool"]).columns
+    table = table.assign(**{name: [_no_formula(cell) for cell in table[name]] for name in texts})
+    # Every text is quoted: left alone, a carriage return in one would end the row for most readers.
+    content = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    # A lone surrogate, which JSON can hold, has no bytes in UTF-8.
+    write_whole(path, content.encode("utf-8", "backslashreplace"))
+
+
+def _no_formula(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

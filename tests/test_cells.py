@@ -122,7 +122,7 @@ def grids(draw):
 def test_every_cell_has_one_lane_and_follows_a_longer_one_or_none(grid, random):
     cells = list(grid[0])
     random.shuffle(cells)
-    lanes = plan_lanes(cells)
+    lanes = plan_lanes([cells])
     assert sorted(lane.cell.__repr__() for lane in lanes) == sorted(map(repr, cells))
     for index, lane in enumerate(lanes):
         if lane.leader is None:
@@ -142,13 +142,13 @@ def test_every_cell_has_one_lane_and_follows_a_longer_one_or_none(grid, random):
 
 @given(grids())
 def test_one_leader_for_all_that_begin_alike(grid):
-    lanes = plan_lanes(grid[0])
+    lanes = plan_lanes([grid[0]])
     beginnings = {(lane.cell.stream, lane.cell.pos, lane.cell.first) for lane in lanes}
     assert sum(lane.leader is None for lane in lanes) == len(beginnings)
 
 
 def test_windows_cut_short_by_the_first_layer_share_their_run():
-    lanes = plan_lanes(plan_cells("mlp", n_layers=4, positions=[0], window=4))
+    lanes = plan_lanes([plan_cells("mlp", n_layers=4, positions=[0], window=4)])
     # Layers 0-1, 0-2, 0-3 and 1-3: the first two follow the third until they end.
     by_layer = {lane.cell.layer: lane for lane in lanes}
     assert [(by_layer[i].cell.first, by_layer[i].cell.end, by_layer[i].born) for i in range(4)] == [
@@ -163,4 +163,4 @@ def test_windows_cut_short_by_the_first_layer_share_their_run():
 def test_positions_to_run_counted_by_hand():
     cells = plan_cells("mlp", n_layers=4, positions=[1, 2], window=4)
     # After layers 1, 2, 0 and 1 there are 2, 1, 3 and 2 layers to run, on 2 positions (from 1 on) and on 1.
-    assert count_positions(plan_lanes(cells), n_layers=4, n_tokens=3) == (2 + 1 + 3 + 2) * (2 + 1)
+    assert count_positions(plan_lanes([cells]), n_layers=4, n_tokens=3) == (2 + 1 + 3 + 2) * (2 + 1)

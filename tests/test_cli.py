@@ -127,6 +127,7 @@ EFFECTS = {
     "--answer": (["--answer", "in the"], {"answer": " in the"}),
     "--occurrence": (["--subject", "the", "--occurrence", "2"], {"subject_span": [4, 5]}),
     "--stream": (["--stream", "attn", "--stream", "mlp"], {"scores": lambda v: list(v) == ["mlp", "attn"]}),
+    "--severed": (["--severed", "mlp"], {"severed": lambda v: list(v) == ["mlp"]}),
     "--window": (["--window", "1"], {"window": 1, "scores": None}),
     "--samples": (["--samples", "3"], {"samples": 3, "low": None, "scores": None}),
     "--noise": (["--noise", "s2"], {"noise_rule": "s2", "noise": None, "low": None}),
@@ -382,7 +383,7 @@ def test_version(shell):
 def test_help(shell, args):
     printed = _ok(shell.run(*args))
     listed = re.findall(r"^│ (\w+)  ", printed.split("Commands")[1], re.MULTILINE)
-    assert listed == ["trace", "edit", "apply", "show", "stats", "models", "doctor"]
+    assert listed == ["trace", "edit", "apply", "show", "stats", "models", "doctor", "average", "eval"]
 
 
 def test_help_says_what_every_option_is():

@@ -207,7 +207,8 @@ ELSEWHERE = {"--save", "--json", "--seed"}
 def test_every_option_of_edit_has_a_test():
     command = typer.main.get_command(app).commands["edit"]
     options = {p.opts[0] for p in command.params if p.opts[0].startswith("--")}
-    assert options == {*EFFECTS, *LOADING, *ELSEWHERE}
+    # What --settings does is in test_cli_average.py.
+    assert options == {*EFFECTS, *LOADING, *ELSEWHERE, "--settings"}
     assert [p.name for p in command.params if not p.help] == []
 
 

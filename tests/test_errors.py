@@ -132,7 +132,7 @@ REFUSED = {
         )
         for seed in (-1, 2**32, True, 1.0)
     },
-    "engine": ({"engine": "fast"}, errors.SettingError, "engine is 'fast'; choose one of auto, plain"),
+    "engine": ({"engine": "fast"}, errors.SettingError, "engine is 'fast'; choose one of auto, plain, attribution"),
     "answer and expect": (
         {"answer": "city", "expect": "tower"},
         errors.SettingError,
@@ -231,6 +231,7 @@ TREE = {
     "DownloadError": ("RomeLensError", 1),
     "ArtefactError": ("RomeLensError", 1),
     "OutOfMemoryError": ("RomeLensError", 1),
+    "RunError": ("RomeLensError", 1),
     "EditError": ("RomeLensError", 1),
     "EditStateError": ("EditError", 1),
 }

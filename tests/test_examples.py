@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from architectures import byte_tokenizer, hugging_face_model
+from architectures import BACKENDS, byte_tokenizer, hugging_face_model
+from known_facts import known_facts
+from tiny_shell import write_tiny_model
 
 import rome_lens as rl
 from rome_lens.loading.tiny import TINY_PROMPT, TINY_SUBJECT, tiny_model
@@ -58,3 +60,69 @@ def test_trace_an_edit(editor, capsys):
     assert trace.unedited.answer == trace.answer
     assert trace.unedited.edits == ()
     assert len(trace.figure().data) == 6
+
+
+def _records(*prompts):
+    """Records in the tiny models' words."""
+    return [
+        rl.CounterFactRecord(
+            number=number,
+            case_id=number,
+            relation=None,
+            request=rl.EditRequest(prompt, TINY_SUBJECT, target_new="tower", target_true="city"),
+            paraphrases=("the city is in the",),
+            neighbours=("the city of the", "in the tower is the"),
+            generation_prompts=("the tower is",),
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_evaluate_an_editor(backend, capsys, tmp_path):
+    example = runpy.run_path(str(EXAMPLES / "evaluate_an_editor.py"))
+    model = tiny_model(backend)
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    tuned = example["TunedMLP"](model, layer=0, length=2.0)
+    records = _records("{} is in the city of", "the city of {} is")
+    report = example["compare"](model, {"none": None, "tuned": tuned}, records, out=tmp_path / "run")
+    lines = capsys.readouterr().out.splitlines()
+    scores = report.editors["tuned"].scores
+    assert [line.split()[0] for line in lines] == ["none", "tuned"]
+    assert lines[1].startswith(f"tuned    S {scores['S']:5.1f} [")
+    assert scores["EM"] > report.editors["none"].scores["EM"] + 20
+    assert report.editors["tuned"].failed == {}
+    assert all(weight.equal(weights[name]) for name, weight in model.state_dict().items())
+    assert rl.read_run(tmp_path / "run").editors["tuned"].scores == scores
+
+
+def test_evaluate_on_dask(capsys, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    evaluate_on_dask = runpy.run_path(str(EXAMPLES / "evaluate_on_dask.py"))["evaluate_on_dask"]
+    write_tiny_model(tmp_path / "tiny")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=50
+    ) as cluster:
+        report = evaluate_on_dask(
+            cluster.scheduler_address,
+            str(tmp_path / "tiny"),
+            ["none", "ft"],
+            _records("{} is in the city of", "the city of {} is"),
+            out=str(tmp_path / "run"),
+            measures=rl.Measures(n_texts=0),
+        )
+        # A task goes through several states; without tasks there would be none.
+        assert cluster.scheduler.transition_counter >= 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["none on 2 records", "ft on 2 records"]
+    assert report.editors["ft"].scores["EM"] > report.editors["none"].scores["EM"]
+    assert rl.read_run(tmp_path / "run").editors == report.editors
+
+
+def test_average_facts(capsys):
+    example = runpy.run_path(str(EXAMPLES / "average_facts.py"))
+    model = tiny_model("auto")
+    average = example["average_facts"](model, known_facts(model, 4), noise=1.0, samples=2)
+    first, *peaks = capsys.readouterr().out.splitlines()
+    assert first == f"4 facts known, 0 set aside; total effect {average.total_effect.mean:.3f}"
+    assert [line.split()[0] for line in peaks] == ["resid", "resid", "mlp", "mlp", "attn", "attn"]

@@ -6,7 +6,7 @@ from architectures import BACKENDS, BRIDGE, architecture
 from test_engine import HOSTED
 
 import rome_lens as rl
-from rome_lens.backends import ReplayError, as_backend, generation
+from rome_lens.backends import ReplayError, as_backend, decoding, generation
 from rome_lens.backends.generation import continue_texts, sample
 
 PROMPTS = torch.tensor([[5, 77, 9, 200, 31], [100, 3, 44, 17, 90], [64, 65, 66, 67, 68]])
@@ -259,7 +259,7 @@ def test_embeddings_that_are_no_sum_of_token_and_position_are_taken_whole(backen
     wrapped = as_backend(model)
     factor = torch.linspace(1, 3, 64).double()[:, None]
     with wrapped.hooked([("hook_embed", lambda x: x * factor[: x.shape[1]])]):
-        assert generation._Embedding.of(wrapped, PROMPTS[:1]).whole
+        assert decoding.Embedding.of(wrapped, PROMPTS[:1]).whole
         tokens = sample(wrapped, PROMPTS, n_new=N_NEW, generator=None)
         assert_cached(paths)
         assert torch.equal(tokens, plain(model, PROMPTS, greedy))
@@ -268,7 +268,7 @@ def test_embeddings_that_are_no_sum_of_token_and_position_are_taken_whole(backen
 @pytest.mark.parametrize(("name", "adds"), [("gpt2", True), ("opt", True), ("llama", False), ("gemma", False)])
 def test_embedding_is_understood(name, adds):
     text = PROMPTS[:1].repeat(1, 3)
-    embedding = generation._Embedding.of(as_backend(architecture(name, BRIDGE)), text)
+    embedding = decoding.Embedding.of(as_backend(architecture(name, BRIDGE)), text)
     assert not embedding.whole
     assert (embedding.shift is not None) == adds
 

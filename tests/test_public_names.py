@@ -99,7 +99,12 @@ def test_modules_that_need_no_torch(module):
     ("args", "start"),
     [
         (("--help",), "Usage: rome-lens"),
-        *(((name, "--help"), f"Usage: rome-lens {name}") for name in ("trace", "edit", "apply", "show", "stats")),
+        *(
+            ((name, "--help"), f"Usage: rome-lens {name}")
+            for name in ("trace", "edit", "apply", "show", "stats", "average", "eval")
+        ),
+        *((("eval", name, "--help"), f"Usage: rome-lens eval {name}") for name in ("counterfact", "zsre", "merge")),
+        (("average", "merge", "--help"), "Usage: rome-lens average merge"),
         (("models",), "smollm2-135m"),
         (("--version",), f"rome-lens {rl.__version__}"),
         (("nonsense",), ""),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, architecture
 
-from rome_lens.backends import as_backend
+from rome_lens.backends import as_backend, decoding
 from rome_lens.editing import pieces as making
 from rome_lens.editing.pieces import Cut, SelfPieces, TextPieces
 from rome_lens.editing.second_moment import SecondMoment
@@ -223,9 +223,9 @@ def test_how_many_rows_are_written_together(monkeypatch):
     rows = SelfPieces(backend, max_tokens=9, seed=0, cut=Cut(20, ()))._rows
     assert rows() == 64
     # 20 tokens of 4 layers, keys and values, 16 numbers of 4 bytes.
-    monkeypatch.setattr(making, "_MOST_CACHE", 20 * 4 * 2 * 16 * 4 * 5)
+    monkeypatch.setattr(decoding, "_MOST_CACHE", 20 * 4 * 2 * 16 * 4 * 5)
     assert rows() == 4
-    monkeypatch.setattr(making, "_MOST_CACHE", 1)
+    monkeypatch.setattr(decoding, "_MOST_CACHE", 1)
     assert rows() == 1
 
 

@@ -67,14 +67,6 @@ class KeysValues:
         """Some rows of the batch, in an order of their own."""
         return KeysValues(self.keys[rows], self.values[rows], self.pos_dim)
 
-    def repeat(self, times: int) -> "KeysValues":
-        """The whole batch `times` times over, one copy after the other."""
-        return KeysValues(_repeat(self.keys, times), _repeat(self.values, times), self.pos_dim)
-
-    def rows(self, rows: slice) -> "KeysValues":
-        """A part of the batch."""
-        return KeysValues(self.keys[rows], self.values[rows], self.pos_dim)
-
 
 class Backend(ABC):
     """A TransformerLens model as the rest of the house sees it.
@@ -362,10 +354,6 @@ def check_replayed(got: Tensor, expected: Tensor, entering: Tensor, how: str) ->
     allowed = max(eps**0.5, 1e-5) * (expected - entering).norm() + 32 * eps * expected.norm()
     if not (got - expected).norm() <= allowed:
         raise ReplayError(f"a block called {how} gives other numbers than the model's own forward")
-
-
-def _repeat(x: Tensor, times: int) -> Tensor:
-    return x.expand(times, *x.shape).reshape(times * x.shape[0], *x.shape[1:])
 
 
 def _as_hook(function: HookFunction) -> Callable[..., Tensor | None]:

@@ -13,12 +13,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends.base import Backend, BlockReplay, KeysValues, ReplayError
+from rome_lens.backends.base import Backend, KeysValues, ReplayError
+from rome_lens.backends.decoding import Embedding, check_logits, make_ready, room_for, write
 from rome_lens.backends.products import fast_products
 from rome_lens.errors import ModelError, PromptError, SettingError
 from rome_lens.progress import Progress
@@ -44,7 +44,8 @@ def text_start(tokenizer: Any) -> list[int]:
 def never_text(backend: Backend) -> list[int]:
     """Token ids that no text holds: special ones, and rows of padding behind the tokenizer's last token."""
     tokenizer, n_vocab = backend.tokenizer, backend.d_vocab
-    return sorted({i for i in tokenizer.all_special_ids if i < n_vocab} | set(range(len(tokenizer), n_vocab)))
+    special = {i for i in tokenizer.all_special_ids if i is not None and i < n_vocab}
+    return sorted(special | set(range(len(tokenizer), n_vocab)))
 
 
 @torch.no_grad()
@@ -264,7 +265,7 @@ class _Steps:
         logits = self._cached.logits(n_seen)
         if n_seen - self._n_prompt < _CHECKED_STEPS:
             rows = slice(0, 2)
-            _same_logits(logits[rows], self._whole(rows, n_seen))
+            check_logits(logits[rows], self._whole(rows, n_seen))
         return logits
 
     def _whole(self, rows: slice, n_seen: int) -> Tensor:
@@ -291,8 +292,8 @@ class _Cached:
         text = tokens[:1, :n_prompt].repeat(1, n_tokens // n_prompt + 1)[:, :n_tokens]
         with backend.recording() as self._replay:
             backend.logits(text, keep=1)
-        self._embedding = _Embedding.of(backend, text)
-        _make_ready(backend, self._replay, stack)
+        self._embedding = Embedding.of(backend, text)
+        make_ready(backend, self._replay, stack)
 
     def logits(self, n_seen: int) -> Float[Tensor, "row d_vocab"]:
         first, n_tokens = self._n_stored, self._tokens.shape[1]
@@ -301,111 +302,7 @@ class _Cached:
             past = self._stored[layer].before(first) if first else None
             resid, new = self._replay.run(layer, resid, first=first, past=past)
             if not first:
-                self._stored.append(_room_for(new, n_tokens))
-            _write(self._stored[layer], new, first)
+                self._stored.append(room_for(new, n_tokens))
+            write(self._stored[layer], new, first)
         self._n_stored = n_seen
         return self._replay.unembed(resid[:, -1:])[:, -1]
-
-
-@dataclass(frozen=True)
-class _Embedding:
-    """What enters block 0, before its hooks, for new tokens at their positions.
-
-    Attributes:
-        backend: the model.
-        shift: [pos, 1, d_model] what a position adds to what a token enters with at position 0, for models that add
-            position embeddings; None where the position does not matter.
-        whole: tokens and positions do not come apart, so texts are embedded whole.
-    """
-
-    backend: Backend
-    shift: Float[Tensor, "pos 1 d_model"] | None
-    whole: bool
-
-    @classmethod
-    def of(cls, backend: Backend, text: Int[Tensor, "1 pos"]) -> "_Embedding":
-        """Find out which it is, on a text as long as any that will come."""
-        shift = cls._shift(backend, text)
-        if not shift.any():
-            return cls(backend, None, whole=False)
-        other = text.roll(1, dims=1)
-        # Two roundings instead of one matter in the half types.
-        exact = shift.dtype in (torch.float32, torch.float64)
-        apart = (cls._shift(backend, other) - shift).norm()
-        together = exact and bool(apart <= 32 * torch.finfo(shift.dtype).eps * _enter(backend, other).norm())
-        return cls(backend, shift if together else None, whole=not together)
-
-    @staticmethod
-    def _shift(backend: Backend, text: Int[Tensor, "1 pos"]) -> Float[Tensor, "pos 1 d_model"]:
-        return _enter(backend, text).transpose(0, 1) - _enter(backend, text.T)
-
-    def entering(self, tokens: Int[Tensor, "row pos"], first: int) -> Float[Tensor, "row new d_model"]:
-        """For the positions from `first` on."""
-        if self.whole or first == 0:
-            return _enter(self.backend, tokens)[:, first:]
-        n_rows, n_new = tokens[:, first:].shape
-        alone = _enter(self.backend, tokens[:, first:].reshape(-1, 1)).reshape(n_rows, n_new, -1)
-        return alone if self.shift is None else alone + self.shift[first : first + n_new, 0]
-
-
-class _EnteredError(Exception):
-    """Carries what enters block 0 out of a forward."""
-
-    def __init__(self, resid_pre: Tensor) -> None:
-        super().__init__()
-        self.resid_pre = resid_pre
-
-
-def _enter(backend: Backend, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "row pos d_model"]:
-    """What the model's own forward hands to block 0, before the hooks there: they fire when the block runs."""
-
-    def leave(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _EnteredError(args[0] if args else kwargs["hidden_states"])
-
-    handle = backend.model.blocks[0].register_forward_pre_hook(leave, with_kwargs=True)
-    try:
-        backend.logits(tokens, keep=1)
-    except _EnteredError as entered:
-        return entered.resid_pre
-    finally:
-        handle.remove()
-    raise ReplayError("the model's forward does not call its first block")
-
-
-def _make_ready(backend: Backend, replay: BlockReplay, stack: ExitStack) -> None:
-    """Prepare all layers for many calls, where there is memory for a second copy of the weights."""
-    device = backend.device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if sum(p.numel() * p.element_size() for p in backend.model.parameters()) < free // 2:
-        for layer in range(backend.n_layers):
-            stack.enter_context(replay.layer_ready(layer))
-        stack.enter_context(replay.unembed_ready())
-
-
-def _room_for(new: KeysValues, n_tokens: int) -> KeysValues:
-    """Unwritten keys and values for so many positions, otherwise like the new ones."""
-
-    def room(x: Tensor) -> Tensor:
-        shape = list(x.shape)
-        shape[new.pos_dim] = n_tokens
-        return x.new_empty(shape)
-
-    return KeysValues(room(new.keys), room(new.values), new.pos_dim)
-
-
-def _write(stored: KeysValues, new: KeysValues, first: int) -> None:
-    n_new = new.keys.shape[new.pos_dim]
-    stored.keys.narrow(new.pos_dim, first, n_new).copy_(new.keys)
-    stored.values.narrow(new.pos_dim, first, n_new).copy_(new.values)
-
-
-def _same_logits(got: Float[Tensor, "row d_vocab"], expected: Float[Tensor, "row d_vocab"]) -> None:
-    """Refuse logits that differ from the model's own by more than rounding explains."""
-    eps = torch.finfo(got.dtype).eps
-    # What all tokens share does not count: it moves no probability.
-    known = expected.isfinite()
-    got, expected = (x.double().where(known, 0.0) for x in (got, expected))
-    spread = expected - expected.sum(dim=-1, keepdim=True) / known.sum(dim=-1, keepdim=True)
-    allowed = max(eps**0.5, 1e-5) * spread.where(known, 0.0).norm() + 32 * eps * expected.norm()
-    if not (got - expected).norm() <= allowed:
-        raise ReplayError("the blocks called one by one give other logits than the model's own forward")

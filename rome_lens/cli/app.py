@@ -9,8 +9,10 @@ from typer.core import TyperGroup
 
 from rome_lens import __version__
 from rome_lens.cli.apply import apply
+from rome_lens.cli.average import averages
 from rome_lens.cli.doctor import doctor
 from rome_lens.cli.edit import edit
+from rome_lens.cli.eval import evaluation
 from rome_lens.cli.models import models
 from rome_lens.cli.show import show
 from rome_lens.cli.stats import stats
@@ -72,6 +74,8 @@ app.command()(edit)
 app.command()(apply)
 app.command()(show)
 app.command()(stats)
+app.add_typer(averages)
+app.add_typer(evaluation)
 app.command()(models)
 app.command()(doctor)
 

@@ -86,6 +86,15 @@ def edit(
             **_HOW,
         ),
     ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Layer and optimiser's settings: a file of 'rome-lens average --suggest-layer'.",
+            show_default="the model's own",
+            metavar="FILE",
+            **_HOW,
+        ),
+    ] = None,
     template: Annotated[
         list[str] | None,
         typer.Option(
@@ -195,7 +204,7 @@ def edit(
         from rome_lens.cli.effect import measure, other_seed, watch
         from rome_lens.editing import ROME, SecondMoment
         from rome_lens.editing.rows import check_templates
-        from rome_lens.editing.settings import check_seed, default_layer
+        from rome_lens.editing.settings import Settings, check_seed, settings_for
         from rome_lens.editing.update import check_variant
         from rome_lens.loading import load_model
 
@@ -204,10 +213,17 @@ def edit(
         check_seed(seed)
         _check_optimiser(given)
         templates = None if template is None else check_templates(template)
+        chosen = None if settings is None else Settings.load(settings)
         moment = None if second_moment is None else SecondMoment.load(second_moment, layer=layer)
         host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
         progress(0, 0, "looking at the prompts")
-        if layer is None and moment is not None and moment.layer != default_layer(as_backend(host)):
+        if chosen is not None and moment is not None and layer is None and moment.layer not in (None, chosen.layer):
+            raise SettingError(
+                f"{settings} names layer {chosen.layer}, and {second_moment} is of layer {moment.layer}; give the "
+                "second moment of that layer, or the --layer to edit"
+            )
+        own = chosen or settings_for(as_backend(host))
+        if layer is None and moment is not None and moment.layer != own.layer:
             layer = moment.layer
         editor = ROME(
             host,
@@ -218,6 +234,7 @@ def edit(
             bare_weight=share,
             seed=seed,
             prepend_bos=bos,
+            settings=chosen,
             **given,
         )
         watched = watch(editor, request, paraphrases=paraphrase, neighbours=neighbour or ())

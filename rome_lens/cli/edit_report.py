@@ -12,7 +12,7 @@ from rome_lens.figures import visible
 
 if TYPE_CHECKING:
     from rome_lens.cli.effect import Effect, Measured
-    from rome_lens.editing import Edit
+    from rome_lens.editing import Edit, MatrixEdit
 
 _ARROW = " → "
 _GAP = "  "
@@ -23,23 +23,27 @@ _MOST_SAID = 17
 _ELSEWHERE = {"layer", "source", "context_templates", "second_moment"}
 
 
-def heading(edit: "Edit") -> str:
+def heading(edit: "Edit | MatrixEdit") -> str:
     """The prompt and what it is to be followed by."""
     return f"{visible(edit.request.text)}{_ARROW}{visible(edit.request.target_new.strip())}"
 
 
-def print_size(console: Console, edit: "Edit") -> None:
+def print_size(console: Console, edit: "Edit | MatrixEdit") -> None:
     """Layer, variant, size and loss."""
-    cosine = edit.key_dot / edit.key_norm if edit.key_norm else math.nan
+    from rome_lens.editing import Edit
+
+    direction = ""
+    if isinstance(edit, Edit):
+        direction = f", cos(u, k*) {edit.key_dot / edit.key_norm if edit.key_norm else math.nan:.3f}"
     print_labelled(
         console,
         "layer",
         f"{edit.layer} of {edit.fingerprint.n_layers} (from 0), {visible(edit.variant)}, |update| / |W| "
-        f"{edit.relative_norm:.3g}, cos(u, k*) {cosine:.3f}",
+        f"{edit.relative_norm:.3g}{direction}",
     )
-    losses = [loss.total for loss in edit.loss_curve]
+    losses = [loss if isinstance(loss, int | float) else loss.total for loss in edit.loss_curve]
     if losses:
-        steps = edit.settings.get("v_num_grad_steps")
+        steps = edit.settings.get("v_num_grad_steps", edit.settings.get("num_steps"))
         most = f", of at most {steps}" if isinstance(steps, int) and steps != len(losses) else ""
         print_labelled(
             console,
@@ -48,7 +52,7 @@ def print_size(console: Console, edit: "Edit") -> None:
         )
 
 
-def print_sources(console: Console, edit: "Edit") -> None:
+def print_sources(console: Console, edit: "Edit | MatrixEdit") -> None:
     """Settings, second moment and notes."""
     settings = edit.settings
     values = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in _ELSEWHERE)

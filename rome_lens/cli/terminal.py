@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rome_lens.progress import Progress
+from rome_lens.progress import DETAIL, Progress
 
 
 def stdout() -> Console:
@@ -37,12 +37,19 @@ def progress_bar() -> Iterator[Progress]:
         def progress(done: int, total: int, what: str) -> None:
             if bar.disable:
                 return
-            if bar.desc != f"{what}: ":
-                bar.reset(total or None)
+            work, _, detail = what.partition(DETAIL)
+            if bar.desc != f"{work}: ":
+                bar.set_description(work, refresh=False)
                 bar.bar_format = None if total else "{desc}{n_fmt} [{elapsed}]"
                 bar.unit_scale = True
-                bar.set_description(what, refresh=False)
+                bar.initial = 0
+                bar.reset(total or None)
+                # What was done before took none of this time: the rate, and so the time left, is of what is done now.
+                bar.initial = bar.n = bar.last_print_n = done
+                bar.refresh()
             bar.total = total or None
-            bar.update(done - bar.n)
+            bar.set_postfix_str(detail, refresh=False)
+            if not bar.update(done - bar.n) and detail:
+                bar.refresh()
 
         yield progress

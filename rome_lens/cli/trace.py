@@ -5,7 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rome_lens.cli.options import Backend, Device, Dtype, Json, Model
+from rome_lens.cli.options import (
+    Backend,
+    Device,
+    Dtype,
+    Engine,
+    Json,
+    Model,
+    Noise,
+    NoiseReplaces,
+    NoiseSeed,
+    PutBos,
+    Samples,
+    Stream,
+    Window,
+)
 from rome_lens.cli.terminal import print_json, progress_bar, say, stdout
 from rome_lens.errors import SettingError
 from rome_lens.storage import check_writable
@@ -13,7 +27,7 @@ from rome_lens.storage import check_writable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rome_lens.editing import Edit
+    from rome_lens.editing import Edit, MatrixEdit
     from rome_lens.tracing import CausalTrace
 
 _FACT: dict[str, Any] = {"rich_help_panel": "The fact"}
@@ -52,34 +66,21 @@ def trace(
     backend: Backend = "auto",
     device: Device = None,
     dtype: Dtype = "float32",
-    stream: Annotated[
+    stream: Stream = None,
+    severed: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is restored: resid, mlp or attn; repeat it for several.",
-            show_default="all three",
+            help="Restore the residual stream once more with mlp or attn outputs held at the corrupted run's at that "
+            "token; repeat it for both.",
+            show_default="none",
             metavar="STREAM",
             **_HOW,
         ),
     ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(help="Layers restored together for mlp and attn.", show_default="10", metavar="N", **_HOW),
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Corrupted copies to average over.", metavar="N", **_HOW)] = 10,
-    noise: Annotated[
-        str | None,
-        typer.Option(
-            help="s3 (times the deviation of the facts' subject embeddings), a number (absolute), m (Gaussian fitted "
-            "to text), t5 (Student-t, degrees of freedom) or u0.5 (uniform, half width).",
-            show_default="s3",
-            metavar="RULE",
-            **_HOW,
-        ),
-    ] = None,
-    noise_replaces: Annotated[
-        bool,
-        typer.Option("--noise-replaces", help="Put the noise in place of the embeddings, not on top.", **_HOW),
-    ] = False,
+    window: Window = None,
+    samples: Samples = 10,
+    noise: Noise = None,
+    noise_replaces: NoiseReplaces = False,
     swap: Annotated[
         str | None,
         typer.Option(
@@ -97,8 +98,8 @@ def trace(
             **_HOW,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.", metavar="N", **_HOW)] = 1,
-    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS token in front.", **_HOW)] = False,
+    seed: NoiseSeed = 1,
+    bos: PutBos = False,
     edit: Annotated[
         list[Path] | None,
         typer.Option(
@@ -107,9 +108,7 @@ def trace(
             **_FACT,
         ),
     ] = None,
-    engine: Annotated[
-        str, typer.Option(help="auto, or plain: whole forwards, slow, the same numbers.", metavar="ENGINE", **_HOW)
-    ] = "auto",
+    engine: Engine = "auto",
     html: Annotated[
         Path | None, typer.Option(help="Write the figure as a page that needs no network.", metavar="FILE", **_OUT)
     ] = None,
@@ -151,12 +150,13 @@ def trace(
         from rome_lens.loading import load_model
         from rome_lens.tracing import causal_trace
         from rome_lens.tracing.corruption import parse_noise
-        from rome_lens.tracing.request import check_settings, wanted_answer
+        from rome_lens.tracing.request import check_settings, check_severed, wanted_answer
 
         # Loading takes seconds: what can be refused without a model is refused before.
         check_settings(
             prompt, subject, streams=streams, occurrence=occurrence, samples=samples, seed=seed, engine=engine
         )
+        check_severed(severed or (), engine=engine)
         parse_noise(noise)
         wanted_answer(answer, expect)
         host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
@@ -165,6 +165,7 @@ def trace(
             prompt,
             subject=subject,
             streams=streams,
+            severed=tuple(severed or ()),
             window=window,
             samples=samples,
             noise=noise,
@@ -187,7 +188,7 @@ def trace(
         _print(traced)
 
 
-def _read_edits(paths: list[Path]) -> "list[Edit]":
+def _read_edits(paths: list[Path]) -> "list[Edit | MatrixEdit]":
     if not paths:
         return []
     from rome_lens.editing import load_edit
@@ -243,12 +244,12 @@ def _print_grids(console: "Console", traced: "CausalTrace", broken: str) -> None
     first, end = traced.subject_span
     console.print(f"high {traced.high:.4f}  clean run")
     console.print(f"low  {traced.low:.4f}  {visible(broken)}")
-    for heat_map in traced.heat_maps()[-len(traced.scores) :]:
+    for heat_map in traced.heat_maps()[-len(traced.scores) - len(traced.severed) :]:
         console.print()
         console.print(render_heat_map(heat_map, width=console.width))
-        layer, pos = traced.peak(heat_map.stream, positions=range(first, end))
+        layer, pos = heat_map.peak_of(range(first, end))
         console.print(
-            f"  best of the subject: layer {layer}, p = {traced.scores[heat_map.stream][layer, pos]:.3f}, "
+            f"  best of the subject: layer {layer}, p = {heat_map.score(layer, pos):.3f}, "
             f'token "{visible(heat_map.labels[pos])}"'
         )
     if traced.total_effect < 0.1 * traced.high or traced.notes:

@@ -4,7 +4,27 @@ import json
 from functools import cache
 from importlib.resources import files
 
+from rome_lens.data.records import (
+    CounterFactRecord,
+    RecordSet,
+    Rejected,
+    ZsreRecord,
+    builtin_counterfact,
+    read_counterfact,
+    read_zsre,
+)
 from rome_lens.facts import Fact
+
+__all__ = [
+    "CounterFactRecord",
+    "RecordSet",
+    "Rejected",
+    "ZsreRecord",
+    "builtin_counterfact",
+    "builtin_facts",
+    "read_counterfact",
+    "read_zsre",
+]
 
 
 @cache

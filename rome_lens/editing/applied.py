@@ -17,7 +17,7 @@ from rome_lens.backends import Backend, as_backend
 from rome_lens.errors import EditStateError, ModelMismatchError
 
 if TYPE_CHECKING:
-    from rome_lens.editing.edit import Edit
+    from rome_lens.editing.weight_edit import WeightEdit
 
 _ATTRIBUTE = "_rome_lens_edits"
 
@@ -27,16 +27,16 @@ class _EditedLayer:
     """One layer's matrix as it was, [d_mlp, d_model], and the edits on top of it."""
 
     original: Tensor
-    edits: list["Edit"] = field(default_factory=list)
+    edits: list["WeightEdit"] = field(default_factory=list)
 
 
-def applied_edits(model: Any) -> tuple["Edit", ...]:
+def applied_edits(model: Any) -> tuple["WeightEdit", ...]:
     """The edits in a model's weights, by layer and in the order in which they were applied."""
     layers = _layers(model)
     return tuple(edit for layer in sorted(layers) for edit in layers[layer].edits)
 
 
-def is_applied(edit: "Edit", model: Any) -> bool:
+def is_applied(edit: "WeightEdit", model: Any) -> bool:
     """Whether an edit is in a model's weights."""
     here = _layers(model).get(edit.layer)
     return here is not None and any(other.id == edit.id for other in here.edits)
@@ -60,17 +60,19 @@ def unedited_matrix(backend: Backend, layer: int) -> Float[Tensor, "d_mlp d_mode
     return backend.w_out(layer).matrix if here is None else here.original
 
 
-def edited_matrix(original: Float[Tensor, "d_mlp d_model"], edits: Sequence["Edit"]) -> Float[Tensor, "d_mlp d_model"]:
+def edited_matrix(
+    original: Float[Tensor, "d_mlp d_model"], edits: Sequence["WeightEdit"]
+) -> Float[Tensor, "d_mlp d_model"]:
     """The matrix with its edits: summed in float64 in an order of their own, rounded once."""
     if not edits:
         return original
     total = original.to(torch.float64, copy=True)
     for edit in sorted(edits, key=lambda e: e.id):
-        total.addr_(edit.u.to(total), edit.v.to(total))
+        edit.add_to(total)
     return total.to(original.dtype)
 
 
-def check_same_model(edit: "Edit", backend: Backend, *, force: bool) -> None:
+def check_same_model(edit: "WeightEdit", backend: Backend, *, force: bool) -> None:
     """Refuse a model that the edit was not made for.
 
     Raises:
@@ -91,7 +93,7 @@ def check_same_model(edit: "Edit", backend: Backend, *, force: bool) -> None:
         )
 
 
-def apply_edit(edit: "Edit", model: Any, *, force: bool) -> None:
+def apply_edit(edit: "WeightEdit", model: Any, *, force: bool) -> None:
     """Write an edit into a model's weights (`Edit.apply`)."""
     backend = as_backend(model)
     check_same_model(edit, backend, force=force)
@@ -107,7 +109,7 @@ def apply_edit(edit: "Edit", model: Any, *, force: bool) -> None:
     _layers(model, create=True)[edit.layer] = here
 
 
-def revert_edit(edit: "Edit", model: Any) -> None:
+def revert_edit(edit: "WeightEdit", model: Any) -> None:
     """Take an edit out of a model's weights (`Edit.revert`)."""
     backend = as_backend(model)
     here = _layers(model).get(edit.layer)
@@ -148,5 +150,5 @@ def _layers(model: Any, *, create: bool = False) -> dict[int, _EditedLayer]:
     return getattr(model, "__dict__", {}).get(_ATTRIBUTE, {})
 
 
-def _name(edit: "Edit") -> str:
+def _name(edit: "WeightEdit") -> str:
     return f"the edit {edit.request.text!r} -> {edit.request.target_new!r} (layer {edit.layer})"

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend, KeysValues, ReplayError, check_replayed, fast_products
+from rome_lens.backends.decoding import make_ready
 from rome_lens.editing.rows import Batch
-from rome_lens.memory import free_bytes
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,8 @@ class ReplayForward(Forward):
     @contextmanager
     def ready(self) -> Iterator[None]:
         self._record()
-        size = sum(p.numel() * p.element_size() for p in self.backend.model.parameters())
         with ExitStack() as stack:
-            # Weights are laid out once for all steps, where there is room for a copy of them.
-            if self.backend.device.type == "cpu" and 3 * size < free_bytes(self.backend.device):
-                for layer in self.layers:
-                    stack.enter_context(self.replay.layer_ready(layer))
-                stack.enter_context(self.replay.unembed_ready())
+            make_ready(self.backend, self.replay, stack, first=self.layer)
             yield
 
     @torch.no_grad()

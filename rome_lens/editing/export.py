@@ -26,19 +26,20 @@ from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_tree, is_wrapped
 from rome_lens.backends.w_out import sketch_matrix
 from rome_lens.editing.applied import edited_matrix, unedited_matrices
+from rome_lens.editing.edit import Edit
 from rome_lens.errors import ArtefactError, EditError, ModelError, ModelMismatchError, SettingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from rome_lens.editing.edit import Edit
+    from rome_lens.editing.weight_edit import WeightEdit
 
 NOTE = "rome_lens.json"
 """The file in an exported folder that says what was edited: `rome_lens` (our version), `kind`, `model`, `edits`."""
 
 
 def export_model(
-    edits: Sequence["Edit"], model_or_path: Any, out: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+    edits: Sequence["WeightEdit"], model_or_path: Any, out: str | os.PathLike[str], *, dtype: torch.dtype | None = None
 ) -> None:
     """Write an edited model as a folder that transformers loads: configuration, weights, tokeniser, and a note.
 
@@ -67,7 +68,7 @@ def export_model(
     source = _source(model_or_path, edits, dtype=dtype)
     config = _plain_config(source)
     weights = source.weights()
-    by_module: dict[str, list[Edit]] = {}
+    by_module: dict[str, list[WeightEdit]] = {}
     for edit in edits:
         by_module.setdefault(_module_of(edit, source, weights), []).append(edit)
     for name, here in by_module.items():
@@ -79,7 +80,7 @@ def export_model(
         _write_note(folder, kind="edited_model", model=source.name, edits=edits)
 
 
-def export_adapter(edits: Sequence["Edit"], out: str | os.PathLike[str]) -> None:
+def export_adapter(edits: Sequence["WeightEdit"], out: str | os.PathLike[str]) -> None:
     """Write edits as a LoRA adapter that peft loads onto the unedited model; its rank is that of the edits on a layer.
 
     Args:
@@ -87,7 +88,7 @@ def export_adapter(edits: Sequence["Edit"], out: str | os.PathLike[str]) -> None
         out: the folder; it must not exist, or be empty.
 
     Raises:
-        EditError: nobody knows the name of an edited module in Hugging Face's model.
+        EditError: an edit is of more than rank one, or nobody knows the name of its module in Hugging Face's model.
         ModelMismatchError: the edits were made for different models.
         SettingError: no edits, or one of them twice.
         ArtefactError: the folder holds something already, or cannot be written.
@@ -98,6 +99,11 @@ def export_adapter(edits: Sequence["Edit"], out: str | os.PathLike[str]) -> None
     _check_folder(out)
     modules: dict[str, list[Edit]] = {}
     for edit in sorted(edits, key=lambda e: (e.layer, e.id)):
+        if not isinstance(edit, Edit):
+            raise EditError(
+                f"the edit {edit.request.text!r} -> {edit.request.target_new!r} changes a whole matrix, and an adapter "
+                "holds rank-one edits; write a whole model with to_hf"
+            )
         if edit.module is None:
             raise EditError(
                 f"nobody knows what Hugging Face's model calls the MLP's output of layer {edit.layer} of "
@@ -173,7 +179,7 @@ class _Source:
         return weights
 
 
-def _source(model_or_path: Any, edits: Sequence["Edit"], *, dtype: torch.dtype | None) -> _Source:
+def _source(model_or_path: Any, edits: Sequence["WeightEdit"], *, dtype: torch.dtype | None) -> _Source:
     if isinstance(model_or_path, str | os.PathLike):
         from rome_lens.loading.hugging_face import load_pretrained
 
@@ -226,7 +232,7 @@ def _source_of_transformers(model: "PreTrainedModel") -> _Source:
     return _Source(name, model, tokenizer)
 
 
-def _dtype_of(edits: Sequence["Edit"]) -> torch.dtype:
+def _dtype_of(edits: Sequence["WeightEdit"]) -> torch.dtype:
     """The widest of the dtypes that the edits were made in; float32 where none is said."""
     from rome_lens.loading.options import as_dtype
 
@@ -236,7 +242,7 @@ def _dtype_of(edits: Sequence["Edit"]) -> torch.dtype:
     return dtype
 
 
-def _module_of(edit: "Edit", source: _Source, weights: Mapping[str, Tensor]) -> str:
+def _module_of(edit: "WeightEdit", source: _Source, weights: Mapping[str, Tensor]) -> str:
     """The module that an edit was made for: the one of its name, or else the one with the very weights."""
     mine = edit.fingerprint
     shapes = {True: (mine.d_model, mine.d_mlp), False: (mine.d_mlp, mine.d_model)}
@@ -313,7 +319,7 @@ def _write_model(source: _Source, config: Any, weights: dict[str, Tensor], *, fo
             source.tokenizer.save_pretrained(folder)
 
 
-def _check_edits(edits: Sequence["Edit"]) -> None:
+def _check_edits(edits: Sequence["WeightEdit"]) -> None:
     if not edits:
         raise SettingError("there are no edits to write; give at least one")
     for edit, other in pairwise(sorted(edits, key=lambda e: e.id)):
@@ -321,7 +327,7 @@ def _check_edits(edits: Sequence["Edit"]) -> None:
             raise SettingError(
                 f"the edit {edit.request.text!r} -> {edit.request.target_new!r} (layer {edit.layer}) is given twice"
             )
-    first: dict[int, Edit] = {}
+    first: dict[int, WeightEdit] = {}
     for edit in edits:
         other = first.setdefault(edit.layer, edit)
         mine, theirs = edits[0].fingerprint, edit.fingerprint
@@ -333,7 +339,7 @@ def _check_edits(edits: Sequence["Edit"]) -> None:
             )
 
 
-def _write_note(folder: Path, *, kind: str, model: str, edits: Sequence["Edit"]) -> None:
+def _write_note(folder: Path, *, kind: str, model: str, edits: Sequence["WeightEdit"]) -> None:
     from rome_lens import __version__
 
     note = {"rome_lens": __version__, "kind": kind, "model": model, "edits": [edit.to_dict() for edit in edits]}

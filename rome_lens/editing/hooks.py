@@ -1,10 +1,11 @@
 """Edits through hook points: the weights stay as they are, and every row of a batch may carry edits of its own.
 
-Where a key passes, its product with `u` is taken; where its value passes, that many times `v` is added. That is what
-the edited matrix does to every key, so whole runs are the same, whatever the edit changes at other positions.
+Where a key passes, its product with `u` is taken; where its value passes, that many times `v` is added; an update of
+full rank is multiplied as it is. That is what the edited matrix does to every key, so whole runs are the same,
+whatever the edit changes at other positions.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +18,20 @@ from rome_lens.editing.applied import check_same_model, is_applied
 from rome_lens.errors import EditStateError, SettingError
 
 if TYPE_CHECKING:
-    from rome_lens.editing.edit import Edit
+    from rome_lens.editing.weight_edit import WeightEdit
 
 Hook = Callable[..., Tensor | None]
 """A hook function of TransformerLens: `hook(activation, hook)`; what it returns takes the activation's place."""
 
 
-def edit_hooks(edit: "Edit", model: Any, *, rows: Sequence[int] | None, force: bool) -> list[tuple[str, Hook]]:
+def edit_hooks(edit: "WeightEdit", model: Any, *, rows: Sequence[int] | None, force: bool) -> list[tuple[str, Hook]]:
     """Hooks for one edit (`Edit.hooks`)."""
     _check(edit, model, force=force)
-    return rank_one_hooks(
-        as_backend(model), edit.layer, edit.u[None], edit.v[None], rows=None if rows is None else list(rows)
-    )
+    return edit.layer_hooks(as_backend(model), rows=None if rows is None else list(rows))
 
 
 def hooks_for_rows(
-    model: Any, edits: Sequence["Edit | Sequence[Edit] | None"], *, force: bool = False
+    model: Any, edits: Sequence["WeightEdit | Sequence[WeightEdit] | None"], *, force: bool = False
 ) -> list[tuple[str, Hook]]:
     """Hooks for a batch whose rows carry different edits.
 
@@ -51,30 +50,53 @@ def hooks_for_rows(
     by_row = [_several(entry) for entry in edits]
     for edit in {edit.id: edit for entry in by_row for edit in entry}.values():
         _check(edit, model, force=force)
-    layers: dict[int, list[tuple[int, Edit]]] = defaultdict(list)
+    layers: dict[int, list[tuple[int, WeightEdit]]] = defaultdict(list)
     for row, entry in enumerate(by_row):
         for edit in entry:
             layers[edit.layer].append((row, edit))
     hooks: list[tuple[str, Hook]] = []
     for layer, members in sorted(layers.items()):
-        depth = max(sum(row == other for other, _ in members) for row, _ in members)
-        u = torch.zeros(len(by_row), depth, members[0][1].u.shape[0], dtype=members[0][1].u.dtype)
-        v = torch.zeros(len(by_row), depth, members[0][1].v.shape[0], dtype=members[0][1].v.dtype)
-        filled = [0] * len(by_row)
-        for row, edit in members:
-            u[row, filled[row]], v[row, filled[row]] = edit.u, edit.v
-            filled[row] += 1
-        hooks += rank_one_hooks(as_backend(model), layer, u, v)
+        hooks += _layer_hooks(as_backend(model), layer, members, n_rows=len(by_row))
     return hooks
 
 
-def _several(entry: "Edit | Sequence[Edit] | None") -> tuple["Edit", ...]:
+def _layer_hooks(
+    backend: Backend, layer: int, members: Sequence[tuple[int, "WeightEdit"]], *, n_rows: int
+) -> list[tuple[str, Hook]]:
+    """Hooks of one layer for rows with their edits: one pair for all rank-one edits, one for every matrix."""
+    from rome_lens.editing.edit import Edit
+
+    hooks: list[tuple[str, Hook]] = []
+    rank_one = [(row, edit) for row, edit in members if isinstance(edit, Edit)]
+    if rank_one:
+        depth = max(sum(row == other for other, _ in rank_one) for row, _ in rank_one)
+        u = torch.zeros(n_rows, depth, rank_one[0][1].u.shape[0], dtype=rank_one[0][1].u.dtype)
+        v = torch.zeros(n_rows, depth, rank_one[0][1].v.shape[0], dtype=rank_one[0][1].v.dtype)
+        filled = [0] * n_rows
+        for row, edit in rank_one:
+            u[row, filled[row]], v[row, filled[row]] = edit.u, edit.v
+            filled[row] += 1
+        hooks += rank_one_hooks(backend, layer, u, v)
+    # A row may name a matrix twice, which then counts twice, as a rank-one edit does.
+    seen: Counter[tuple[int, str]] = Counter()
+    by_matrix: dict[tuple[str, int], list[int]] = defaultdict(list)
+    matrices = {edit.id: edit for _, edit in members if not isinstance(edit, Edit)}
+    for row, edit in members:
+        if edit.id in matrices:
+            by_matrix[edit.id, seen[row, edit.id]].append(row)
+            seen[row, edit.id] += 1
+    for (number, _), rows in by_matrix.items():
+        hooks += matrix_hooks(backend, layer, matrices[number].update, rows=rows, n_rows=n_rows)
+    return hooks
+
+
+def _several(entry: "WeightEdit | Sequence[WeightEdit] | None") -> tuple["WeightEdit", ...]:
     if entry is None:
         return ()
     return tuple(entry) if isinstance(entry, Sequence) else (entry,)
 
 
-def _check(edit: "Edit", model: Any, *, force: bool) -> None:
+def _check(edit: "WeightEdit", model: Any, *, force: bool) -> None:
     backend = as_backend(model)
     check_same_model(edit, backend, force=force)
     if is_applied(edit, model):
@@ -105,9 +127,9 @@ def rank_one_hooks(
 
     def read(key: Tensor, hook: Any = None) -> None:
         if per_row and key.shape[0] != u.shape[0]:
-            raise SettingError(f"there are edits for {u.shape[0]} rows, and the batch has {key.shape[0]}; give as many")
-        if rows and not -key.shape[0] <= min(rows) <= max(rows) < key.shape[0]:
-            raise SettingError(f"rows are {rows}, and the batch has rows 0 to {key.shape[0] - 1}")
+            raise _other_rows(u.shape[0], key.shape[0])
+        if rows:
+            _check_rows(rows, key.shape[0])
         shares[:] = [key.to(work) @ u.transpose(-1, -2)]
 
     def add(value: Tensor, hook: Any = None) -> Tensor:
@@ -119,3 +141,55 @@ def rank_one_hooks(
         return (value.to(work) + gain).to(value.dtype)
 
     return [(backend.key_hook(layer), read), (backend.value_hook(layer), add)]
+
+
+def matrix_hooks(
+    backend: Backend,
+    layer: int,
+    delta: Float[Tensor, "row d_mlp d_model"] | Float[Tensor, "d_mlp d_model"],
+    *,
+    rows: Sequence[int] | None = None,
+    n_rows: int | None = None,
+) -> list[tuple[str, Hook]]:
+    """The same for updates that are whole matrices: every key is multiplied by what its row's `W_out` gains.
+
+    Gradients reach `delta` where the caller asks for them.
+
+    Args:
+        backend: the model.
+        layer: the layer.
+        delta: [row, d_mlp, d_model], a matrix a row, or [d_mlp, d_model] for all rows alike.
+        rows: the rows that are edited, for the second form; None is all. Only these are multiplied.
+        n_rows: how many rows the batch must have; None is any number that holds `rows`.
+    """
+    work = torch.promote_types(backend.dtype, torch.float32)
+    delta = delta.to(backend.w_out(layer).parameter.device, work)
+    n_rows = delta.shape[0] if delta.ndim == 3 else n_rows
+    chosen = None if rows is None else list(rows)
+    gains: list[Float[Tensor, "row pos d_model"]] = []
+
+    def read(key: Tensor, hook: Any = None) -> None:
+        if n_rows is not None and key.shape[0] != n_rows:
+            raise _other_rows(n_rows, key.shape[0])
+        if chosen:
+            _check_rows(chosen, key.shape[0])
+        gains[:] = [(key if chosen is None else key[chosen]).to(work) @ delta]
+
+    def add(value: Tensor, hook: Any = None) -> Tensor:
+        gain = gains.pop()
+        if chosen is None:
+            return (value.to(work) + gain).to(value.dtype)
+        changed = value.clone()
+        changed[chosen] = (value[chosen].to(work) + gain).to(value.dtype)
+        return changed
+
+    return [(backend.key_hook(layer), read), (backend.value_hook(layer), add)]
+
+
+def _check_rows(rows: list[int], n_rows: int) -> None:
+    if not -n_rows <= min(rows) <= max(rows) < n_rows:
+        raise SettingError(f"rows are {rows}, and the batch has rows 0 to {n_rows - 1}")
+
+
+def _other_rows(edited: int, n_rows: int) -> SettingError:
+    return SettingError(f"there are edits for {edited} rows, and the batch has {n_rows}; give as many")

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Backend
+from rome_lens.backends.decoding import pad_rows
 from rome_lens.editing.hooks import rank_one_hooks
 from rome_lens.tokens import TokenisedPrompt
 
@@ -54,13 +55,12 @@ def _read(
 ) -> list[Float[Tensor, "read d_vocab"]]:
     """Logits from the prompt's last position on, a tensor a row."""
     run = [row.ids[:-1] if row.answer_ids else row.ids for row in rows]
-    longest = max(map(len, run))
     # Padding on the right is never seen by what stands before it.
-    tokens = torch.tensor([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in run], device=backend.device)
+    tokens = pad_rows(run, backend.device)
     start = min(row.n_prompt for row in rows) - 1
     hooks = [] if u is None or v is None else rank_one_hooks(backend, layer, u[:, None], v[:, None])
     with backend.hooked(hooks):
-        logits = backend.logits(tokens, keep=longest - start)
+        logits = backend.logits(tokens, keep=tokens.shape[1] - start)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return [
         logits[i, row.n_prompt - 1 - start : len(ids) - start]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from rome_lens.backends import Backend
+from rome_lens.backends.decoding import rows_together
 from rome_lens.backends.generation import never_text, sample, text_start
 from rome_lens.errors import OutOfMemoryError, PromptError, SettingError
 from rome_lens.memory import is_out_of_memory
@@ -25,7 +26,6 @@ from rome_lens.tokens import encode
 # The rows that a model writes together share its weights on their way through the processor. How many there are decides
 # which random numbers each row meets, so it follows from the model and never from the memory that happens to be free.
 _MOST_ROWS = 64
-_MOST_CACHE = 4 * 2**30
 
 # How sentences and texts begin, so that the model's own text is about more than one thing.
 _FIRST_WORDS = (
@@ -206,14 +206,8 @@ class SelfPieces(Pieces):
         return report
 
     def _rows(self) -> int:
-        """How many texts are written together: a power of two."""
-        cfg = self._backend.model.cfg
-        heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
-        one_text = self._cut.text_length * self._backend.n_layers * 2 * heads * cfg.d_head * 4
-        rows = _MOST_ROWS
-        while rows > 1 and rows * one_text > _MOST_CACHE:
-            rows //= 2
-        return rows
+        """How many texts are written together: which random numbers each of them meets depends on it."""
+        return rows_together(self._backend, self._cut.text_length, most=_MOST_ROWS)
 
     def _start(self) -> list[int]:
         """What texts begin behind, where the model's context has room for it beside a text."""

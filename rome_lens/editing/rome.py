@@ -1,5 +1,6 @@
 """ROME: a rank-one edit of one layer's `W_out` that makes a model say something else (Meng et al. 2022, section 3)."""
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
+from rome_lens.editing.answers import old_answers
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.edit import Edit, Loss, Probabilities
-from rome_lens.editing.measure import joint_probabilities, own_next_tokens
+from rome_lens.editing.measure import joint_probabilities
 from rome_lens.editing.rows import RequestRows, check_templates, split_requests, tokenise_request
 from rome_lens.editing.second_moment import SecondMoment
 from rome_lens.editing.settings import Settings, check_seed, settings_for
@@ -22,10 +24,10 @@ from rome_lens.editing.shipped import shipped_moment
 from rome_lens.editing.templates import sample_templates
 from rome_lens.editing.update import Keys, RankOne, check_variant, rank_one
 from rome_lens.editing.values import Values, find_values
-from rome_lens.errors import AnswerError, SettingError
+from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
-from rome_lens.tokens import TokenisedPrompt, decode_each, tokenise_span
+from rome_lens.tokens import TokenisedPrompt
 
 _ENGINES = ("auto", "plain")
 # From here on an answer counts as said.
@@ -64,6 +66,7 @@ class ROME:
         v_weight_decay: float | None = None,
         clamp_norm_factor: float | None = None,
         kl_factor: float | None = None,
+        settings: Settings | None = None,
         engine: str = "auto",
     ) -> None:
         """Choose how facts are edited. Whatever is None comes from the model's settings, whose source is recorded.
@@ -86,6 +89,7 @@ class ROME:
             v_weight_decay: factor of `|delta| / |v0|^2` in the loss.
             clamp_norm_factor: `|delta|` never exceeds so many times `|v0|`.
             kl_factor: factor of the divergence of "{subject} is a".
+            settings: settings of your own in place of the model's, such as `Settings.load` reads.
             engine: `auto`, or `plain` to optimise by whole forwards (slow; the same numbers).
 
         Raises:
@@ -96,7 +100,7 @@ class ROME:
         self._backend = as_backend(model)
         self.model = model
         self.variant = check_variant(variant)
-        published = settings_for(self._backend)
+        published = settings_for(self._backend) if settings is None else settings
         given = {
             "layer": layer,
             "v_num_grad_steps": v_num_grad_steps,
@@ -170,10 +174,37 @@ class ROME:
             SettingError: batch_size is no whole number from 1.
             PromptError, SubjectError, AnswerError, EditError, ModelError: as `edit` raises, for the first that fails.
         """
+        (edits,) = self.edit_many_under(requests, [self.second_moment], batch_size=batch_size, progress=progress)
+        return edits
+
+    def edit_many_under(
+        self,
+        requests: Sequence[EditRequest],
+        second_moments: Sequence[SecondMoment | Float[Tensor, "d_mlp d_mlp"]],
+        *,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[Edit]]:
+        """Find edits under several second moments: keys and values, which take the time, do not depend on C.
+
+        Args:
+            requests: what to edit.
+            second_moments: of this editor's layer, instead of its own.
+            batch_size: as in `edit_many`.
+            progress: the same.
+
+        Returns:
+            For each second moment an edit a request.
+
+        Raises:
+            ModelMismatchError: a second moment belongs to another model, layer or width.
+            SettingError, PromptError, SubjectError, AnswerError, EditError, ModelError: as `edit_many` raises.
+        """
         if batch_size is not None and (
             isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
         ):
             raise SettingError(f"batch_size is {batch_size!r}; expected a whole number of requests, 1 or more")
+        editors = [self._under(moment) for moment in second_moments]
         # A caller's inference mode would leave nothing to differentiate.
         with torch.inference_mode(False), self._backend.evaluating():
             rows = [
@@ -186,24 +217,45 @@ class ROME:
                 )
                 for request in requests
             ]
-            edits: dict[int, Edit] = {}
+            found: list[dict[int, Edit]] = [{} for _ in editors]
+            done = 0
             for part in split_requests(self._backend, rows, layer=self.layer, batch_size=batch_size):
-                together = self._edit_together([rows[i] for i in part], _shifted(progress, len(edits), len(rows)))
-                edits |= zip(part, together, strict=True)
-            return [edits[index] for index in range(len(rows))]
+                mine, started = [rows[i] for i in part], time.perf_counter()
+                old = old_answers(
+                    self._backend,
+                    [row.request for row in mine],
+                    [row.rewriting[0] for row in mine],
+                    prepend_bos=self.prepend_bos,
+                )
+                values = find_values(
+                    self._backend,
+                    self.layer,
+                    mine,
+                    settings=self.settings,
+                    bare_weight=self.bare_weight,
+                    engine=self._engine,
+                    progress=_shifted(progress, done, len(rows)),
+                )
+                for editor, edits in zip(editors, found, strict=True):
+                    edits |= zip(part, editor._edits(mine, old, values, started), strict=True)
+                done += len(part)
+            return [[edits[index] for index in range(len(rows))] for edits in found]
 
-    def _edit_together(self, rows: Sequence[RequestRows], progress: Progress | None) -> list[Edit]:
-        started = time.perf_counter()
-        old = self._old_answers(rows)
-        values = find_values(
-            self._backend,
-            self.layer,
-            rows,
-            settings=self.settings,
-            bare_weight=self.bare_weight,
-            engine=self._engine,
-            progress=progress,
-        )
+    def _under(self, second_moment: SecondMoment | Tensor) -> "ROME":
+        """The same editor with another C."""
+        if second_moment is self.second_moment:
+            return self
+        if isinstance(second_moment, Tensor):
+            second_moment = SecondMoment.from_matrix(second_moment, layer=self.layer)
+        second_moment.check(self._backend, self.layer, unedited_matrix(self._backend, self.layer))
+        other = copy.copy(self)
+        other.second_moment = second_moment
+        return other
+
+    def _edits(
+        self, rows: Sequence[RequestRows], old: Sequence[TokenisedPrompt], values: Values, started: float
+    ) -> list[Edit]:
+        """The closed form for requests whose values are known, and what it does."""
         updates = [self._update(values, index) for index in range(len(rows))]
         answers = [answer for row, other in zip(rows, old, strict=True) for answer in (row.rewriting[0], other)]
         u, v = (torch.stack([getattr(update, x) for update in updates for _ in range(2)]) for x in ("u", "v"))
@@ -252,36 +304,6 @@ class ROME:
             return ()
         with_or_without = ("without", "with") if self.prepend_bos else ("with", "without")
         return ("the second moment was collected {} BOS in front, and the edit was made {}".format(*with_or_without),)
-
-    def _old_answers(self, rows: Sequence[RequestRows]) -> list[TokenisedPrompt]:
-        """The bare prompts followed by what the model says now, or by what the request says that it says.
-
-        Raises:
-            AnswerError: that is the target.
-        """
-        tokenizer = self._backend.tokenizer
-        own = own_next_tokens(self._backend, [row.rewriting[0] for row in rows])
-        old = []
-        for row, token in zip(rows, own, strict=True):
-            request, bare = row.request, row.rewriting[0]
-            if request.target_true is None:
-                (text,) = decode_each(tokenizer, [token])
-                answer = replace(bare, ids=(*bare.ids[: bare.n_prompt], token), answer=text)
-            else:
-                answer = tokenise_span(
-                    tokenizer,
-                    request.text,
-                    request.subject_span,
-                    answer=request.target_true,
-                    prepend_bos=self.prepend_bos,
-                )
-            if answer.answer_ids == bare.answer_ids:
-                raise AnswerError(
-                    f"the target {request.target_new!r} is what the model says after {request.text!r} already; there "
-                    "is nothing to edit"
-                )
-            old.append(answer)
-        return old
 
     def _update(self, values: Values, index: int) -> RankOne:
         """The closed form for one request, in float64; rounded to the model's precision, float32 at least."""

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend
+from rome_lens.backends.decoding import pad_rows
 from rome_lens.errors import PromptError, SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.memory import free_bytes
@@ -174,7 +175,6 @@ def make_batch(requests: Sequence[RequestRows], *, bare_weight: float | None, de
     """
     rows = [(index, row) for index, request in enumerate(requests) for row in request.rows]
     run = [row.ids[:-1] if row.answer_ids else row.ids for _, row in rows]
-    longest = max(map(len, run))
     last = [row.subject_span[1] - 1 for _, row in rows]
     bare, essence, weights = [], [], []
     for request in requests:
@@ -191,7 +191,7 @@ def make_batch(requests: Sequence[RequestRows], *, bare_weight: float | None, de
         return torch.tensor(numbers, dtype=torch.long, device=device)
 
     return Batch(
-        tokens=whole([[*ids, *[ids[-1]] * (longest - len(ids))] for ids in run]),  # pyright: ignore[reportArgumentType]
+        tokens=pad_rows(run, device),
         subject_last=whole(last),
         request=whole([index for index, _ in rows]),
         n_suffix=max(request.n_suffix for request in requests),

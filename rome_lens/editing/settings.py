@@ -4,16 +4,21 @@ Published settings are used as they are; a model that nobody has published any f
 that the result names.
 """
 
+import json
 import math
+import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from rome_lens.backends import Backend
-from rome_lens.errors import SettingError
+from rome_lens.errors import ArtefactError, SettingError
+from rome_lens.storage import write_whole
 
 # Beyond this a step overflows float32 sooner or later.
 _FASTEST = 1000
+_KIND = "settings of ROME"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,34 @@ class Settings:
             if not number or value < 0 or (least is not None and value <= least):
                 expected = "a number above 0" if least is not None else "a number, 0 or more"
                 raise SettingError(f"{name} is {value!r}; expected {expected}")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the settings to a file that people can read and change (JSON).
+
+        Raises:
+            ArtefactError: the file cannot be written.
+        """
+        write_whole(path, (json.dumps({"kind": _KIND, **asdict(self)}, indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Settings":
+        """Read a file that `save` wrote.
+
+        Raises:
+            ArtefactError: there is no such file, or it holds something else.
+            SettingError: a setting is out of its range.
+        """
+        name = repr(os.fspath(path))
+        try:
+            told = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ArtefactError(f"cannot read the settings {name}: {error.strerror}") from error
+        except ValueError as error:
+            raise ArtefactError(f"{name} is not JSON, which settings are kept in: {error}") from error
+        wanted = [f.name for f in fields(cls)]
+        if not isinstance(told, dict) or told.get("kind") != _KIND or set(told) != {"kind", *wanted}:
+            raise ArtefactError(f"{name} holds no settings of ROME: expected kind {_KIND!r}, {', '.join(wanted)}")
+        return cls(**{setting: told[setting] for setting in wanted})
 
 
 def _released(layer: int, clamp: float) -> Settings:

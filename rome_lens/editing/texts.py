@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rome_lens.errors import ArtefactError, SettingError
+from rome_lens.data.hub import HUB, hub_records
+from rome_lens.errors import ArtefactError
 
 SELF = "self"
 """The source that stands for text which the model writes itself."""
 
-_HUB = "hub:"
 _JSON_LINES, _JSON = (".jsonl", ".ndjson"), (".json",)
 _FIELDS = ("text", "Text")
 
@@ -62,13 +62,13 @@ def read_texts(source: str | os.PathLike[str], *, field: str | None = None) -> T
         SettingError: the notation of a data set is wrong.
     """
     name = os.fspath(source)
-    if name.startswith(_HUB):
+    if name.startswith(HUB):
         return _hub_texts(name, field)
     path = Path(name)
     if not path.exists():
-        raise ArtefactError(f"there is no file {name!r} to read texts from; a data set is written {_HUB}NAME")
+        raise ArtefactError(f"there is no file {name!r} to read texts from; a data set is written {HUB}NAME")
     if path.is_dir():
-        raise ArtefactError(f"{name!r} is a folder; name a file of texts in it, or write {_HUB}{name} for a data set")
+        raise ArtefactError(f"{name!r} is a folder; name a file of texts in it, or write {HUB}{name} for a data set")
     if path.suffix.lower() in _JSON_LINES:
         return Texts(name, lambda: _guarded(name, lambda: _json_lines(path, field)))
     if path.suffix.lower() in _JSON:
@@ -156,35 +156,13 @@ def _text_of(record: Any, field: str | None, *, where: str) -> str:
 
 
 def _hub_texts(source: str, field: str | None) -> Texts:
-    name, *more = source.removeprefix(_HUB).split(":")
-    if not name or len(more) > 2:
-        raise SettingError(f"{source!r} names no data set; expected {_HUB}NAME, or {_HUB}NAME:CONFIGURATION:SPLIT")
-    configuration = more[0] or None if more else None
-    split = more[1] if len(more) == 2 else "train"
-    return Texts(source, lambda: _hub(name, configuration, split, field=field), endless=True)
+    instead = f"a file or {SELF!r}"
+    hub_records(source, instead=instead)  # the notation is looked at now
 
-
-def _hub(name: str, configuration: str | None, split: str, *, field: str | None) -> Iterator[str]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise ArtefactError(
-            f"reading the data set {name!r} needs the package datasets: pip install datasets"
-        ) from error
-    wanted = " ".join(part for part in (name, configuration, split) if part)
-    try:
-        # Streamed: nobody waits for gigabytes of which the first pages are read.
-        records = iter(load_dataset(name, configuration, split=split, streaming=True))
-        for index, record in enumerate(records):
-            text = _text_of(record, field, where=f"record {index} of {wanted!r}")
+    def read() -> Iterator[str]:
+        for record, where in hub_records(source, instead=instead):
+            text = _text_of(record, field, where=where)
             if text.strip():
                 yield text.strip()
-    except ArtefactError:
-        raise
-    except Exception as error:
-        # The hub, the file formats and the network each bring errors of their own.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ArtefactError(
-            f"cannot read the data set {wanted!r}: {reason[:300]}; check the name and the network, or take a file or "
-            f"{SELF!r}"
-        ) from error
+
+    return Texts(source, read, endless=True)

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend, ReplayError
+from rome_lens.backends import Backend
 from rome_lens.editing.constant import Forward, Known, ReplayForward
 from rome_lens.editing.edit import Loss
 from rome_lens.editing.rows import Batch, RequestRows, make_batch
 from rome_lens.editing.settings import Settings
+from rome_lens.editing.ways import fast_or_plain
 from rome_lens.errors import EditError
 from rome_lens.progress import Progress
 
@@ -76,18 +77,13 @@ def find_values(
             )
         return Values(batch, known, delta, curves, forward.name, notes)
 
-    foreign = backend.foreign_hooks()
-    if engine == "plain":
-        reason = "engine='plain' was asked for"
-    elif foreign:
-        reason = f"the model carries hooks of its owner's ({foreign[0]})"
-    else:
-        try:
-            return optimised(ReplayForward(backend, layer, batch))
-        except ReplayError as error:
-            reason = str(error)
-    return optimised(
-        Forward(backend, layer, batch), f"values were optimised by whole forwards, which is slower: {reason}"
+    return fast_or_plain(
+        backend,
+        engine=engine,
+        fast=lambda: optimised(ReplayForward(backend, layer, batch)),
+        plain=lambda reason: optimised(
+            Forward(backend, layer, batch), f"values were optimised by whole forwards, which is slower: {reason}"
+        ),
     )
 
 

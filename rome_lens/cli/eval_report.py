@@ -1,0 +1,162 @@
+"""How an evaluation is printed: a line an editor, the main scores first, then what went wrong."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from rich.console import Console
+
+from rome_lens.cli.layout import count, pad, print_labelled, shorten
+from rome_lens.evaluation.words import data_set_name, main_metrics, metric_in_words, model_name, shown_metrics
+from rome_lens.figures import visible
+from rome_lens.figures.numbers import format_score
+from rome_lens.intervals import Estimate
+
+if TYPE_CHECKING:
+    from rome_lens.evaluation.result import Report
+
+_GAP = "  "
+_NAME = 18
+_MOST_NUMBERS, _MOST_REASONS = 8, 5
+# From what says most to what needs least room.
+_BRACKETS, _PLUS_MINUS, _BARE = "brackets", "plus-minus", "bare"
+_STYLES = {
+    _BRACKETS: "[ ]: 95 % interval, by bootstrap over records",
+    _PLUS_MINUS: "±: half the width of the 95 % interval, by bootstrap over records",
+    _BARE: "",
+}
+_ASCII = str.maketrans({"…": "~", "±": "+-", "–": "-", "∞": "inf"})
+
+
+def print_report(console: Console, report: "Report") -> None:
+    """Print the scores of every editor with their intervals, and which records lack an edit or were flagged.
+
+    Keeps to the console's width, and to ASCII where its encoding is ASCII.
+    """
+    _Printer(console, report).print()
+
+
+class _Printer:
+    """One report on one console."""
+
+    def __init__(self, console: Console, report: "Report") -> None:
+        self.console, self.report = console, report
+        self.editors = list(report.editors.values())
+        self.ascii_only = console.options.ascii_only
+
+    def print(self) -> None:
+        report = self.report
+        names = shown_metrics(report.kind, (name for e in self.editors for name in e.intervals))
+        main = [name for name in names if name in main_metrics(report.kind)] or names
+        sizes = {editor.n_records for editor in self.editors}
+        records = count(max(sizes, default=0), "record")
+        model = model_name(report.settings)
+        heading = ", ".join(
+            part for part in (data_set_name(report.kind), model, records, count(len(self.editors), "editor")) if part
+        )
+        self._line(shorten(heading, self.console.width), "bold")
+        style = next((s for s in _STYLES if self._width(main, s) <= self.console.width), _BARE)
+        rest = [name for name in names if name not in main]
+        for columns in (*self._packed(main, style), *self._packed(rest, style)):
+            self.console.print()
+            self._print_table(columns, style)
+        if names and _STYLES[style]:
+            self._line(_STYLES[style], "dim")
+        self._print_counts(differ=len(sizes) > 1)
+
+    def _packed(self, names: Sequence[str], style: str) -> Iterable[list[str]]:
+        """Metrics in groups that fit the width; one that does not fit alone has a table to itself."""
+        group: list[str] = []
+        for name in names:
+            if group and self._width([*group, name], style) > self.console.width:
+                yield group
+                group = []
+            group = [*group, name]
+        if group:
+            yield group
+
+    def _print_table(self, names: Sequence[str], style: str) -> None:
+        columns = [self._column(name, style) for name in names]
+        first = self._names()
+        for place, name in enumerate(first):
+            cells = [pad(name, max(map(cell_len, first))), *(column[place] for column in columns)]
+            self._line(_GAP.join(cells).rstrip(), "bold" if place == 0 else "")
+
+    def _width(self, names: Sequence[str], style: str) -> int:
+        columns = (cell_len(self._column(name, style)[0]) for name in names)
+        return max(map(cell_len, self._names())) + sum(len(_GAP) + width for width in columns)
+
+    def _names(self) -> list[str]:
+        return ["editor", *(shorten(self._text(visible(editor.name)), _NAME) for editor in self.editors)]
+
+    def _column(self, name: str, style: str) -> list[str]:
+        """The header and a cell an editor, all of one width, means below each other."""
+        parts = [(self._text(visible(name)), "")]
+        parts += [self._parts(editor.intervals.get(name), name, style) for editor in self.editors]
+        left, right = (max(cell_len(part[side]) for part in parts) for side in (0, 1))
+        return [" " * (left - cell_len(mean)) + mean + pad(interval, right) for mean, interval in parts]
+
+    def _parts(self, score: Estimate | None, name: str, style: str) -> tuple[str, str]:
+        """A mean, and its interval with a space in front."""
+        if score is None:
+            return self._text("–"), ""
+        mean, low, high, half = (
+            format_score(value, metric_in_words(name).decimals)
+            for value in (score.mean, score.low, score.high, (score.high - score.low) / 2)
+        )
+        interval = {_BRACKETS: f" [{low}, {high}]", _PLUS_MINUS: f" ±{half}", _BARE: ""}[style]
+        return self._text(mean), self._text(interval)
+
+    def _print_counts(self, *, differ: bool) -> None:
+        report = self.report
+        lines: list[tuple[str, str]] = []
+        if differ:
+            numbers = ", ".join(f"{visible(e.name)} {e.n_records}" for e in self.editors)
+            lines.append(("records", numbers))
+        for editor in self.editors:
+            for reason, numbers in _by_reason(editor.failed):
+                said = f"{visible(editor.name)}: {len(numbers)} of {editor.n_records} ({_listed(numbers)}): {reason}"
+                lines.append(("no edit", said))
+        for editor in self.editors:
+            if editor.flagged:
+                bound = report.settings.get("perplexity_bound")
+                beyond = "the bound" if bound is None else f"a factor of {bound}"
+                numbers = _listed(editor.flagged)
+                said = (
+                    f"{visible(editor.name)}: {len(editor.flagged)} of {editor.n_records} beyond {beyond} ({numbers})"
+                )
+                lines.append(("perplexity", said))
+        for reason, numbers in _by_reason(report.unevaluated):
+            lines.append(("left out", f"{count(len(numbers), 'record')} ({_listed(numbers)}): {reason}"))
+        if lines:
+            self.console.print()
+        last = ""
+        for label, text in lines:
+            print_labelled(self.console, label if label != last else "", self._text(text))
+            last = label
+
+    def _line(self, text: str, style: str = "") -> None:
+        self.console.print(self._text(text), style=style, soft_wrap=True)
+
+    def _text(self, text: str) -> str:
+        if not self.ascii_only:
+            return text
+        return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _by_reason(why: Mapping[int, str]) -> list[tuple[str, list[int]]]:
+    """Reasons with the numbers that they hold for; behind the first few, the others together."""
+    reasons: dict[str, list[int]] = {}
+    for number, reason in sorted(why.items()):
+        reasons.setdefault(visible(reason), []).append(number)
+    told = list(reasons.items())
+    if len(told) <= _MOST_REASONS + 1:
+        return told
+    others = sorted(number for _, numbers in told[_MOST_REASONS:] for number in numbers)
+    return [*told[:_MOST_REASONS], ("other reasons", others)]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """`record 4`, `records 4, 9`; of many the first few."""
+    shown = ", ".join(map(str, numbers[:_MOST_NUMBERS]))
+    return f"record{'' if len(numbers) == 1 else 's'} {shown}{', …' if len(numbers) > _MOST_NUMBERS else ''}"

@@ -1,0 +1,315 @@
+"""CounterFact and zsRE as they were published: what breaks the schema is named and left out."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+from rome_lens.data.hub import HUB, hub_records
+from rome_lens.errors import AnswerError, ArtefactError, PromptError
+from rome_lens.facts import EditRequest
+
+_JSON_LINES = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class CounterFactRecord:
+    """A fact that a model is to unlearn for another, and the prompts that tell what else changed (paper, section 3.4).
+
+    Attributes:
+        number: place in the data set, from 0.
+        case_id: the data set's own name for it.
+        relation: such as `P176`; None where the data set names none.
+        request: the edit that is asked for; `target_true` is the fact.
+        paraphrases: whole prompts that ask the same in other words.
+        neighbours: whole prompts about other subjects of which `target_true` is true as well.
+        generation_prompts: beginnings of texts about the subject.
+    """
+
+    number: int
+    case_id: int | str
+    relation: str | None
+    request: EditRequest
+    paraphrases: tuple[str, ...]
+    neighbours: tuple[str, ...]
+    generation_prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ZsreRecord:
+    """A question with its answer, as MEND's files hold them (paper, section 3.3).
+
+    Attributes:
+        number: place in the data set, from 0.
+        case_id: the same; zsRE has no names for its records.
+        request: the question and its first answer.
+        rephrase: the question in other words.
+        unrelated: a question about something else, with its question mark.
+        unrelated_answer: the answer to that.
+    """
+
+    number: int
+    case_id: int | str
+    request: EditRequest
+    rephrase: str
+    unrelated: str
+    unrelated_answer: str
+
+    @property
+    def relation(self) -> None:
+        """None: the files name no relations."""
+        return
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A record that breaks the schema.
+
+    Attributes:
+        number: its place in the data set, from 0.
+        field: the field that is at fault, such as `requested_rewrite.target_new.str`.
+        problem: what is wrong with it.
+    """
+
+    number: int
+    field: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"record {self.number}: {self.field} {self.problem}"
+
+
+R = TypeVar("R", CounterFactRecord, ZsreRecord)
+
+
+@dataclass(frozen=True)
+class RecordSet(Sequence[R], Generic[R]):
+    """Records of one data set, in its order.
+
+    Attributes:
+        records: those that keep to the schema.
+        rejected: those that do not.
+        source: where they come from, for people.
+    """
+
+    records: tuple[R, ...]
+    rejected: tuple[Rejected, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> R: ...
+    @overload
+    def __getitem__(self, index: slice) -> "RecordSet[R]": ...
+    def __getitem__(self, index: int | slice) -> "R | RecordSet[R]":
+        if isinstance(index, slice):
+            return replace(self, records=self.records[index])
+        return self.records[index]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the records say: by it a run knows its data again, wherever the file lies."""
+        content = json.dumps([asdict(record) for record in self.records], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def read_counterfact(source: str | os.PathLike[str]) -> RecordSet[CounterFactRecord]:
+    """Read CounterFact in the form in which it was published (kmeng01/rome), all of it or a part.
+
+    Args:
+        source: a JSON file (a list of records), JSON lines (`.jsonl`), or a data set in the notation `hub:NAME`,
+            `hub:NAME:CONFIGURATION:SPLIT`.
+
+    Returns:
+        The records. Those that break the schema are in `rejected`, by number and field.
+
+    Raises:
+        ArtefactError: there is no such file or data set, it is not JSON, or not one of its records can be used.
+        SettingError: the notation of a data set is wrong.
+    """
+    return _read(source, _counterfact, "CounterFact")
+
+
+def read_zsre(source: str | os.PathLike[str]) -> RecordSet[ZsreRecord]:
+    """Read zsRE in the schema of MEND's files.
+
+    Args:
+        source: as `read_counterfact` takes it.
+
+    Returns:
+        The records. Those that break the schema are in `rejected`, by number and field.
+
+    Raises:
+        ArtefactError: there is no such file or data set, it is not JSON, or not one of its records can be used.
+        SettingError: the notation of a data set is wrong.
+    """
+    return _read(source, _zsre, "zsRE")
+
+
+@cache
+def builtin_counterfact() -> RecordSet[CounterFactRecord]:
+    """Our own records in CounterFact's form, whose facts the default model knows: an evaluation needs no data."""
+    content = json.loads(files("rome_lens.data").joinpath("counterfact.json").read_text(encoding="utf-8"))
+    return _collect(content, _counterfact, "CounterFact", "built-in")
+
+
+class _FieldError(Exception):
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(problem)
+        self.field, self.problem = field, problem
+
+
+def _read(source: str | os.PathLike[str], convert: Callable[[int, Any], R], what: str) -> RecordSet[R]:
+    name = os.fspath(source)
+    if name.startswith(HUB):
+        return _collect((record for record, _ in hub_records(name, instead="a file")), convert, what, name)
+    return _collect(_from_file(Path(name), what), convert, what, name)
+
+
+def _from_file(path: Path, what: str) -> Iterator[Any]:
+    name = repr(str(path))
+    if path.is_dir():
+        raise ArtefactError(f"{name} is a folder; name the {what} file in it, or write {HUB}{path} for a data set")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ArtefactError(f"there is no file {name} to read {what} from; a data set is written {HUB}NAME") from error
+    except UnicodeDecodeError as error:
+        raise ArtefactError(f"{name} is not in UTF-8 ({error.reason}); save it in UTF-8") from error
+    except OSError as error:
+        raise ArtefactError(f"cannot read {what} from {name}: {error.strerror}") from error
+    try:
+        content = list(_lines(text, name)) if path.suffix.lower() in _JSON_LINES else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{name} is not JSON, which {what} is kept in: {error}") from error
+    if not isinstance(content, list):
+        raise ArtefactError(f"{name} holds no {what}: expected a JSON list of records")
+    yield from content
+
+
+def _lines(text: str, name: str) -> Iterator[Any]:
+    # JSON may hold the other characters that `splitlines` takes for the end of a line.
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ArtefactError(f"line {number} of {name} is not JSON: {error}") from error
+
+
+def _collect(found: Iterable[Any], convert: Callable[[int, Any], R], what: str, source: str) -> RecordSet[R]:
+    records: list[R] = []
+    rejected: list[Rejected] = []
+    for number, record in enumerate(found):
+        try:
+            records.append(convert(number, record))
+        except _FieldError as error:
+            rejected.append(Rejected(number, error.field, error.problem))
+    if not records:
+        first = f"; {rejected[0]}" if rejected else ""
+        raise ArtefactError(f"{source!r} holds no {what} record that can be used{first}")
+    return RecordSet(tuple(records), tuple(rejected), source)
+
+
+def _counterfact(number: int, record: Any) -> CounterFactRecord:
+    rewrite = _member(record, "requested_rewrite", "", Mapping, "an object")
+    inside = "requested_rewrite."
+    targets = {}
+    for name in ("target_new", "target_true"):
+        target = _member(rewrite, name, inside, Mapping, "an object with the text str")
+        targets[name] = _text(target, "str", f"{inside}{name}.")
+    prompt, subject = _text(rewrite, "prompt", inside), _text(rewrite, "subject", inside)
+    request = _request(prompt, subject, targets["target_new"], targets["target_true"], inside=inside)
+    relation = rewrite.get("relation_id")
+    if relation is not None and not isinstance(relation, str):
+        raise _FieldError(f"{inside}relation_id", f"is {type(relation).__name__}; expected a text")
+    case_id = number if record.get("case_id") is None else record["case_id"]
+    if isinstance(case_id, bool) or not isinstance(case_id, int | str):
+        raise _FieldError("case_id", f"is {type(case_id).__name__}; expected a whole number or a text")
+    return CounterFactRecord(
+        number=number,
+        case_id=case_id,
+        relation=relation,
+        request=request,
+        paraphrases=_texts(record, "paraphrase_prompts"),
+        neighbours=_texts(record, "neighborhood_prompts"),
+        generation_prompts=_texts(record, "generation_prompts", least=0),
+    )
+
+
+def _zsre(number: int, record: Any) -> ZsreRecord:
+    question, subject = _text(record, "src", ""), _text(record, "subject", "")
+    answers = _texts(record, "answers")
+    if subject not in question:
+        raise _FieldError("subject", f"{subject!r} is not in src {question!r}")
+    # The first occurrence; braces in a question are text.
+    start = question.index(subject)
+    prompt = question[:start] + "{}" + question[start + len(subject) :]
+    return ZsreRecord(
+        number=number,
+        case_id=number,
+        request=_request(prompt, subject, answers[0], None, field="src"),
+        rephrase=_text(record, "rephrase", ""),
+        unrelated=_text(record, "loc", "") + "?",
+        unrelated_answer=_text(record, "loc_ans", ""),
+    )
+
+
+def _request(
+    prompt: str, subject: str, new: str, true: str | None, *, inside: str = "", field: str = "prompt"
+) -> EditRequest:
+    try:
+        return EditRequest(prompt, subject, target_new=new, target_true=true)
+    except PromptError as error:
+        at_fault = "target_new.str" if isinstance(error, AnswerError) else field
+        raise _FieldError(inside + at_fault, f"makes no request: {error}") from error
+
+
+def _member(record: Any, name: str, inside: str, kind: type[Any], expected: str) -> Any:
+    if not isinstance(record, Mapping):
+        raise _FieldError(inside.rstrip(".") or "itself", f"is {type(record).__name__}; expected an object")
+    # A data set of the hub fills up what a record lacks.
+    if record.get(name) is None:
+        raise _FieldError(inside + name, f"is missing; expected {expected}")
+    if not isinstance(record[name], kind):
+        raise _FieldError(inside + name, f"is {type(record[name]).__name__}; expected {expected}")
+    return record[name]
+
+
+def _text(record: Any, name: str, inside: str) -> str:
+    text = _member(record, name, inside, str, "a text")
+    problem = _problem(text)
+    if problem is not None:
+        raise _FieldError(inside + name, f"{problem}; expected a text")
+    return text
+
+
+def _problem(text: Any) -> str | None:
+    """What keeps something from being a text that a tokenizer takes; None where nothing does."""
+    if not isinstance(text, str):
+        return f"is {type(text).__name__}"
+    if not text.strip():
+        return "is empty"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return "holds half a character (a lone surrogate)"
+    return None
+
+
+def _texts(record: Any, name: str, *, least: int = 1) -> tuple[str, ...]:
+    if least == 0 and record.get(name) is None:
+        return ()
+    texts = _member(record, name, "", list, "a list of texts")
+    for index, text in enumerate(texts):
+        problem = _problem(text)
+        if problem is not None:
+            raise _FieldError(f"{name}[{index}]", f"{problem}; expected a text")
+    if len(texts) < least:
+        raise _FieldError(name, "is an empty list; expected a text at least")
+    return tuple(texts)

@@ -1,0 +1,25 @@
+"""Measuring edits: CounterFact and zsRE, editors side by side, in runs that survive."""
+
+from rome_lens.evaluation.editors import EDITORS, Editor
+from rome_lens.evaluation.evaluate import evaluate_counterfact, evaluate_zsre, merge_runs, read_run
+from rome_lens.evaluation.measures import Measures, builtin_texts, read_references
+from rome_lens.evaluation.result import EditorScores, Report
+from rome_lens.evaluation.suggest import LayerSuggestion, suggest_layer
+from rome_lens.evaluation.tables import write_csv
+
+__all__ = [
+    "EDITORS",
+    "Editor",
+    "EditorScores",
+    "LayerSuggestion",
+    "Measures",
+    "Report",
+    "builtin_texts",
+    "evaluate_counterfact",
+    "evaluate_zsre",
+    "merge_runs",
+    "read_references",
+    "read_run",
+    "suggest_layer",
+    "write_csv",
+]

@@ -1,0 +1,272 @@
+"""Who edits: the editors that are compared, by name, and anybody's own.
+
+`r-rome`, `rome` and `p-rome` are ROME's variants. `identity` is r-ROME with C = I, the shortcut that other toolkits
+take. `random-layer` is r-ROME at a layer drawn for each record, a control: whatever is gained there the choice of the
+layer does not explain. `ft` and `ft-l` are fine-tuning without and with a bound on every weight. `none` leaves the
+model as it is.
+"""
+
+import importlib
+import inspect
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from rome_lens.backends import as_backend
+from rome_lens.editing import ROME, FineTuning, SecondMoment
+from rome_lens.editing.settings import default_layer
+from rome_lens.errors import SettingError
+from rome_lens.evaluation.moments import Moments
+from rome_lens.evaluation.random_layer import RandomLayer
+from rome_lens.evaluation.result import UNEDITED
+from rome_lens.facts import EditRequest
+
+IDENTITY, RANDOM_LAYER = "identity", "random-layer"
+_VARIANTS = ("r-rome", "rome", "p-rome")
+_FINE_TUNING = ("ft", "ft-l")
+EDITORS = (UNEDITED, *_VARIANTS, IDENTITY, RANDOM_LAYER, *_FINE_TUNING)
+"""Names that an editor can be asked for by."""
+
+# Layers that the control draws from: every one of them needs a second moment.
+_RANDOM_LAYERS = 5
+# Settings of ours that are lists.
+_LISTS = {"context_templates"}
+# What the run sets for all of its editors, and a whole of settings, which are set one by one here.
+_SHARED = {"model", "self", "prepend_bos", "second_moment", "variant", "engine", "settings"}
+
+
+@dataclass(frozen=True)
+class EditorSpec:
+    """An editor that is not made yet: what a worker is told.
+
+    Attributes:
+        name: the editor's name in the run.
+        kind: one of `EDITORS`, or `package.module:function` for somebody's own.
+        settings: what it is made with, as JSON can hold it.
+        made: the editor itself, where somebody gave the object.
+    """
+
+    name: str
+    kind: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    made: Any = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a run's settings hold it."""
+        return {"kind": self.kind, "settings": dict(self.settings)}
+
+
+class Editor(Protocol):
+    """What evaluation asks of an editor: ours give it, and so may anybody's own.
+
+    An editor may have `edit_many(requests)` as well. Edits of this package go through hooks, many in one batch; those
+    of anybody else are put into the weights one at a time.
+    """
+
+    def edit(self, request: EditRequest) -> Any:
+        """An edit for one request: one of this package, something with `applied(model)`, or None for no change."""
+        ...
+
+
+def specs_of(editors: Any, settings: Sequence[str] = ()) -> tuple[EditorSpec, ...]:
+    """What a caller named, as specifications.
+
+    Args:
+        editors: an editor, its name, None for the unedited model, several names, or a mapping from names to any of
+            these.
+        settings: `NAME=JSON` for every editor that takes that setting, or `EDITOR.NAME=JSON`.
+
+    Raises:
+        SettingError: no editor of that name, no such setting, or two editors of one name.
+    """
+    if isinstance(editors, Mapping):
+        pairs = [(str(name), one) for name, one in editors.items()]
+    elif isinstance(editors, list | tuple):
+        pairs = [(one if isinstance(one, str) else _name(one), one) for one in editors]
+    else:
+        pairs = [(editors if isinstance(editors, str) else _name(editors), editors)]
+    specs = [_spec(name.rpartition(":")[2] if ":" in name else name, one) for name, one in pairs]
+    names = [spec.name for spec in specs]
+    if "references" in names:
+        raise SettingError("an editor is named references, which is what a run calls its reference texts; rename it")
+    if not names or len(set(names)) < len(names):
+        raise SettingError(
+            f"editors are {', '.join(names) or 'none at all'}; expected one or more, each of another name"
+        )
+    return _with_settings(specs, settings)
+
+
+def make_editor(spec: EditorSpec, model: Any, moments: Moments, *, seed: int, prepend_bos: bool) -> Any:
+    """The editor on a model; None for the unedited one.
+
+    Args:
+        spec: which.
+        model: the model.
+        moments: the second moments that are there, or can be collected.
+        seed: of what an editor draws.
+        prepend_bos: BOS stands in front of every prompt.
+    """
+    if spec.made is not None or spec.kind == UNEDITED:
+        return spec.made
+    given = dict(spec.settings)
+    if spec.kind in _FINE_TUNING:
+        bound = {} if spec.kind == "ft" else {"norm_constraint": given.pop("norm_constraint", "auto")}
+        if bound.get("norm_constraint", "auto") is None:
+            raise SettingError("ft-l.norm_constraint is null, which is no bound; take the editor ft for that")
+        return FineTuning(model, prepend_bos=prepend_bos, **bound, **given)
+    if spec.kind not in EDITORS:
+        return _checked(_imported(spec.kind)(model, **given), spec.kind)
+    backend = as_backend(model)
+    given = {"seed": seed, "prepend_bos": prepend_bos} | given
+    if spec.kind == RANDOM_LAYER:
+        return RandomLayer(model, moments, n_layers=given.pop("n_layers", _RANDOM_LAYERS), settings=given)
+    default, layer = default_layer(backend), given.pop("layer", None)
+    layer = moments.only_layer(default) if layer is None else backend.check_layer(layer)
+    given |= {"layer": None if layer == default else layer, "context_templates": moments.templates(given)}
+    if spec.kind == IDENTITY:
+        width = backend.w_out(layer).matrix.shape[0]
+        return ROME(model, second_moment=torch.eye(width), **given)
+    return ROME(model, second_moment=moments.given(layer), variant=spec.kind, **given)
+
+
+def describe(editor: Any) -> dict[str, Any]:
+    """What an editor is, as JSON can hold it: its settings, and where they come from."""
+    if editor is None:
+        return {}
+    settings = getattr(editor, "settings", None)
+    if is_dataclass(settings) and not isinstance(settings, type):
+        settings = asdict(settings)
+    told = dict(settings) if isinstance(settings, Mapping) else {}
+    for name in ("variant", "bare_weight", "essence_at", "norm_constraint"):
+        if hasattr(editor, name):
+            told[name] = getattr(editor, name)
+    if isinstance(editor, ROME):
+        moment: SecondMoment = editor.second_moment
+        told["second_moment"] = moment.to_dict()
+        told["context_templates"] = list(editor.context_templates)
+    return {"class": type(editor).__name__, **_plain(told)}
+
+
+def _plain(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str | int | bool)
+
+
+def _name(editor: Any) -> str:
+    if editor is None:
+        return UNEDITED
+    if isinstance(editor, ROME):
+        return editor.variant
+    return type(editor).__name__
+
+
+def _spec(name: str, one: Any) -> EditorSpec:
+    if one is None:
+        return EditorSpec(name, UNEDITED)
+    if isinstance(one, str):
+        if one not in EDITORS and ":" not in one:
+            raise SettingError(
+                f"editor is {one!r}; choose one of {', '.join(EDITORS)}, or package.module:function for one of your own"
+            )
+        if ":" in one:
+            _imported(one)
+        return EditorSpec(name, one)
+    return EditorSpec(name, type(one).__name__, _given(one), _checked(one, name))
+
+
+def _checked(editor: Any, name: str) -> Any:
+    if not callable(getattr(editor, "edit", None)):
+        raise SettingError(f"the editor {name} is a {type(editor).__name__} and has no edit(request)")
+    return editor
+
+
+def _given(editor: Any) -> dict[str, Any]:
+    """Settings of an editor that exists, without what it would have to compute to tell."""
+    settings = getattr(editor, "settings", None)
+    return _plain(asdict(settings)) if is_dataclass(settings) and not isinstance(settings, type) else {}
+
+
+def _with_settings(specs: Sequence[EditorSpec], settings: Sequence[str]) -> tuple[EditorSpec, ...]:
+    chosen: dict[str, dict[str, Any]] = {spec.name: dict(spec.settings) for spec in specs}
+    for text in settings:
+        place, sign, value = text.partition("=")
+        editor, dot, name = place.rpartition(".")
+        if not sign or not name:
+            raise SettingError(f"{text!r} is no setting; expected NAME=VALUE or EDITOR.NAME=VALUE, such as ft.layer=3")
+        takers = [spec for spec in specs if name in _settings_of(spec.kind) and (not dot or spec.name == editor)]
+        if dot and editor not in chosen:
+            raise SettingError(f"{text!r} is for the editor {editor!r}; the run has {', '.join(chosen)}")
+        if not takers:
+            known = sorted({n for spec in specs if not dot or spec.name == editor for n in _settings_of(spec.kind)})
+            who = f"the editor {editor!r} does not take" if dot else "no editor takes"
+            it = "it takes" if dot else "they take"
+            raise SettingError(f"{who} the setting {name!r}; {it} {', '.join(known) or 'none'}")
+        for spec in takers:
+            chosen[spec.name][name] = _value(text, value, plain=spec.kind in EDITORS and name not in _LISTS)
+    return tuple(EditorSpec(spec.name, spec.kind, chosen[spec.name], spec.made) for spec in specs)
+
+
+def _value(text: str, value: str, *, plain: bool) -> Any:
+    expected = "expected a number, true, null or a quoted text"
+    try:
+        found = json.loads(value, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"{text!r}: the value is no JSON; {expected}") from error
+    if plain and isinstance(found, list | dict):
+        raise SettingError(f"{text!r}: the value is a {type(found).__name__}; {expected}")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    # NaN and Infinity are Python's, and no run folder could keep them.
+    raise ValueError(name)
+
+
+def _settings_of(kind: str) -> set[str]:
+    if kind == UNEDITED:
+        return set()
+    if kind in _FINE_TUNING:
+        dropped = _SHARED | ({"norm_constraint"} if kind == "ft" else set())
+        return set(inspect.signature(FineTuning).parameters) - dropped
+    if kind in EDITORS:
+        extra = {"n_layers"} if kind == RANDOM_LAYER else set()
+        return set(inspect.signature(ROME).parameters) - _SHARED - ({"layer"} if extra else set()) | extra
+    return set(list(inspect.signature(_imported(kind)).parameters)[1:]) if ":" in kind else set()
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    """A function by its name; modules in the working folder are found too."""
+    module, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise SettingError(f"the editor {name!r} names no module; expected package.module:function")
+    here = str(Path.cwd())
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ImportError as error:
+        raise SettingError(f"the editor {name!r} cannot be imported: {error}") from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    if not callable(found):
+        raise SettingError(
+            f"{module!r} has no function {attribute!r}; expected one that takes a model and returns an editor"
+        )
+    return found

@@ -1,0 +1,264 @@
+"""evaluate_counterfact and evaluate_zsre: records and editors in, a report out, through a folder that survives."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rome_lens import __version__
+from rome_lens.data.records import CounterFactRecord, RecordSet, ZsreRecord, builtin_counterfact
+from rome_lens.errors import SettingError
+from rome_lens.evaluation.editors import EditorSpec, specs_of
+from rome_lens.evaluation.job import REFERENCES, EvaluationWork, tasks_of
+from rome_lens.evaluation.measures import Measures
+from rome_lens.evaluation.result import Report
+from rome_lens.evaluation.summary import report_of
+from rome_lens.loading.source import ModelSource
+from rome_lens.progress import Progress
+from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, fresh_token, merge, open_folder, run
+
+COUNTERFACT, ZSRE = "counterfact", "zsre"
+MOMENTS = "second-moments"
+"""The part of a run folder where second moments are kept that had to be collected."""
+
+_BATCH = 8
+# Settings in which run folders that are joined may differ: the rest decides what is compared.
+_DIFFERING = ("shard", "editors", "second_moments")
+
+
+def evaluate_counterfact(
+    model: Any,
+    editor: Any = "r-rome",
+    records: "RecordSet[CounterFactRecord] | Sequence[CounterFactRecord] | None" = None,
+    *,
+    measures: Measures | None = None,
+    settings: Sequence[str] = (),
+    second_moments: Sequence[str | os.PathLike[str]] = (),
+    out: str | os.PathLike[str] | None = None,
+    batch_size: int = _BATCH,
+    executor: Executor | None = None,
+    shard: Shard | str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure edits on CounterFact (Meng et al. 2022, section 3.4; metrics as in its table 4).
+
+    Every record is edited by itself. Edits of this package go through hooks, a batch of records at once; what the
+    unedited model gives is computed once. The weights are left as they are.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge; a name as `load_model` takes it, or a function without
+            arguments that makes a model, which workers need.
+        editor: anything with `edit(request)`, such as `ROME(model)`; a name (`none`, `r-rome`, `rome`, `p-rome`,
+            `identity`, `random-layer`, `ft`, `ft-l`, `package.module:function`); several names; or a mapping from
+            names to any of these.
+        records: what `read_counterfact` gives; None takes the built-in ones.
+        measures: what is measured; by default everything but perplexity, which needs texts.
+        settings: for editors that are named: `NAME=JSON`, or `EDITOR.NAME=JSON` for one of several.
+        second_moments: files of `SecondMoment.save`, a layer each.
+        out: a folder that keeps every record as soon as it is finished. A run that was killed goes on there; other
+            settings are refused.
+        batch_size: records that are evaluated together. The numbers depend on it by rounding alone.
+        executor: any executor computes the batches, in processes that load the model themselves.
+        shard: `2/4` evaluates the second of four parts; `merge_runs` joins them.
+        progress: called with (done, total, what), records as the unit.
+
+    Returns:
+        The report: of a shard, of its own records.
+
+    Raises:
+        SettingError: a setting is out of its range, or the folder holds a run with other settings.
+        RunError: a worker was lost; what is finished is kept.
+        ModelError, ArtefactError: the model or a file cannot be used.
+    """
+    return _evaluate(
+        COUNTERFACT,
+        model,
+        editor,
+        builtin_counterfact() if records is None else records,
+        measures=measures,
+        settings=settings,
+        second_moments=second_moments,
+        out=out,
+        batch_size=batch_size,
+        executor=executor,
+        shard=shard,
+        progress=progress,
+    )
+
+
+def evaluate_zsre(
+    model: Any,
+    editor: Any,
+    records: "RecordSet[ZsreRecord] | Sequence[ZsreRecord]",
+    *,
+    measures: Measures | None = None,
+    settings: Sequence[str] = (),
+    second_moments: Sequence[str | os.PathLike[str]] = (),
+    out: str | os.PathLike[str] | None = None,
+    batch_size: int = _BATCH,
+    executor: Executor | None = None,
+    shard: Shard | str | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure edits on zsRE (Meng et al. 2022, section 3.3): the share of an answer's tokens that are most probable.
+
+    The arguments are those of `evaluate_counterfact`; `records` is what `read_zsre` gives.
+
+    Raises:
+        SettingError, RunError, ModelError, ArtefactError: as `evaluate_counterfact` does.
+    """
+    return _evaluate(
+        ZSRE,
+        model,
+        editor,
+        records,
+        measures=measures,
+        settings=settings,
+        second_moments=second_moments,
+        out=out,
+        batch_size=batch_size,
+        executor=executor,
+        shard=shard,
+        progress=progress,
+    )
+
+
+def merge_runs(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> tuple[Report, list[str]]:
+    """Join run folders of the same records and measures: shards of one run, or runs of other editors.
+
+    Args:
+        folders: the run folders; they are only read.
+        out: the folder to make.
+
+    Returns:
+        The report of all, and the names of the records that no folder has.
+
+    Raises:
+        SettingError, RunError, ArtefactError: the folders do not belong together, or cannot be read or written.
+    """
+    with merge(folders, out, settings=_joined_settings, differing=_DIFFERING, kinds=(COUNTERFACT, ZSRE)) as folder:
+        return _report(folder, folder.settings), folder.missing()
+
+
+def read_run(folder: str | os.PathLike[str]) -> Report:
+    """The report of a run folder as it is, finished or not.
+
+    Raises:
+        ArtefactError: there is no such folder, or it holds no run.
+        SettingError: it holds a run of something else.
+    """
+    found = RunFolder.existing(folder, kinds=(COUNTERFACT, ZSRE))
+    return _report(found, found.settings, write=False)
+
+
+def _evaluate(
+    kind: str,
+    model: Any,
+    editor: Any,
+    records: "RecordSet[Any] | Sequence[Any]",
+    *,
+    measures: Measures | None,
+    settings: Sequence[str],
+    second_moments: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] | None,
+    batch_size: int,
+    executor: Executor | None,
+    shard: Shard | str | None,
+    progress: Progress | None,
+) -> Report:
+    check_batches(batch_size, len(records), of="records")
+    measures = measures or Measures()
+    source = ModelSource.of(model)
+    source.check_executor(executor)
+    specs = specs_of(editor, settings)
+    part = Shard.of(shard)
+    told = _settings(kind, source, specs, records, measures, second_moments, batch_size=batch_size, shard=part)
+    moments_folder = None if out is None else Path(out).resolve() / MOMENTS
+    with open_folder(out, told) as folder:
+        work = EvaluationWork(
+            fresh_token(), source, specs, measures, tuple(os.fspath(path) for path in second_moments), moments_folder
+        )
+        run(
+            work,
+            tasks_of(records, specs, measures, batch=batch_size),
+            folder,
+            executor=executor,
+            shard=part,
+            progress=progress,
+        )
+        return _report(folder, told)
+
+
+def _settings(
+    kind: str,
+    source: ModelSource,
+    specs: Sequence[EditorSpec],
+    records: "RecordSet[Any] | Sequence[Any]",
+    measures: Measures,
+    second_moments: Sequence[str | os.PathLike[str]],
+    *,
+    batch_size: int,
+    shard: Shard | None,
+) -> dict[str, Any]:
+    """All that decides the numbers of a run; texts and records by their digests."""
+    data = records if isinstance(records, RecordSet) else RecordSet(tuple(records), (), "given")
+    asked = asdict(measures)
+    asked["references"] = None if measures.references is None else digest_of(measures.references)
+    asked["watched"] = {"texts": len(measures.watched), "digest": digest_of(list(measures.watched))}
+    return {
+        "kind": kind,
+        "model": source.to_dict(),
+        "editors": [{"name": spec.name, **spec.to_dict()} for spec in specs],
+        "data": {"records": len(data), "digest": data.digest},
+        "measures": asked,
+        "second_moments": {Path(path).name: _file_digest(path) for path in second_moments},
+        "batch_size": batch_size,
+        "shard": None if shard is None else str(shard),
+        "version": __version__,
+    }
+
+
+def _joined_settings(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    editors: dict[str, Any] = {}
+    for settings in several:
+        for spec in settings["editors"]:
+            if editors.setdefault(spec["name"], spec) != spec:
+                raise SettingError(
+                    f"the editor {spec['name']!r} has other settings in one of the folders than in another"
+                )
+    moments = {name: digest for settings in several for name, digest in settings["second_moments"].items()}
+    return {**several[0], "editors": list(editors.values()), "second_moments": moments, "shard": None}
+
+
+def _report(folder: Folder, settings: Mapping[str, Any], *, write: bool = True) -> Report:
+    names = [spec["name"] for spec in settings["editors"]]
+    prepared = folder.prepared() or {}
+    report = report_of(
+        settings["kind"],
+        {name: [record for _, record in folder.read_all(f"{name}/")] for name in names},
+        references={told["object"]: told["texts"] for _, told in folder.read_all(f"{REFERENCES}/")},
+        settings={**settings, "perplexity_bound": settings["measures"]["perplexity_bound"], "prepared": prepared},
+        descriptions={name: _described(prepared.get("editors", {}).get(name, {})) for name in names},
+        seed=settings["measures"]["seed"],
+    )
+    if write:
+        folder.write_summary(report.summary())
+    return report
+
+
+def _described(told: Mapping[str, Any]) -> str:
+    """An editor's settings in a line."""
+    left_out = {"source", "context_templates", "second_moment", "class"}
+    return ", ".join(f"{name} {value}" for name, value in told.items() if name not in left_out and value is not None)
+
+
+def _file_digest(path: str | os.PathLike[str]) -> str:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        from rome_lens.errors import ArtefactError
+
+        raise ArtefactError(f"cannot read the second moment {os.fspath(path)!r}: {error.strerror}") from error

@@ -1,0 +1,31 @@
+"""Long work over many records: kept as it is made, shared out among workers and machines, and gone on with when killed.
+
+It knows nothing of what a record holds, and importing it does not import torch.
+"""
+
+from rome_lens.runs.dask import dask_executor
+from rome_lens.runs.files import digest_of
+from rome_lens.runs.folder import Folder, MemoryFolder, RunFolder, open_folder
+from rome_lens.runs.merge import merge
+from rome_lens.runs.pool import process_pool
+from rome_lens.runs.runner import run
+from rome_lens.runs.shard import Shard
+from rome_lens.runs.work import Bench, Task, Work, check_batches, fresh_token
+
+__all__ = [
+    "Bench",
+    "Folder",
+    "MemoryFolder",
+    "RunFolder",
+    "Shard",
+    "Task",
+    "Work",
+    "check_batches",
+    "dask_executor",
+    "digest_of",
+    "fresh_token",
+    "merge",
+    "open_folder",
+    "process_pool",
+    "run",
+]

@@ -1,0 +1,75 @@
+"""Worker processes on this machine."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+from rome_lens.errors import SettingError
+
+
+@contextmanager
+def process_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that share the cores of this machine out among themselves. Each loads a model of its own.
+
+    A worker computes with as many threads as there are cores for it, or with `OMP_NUM_THREADS` where the environment
+    says so. Sums of floats depend on the number of threads, in their last digits: who wants the same bits from a pool
+    as from one process gives both the same number.
+
+    They are started afresh, not forked, so a script that uses this needs `if __name__ == "__main__":`. They end with
+    the process that started them, however that ends, and at once when the block is left by an error.
+
+    Args:
+        n_workers: how many.
+
+    Raises:
+        SettingError: less than one.
+    """
+    if n_workers < 1:
+        raise SettingError(f"workers={n_workers}; expected a whole number from 1")
+    pool = ProcessPoolExecutor(
+        n_workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin,
+        initargs=(None if "OMP_NUM_THREADS" in os.environ else max(1, _n_cores() // n_workers),),
+    )
+    try:
+        yield pool
+    except BaseException:
+        _end(pool)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(n_threads: int | None) -> None:
+    if n_threads is not None:  # else PyTorch has read the environment
+        import torch
+
+        torch.set_num_threads(n_threads)  # of this worker process, which is ours alone
+    # Ctrl-C reaches every process of the terminal: the one that started the run decides what is done about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's worker waits for ever for its next task when its parent was killed: its own queue keeps itself open."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End the workers in the midst of their tasks: nobody would take what they compute."""
+    for process in list((getattr(pool, "_processes", None) or {}).values()):  # public from Python 3.14 on
+        process.terminate()
+
+
+def _n_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

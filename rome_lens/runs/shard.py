@@ -1,0 +1,64 @@
+"""A part of a run, for a machine that shares no executor with the others."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+from rome_lens.errors import SettingError
+
+_Task = TypeVar("_Task")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Every `count`-th task, from the `number`-th on.
+
+    Attributes:
+        number: from 1 to `count`.
+        count: how many shards there are.
+    """
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise SettingError(
+                f"shard {self.number}/{self.count}; expected i/n with i from 1 to n, such as 2/4 for the second of four"
+            )
+
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        return f"{self.number}/{self.count}"
+
+    @classmethod
+    def of(cls, asked: "Self | str | None") -> "Self | None":
+        """What a caller gave: a shard, its text, or None for all of the run.
+
+        Raises:
+            SettingError: as `parse` does.
+        """
+        return cls.parse(asked) if isinstance(asked, str) else asked
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a shard from `2/4`.
+
+        Raises:
+            SettingError: it is not of that form, or there is no such shard.
+        """
+        match = re.fullmatch(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9})\s*", text)
+        if match is None:
+            raise SettingError(f"shard {text!r}; expected i/n with i from 1 to n, such as 2/4 for the second of four")
+        return cls(int(match[1]), int(match[2]))
+
+    def mine(self, tasks: Sequence[_Task]) -> list[_Task]:
+        """The tasks of this shard, in their order. Every task is in exactly one shard of a count."""
+        return [task for place, task in enumerate(tasks) if (_part(task, place) - self.number + 1) % self.count == 0]
+
+
+def _part(task: object, place: int) -> int:
+    """What decides a task's shard: its part where it names one, else its place."""
+    part = getattr(task, "part", None)
+    return place if part is None else part

@@ -1,0 +1,114 @@
+"""What a long run computes: tasks that make records, and the bench that does them.
+
+A task is fixed by the settings of the run and never by who runs it or where the last run was cut: a task that was
+interrupted half-way is computed again in whole, and only the records of it that are missing are written. So no number
+depends on an interruption.
+"""
+
+import re
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rome_lens.errors import SettingError
+from rome_lens.progress import Progress
+
+_PART = r"[A-Za-z0-9_+=@][A-Za-z0-9_+=@.,-]{0,120}"
+_KEY = re.compile(rf"(?:{_PART}/)?{_PART}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is computed together.
+
+    Attributes:
+        name: for people.
+        keys: the records that it makes, such as `r-rome/000017`: each becomes a file, below one folder at most.
+        payload: the task's own input; small, and such that it can be pickled.
+        part: tasks of one part go into one shard; None deals each out by itself.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    payload: Any = None
+    part: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in self.keys:
+            if not _KEY.fullmatch(key):
+                raise SettingError(
+                    f"the record name {key!r} cannot be a file name; expected letters, digits and any of _+=@.,- "
+                    "(none of .,- first), with one / at most"
+                )
+
+
+class Bench(ABC):
+    """What is loaded once (a model) and does task after task. One thread at a time uses it."""
+
+    @abstractmethod
+    def prepare(self) -> dict[str, Any]:
+        """What the settings turned out to mean here: values that were looked up, the model's fingerprint.
+
+        The run folder keeps it, and every bench of the run, in whatever process, has to say the same.
+
+        Returns:
+            Whatever JSON can hold.
+        """
+
+    @abstractmethod
+    def run(self, task: Task, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Do a task.
+
+        Args:
+            task: the task; of its keys those that are missing. It may make the others again, which are not written.
+            progress: told how far the task is, in steps of its own; hears nothing in a worker process.
+
+        Yields:
+            Each of the task's keys, as soon as its record is whole, and the record, as JSON can hold it.
+        """
+
+    def close(self) -> None:  # noqa: B027 (most benches have nothing to put back)
+        """Put back what was changed for the tasks; called when the last one is done or has failed."""
+
+
+class Work(ABC):
+    """Where the benches of a run come from. It is pickled and sent along with every task: names, no weights.
+
+    Attributes:
+        token: a fresh one, from `fresh_token`, for every run that is started: a worker process keeps a bench for as
+            long as it is given tasks of the same token.
+    """
+
+    token: str
+
+    @abstractmethod
+    def open(self, progress: Progress) -> Bench:
+        """Load whatever the tasks need.
+
+        Args:
+            progress: told how far the loading is.
+        """
+
+
+def fresh_token() -> str:
+    """A name that no other run has."""
+    return secrets.token_hex(16)
+
+
+def check_batches(batch_size: int, n_inputs: int, *, of: str) -> None:
+    """Refuse what tasks cannot be made of.
+
+    Args:
+        batch_size: inputs a task.
+        n_inputs: how many inputs there are.
+        of: what they are, in the plural.
+
+    Raises:
+        SettingError: there is nothing to do, or a task would be empty.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise SettingError(f"batch_size is {batch_size!r}; expected a whole number of {of}, 1 or more")
+    if not n_inputs:
+        raise SettingError(f"there are no {of}; expected one or more")

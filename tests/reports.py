@@ -1,0 +1,107 @@
+"""Reports made by hand, for the tests of how an evaluation is shown."""
+
+import random
+from collections import defaultdict
+
+from rome_lens.evaluation.result import EditorScores, Report
+from rome_lens.intervals import Estimate
+
+COUNTERFACT = ("ES", "EM", "PS", "PM", "NS", "NM")
+ZSRE = ("efficacy", "paraphrase", "specificity")
+KINDS = ("rewrite", "paraphrase", "neighborhood")
+
+
+def record(number=0, *, editor="r-rome", kind="counterfact", scores=None, **changes):
+    """One record as its file in a run folder holds it; `changes` replace fields."""
+    zsre = kind == "zsre"
+    names = ZSRE if zsre else COUNTERFACT
+    answer = {"nll_new": 0.1, "nll_true": 5.0, "before_nll_new": 6.0, "before_nll_true": 0.5}
+    if zsre:
+        answer = {"answer": "Honda", "nll": 0.2, "right": [True, False], "before_nll": 3.0, "before_right": [False] * 2}
+    fields = {
+        "number": number,
+        "case_id": 1000 + number,
+        "editor": editor,
+        "relation": None if zsre else f"P{number % 3}",
+        "subject": "Porsche 911",
+        "prompt": "Porsche 911, created by",
+        "target_new": "Honda",
+        "target_true": None if zsre else "Porsche",
+        "error": None,
+        "before": dict.fromkeys(names, 10.0),
+        "scores": dict.fromkeys(names, 90.0) if scores is None else scores,
+        "answers": [
+            {"kind": k, "prompt": f"{k} prompt of {number}", **answer, "free": f" Honda, {k} {number}"} for k in KINDS
+        ],
+        "texts": [{"prompt": "Porsche 911 is", "text": f" a car of record {number}.\nIt is fast."}],
+        "references": [],
+        "perplexity": {"before": 20.0, "after": 21.0, "flagged": False},
+        "edit": {"layer": 5, "variant": "r-rome", "relative_norm": 0.05, "seconds": 5.1, "notes": ["a note"]},
+    }
+    return {**fields, **changes}
+
+
+def report(records=None, *, kind="counterfact", settings=None, unevaluated=None):
+    """A report of these records by editor, its means and made-up intervals worked out from them."""
+    records = {"r-rome": [record(kind=kind)]} if records is None else records
+    return Report(
+        kind=kind,
+        editors={name: _editor(name, found, kind) for name, found in records.items()},
+        records=records,
+        settings={"model": "smollm2-135m", "limit": 10} if settings is None else settings,
+        unevaluated=unevaluated or {},
+    )
+
+
+def _editor(name, records, kind):
+    values, relations = defaultdict(list), defaultdict(list)
+    for found in records:
+        for metric, value in found["scores"].items():
+            values[metric].append(value)
+        if found["relation"] is not None:
+            relations[found["relation"]].append(found["scores"])
+    intervals = {metric: _score(numbers) for metric, numbers in values.items()}
+    if all(metric in intervals for metric in ("ES", "PS", "NS")):
+        parts = [intervals[metric].mean for metric in ("ES", "PS", "NS")]
+        mean = 3 / sum(1 / p for p in parts) if min(parts) > 0 else 0.0
+        intervals["S"] = Estimate(mean, mean - 2, mean + 2, len(records))
+    return EditorScores(
+        name=name,
+        description=f"{name}, layer 5",
+        intervals=intervals,
+        by_relation={r: _means(found) for r, found in relations.items()},
+        n_records=len(records),
+        failed={r["number"]: r["error"] for r in records if r["error"]},
+        flagged=tuple(r["number"] for r in records if r["perplexity"] and r["perplexity"]["flagged"]),
+    )
+
+
+def _score(numbers):
+    mean = sum(numbers) / len(numbers)
+    spread = (max(numbers) - min(numbers)) / len(numbers) ** 0.5
+    return Estimate(mean, max(min(numbers), mean - spread), min(max(numbers), mean + spread), len(numbers))
+
+
+def _means(scores):
+    names = dict.fromkeys(name for found in scores for name in found)
+    means = {}
+    for name in names:
+        values = [found[name] for found in scores if name in found]
+        means[name] = sum(values) / len(values)
+    return {**means, "n": len(scores)}
+
+
+def many(editors=("none", "r-rome", "ft"), *, records=12, kind="counterfact", seed=0):
+    """A report of several editors over records that differ."""
+    draw = random.Random(seed)
+    names = ZSRE if kind == "zsre" else COUNTERFACT
+    return report(
+        {
+            editor: [
+                record(n, editor=editor, kind=kind, scores={m: draw.uniform(0, 100) for m in names})
+                for n in range(records)
+            ]
+            for editor in editors
+        },
+        kind=kind,
+    )

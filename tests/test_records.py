@@ -1,0 +1,456 @@
+"""Readers of CounterFact and zsRE: what is published is read, and what breaks the schema is named and left out."""
+
+import copy
+import json
+import sys
+
+import pytest
+
+import rome_lens as rl
+from rome_lens.data.records import Rejected, builtin_counterfact, read_counterfact, read_zsre
+from rome_lens.errors import ArtefactError, SettingError
+
+FACT = {
+    "case_id": 18,
+    "pararel_idx": 9,
+    "requested_rewrite": {
+        "prompt": "{}, created by",
+        "relation_id": "P176",
+        "target_new": {"str": "Honda", "id": "Q9584"},
+        "target_true": {"str": "Porsche", "id": "Q40993"},
+        "subject": "Porsche 911",
+    },
+    "paraphrase_prompts": ["It rains. Porsche 911 is made by", "Porsche 911, from"],
+    "neighborhood_prompts": ["Porsche 944 is made by", "Porsche 928, from"],
+    "attribute_prompts": ["Honda Civic, from"],
+    "generation_prompts": ["Porsche 911 sells in"],
+}
+QUESTION = {
+    "subject": "Watts Humphrey",
+    "src": "What university did Watts Humphrey attend?",
+    "pred": "Trinity College",
+    "rephrase": "What university did Watts Humphrey take part in?",
+    "alt": "University of Michigan",
+    "answers": ["Illinois Institute of Technology", "IIT"],
+    "loc": "nq question: who played desmond doss father in hacksaw ridge",
+    "loc_ans": "Hugo Weaving",
+    "cond": "Trinity College >> University of Michigan || What university did Watts Humphrey attend?",
+}
+
+
+def changed(record, path, value):
+    """A copy with another value at a path; `...` takes it away."""
+    record = copy.deepcopy(record)
+    *steps, last = path
+    inside = record
+    for step in steps:
+        inside = inside[step]
+    if value is ...:
+        del inside[last]
+    else:
+        inside[last] = value
+    return record
+
+
+def write(folder, content, name="data.json"):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+# --- what is read ---------------------------------------------------------------------------------------------------
+
+
+def test_every_field_of_counterfact(tmp_path):
+    path = write(tmp_path, [FACT])
+    found = read_counterfact(path)
+    assert (found.source, found.rejected, len(found)) == (str(path), (), 1)
+    (record,) = found
+    assert (record.number, record.case_id, record.relation) == (0, 18, "P176")
+    assert record.request == rl.EditRequest("{}, created by", "Porsche 911", "Honda", "Porsche")
+    assert record.paraphrases == ("It rains. Porsche 911 is made by", "Porsche 911, from")
+    assert record.neighbours == ("Porsche 944 is made by", "Porsche 928, from")
+    assert record.generation_prompts == ("Porsche 911 sells in",)
+
+
+def test_every_field_of_zsre(tmp_path):
+    path = write(tmp_path, [QUESTION, QUESTION])
+    found = read_zsre(path)
+    assert (found.source, found.rejected, len(found)) == (str(path), (), 2)
+    record = found[1]
+    assert (record.number, record.case_id, record.relation) == (1, 1, None)
+    assert record.request == rl.EditRequest(
+        "What university did {} attend?", "Watts Humphrey", "Illinois Institute of Technology", None
+    )
+    assert record.rephrase == "What university did Watts Humphrey take part in?"
+    assert record.unrelated == "nq question: who played desmond doss father in hacksaw ridge?"
+    assert record.unrelated_answer == "Hugo Weaving"
+
+
+@pytest.mark.parametrize("absent", [..., None], ids=["not there", "null"])
+def test_what_a_record_may_lack(tmp_path, absent):
+    path = write(
+        tmp_path,
+        [
+            changed(FACT, ["case_id"], absent),
+            changed(FACT, ["requested_rewrite", "relation_id"], absent),
+            changed(FACT, ["generation_prompts"], absent),
+            changed(FACT, ["attribute_prompts"], absent),
+            changed(FACT, ["case_id"], "a-18"),
+        ],
+    )
+    found = read_counterfact(path)
+    assert found.rejected == ()
+    assert [record.case_id for record in found] == [0, 18, 18, 18, "a-18"]
+    assert [record.relation for record in found] == ["P176", None, "P176", "P176", "P176"]
+    assert [len(record.generation_prompts) for record in found] == [1, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "DATA.NDJSON"])
+def test_json_lines(tmp_path, name):
+    # U+2028 and U+0085 end no line of JSON.
+    other = changed(FACT, ["requested_rewrite", "subject"], "Porsche\u2028 \x85911")
+    lines = [json.dumps(record, ensure_ascii=False) for record in (FACT, other)]
+    found = read_counterfact(write(tmp_path, f"{lines[0]}\r\n\n  \n{lines[1]}\n", name))
+    assert [record.request.subject for record in found] == ["Porsche 911", "Porsche\u2028 \x85911"]
+    assert [record.number for record in found] == [0, 1]
+    assert read_zsre(write(tmp_path, json.dumps(QUESTION), name))[0].unrelated_answer == "Hugo Weaving"
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    assert len(read_counterfact(write(tmp_path, "\ufeff" + json.dumps([FACT])))) == 1
+
+
+def test_a_path_may_be_a_text(tmp_path):
+    path = write(tmp_path, [FACT])
+    assert read_counterfact(str(path)) == read_counterfact(path)
+
+
+@pytest.mark.parametrize(
+    ("subject", "question", "prompt"),
+    [
+        ("Ada", "Is Ada the Ada of Adam?", "Is {} the Ada of Adam?"),
+        ("a", "Was it a cat?", "W{}s it a cat?"),
+        ("{x}", "Is {x} in {y}?", "Is {} in {y}?"),
+        ("{}", "What is {}?", "What is {}?"),
+        ("Ada", "Ada", "{}"),
+    ],
+)
+def test_the_subject_stands_where_the_question_names_it_first(tmp_path, subject, question, prompt):
+    record = QUESTION | {"subject": subject, "src": question}
+    (read,) = read_zsre(write(tmp_path, [record]))
+    assert (read.request.prompt, read.request.subject, read.request.text) == (prompt, subject, question)
+
+
+def test_braces_in_prompts_are_text(tmp_path):
+    record = changed(FACT, ["paraphrase_prompts"], ["Porsche {} of {x}", "{0} %s {{}}"])
+    record = changed(record, ["requested_rewrite", "subject"], "the {} of {x}")
+    (read,) = read_counterfact(write(tmp_path, [record]))
+    assert read.paraphrases == ("Porsche {} of {x}", "{0} %s {{}}")
+    assert read.request.text == "the {} of {x}, created by"
+
+
+# --- what breaks the schema -----------------------------------------------------------------------------------------
+
+REWRITE, HALF = "requested_rewrite", "holds half a character (a lone surrogate); expected a text"
+COUNTERFACT_BREAKS = [
+    ([REWRITE], ..., "requested_rewrite is missing; expected an object"),
+    ([REWRITE], None, "requested_rewrite is missing; expected an object"),
+    ([REWRITE], "text", "requested_rewrite is str; expected an object"),
+    ([REWRITE, "prompt"], ..., "requested_rewrite.prompt is missing; expected a text"),
+    ([REWRITE, "prompt"], 3, "requested_rewrite.prompt is int; expected a text"),
+    ([REWRITE, "prompt"], " \n", "requested_rewrite.prompt is empty; expected a text"),
+    ([REWRITE, "prompt"], "a \ud800{}", f"requested_rewrite.prompt {HALF}"),
+    (
+        [REWRITE, "prompt"],
+        "made by",
+        "requested_rewrite.prompt makes no request: the prompt 'made by' has 0 places for the subject; write {} once, "
+        "where it stands",
+    ),
+    (
+        [REWRITE, "prompt"],
+        "{} and {}",
+        "requested_rewrite.prompt makes no request: the prompt '{} and {}' has 2 places for the subject; write {} "
+        "once, where it stands",
+    ),
+    ([REWRITE, "subject"], ..., "requested_rewrite.subject is missing; expected a text"),
+    ([REWRITE, "subject"], ["x"], "requested_rewrite.subject is list; expected a text"),
+    ([REWRITE, "subject"], "", "requested_rewrite.subject is empty; expected a text"),
+    ([REWRITE, "target_new"], ..., "requested_rewrite.target_new is missing; expected an object with the text str"),
+    ([REWRITE, "target_new"], "Honda", "requested_rewrite.target_new is str; expected an object with the text str"),
+    ([REWRITE, "target_new", "str"], ..., "requested_rewrite.target_new.str is missing; expected a text"),
+    ([REWRITE, "target_new", "str"], True, "requested_rewrite.target_new.str is bool; expected a text"),
+    ([REWRITE, "target_true", "str"], "", "requested_rewrite.target_true.str is empty; expected a text"),
+    ([REWRITE, "target_true"], [], "requested_rewrite.target_true is list; expected an object with the text str"),
+    (
+        [REWRITE, "target_true", "str"],
+        " Honda",
+        "requested_rewrite.target_new.str makes no request: target_new and target_true of 'Porsche 911, created by' "
+        "are both 'Honda'; an edit needs a target that is not the old answer",
+    ),
+    ([REWRITE, "relation_id"], 176, "requested_rewrite.relation_id is int; expected a text"),
+    (["case_id"], 1.5, "case_id is float; expected a whole number or a text"),
+    (["case_id"], True, "case_id is bool; expected a whole number or a text"),
+    (["paraphrase_prompts"], ..., "paraphrase_prompts is missing; expected a list of texts"),
+    (["paraphrase_prompts"], "x", "paraphrase_prompts is str; expected a list of texts"),
+    (["paraphrase_prompts"], [], "paraphrase_prompts is an empty list; expected a text at least"),
+    (["paraphrase_prompts", 1], 7, "paraphrase_prompts[1] is int; expected a text"),
+    (["paraphrase_prompts", 0], "\t", "paraphrase_prompts[0] is empty; expected a text"),
+    (["neighborhood_prompts"], {}, "neighborhood_prompts is dict; expected a list of texts"),
+    (["neighborhood_prompts"], [], "neighborhood_prompts is an empty list; expected a text at least"),
+    (["neighborhood_prompts", 1], None, "neighborhood_prompts[1] is NoneType; expected a text"),
+    (["neighborhood_prompts", 1], "\udc00", f"neighborhood_prompts[1] {HALF}"),
+    (["generation_prompts"], "x", "generation_prompts is str; expected a list of texts"),
+    (["generation_prompts", 0], 1, "generation_prompts[0] is int; expected a text"),
+]
+ZSRE_BREAKS = [
+    (["src"], ..., "src is missing; expected a text"),
+    (["src"], "", "src is empty; expected a text"),
+    (["subject"], None, "subject is missing; expected a text"),
+    (["subject"], 5, "subject is int; expected a text"),
+    (
+        ["subject"],
+        "watts humphrey",
+        "subject 'watts humphrey' is not in src 'What university did Watts Humphrey attend?'",
+    ),
+    (["answers"], ..., "answers is missing; expected a list of texts"),
+    (["answers"], "IIT", "answers is str; expected a list of texts"),
+    (["answers"], [], "answers is an empty list; expected a text at least"),
+    (["answers", 1], "", "answers[1] is empty; expected a text"),
+    (["rephrase"], ..., "rephrase is missing; expected a text"),
+    (["rephrase"], [], "rephrase is list; expected a text"),
+    (["loc"], ..., "loc is missing; expected a text"),
+    (["loc"], 2.5, "loc is float; expected a text"),
+    (["loc_ans"], ..., "loc_ans is missing; expected a text"),
+    (["loc_ans"], " ", "loc_ans is empty; expected a text"),
+    (
+        ["src"],
+        "Did Watts Humphrey write {}?",
+        "src makes no request: the prompt 'Did {} write {}?' has 2 places for the subject; write {} once, where it "
+        "stands",
+    ),
+]
+
+
+def _breaks(several):
+    return {"argvalues": several, "ids": [said.split(";")[0][:70] for _, _, said in several]}
+
+
+@pytest.mark.parametrize(("path", "value", "said"), **_breaks(COUNTERFACT_BREAKS))
+def test_a_record_that_breaks_the_schema_of_counterfact(tmp_path, path, value, said):
+    found = read_counterfact(write(tmp_path, [FACT, changed(FACT, path, value), FACT]))
+    assert [record.number for record in found] == [0, 2]
+    (rejected,) = found.rejected
+    assert str(rejected) == f"record 1: {said}"
+    assert f"{rejected.field} {rejected.problem}" == said
+
+
+@pytest.mark.parametrize(("path", "value", "said"), **_breaks(ZSRE_BREAKS))
+def test_a_record_that_breaks_the_schema_of_zsre(tmp_path, path, value, said):
+    found = read_zsre(write(tmp_path, [QUESTION, changed(QUESTION, path, value), QUESTION]))
+    assert [record.case_id for record in found] == [0, 2]
+    (rejected,) = found.rejected
+    assert str(rejected) == f"record 1: {said}"
+
+
+@pytest.mark.parametrize(("value", "kind"), [(3, "int"), ("x", "str"), (None, "NoneType"), ([FACT], "list")])
+@pytest.mark.parametrize(("read", "good"), [(read_counterfact, FACT), (read_zsre, QUESTION)])
+def test_a_record_that_is_no_object(tmp_path, read, good, value, kind):
+    found = read(write(tmp_path, [value, good]))
+    assert found.rejected == (Rejected(0, "itself", f"is {kind}; expected an object"),)
+    assert str(found.rejected[0]) == f"record 0: itself is {kind}; expected an object"
+
+
+def test_every_broken_record_is_told_with_its_first_fault(tmp_path):
+    two_faults = changed(changed(FACT, ["neighborhood_prompts"], []), [REWRITE, "subject"], "")
+    found = read_counterfact(write(tmp_path, [two_faults, FACT, 1, changed(FACT, ["case_id"], [])]))
+    assert [str(rejected) for rejected in found.rejected] == [
+        "record 0: requested_rewrite.subject is empty; expected a text",
+        "record 2: itself is int; expected an object",
+        "record 3: case_id is list; expected a whole number or a text",
+    ]
+
+
+# --- files that cannot be used at all -------------------------------------------------------------------------------
+
+UNUSABLE = {
+    "no JSON": (
+        "a.json",
+        "[1, ",
+        "{name} is not JSON, which CounterFact is kept in: Expecting value: line 1 column 5 (char 4)",
+    ),
+    "no bytes": (
+        "a.json",
+        "",
+        "{name} is not JSON, which CounterFact is kept in: Expecting value: line 1 column 1 (char 0)",
+    ),
+    "an object": ("a.json", "{}", "{name} holds no CounterFact: expected a JSON list of records"),
+    "no list": ("a.json", '"text"', "{name} holds no CounterFact: expected a JSON list of records"),
+    "a line": (
+        "a.jsonl",
+        '{"a": 1}\n\n{"a": \n',
+        "line 3 of {name} is not JSON: Expecting value: line 1 column 7 (char 6)",
+    ),
+    "empty list": ("a.json", "[]", "{name} holds no CounterFact record that can be used"),
+    "no lines": ("a.jsonl", "\n", "{name} holds no CounterFact record that can be used"),
+    "all broken": (
+        "a.json",
+        '[{"requested_rewrite": {}}, 3]',
+        "{name} holds no CounterFact record that can be used; record 0: requested_rewrite.target_new is missing; "
+        "expected an object with the text str",
+    ),
+    "zsRE": (
+        "a.json",
+        json.dumps([QUESTION]),
+        "{name} holds no CounterFact record that can be used; record 0: requested_rewrite is missing; expected an "
+        "object",
+    ),
+    "not UTF-8": ("a.json", b'["caf\xe9 au"]', "{name} is not in UTF-8 (invalid continuation byte); save it in UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "said"), UNUSABLE.values(), ids=UNUSABLE)
+def test_files_that_cannot_be_used(tmp_path, name, content, said):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ArtefactError) as caught:
+        read_counterfact(path)
+    assert str(caught.value) == said.format(name=repr(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a.json", "{name} is not JSON, which CounterFact is kept in: "), ("a.jsonl", "line 1 of {name} is not JSON: ")],
+)
+def test_json_that_is_nested_too_deeply(tmp_path, name, said):
+    path = write(tmp_path, "[" * 100_000, name)
+    with pytest.raises(ArtefactError) as caught:
+        read_counterfact(path)
+    assert str(caught.value).startswith(said.format(name=repr(str(path))))
+
+
+def test_what_is_no_file(tmp_path):
+    name = str(tmp_path / "none")
+    with pytest.raises(ArtefactError) as caught:
+        read_zsre(name)
+    assert str(caught.value) == f"there is no file {name!r} to read zsRE from; a data set is written hub:NAME"
+    with pytest.raises(ArtefactError) as caught:
+        read_zsre(tmp_path)
+    assert str(caught.value) == (
+        f"{str(tmp_path)!r} is a folder; name the zsRE file in it, or write hub:{tmp_path} for a data set"
+    )
+    path = write(tmp_path, [FACT])
+    with pytest.raises(ArtefactError) as caught:
+        read_zsre(path / "inside.json")
+    assert str(caught.value) == f"cannot read zsRE from {str(path / 'inside.json')!r}: Not a directory"
+
+
+# --- data sets ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No test asks the hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_data_set_in_a_folder(tmp_path):
+    # The package fills up fields that a record lacks.
+    lacking = [changed(FACT, ["generation_prompts"], ...), changed(FACT, ["neighborhood_prompts"], ...)]
+    write(tmp_path, "".join(json.dumps(record) + "\n" for record in [FACT, *lacking]), "train.jsonl")
+    found = read_counterfact(f"hub:{tmp_path}")
+    assert found.source == f"hub:{tmp_path}"
+    assert [record.number for record in found] == [0, 1]
+    assert found[0] == read_counterfact(write(tmp_path, [FACT], "one.json"))[0]
+    assert found[1].generation_prompts == ()
+    assert [str(rejected) for rejected in found.rejected] == [
+        "record 2: neighborhood_prompts is missing; expected a list of texts"
+    ]
+
+
+@pytest.mark.usefixtures("offline")
+def test_another_split_of_a_data_set(tmp_path):
+    for split, answer in (("train", "one"), ("test", "two")):
+        write(tmp_path, json.dumps(QUESTION | {"answers": [answer]}), f"{split}.jsonl")
+    assert read_zsre(f"hub:{tmp_path}")[0].request.target_new == "one"
+    assert read_zsre(f"hub:{tmp_path}::test")[0].request.target_new == "two"
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_data_set_that_holds_something_else(tmp_path):
+    write(tmp_path, json.dumps({"text": "one"}), "train.jsonl")
+    with pytest.raises(ArtefactError) as caught:
+        read_zsre(f"hub:{tmp_path}")
+    assert str(caught.value) == (
+        f"'hub:{tmp_path}' holds no zsRE record that can be used; record 0: src is missing; expected a text"
+    )
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_data_set_that_cannot_be_read(tmp_path, monkeypatch):
+    with pytest.raises(ArtefactError) as caught:
+        read_zsre(f"hub:{tmp_path / 'none'}")
+    said = str(caught.value)
+    assert said.startswith(f"cannot read the data set '{tmp_path / 'none'} train': ")
+    assert said.endswith("; check the name and the network, or take a file")
+    assert said.isprintable()
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ArtefactError) as caught:
+        read_zsre("hub:owner/name")
+    assert str(caught.value) == "reading the data set 'owner/name' needs the package datasets: pip install datasets"
+
+
+@pytest.mark.parametrize("source", ["hub:", "hub::x", "hub:a:b:c:d"])
+def test_names_of_no_data_set(source):
+    with pytest.raises(SettingError) as caught:
+        read_counterfact(source)
+    assert str(caught.value) == f"{source!r} names no data set; expected hub:NAME, or hub:NAME:CONFIGURATION:SPLIT"
+
+
+# --- sets of records ------------------------------------------------------------------------------------------------
+
+
+def test_a_part_of_the_records(tmp_path):
+    several = [changed(FACT, ["case_id"], number) for number in range(5)]
+    found = read_counterfact(write(tmp_path, [*several, 3]))
+    part = found[1:3]
+    assert [record.case_id for record in part] == [1, 2]
+    assert [record.number for record in part] == [1, 2]
+    assert (part.source, part.rejected) == (found.source, found.rejected)
+    assert found[-1].case_id == 4
+    assert found[:None] == found
+    assert len(found[:100]) == 5
+    assert found[0] in found
+
+
+def test_the_digest_is_of_what_the_records_say(tmp_path):
+    other = changed(FACT, ["case_id"], 19)
+    (tmp_path / "elsewhere").mkdir()
+    first = read_counterfact(write(tmp_path, [FACT, other]))
+    again = read_counterfact(write(tmp_path / "elsewhere", f"{json.dumps(FACT)}\n{json.dumps(other)}", "b.jsonl"))
+    assert first.source != again.source
+    assert first.digest == again.digest
+    assert len(first.digest) == 64
+    # What no reader looks at is no content.
+    assert read_counterfact(write(tmp_path, [FACT | {"pararel_idx": 1}, other])).digest == first.digest
+    changes = [
+        [other, FACT],
+        [FACT],
+        [changed(FACT, ["case_id"], "18"), other],
+        [changed(FACT, ["neighborhood_prompts", 1], "Porsche 928 from"), other],
+        [changed(FACT, [REWRITE, "target_new", "str"], "Fiat"), other],
+        [3, FACT, other],
+    ]
+    digests = {read_counterfact(write(tmp_path, content)).digest for content in changes}
+    assert len(digests | {first.digest}) == len(changes) + 1
+
+
+def test_the_built_in_records_are_all_read():
+    found = builtin_counterfact()
+    assert (found.rejected, found.source) == ((), "built-in")
+    assert len(found) >= 60
+    assert [record.number for record in found] == list(range(len(found)))
+    assert all(record.relation and record.request.target_true for record in found)
+    assert {(len(r.paraphrases), len(r.neighbours), len(r.generation_prompts)) for r in found} == {(2, 10, 10)}
+    assert found.digest == builtin_counterfact().digest
