@@ -7,11 +7,11 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class HeatMap:
-    """One grid of probabilities over tokens and layers, ready to draw.
+    """One grid of probabilities, or of another measure, over tokens and layers, ready to draw.
 
     Attributes:
         stream: `resid`, `mlp` or `attn`; it chooses the colours (the paper's purple, green and red).
-        scores: answer probability of each cell, as nested lists `[layer][pos]`, each between 0 and 1.
+        scores: answer probability of each cell, as nested lists `[layer][pos]`, each between 0 and 1 where it is one.
         labels: one label a position, the subject's tokens already marked with a trailing `*`. Raw text: it may hold
             markup, control characters or HTML, which a renderer must show and never interpret.
         low: probability of the answer with nothing restored; the bottom of the colour scale.
@@ -19,6 +19,7 @@ class HeatMap:
         answer: the answer's text, raw.
         title: what was restored, in words.
         layer_title: what the layer axis counts, in words.
+        measure: what the numbers are, in a word, where they are no probability of the answer, such as `AIE`.
 
     Raises:
         ValueError: the grid has no cell, or a layer holds another number of scores than there are labels.
@@ -32,6 +33,7 @@ class HeatMap:
     answer: str
     title: str
     layer_title: str
+    measure: str = ""
 
     def __post_init__(self) -> None:
         if len(self.scores) == 0 or len(self.labels) == 0:
@@ -45,8 +47,12 @@ class HeatMap:
     @cached_property
     def peak(self) -> tuple[int, int]:
         """The cell (layer, pos) with the highest score; the first of them, layers first, when several share it."""
-        layers, positions = range(len(self.scores)), range(len(self.labels))
-        return max(((layer, pos) for layer in layers for pos in positions), key=lambda c: _number(self.score(*c)))
+        return self.peak_of(range(len(self.labels)))
+
+    def peak_of(self, positions: range) -> tuple[int, int]:
+        """The same of some positions."""
+        cells = ((layer, pos) for layer in range(len(self.scores)) for pos in positions)
+        return max(cells, key=lambda cell: _number(self.score(*cell)))
 
     @cached_property
     def top(self) -> float:

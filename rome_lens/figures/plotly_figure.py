@@ -1,46 +1,42 @@
-"""The heat maps of a trace as one plotly figure: a panel a stream, side by side, as the ROME paper prints them.
-
-Labels, answers and titles are data. plotly reads a dialect of HTML, entities, `%{...}` and, where a page has MathJax,
-`$...$` in every text it draws, so each text passes `_literal` first.
-"""
+"""The heat maps of a trace as one plotly figure: a panel a stream, side by side, as the ROME paper prints them."""
 
 import contextlib
-import html
 import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from rich.cells import cell_len, get_character_cell_size
+from rich.cells import cell_len
 
 from rome_lens.errors import ArtefactError
 from rome_lens.figures.heat_map import HeatMap
-from rome_lens.figures.visible import visible
+from rome_lens.figures.plotly_text import FONT, INK, QUIET, SCALE, layout_of, literal, page_config, shortened, wrapped
 from rome_lens.storage import write_whole
 
 _COLOURS = {"resid": "Purples", "mlp": "Greens", "attn": "Reds"}
-_INK, _QUIET = "#1a1a1a", "#5c5c5c"
 _PANELS_A_ROW = 3
 # Pixels. A label's character is as wide as a digit of the label's font; wide characters count twice, as in a terminal.
-_CHARACTER, _LABEL_CHARACTERS = 6.7, 28
+_CHARACTER = 6.7
 _GAP, _LINE, _BAR = 34, 16, 11
 _MODE_BAR = 200  # the buttons at the top right of the page
-_SCALE = 3  # device pixels a layout pixel in a PNG: about 300 dots an inch across a page
 _NEEDED = "writing a PNG needs {}; an HTML figure needs neither"
 
 
-def heat_map_figure(maps: Sequence[HeatMap], *, title: str, columns: int = _PANELS_A_ROW) -> go.Figure:
+def heat_map_figure(
+    maps: Sequence[HeatMap], *, title: str, subtitle: str | None = None, columns: int = _PANELS_A_ROW
+) -> go.Figure:
     """One figure of several heat maps: tokens down, the first at the top; layers across; three panels a row at most.
 
-    All panels share one colour scale, from the lowest `low` to the highest probability that any panel holds, so that a
-    shade means the same probability everywhere; each panel has its bar in its own hue. The peak is framed.
+    Panels of probabilities share one colour scale, from the lowest `low` to the highest that any panel holds, so that a
+    shade means the same everywhere; of another measure each has its own. Each panel has its bar in its own hue. The
+    peak is framed.
 
     Args:
         maps: one heat map a panel.
-        title: the figure's title; raw text, shown as it is.
+        title: the figure's title; raw text, shown as it is; empty leaves it out, with what stands below it.
+        subtitle: a line below it; raw text; None says what the answer's probability was.
         columns: panels a row.
 
     Raises:
@@ -52,16 +48,16 @@ def heat_map_figure(maps: Sequence[HeatMap], *, title: str, columns: int = _PANE
     rows = math.ceil(len(maps) / columns)
     # The released figures repeat the labels in every panel; panels that agree read faster with one column of them.
     shared = all(list(m.labels) == list(maps[0].labels) for m in maps)
-    label_room = 18 + _CHARACTER * max(cell_len(_shortened(label)) for m in maps for label in m.labels)
+    label_room = 18 + _CHARACTER * max(cell_len(shortened(label)) for m in maps for label in m.labels)
     layers, tokens = max(len(m.scores) for m in maps), max(len(m.labels) for m in maps)
     panel_width = max(300.0, min(430.0, 9.0 * layers)) if columns > 1 else max(460.0, min(640.0, 12.0 * layers))
     panel_height = tokens * min(24.0, max(13.0, 500 / tokens))
     gap = _GAP if shared else _GAP + label_room
     inner_width = columns * panel_width + (columns - 1) * gap
-    heading = _wrapped(title, inner_width + label_room - _MODE_BAR, pixels=9.2)
-    heading_room = 42 + 21 * (heading.count("<br>") + 1)
-    above = 34 + _LINE * max(_wrapped(m.title, panel_width, pixels=7.0).count("<br>") + 1 for m in maps)
-    axis_room = 32 + _LINE * max(_wrapped(m.layer_title, panel_width, pixels=6.2).count("<br>") + 1 for m in maps)
+    heading = wrapped(title, inner_width + label_room - _MODE_BAR, pixels=9.2)
+    heading_room = 42 + 21 * (heading.count("<br>") + 1) if title else 0
+    above = 34 + _LINE * max(wrapped(m.title, panel_width, pixels=7.0).count("<br>") + 1 for m in maps)
+    axis_room = 32 + _LINE * max(wrapped(m.layer_title, panel_width, pixels=6.2).count("<br>") + 1 for m in maps)
     below = axis_room + 58
     inner_height = rows * panel_height + (rows - 1) * (above + below)
     figure = make_subplots(
@@ -76,29 +72,37 @@ def heat_map_figure(maps: Sequence[HeatMap], *, title: str, columns: int = _PANE
         panel = _Panel(
             figure, heat_map, number=index + 1, row=row, column=column, width=panel_width, height=panel_height
         )
-        panel.draw(bottom=bottom, top=top, labelled=column == 1 or not shared, bar_drop=axis_room / inner_height)
-    clean = f"p({_answer(maps[0])}): {maps[0].high:.3f} in the clean run, {maps[0].low:.3f} with the subject corrupted"
+        ends = (heat_map.low, heat_map.top) if heat_map.measure else (bottom, top)
+        panel.draw(bottom=ends[0], top=ends[1], labelled=column == 1 or not shared, bar_drop=axis_room / inner_height)
+    if subtitle is None:
+        clean = f"{maps[0].high:.3f} in the clean run, {maps[0].low:.3f} with the subject corrupted"
+        below_title = f"p({_answer(maps[0])}): {clean}; * marks the subject"
+    else:
+        below_title = literal(subtitle)
     figure.update_layout(
         template="none",
         width=round(inner_width + label_room + 40),
         height=round(heading_room + above + inner_height + below),
         margin={"l": label_room, "r": 40, "t": heading_room + above, "b": below, "pad": 0},
-        font={"family": "Helvetica Neue, Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif", "color": _INK},
+        font={"family": FONT, "color": INK},
         paper_bgcolor="white",
         plot_bgcolor="white",
-        hoverlabel={"bgcolor": "white", "font": {"size": 12, "color": _INK}, "align": "left"},
-        title={
-            "text": f'{heading}<br><span style="font-size:12px;color:{_QUIET}">{clean}; * marks the subject</span>',
-            "font": {"size": 17},
-            "x": 0,
-            "xref": "container",
-            "xanchor": "left",
-            "y": 1,
-            "yref": "container",
-            "yanchor": "top",
-            "pad": {"l": 16, "t": 30},
-        },
+        hoverlabel={"bgcolor": "white", "font": {"size": 12, "color": INK}, "align": "left"},
     )
+    if title:
+        figure.update_layout(
+            title={
+                "text": f'{heading}<br><span style="font-size:12px;color:{QUIET}">{below_title}</span>',
+                "font": {"size": 17},
+                "x": 0,
+                "xref": "container",
+                "xanchor": "left",
+                "y": 1,
+                "yref": "container",
+                "yanchor": "top",
+                "pad": {"l": 16, "t": 30},
+            },
+        )
     return figure
 
 
@@ -116,10 +120,10 @@ class _Panel:
     def draw(self, *, bottom: float, top: float, labelled: bool, bar_drop: float) -> None:
         heat_map = self.map
         layers, tokens = range(len(heat_map.scores)), range(len(heat_map.labels))
-        left, right = _layout(self.figure)[f"xaxis{self.number}"].domain
-        low_edge, high_edge = _layout(self.figure)[f"yaxis{self.number}"].domain
-        names = [_literal(label) for label in heat_map.labels]
-        answer = _answer(heat_map)
+        left, right = layout_of(self.figure)[f"xaxis{self.number}"].domain
+        low_edge, high_edge = layout_of(self.figure)[f"yaxis{self.number}"].domain
+        names = [literal(label) for label in heat_map.labels]
+        measure = literal(heat_map.measure) if heat_map.measure else f"p({_answer(heat_map)})"
         self.figure.add_trace(
             go.Heatmap(
                 x=list(layers),
@@ -128,17 +132,14 @@ class _Panel:
                 customdata=[
                     [[names[pos], pos, heat_map.score(layer, pos) - heat_map.low] for layer in layers] for pos in tokens
                 ],
-                hovertemplate=(
-                    "token “%{customdata[0]}”, position %{customdata[1]}<br>layer %{x}<br>"
-                    f"p({answer}) = %{{z:.4f}}<br>effect = %{{customdata[2]:+.4f}}<extra></extra>"
-                ),
+                hovertemplate=_hover(heat_map, measure),
                 colorscale=_COLOURS.get(heat_map.stream, "Greys"),
                 zmin=bottom,
                 zmax=top if top > bottom else bottom + 1e-6,
                 xgap=0.5,
                 ygap=0.5,
                 colorbar={
-                    "title": {"text": f"p({answer})", "side": "top", "font": {"size": 12}},
+                    "title": {"text": measure, "side": "top", "font": {"size": 12}},
                     "orientation": "h",
                     "thickness": _BAR,
                     "len": 0.6 * (right - left),
@@ -147,20 +148,20 @@ class _Panel:
                     "y": low_edge - bar_drop,
                     "yanchor": "top",
                     "ypad": 0,
-                    "tickfont": {"size": 10.5, "color": _QUIET},
+                    "tickfont": {"size": 10.5, "color": QUIET},
                     "tickvals": _bar_ticks(bottom, top),
                     "tickformat": ".2f" if top - bottom > 0.05 else ".2~g",
                     "outlinewidth": 0,
                     "ticks": "outside",
                     "ticklen": 3,
-                    "tickcolor": _QUIET,
+                    "tickcolor": QUIET,
                 },
             ),
             row=self.row,
             col=self.column,
         )
-        line = {"showline": True, "linecolor": _QUIET, "linewidth": 1, "mirror": True, "zeroline": False}
-        frame = {**line, "showgrid": False, "ticks": "outside", "ticklen": 3, "tickcolor": _QUIET}
+        line = {"showline": True, "linecolor": QUIET, "linewidth": 1, "mirror": True, "zeroline": False}
+        frame = {**line, "showgrid": False, "ticks": "outside", "ticklen": 3, "tickcolor": QUIET}
         self.figure.update_xaxes(
             **frame,
             range=[-0.5, len(layers) - 0.5],
@@ -168,7 +169,7 @@ class _Panel:
             tick0=0,
             tickfont={"size": 11},
             title={
-                "text": _wrapped(heat_map.layer_title, self.width, pixels=6.2),
+                "text": wrapped(heat_map.layer_title, self.width, pixels=6.2),
                 "font": {"size": 12},
                 "standoff": 6,
             },
@@ -180,7 +181,7 @@ class _Panel:
             range=[len(tokens) - 0.5, -0.5],
             tickmode="array",
             tickvals=list(tokens),
-            ticktext=[_literal(_shortened(label)) for label in heat_map.labels],
+            ticktext=[literal(shortened(label)) for label in heat_map.labels],
             tickfont={"size": 12 if self.height / len(tokens) >= 15 else 10},
             showticklabels=labelled,
             row=self.row,
@@ -188,10 +189,10 @@ class _Panel:
         )
         self._mark_peak()
         layer, pos = heat_map.peak
-        peak = f"peak {heat_map.score(layer, pos):.3f}: layer {layer}, “{_literal(_shortened(heat_map.labels[pos]))}”"
+        peak = f"peak {heat_map.score(layer, pos):.3f}: layer {layer}, “{literal(shortened(heat_map.labels[pos]))}”"
         self.figure.add_annotation(
-            text=f"{_wrapped(heat_map.title, self.width, pixels=7.0)}<br>"
-            f'<span style="font-size:11px;color:{_QUIET}">{peak}</span>',
+            text=f"{wrapped(heat_map.title, self.width, pixels=7.0)}<br>"
+            f'<span style="font-size:11px;color:{QUIET}">{peak}</span>',
             x=(left + right) / 2,
             y=high_edge,
             xref="paper",
@@ -206,7 +207,7 @@ class _Panel:
     def _mark_peak(self) -> None:
         layer, pos = self.map.peak
         edges = {"x0": layer - 0.5, "x1": layer + 0.5, "y0": pos - 0.5, "y1": pos + 0.5}
-        self.figure.add_shape(type="rect", **edges, line={"color": _INK, "width": 1.6}, row=self.row, col=self.column)
+        self.figure.add_shape(type="rect", **edges, line={"color": INK, "width": 1.6}, row=self.row, col=self.column)
 
 
 def write_html(figure: go.Figure, path: str | os.PathLike[str]) -> None:
@@ -215,16 +216,9 @@ def write_html(figure: go.Figure, path: str | os.PathLike[str]) -> None:
     Raises:
         ArtefactError: the file cannot be written; nothing is left behind.
     """
-    # Without the button that uploads the chart to a server: a page that leaves the machine is the user's to send.
-    config = {
-        "displaylogo": False,
-        "showSendToCloud": False,
-        "plotlyServerURL": "",
-        "toImageButtonOptions": {"scale": _SCALE, "filename": "rome-lens"},
-    }
-    body = figure.to_html(config=config, include_plotlyjs=True, full_html=False, div_id="rome-lens")
+    body = figure.to_html(config=page_config(), include_plotlyjs=True, full_html=False, div_id="rome-lens")
     # Entities mean the same in a page's title as in plotly; a tag does not.
-    heading = (_layout(figure).title.text or "rome_lens").split("<br><span", maxsplit=1)[0]
+    heading = (layout_of(figure).title.text or "rome_lens").split("<br><span", maxsplit=1)[0]
     name = heading.replace("<br>", " ").replace("<", "&lt;")
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -263,8 +257,8 @@ def _png(figure: go.Figure) -> bytes:
     import kaleido
     from kaleido.errors import ChromeNotFoundError
 
-    layout = _layout(figure)
-    size = {"format": "png", "width": layout.width, "height": layout.height, "scale": _SCALE}
+    layout = layout_of(figure)
+    size = {"format": "png", "width": layout.width, "height": layout.height, "scale": SCALE}
     try:
         with _quiet("choreographer", "kaleido"):
             # Not figure.to_image: that makes the browser fetch MathJax from a server, for texts that hold no formula.
@@ -297,50 +291,21 @@ def _quiet(*packages: str) -> Iterator[None]:
             logging.getLogger(name).removeFilter(nothing)
 
 
-def _layout(figure: go.Figure) -> Any:
-    """The figure's layout; plotly declares its attributes in a way that type checkers cannot follow."""
-    return figure.layout
-
-
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:200].rstrip(".")
 
 
-def _literal(text: str) -> str:
-    """Text as plotly draws it unread: control characters made visible, what its dialects know escaped."""
-    shown = html.escape(visible(text), quote=False)
-    # Entities are decoded after formulas and %{...} were looked for. A space at an end would be dropped by SVG.
-    shown = shown.replace("$", "&#36;").replace("%", "&#37;")
-    return "\u00a0" + shown[1:] if shown.startswith(" ") else shown
+def _hover(heat_map: HeatMap, measure: str) -> str:
+    if heat_map.measure:
+        return f"%{{customdata[0]}}<br>layer %{{x}}<br>{measure} = %{{z:+.4f}}<extra></extra>"
+    return (
+        "token “%{customdata[0]}”, position %{customdata[1]}<br>layer %{x}<br>"
+        f"{measure} = %{{z:.4f}}<br>effect = %{{customdata[2]:+.4f}}<extra></extra>"
+    )
 
 
 def _answer(heat_map: HeatMap) -> str:
-    return _literal(_shortened(heat_map.answer.strip() or heat_map.answer))
-
-
-def _shortened(text: str) -> str:
-    """Text made visible and cut to the room of a label."""
-    text = visible(text)
-    if cell_len(text) <= _LABEL_CHARACTERS:
-        return text
-    kept, used = "", 1
-    for character in text:
-        used += get_character_cell_size(character)
-        if used > _LABEL_CHARACTERS:
-            break
-        kept += character
-    return kept + "…"
-
-
-def _wrapped(text: str, room: float, *, pixels: float) -> str:
-    """Literal text on lines of about `room` pixels, for a font whose average character takes `pixels`."""
-    lines = [""]
-    for word in visible(text).split(" "):
-        if lines[-1] and (cell_len(lines[-1]) + 1 + cell_len(word)) * pixels > room:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
-    return "<br>".join(_literal(line) for line in lines)
+    return literal(shortened(heat_map.answer.strip() or heat_map.answer))
 
 
 def _step(layers: int) -> int:

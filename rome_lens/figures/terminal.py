@@ -129,10 +129,10 @@ def _lines(heat_map: HeatMap, paper: _Paper) -> list[Text]:
     lines += _wrapped(paper, heat_map.layer_title, "dim", indent=indent)
     if grid.layers_per_cell > 1:
         lines += _wrapped(paper, f"one column: the highest of {grid.layers_per_cell} layers", "dim", indent=indent)
-    answer = paper.text(heat_map.answer.strip() or heat_map.answer, max(4, paper.width // 3))
-    lines.append(_scale(heat_map, paper, top=top, answer=answer))
+    lines.append(_scale(heat_map, paper, top=top))
     cross = "x" if paper.ascii_only else "×"
-    words = f"{cross} peak: layer {peak_layer}, p = {heat_map.score(peak_layer, peak_pos):.3f}, token "
+    number, token = heat_map.score(peak_layer, peak_pos), "" if heat_map.measure else "token "
+    words = f"{cross} peak: layer {peak_layer}, {heat_map.measure or 'p'} = {number:.3f}, {token}"
     room = max(4, paper.width - cell_len(words) - 2)
     lines += _wrapped(paper, words + f'"{paper.text(heat_map.labels[peak_pos], room)}"', "", shown=True)
     for line in lines:
@@ -165,10 +165,13 @@ def _axis(grid: _Grid) -> Text:
     return _line(" " * (grid.label_width + 1) + axis, "dim")
 
 
-def _scale(heat_map: HeatMap, paper: _Paper, *, top: float, answer: str) -> Text:
+def _scale(heat_map: HeatMap, paper: _Paper, *, top: float) -> Text:
+    answer = paper.text(heat_map.answer.strip() or heat_map.answer, max(4, paper.width // 3))
     beaten = "" if top <= heat_map.high else f" peak (high {heat_map.high:.3f})"
     ends = f"{heat_map.low:.3f} ", f" {top:.3f}"
     said = ((f"p({answer})  low ", beaten or " high"), (f"p({answer}) ", beaten), (f"p({answer}) ", ""), ("", ""))
+    if heat_map.measure:
+        said = ((f"{heat_map.measure} ", ""), ("", ""))
     room = paper.width - len("".join(ends)) - 8  # a ramp of fewer cells says little
     before, after = next((pair for pair in said if sum(map(cell_len, pair)) <= room), said[-1])
     line, end = _line(before + ends[0]), ends[1] + after

@@ -1,6 +1,23 @@
-"""Causal tracing: what is corrupted, what is restored, and the engine that scores every cell exactly and fast."""
+"""Causal tracing: corrupt a subject, restore one state at a time, and see where the answer comes back."""
 
+from rome_lens.tracing.average import (
+    AverageEffect,
+    Curve,
+    Peak,
+    average_causal_effect,
+    merge_averages,
+    read_average,
+)
 from rome_lens.tracing.result import CausalTrace
 from rome_lens.tracing.trace import causal_trace
 
-__all__ = ["CausalTrace", "causal_trace"]
+__all__ = [
+    "AverageEffect",
+    "CausalTrace",
+    "Curve",
+    "Peak",
+    "average_causal_effect",
+    "causal_trace",
+    "merge_averages",
+    "read_average",
+]

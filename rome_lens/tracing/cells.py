@@ -11,11 +11,13 @@ class Cell:
     """One cell of one stream's grid: the layers `first .. end - 1` are restored at position `pos`.
 
     Attributes:
-        stream: `resid`, `mlp` or `attn`.
+        stream: `resid`, `mlp` or `attn`: what is restored.
         layer: the cell's row in the grid; for a window, its centre.
         pos: the cell's token.
         first: first restored layer.
         end: one past the last restored layer.
+        severed: `mlp` or `attn` where that stream's outputs at `pos` are held at the corrupted run's, in all layers
+            (paper, figure 3); None where nothing is held.
     """
 
     stream: str
@@ -23,6 +25,7 @@ class Cell:
     pos: int
     first: int
     end: int
+    severed: str | None = None
 
 
 def window_layers(layer: int, window: int, n_layers: int) -> range:
@@ -36,13 +39,15 @@ def window_layers(layer: int, window: int, n_layers: int) -> range:
     return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
 
 
-def plan_cells(stream: str, *, n_layers: int, positions: Sequence[int], window: int) -> list[Cell]:
+def plan_cells(
+    stream: str, *, n_layers: int, positions: Sequence[int], window: int, severed: str | None = None
+) -> list[Cell]:
     """All cells of one stream at these positions; the residual stream is restored one layer at a time."""
     cells = []
     for pos in positions:
         for layer in range(n_layers):
             layers = range(layer, layer + 1) if stream == "resid" else window_layers(layer, window, n_layers)
-            cells.append(Cell(stream, layer, pos, layers.start, layers.stop))
+            cells.append(Cell(stream, layer, pos, layers.start, layers.stop, severed))
     return cells
 
 
@@ -81,3 +86,12 @@ def check_window(window: int, n_layers: int) -> int:
             f"window is {window!r}; expected a whole number of layers from 1 to {n_layers}, the layers of this model"
         )
     return window
+
+
+def window_of(asked: int | None, n_layers: int) -> int:
+    """The window that is meant by what was asked: None is 10, or all layers of a smaller model.
+
+    Raises:
+        SettingError: as `check_window` does.
+    """
+    return min(10, n_layers) if asked is None else check_window(asked, n_layers)

@@ -11,8 +11,8 @@ What is saved (SPEC, "Cost", and three more that are just as exact):
   there;
 - the answer's positions alone are unembedded, and cells that are known without a run are not run.
 
-All cells of a token go through a layer together, and their number grows from layer to layer. Blocks are called as the
-model calls them, with their hook points; restoring happens in hooks.
+All cells of a token go through a layer together, those of several cases too, and their number grows from layer to
+layer. Blocks are called as the model calls them, with their hook points; restoring and severing happen in hooks.
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, check_replayed, fast_products
@@ -37,11 +37,13 @@ class Lane:
 
     Attributes:
         cell: the cell.
+        case: whose it is.
         born: the first layer that the lane runs through.
         leader: the lane that it is a copy of when it is born; None where it begins from the corrupted run.
     """
 
     cell: Cell
+    case: int
     born: int
     leader: "Lane | None" = None
 
@@ -53,12 +55,14 @@ class _Group:
     Attributes:
         pos: the position.
         lanes: the lanes.
+        cases: [lane], whose they are.
         state: what enters the next layer, [lane, sample, pos, d_model] for the positions from `pos` on.
         alive: how many lanes have been born.
     """
 
     pos: int
     lanes: list[Lane]
+    cases: Int[Tensor, " lane"]
     state: Tensor
     alive: int = 0
 
@@ -82,7 +86,7 @@ class _Restoring:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer of the clean run (row 0) and of the corrupted runs (the other rows): what it gave."""
+    """One layer of the clean and the corrupted runs, in their rows: what it gave."""
 
     attn: Float[Tensor, "row pos d_model"]
     mlp: Float[Tensor, "row pos d_model"] | None
@@ -90,17 +94,23 @@ class _Layer:
     past: KeysValues
 
 
-def plan_lanes(cells: Sequence[Cell]) -> list[Lane]:
-    """One lane a cell. Cells that restore the same layers up to where they end follow the longest of them."""
+def plan_lanes(cells: Sequence[Sequence[Cell]]) -> list[Lane]:
+    """One lane a cell. Cells that restore the same layers up to where they end follow the longest of them.
+
+    Args:
+        cells: by case.
+    """
     lanes: list[Lane] = []
-    leaders: dict[tuple[str, int, int], Lane] = {}
-    for cell in sorted(cells, key=lambda c: (c.pos, c.stream, c.first, -c.end)):
-        leader = leaders.get((cell.stream, cell.pos, cell.first))
-        if leader is None:
-            leaders[cell.stream, cell.pos, cell.first] = lane = Lane(cell, born=cell.first + 1)
-        else:
-            lane = Lane(cell, born=cell.end, leader=leader)
-        lanes.append(lane)
+    for case, several in enumerate(cells):
+        leaders: dict[tuple[str, str | None, int, int], Lane] = {}
+        for cell in sorted(several, key=lambda c: (c.pos, c.stream, c.first, -c.end)):
+            key = cell.stream, cell.severed, cell.pos, cell.first
+            leader = leaders.get(key)
+            if leader is None:
+                leaders[key] = lane = Lane(cell, case, born=cell.first + 1)
+            else:
+                lane = Lane(cell, case, born=cell.end, leader=leader)
+            lanes.append(lane)
     return lanes
 
 
@@ -111,8 +121,8 @@ def count_positions(lanes: Sequence[Lane], *, n_layers: int, n_tokens: int) -> i
 
 def score_cells(
     backend: Backend, runs: Runs, lanes: Sequence[Lane], *, budget: Budget, tick: Tick
-) -> dict[Cell, float]:
-    """Answer probability of every cell, averaged over the corrupted copies.
+) -> list[dict[Cell, float]]:
+    """Answer probability of every cell by case, averaged over the corrupted copies.
 
     Args:
         backend: the model.
@@ -148,14 +158,17 @@ class _Engine:
             ]
         )
 
-    def run(self, lanes: Sequence[Lane]) -> dict[Cell, float]:
-        scores: dict[Cell, float] = {}
+    def run(self, lanes: Sequence[Lane]) -> list[dict[Cell, float]]:
+        scores: list[dict[Cell, float]] = [{} for _ in self.runs.cases]
         waiting = list(self._batches(lanes))
         while waiting:
             batch = waiting.pop(0)
             try:
-                scores.update(self._run_batch(batch))
+                for lane, value in zip(*self._run_batch(batch), strict=True):
+                    scores[lane.case][lane.cell] = value
             except (RuntimeError, MemoryError) as error:
+                if self.runs.n_cases > 1:
+                    raise  # to be answered with fewer cases
                 self.budget.halve_after(error)
                 waiting[:0] = self._batches(batch)
         return scores
@@ -177,7 +190,7 @@ class _Engine:
         if batch:
             yield batch
 
-    def _run_batch(self, lanes: Sequence[Lane]) -> dict[Cell, float]:
+    def _run_batch(self, lanes: Sequence[Lane]) -> tuple[list[Lane], list[float]]:
         groups = self._groups(lanes)
         base = self.runs.resid_pre
         for layer in range(self.n_layers):
@@ -199,32 +212,40 @@ class _Engine:
             # Those that begin after a layer come before those that fork in front of the next.
             members.sort(key=lambda lane: (lane.born, lane.leader is not None))
             shape = (len(members), self.n_samples, self.n_tokens - pos, self.backend.d_model)
-            groups.append(_Group(pos, members, self.runs.resid_pre.new_empty(shape)))
+            cases = torch.tensor([lane.case for lane in members], device=self.backend.device)
+            groups.append(_Group(pos, members, cases, self.runs.resid_pre.new_empty(shape)))
         return groups
 
     def _base_layer(self, layer: int, resid_pre: Tensor) -> _Layer:
-        """The clean and the corrupted runs through one layer, held against the model's own forward."""
+        """The clean and the corrupted runs through one layer, whose block is held against the model's own forward."""
+        self._check(layer)
+        return self._watched_call(layer, resid_pre)
+
+    def _watched_call(self, layer: int, resid_pre: Tensor) -> _Layer:
         seen: dict[str, Tensor] = {}
         self.restoring.act = {s: lambda x, s=s: seen.update({s: x.clone()}) for s in ("attn", "mlp")}
         resid, past = self.replay.run(layer, resid_pre, first=0, past=None)
         silent = [stream for stream in self.backend.streams() if stream != "resid" and stream not in seen]
         if silent or "attn" not in seen:
             raise ReplayError(f"a block called alone does not reach hook_{'_out and hook_'.join(silent) or 'attn'}_out")
-        here = _Layer(seen["attn"], seen.get("mlp"), resid, past)
-        self._check(layer, resid_pre, here)
-        return here
+        return _Layer(seen["attn"], seen.get("mlp"), resid, past)
 
-    def _check(self, layer: int, resid_pre: Tensor, here: _Layer) -> None:
-        """Hold the three ways of calling a block against the model's own forward, on the clean and a corrupted row."""
-        rows, half = slice(0, 2), self.n_tokens // 2
-        entering, expected = resid_pre[rows], self.runs.resid_post[layer]
-        check_replayed(here.resid[rows], expected, entering, "on all positions")
+    def _check(self, layer: int) -> None:
+        """Hold the three ways of calling a block against the model's own forward, on clean and corrupted rows.
+
+        The block gets what the model itself put into it: what rounding did in the layers below is no fault of the call,
+        and where a layer writes numbers of a thousand times the usual size it would be taken for one.
+        """
+        runs, half = self.runs, self.n_tokens // 2
+        entering = runs.resid_post[layer - 1] if layer else runs.resid_pre[runs.watched]
+        expected = runs.resid_post[layer]
+        whole = self._watched_call(layer, entering)
+        check_replayed(whole.resid, expected, entering, "on all positions")
         self.restoring.act = {}
         if half > 0:
-            past = here.past.rows(rows).before(half)
-            part, _ = self.replay.run(layer, entering[:, half:], first=half, past=past)
+            part, _ = self.replay.run(layer, entering[:, half:], first=half, past=whole.past.before(half))
             check_replayed(part, expected[:, half:], entering[:, half:], "from a later position on")
-        self.restoring.act = {"attn": lambda x: here.attn[rows].reshape(x.shape)}
+        self.restoring.act = {"attn": lambda x: whole.attn.reshape(x.shape)}
         alone, _ = self.replay.run(layer, entering.reshape(-1, 1, entering.shape[-1]), first=0, past=None)
         check_replayed(alone.reshape(expected.shape), expected, entering, "on single positions")
 
@@ -237,7 +258,7 @@ class _Engine:
     def _advance(self, group: _Group, layer: int, here: _Layer) -> None:
         """Run one layer on all living lanes of a position."""
         n_pos = group.state.shape[2]
-        past = here.past.rows(slice(1, None)).before(group.pos) if group.pos else None
+        past = here.past.before(group.pos) if group.pos else None
         start = 0
         while start < group.alive:
             lanes = slice(start, min(group.alive, start + self.budget.lanes(self.n_samples * n_pos)))
@@ -250,15 +271,22 @@ class _Engine:
             start = lanes.stop
 
     def _call(self, group: _Group, lanes: slice, layer: int, here: _Layer, past: KeysValues | None) -> Tensor:
-        state, n_lanes = group.state[lanes], lanes.stop - lanes.start
+        state, cases = group.state[lanes], group.cases[lanes]
+        corrupted = self.runs.corrupted_rows(cases)
         self.restoring.act = {}
         for stream, output in (("attn", here.attn), ("mlp", here.mlp)):
-            inside = torch.tensor([_restores(lane, stream, layer) for lane in group.lanes[lanes]])
-            if output is not None and inside.any():
-                rows = inside.repeat_interleave(self.n_samples).to(state.device)
-                self.restoring.act[stream] = _set_first(rows, output[0, group.pos])
+            held = [
+                (i, cleanly)
+                for i, lane in enumerate(group.lanes[lanes])
+                if (cleanly := _held(lane, stream, layer)) is not None
+            ]
+            if output is not None and held:
+                index, restored = torch.tensor(held, device=state.device).T
+                source = torch.where(restored[:, None] == 1, cases[index, None], corrupted[index])
+                rows = index[:, None] * self.n_samples + torch.arange(self.n_samples, device=state.device)
+                self.restoring.act[stream] = _set_first(rows.flatten(), output[source.flatten(), group.pos])
         after, _ = self.replay.run(
-            layer, state.flatten(0, 1), first=group.pos, past=None if past is None else past.repeat(n_lanes)
+            layer, state.flatten(0, 1), first=group.pos, past=None if past is None else past.take(corrupted.flatten())
         )
         return after.reshape(state.shape)
 
@@ -267,9 +295,10 @@ class _Engine:
         windows: list[tuple[_Group, int]] = []
         for group in groups:
             while (lane := group.next_lane()) is not None and lane.leader is None and lane.cell.first == layer:
-                group.state[group.alive] = here.resid[1:, group.pos :]
+                rows = self.runs.corrupted_rows(group.cases[group.alive])
+                group.state[group.alive] = here.resid[rows, group.pos :]
                 if lane.cell.stream == "resid":
-                    group.state[group.alive, :, 0] = here.resid[0, group.pos]
+                    group.state[group.alive, :, 0] = here.resid[lane.case, group.pos]
                 else:
                     windows.append((group, group.alive))
                 group.alive += 1
@@ -285,21 +314,28 @@ class _Engine:
 
         What attention gives there is known, so what it sees does not matter: every row is a single position.
         """
-        lanes = [(group.pos, group.lanes[index].cell.stream) for group, index in windows]
-        entering = torch.cat([base[1:, pos] for pos, _ in lanes])
-        attn = torch.cat([_clean_or_corrupted(here.attn, pos, clean=s == "attn") for pos, s in lanes])
+        lanes = [(group.lanes[index], group.pos) for group, index in windows]
+        positions = torch.tensor([pos for _, pos in lanes], device=base.device)[:, None]
+        cases = torch.tensor([lane.case for lane, _ in lanes], device=base.device)
+        corrupted = self.runs.corrupted_rows(cases)
+        clean = cases[:, None].expand_as(corrupted)
+        of_mlp = torch.tensor([lane.cell.stream == "mlp" for lane, _ in lanes], device=base.device)[:, None]
+        attn = here.attn[torch.where(of_mlp, corrupted, clean), positions]
         self.restoring.act = {"attn": lambda x: attn.reshape(x.shape)}
         if here.mlp is not None:
-            mlp = torch.cat([_clean_or_corrupted(here.mlp, pos, clean=True) for pos, _ in lanes])
-            chosen = torch.tensor([s == "mlp" for _, s in lanes], device=base.device).repeat_interleave(self.n_samples)
-            self.restoring.act["mlp"] = lambda x: torch.where(chosen[:, None, None], mlp.reshape(x.shape), x)
-        after, _ = self.replay.run(layer, entering[:, None], first=0, past=None)
+            mlp = here.mlp[clean, positions]
+            self.restoring.act["mlp"] = lambda x: torch.where(
+                of_mlp.expand_as(corrupted).reshape(-1, 1, 1), mlp.reshape(x.shape), x
+            )
+        entering = base[corrupted, positions].reshape(-1, 1, base.shape[-1])
+        after, _ = self.replay.run(layer, entering, first=0, past=None)
         return after.reshape(len(windows), self.n_samples, -1)
 
-    def _read(self, groups: Sequence[_Group]) -> dict[Cell, float]:
+    def _read(self, groups: Sequence[_Group]) -> tuple[list[Lane], list[float]]:
         """Answer probabilities from what left the last layer."""
         self.restoring.act = {}
         lanes = [lane for group in groups for lane in group.lanes]
+        cases = torch.cat([group.cases for group in groups]).repeat_interleave(self.n_samples)
         final = torch.cat([group.state[:, :, -self.runs.n_read :].flatten(0, 1) for group in groups])
         parts: list[Tensor] = []
         done = 0
@@ -307,31 +343,29 @@ class _Engine:
         with self.replay.unembed_ready():
             while done < final.shape[0]:
                 rows = final[done : done + self.budget.logit_rows(n_logits)]
+                theirs = cases[done : done + rows.shape[0]]
                 try:
-                    parts.append(self.runs.answer_probability(self.replay.unembed(rows)))
+                    parts.append(self.runs.answer_probability(self.replay.unembed(rows), theirs))
                 except (RuntimeError, MemoryError) as error:
                     self.budget.halve_after(error)
                     continue
                 done += rows.shape[0]
-        values = torch.cat(parts).double().reshape(len(lanes), self.n_samples).mean(dim=1)
-        return {lane.cell: value for lane, value in zip(lanes, values.tolist(), strict=True)}
+        return lanes, torch.cat(parts).double().reshape(len(lanes), self.n_samples).mean(dim=1).tolist()
 
 
-def _restores(lane: Lane, stream: str, layer: int) -> bool:
-    return lane.cell.stream == stream and lane.cell.first <= layer < lane.cell.end
+def _held(lane: Lane, stream: str, layer: int) -> bool | None:
+    """Whether a stream's output of a layer is set to the clean run's (True), the corrupted run's, or left (None)."""
+    if lane.cell.stream == stream and lane.cell.first <= layer < lane.cell.end:
+        return True
+    return False if lane.cell.severed == stream else None
 
 
-def _set_first(rows: Tensor, clean: Float[Tensor, " d_model"]) -> Callable[[Tensor], Tensor]:
-    """A hook that sets the first position of some rows to the clean run's value."""
+def _set_first(rows: Int[Tensor, " held"], values: Float[Tensor, "held d_model"]) -> Callable[[Tensor], Tensor]:
+    """A hook that sets the first position of some rows to other values."""
 
     def run(x: Tensor) -> Tensor:
         x = x.clone()
-        x[rows, 0] = clean
+        x[rows, 0] = values
         return x
 
     return run
-
-
-def _clean_or_corrupted(output: Float[Tensor, "row pos d_model"], pos: int, *, clean: bool) -> Tensor:
-    """An output at one position, one row a sample: the clean run's for all of them, or the corrupted runs' own."""
-    return output[:1, pos].expand(output.shape[0] - 1, -1) if clean else output[1:, pos]

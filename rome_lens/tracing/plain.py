@@ -13,7 +13,7 @@ from rome_lens.backends import Backend
 from rome_lens.errors import ModelError
 from rome_lens.tracing.cells import Cell
 from rome_lens.tracing.memory import Budget
-from rome_lens.tracing.runs import Runs
+from rome_lens.tracing.runs import Runs, break_embeddings
 
 
 @torch.no_grad()
@@ -24,18 +24,18 @@ def score_cells_plainly(
 
     Args:
         backend: the model.
-        runs: the clean and corrupted runs that were made of it.
+        runs: the clean and corrupted runs of one case that were made of it.
         cells: what to score.
         budget: memory to work in.
         tick: called with the number of cells that are done, after each forward.
     """
-    clean = _clean_outputs(backend, runs, cells)
+    outputs = _outputs(backend, runs, cells)
     scores: dict[Cell, float] = {}
     done = 0
     while done < len(cells):
         some = cells[done : done + budget.lanes(runs.n_samples * runs.n_tokens)]
         try:
-            scores.update(_forward(backend, runs, some, clean))
+            scores.update(_forward(backend, runs, some, outputs))
         except (RuntimeError, MemoryError) as error:
             budget.halve_after(error)
             continue
@@ -44,13 +44,18 @@ def score_cells_plainly(
     return scores
 
 
-def _clean_outputs(backend: Backend, runs: Runs, cells: Sequence[Cell]) -> dict[tuple[str, int], Tensor]:
-    """What passes each stream's hook points in the clean run, [pos, d_model] by (stream, layer)."""
+def _outputs(backend: Backend, runs: Runs, cells: Sequence[Cell]) -> dict[tuple[str, int], Tensor]:
+    """What passes each stream's hook points in the clean run (row 0) and, where a cell severs, the corrupted runs.
+
+    [row, pos, d_model] by (stream, layer).
+    """
     seen: dict[tuple[str, int], Tensor] = {}
-    wanted = [(stream, layer) for stream in {c.stream for c in cells} for layer in range(backend.n_layers)]
-    hooks = [(backend.stream_hook(*key), lambda x, key=key: seen.update({key: x[0].clone()})) for key in wanted]
+    severed = {cell.severed for cell in cells if cell.severed}
+    wanted = [(s, layer) for s in {c.stream for c in cells} | severed for layer in range(backend.n_layers)]
+    hooks = [("hook_embed", lambda x: break_embeddings(runs.cases, x))] if severed else []
+    hooks += [(backend.stream_hook(*key), lambda x, key=key: seen.update({key: x.clone()})) for key in wanted]
     with backend.hooked(hooks):
-        backend.logits(runs.tokens[:1], keep=1)
+        backend.logits(runs.tokens if severed else runs.tokens[:1], keep=1)
     silent = [backend.stream_hook(*key) for key in wanted if key not in seen]
     if silent:
         raise ModelError(
@@ -61,28 +66,32 @@ def _clean_outputs(backend: Backend, runs: Runs, cells: Sequence[Cell]) -> dict[
 
 
 def _forward(
-    backend: Backend, runs: Runs, cells: Sequence[Cell], clean: dict[tuple[str, int], Tensor]
+    backend: Backend, runs: Runs, cells: Sequence[Cell], outputs: dict[tuple[str, int], Tensor]
 ) -> dict[Cell, float]:
-    n_samples = runs.n_samples
+    (case,), n_samples = runs.cases, runs.n_samples
     samples = torch.arange(n_samples, device=runs.tokens.device).repeat(len(cells))
-    restored: dict[tuple[str, int], list[int]] = {}
+    # Where a stream's output is set, and whether to the clean run's or to the corrupted runs'.
+    held: dict[tuple[str, int], list[tuple[int, slice]]] = {}
     for index, cell in enumerate(cells):
+        if cell.severed:
+            for layer in range(backend.n_layers):
+                held.setdefault((cell.severed, layer), []).append((index, slice(1, None)))
         for layer in range(cell.first, cell.end):
-            restored.setdefault((cell.stream, layer), []).append(index)
+            held.setdefault((cell.stream, layer), []).append((index, slice(0, 1)))
 
-    def restore(key: tuple[str, int]) -> Callable[[Tensor], Tensor]:
+    def hold(key: tuple[str, int]) -> Callable[[Tensor], Tensor]:
         def run(x: Tensor) -> Tensor:
             x = x.clone()
-            for index in restored[key]:
+            for index, source in held[key]:
                 pos = cells[index].pos
-                x[index * n_samples : (index + 1) * n_samples, pos] = clean[key][pos]
+                x[index * n_samples : (index + 1) * n_samples, pos] = outputs[key][source, pos]
             return x
 
         return run
 
-    hooks = [("hook_embed", lambda x: runs.corruption.break_rows(x, samples))]
-    hooks += [(backend.stream_hook(*key), restore(key)) for key in restored]
+    hooks = [("hook_embed", lambda x: case.corruption.break_rows(x, samples))]
+    hooks += [(backend.stream_hook(*key), hold(key)) for key in held]
     with backend.hooked(hooks):
-        logits = backend.logits(runs.corruption.tokens.expand(len(samples), -1), keep=runs.n_read)
-    values = runs.answer_probability(logits).double().reshape(len(cells), n_samples).mean(dim=1)
-    return dict(zip(cells, values.tolist(), strict=True))
+        logits = backend.logits(case.corruption.tokens.expand(len(samples), -1), keep=runs.n_read)
+    values = runs.answer_probability(logits, torch.zeros_like(samples)).double()
+    return dict(zip(cells, values.reshape(len(cells), n_samples).mean(dim=1).tolist(), strict=True))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import STREAMS, Backend
@@ -12,10 +12,12 @@ from rome_lens.data import builtin_facts
 from rome_lens.errors import AnswerError, FactNotKnownError, ModelError, PromptError, SettingError
 from rome_lens.facts import Fact
 from rome_lens.tokens import TokenisedPrompt, decode_each, find_subject
+from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.corruption import FittedNoise, NoiseRule, fit_noise
-from rome_lens.tracing.runs import Corruption, joint_probability
+from rome_lens.tracing.runs import Case, Corruption, joint_probability
 
-ENGINES = ("auto", "plain")
+ENGINES = ("auto", "plain", ATTRIBUTION)
+SEVERED = ("mlp", "attn")
 
 
 def check_settings(
@@ -31,7 +33,16 @@ def check_settings(
     if not prompt.strip():
         raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
     find_subject(prompt, subject, occurrence)
-    asked = _several(streams)
+    check_numbers(streams=streams, samples=samples, seed=seed, engine=engine)
+
+
+def check_numbers(*, streams: Sequence[str], samples: int, seed: int, engine: str) -> None:
+    """Refuse what needs no prompt to be refused.
+
+    Raises:
+        SettingError: a setting is out of its range.
+    """
+    asked = several(streams)
     unknown = [stream for stream in asked if stream not in STREAMS]
     if unknown or not asked:
         raise SettingError(f"stream is {unknown[0] if unknown else 'none'!r}; choose from {', '.join(STREAMS)}")
@@ -43,8 +54,23 @@ def check_settings(
         raise SettingError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
 
 
-def _several(streams: Sequence[str]) -> tuple[str, ...]:
-    """One stream may be given by itself."""
+def check_severed(severed: Sequence[str] | None, *, engine: str) -> None:
+    """Refuse what cannot be severed.
+
+    Raises:
+        SettingError: a stream is neither `mlp` nor `attn`, or the grids are to be approximated.
+    """
+    unknown = [stream for stream in several(severed) if stream not in SEVERED]
+    if unknown:
+        raise SettingError(f"severed is {unknown[0]!r}; choose from {', '.join(SEVERED)}")
+    if severed and engine == ATTRIBUTION:
+        raise SettingError("severed paths are not approximated; leave severed out, or engine 'attribution'")
+
+
+def several(streams: Sequence[str] | None) -> tuple[str, ...]:
+    """The streams as a tuple; one may be given by itself, and None stands for none."""
+    if streams is None:
+        return ()
     return (streams,) if isinstance(streams, str) else tuple(streams)
 
 
@@ -54,7 +80,7 @@ def check_streams(backend: Backend, streams: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ModelError: the model has no such stream.
     """
-    asked = _several(streams)
+    asked = several(streams)
     missing = [stream for stream in asked if stream not in backend.streams()]
     if missing:
         raise ModelError(
@@ -144,28 +170,25 @@ def not_finite(backend: Backend) -> ModelError:
     return ModelError(f"{backend.model_name} gives numbers that are not finite in {backend.dtype}; load it in float32")
 
 
-def noise_corruption(
-    backend: Backend,
-    rule: NoiseRule,
-    text: TokenisedPrompt,
-    tokens: Int[Tensor, " pos"],
-    *,
-    facts: Sequence[Fact] | None,
-    samples: int,
-    seed: int,
-) -> tuple[FittedNoise, Corruption]:
-    """The noise that the rule asks for, drawn for this subject.
+def fitted_noise(backend: Backend, rule: NoiseRule, facts: Sequence[Fact] | None) -> FittedNoise:
+    """The noise that the rule asks for, measured on these facts, or on the built-in ones.
 
     Raises:
         SettingError: the facts give nothing to measure.
     """
     measured = builtin_facts() if facts is None else facts
-    fitted = fit_noise(
+    return fit_noise(
         backend,
         rule,
         subjects=[fact.subject for fact in measured],
         texts=[f"{fact.text} {fact.answer}" for fact in measured],
     )
+
+
+def noisy_case(backend: Backend, text: TokenisedPrompt, noise: FittedNoise, *, samples: int, seed: int) -> Case:
+    """A prompt with its answer, whose subject the noise breaks, drawn for this subject."""
+    tokens = torch.tensor(text.ids[:-1], device=backend.device)
     first, end = text.subject_span
-    noise = fitted.draw(samples=samples, n_tokens=end - first, d_model=backend.d_model, seed=seed)
-    return fitted, Corruption(text.subject_span, noise.to(backend.device), rule.replace, tokens)
+    drawn = noise.draw(samples=samples, n_tokens=end - first, d_model=backend.d_model, seed=seed)
+    corruption = Corruption(text.subject_span, drawn.to(backend.device), noise.rule.replace, tokens)
+    return Case(tokens, corruption, torch.tensor(text.answer_ids, device=backend.device))

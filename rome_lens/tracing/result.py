@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
@@ -12,13 +12,16 @@ from rome_lens.backends import STREAMS
 from rome_lens.errors import ArtefactError, SettingError
 from rome_lens.figures import HeatMap
 from rome_lens.storage import load_tensors, save_tensors
+from rome_lens.tracing.attribution import ATTRIBUTION
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 _UNEDITED = "unedited."
-_RESTORED = {"resid": "residual state", "mlp": "MLP outputs", "attn": "attention outputs"}
+_SEVERED = "severed."
+_GRIDS = ("scores", "severed")
+RESTORED = {"resid": "residual state", "mlp": "MLP outputs", "attn": "attention outputs"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,6 +31,9 @@ class CausalTrace:
     Attributes:
         scores: by stream (`resid`, `mlp`, `attn`) the answer's probability with one cell restored, averaged over the
             corrupted copies, [layer pos].
+        severed: by severed stream (`mlp`, `attn`) the same for the residual stream, [layer pos], while that stream's
+            outputs at the cell's token are held at the corrupted run's in all layers (paper, figure 3); empty where
+            nothing was severed.
         low: the answer's probability with nothing restored, averaged over the corrupted copies.
         high: the answer's probability in the clean run.
         answer: the answer's text, its leading space included.
@@ -49,8 +55,9 @@ class CausalTrace:
         backend: `hooked-transformer` or `transformer-bridge`.
         dtype: the model's, such as `float32`.
         device: where it ran, such as `cpu`.
-        engine: `blocks` (the fast way) or `plain` (whole forwards); the numbers are the same.
-        notes: why it was not `blocks`.
+        engine: `blocks` (the fast way) or `plain` (whole forwards), whose numbers are the same; or `attribution`, whose
+            scores are an approximation.
+        notes: why, where `auto` could not take `blocks`.
         seconds: how long the trace took.
         edits: the edits that the model carried while it was traced, in words; empty for the model as it is.
         unedited: the same trace of the model without these edits: same answer, same noise. None without edits.
@@ -83,26 +90,44 @@ class CausalTrace:
     seconds: float
     edits: tuple[str, ...] = ()
     unedited: "CausalTrace | None" = None
+    severed: Mapping[str, Float[Tensor, "layer pos"]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         peaks = ", ".join(f"{s} {self.scores[s].max():.3f} at {self.peak(s)}" for s in self.scores)
+        how = ", approximated" if self.approximate else ""
         return (
             f"CausalTrace({self.prompt!r} -> {self.answer!r}, {self.model_name}, low {self.low:.3f}, "
-            f"high {self.high:.3f}, peaks by (layer, pos): {peaks})"
+            f"high {self.high:.3f}, peaks by (layer, pos){how}: {peaks})"
         )
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the scores are attribution patching's, and no exact ones."""
+        return self.engine == ATTRIBUTION
 
     @property
     def total_effect(self) -> float:
         """What the corruption costs: `high - low`."""
         return self.high - self.low
 
-    def effect(self, stream: str) -> Float[Tensor, "layer pos"]:
+    def effect(self, stream: str, *, severed: str | None = None) -> Float[Tensor, "layer pos"]:
         """The indirect effect of every cell of a stream: `score - low`.
 
+        Args:
+            stream: `resid`, `mlp` or `attn`.
+            severed: the stream that was severed (`mlp`, `attn`) while `resid` was restored.
+
         Raises:
-            SettingError: the stream was not traced.
+            SettingError: that was not traced.
         """
-        return self._grid(stream) - self.low
+        if severed is None:
+            return self._grid(stream) - self.low
+        if stream != "resid" or severed not in self.severed:
+            raise SettingError(
+                f"{stream!r} with {severed!r} severed was not traced; ask causal_trace for severed=({severed!r},) and "
+                "for the effect of 'resid'"
+            )
+        return self.severed[severed] - self.low
 
     def peak(self, stream: str, *, positions: range | None = None) -> tuple[int, int]:
         """The cell (layer, pos) of a stream with the highest score, of all positions or of some.
@@ -131,6 +156,13 @@ class CausalTrace:
         return (*before, *self._maps("" if self.unedited is None else ", after the edit"))
 
     def _maps(self, when: str) -> tuple[HeatMap, ...]:
+        how = " (attribution patching: an approximation)" if self.approximate else ""
+        titles = {stream: f"Restoring the {RESTORED[stream]}{how}{when}" for stream in self.scores}
+        cut = {
+            stream: f"Restoring the {RESTORED['resid']}, {RESTORED[stream]} severed{when}" for stream in self.severed
+        }
+        grids = [(stream, grid, titles[stream]) for stream, grid in self.scores.items()]
+        grids += [("resid", grid, cut[stream]) for stream, grid in self.severed.items()]
         return tuple(
             HeatMap(
                 stream=stream,
@@ -139,29 +171,34 @@ class CausalTrace:
                 low=self.low,
                 high=self.high,
                 answer=self.answer,
-                title=f"Restoring the {_RESTORED[stream]}{when}",
+                title=title,
                 layer_title="restored layer" if stream == "resid" else f"centre of {self.window} restored layers",
             )
-            for stream, grid in self.scores.items()
+            for stream, grid, title in grids
         )
 
     def figure(self) -> "go.Figure":
-        """The grids as an interactive plotly figure, a panel a stream; with edits, a row before and a row after."""
+        """The grids as an interactive plotly figure, a panel a grid; with edits, a row before and a row after."""
         from rome_lens.figures.plotly_figure import heat_map_figure
 
         edited = "".join(f" · edited: {edit}" for edit in self.edits)
         title = f"{self.prompt} [{self.answer.strip()}] · {self.model_name}{edited}"
-        return heat_map_figure(self.heat_maps(), title=title, columns=len(self.scores))
+        return heat_map_figure(self.heat_maps(), title=title, columns=len(self.scores) + len(self.severed))
 
     def to_dataframe(self) -> "pd.DataFrame":
-        """A row a cell: stream, layer, pos, token, in_subject, score, effect; with edits, also unedited_score."""
+        """A row a cell: stream, severed, layer, pos, token, in_subject, score, effect; with edits, also unedited_score.
+
+        `severed` is empty but for the cells of the severed grids, whose stream is `resid`.
+        """
         import pandas as pd
 
         first, end = self.subject_span
-        columns = ["stream", "layer", "pos", "token", "in_subject", "score", "effect"]
+        columns = ["stream", "severed", "layer", "pos", "token", "in_subject", "score", "effect"]
+        grids = [(stream, "", grid) for stream, grid in self.scores.items()]
+        grids += [("resid", stream, grid) for stream, grid in self.severed.items()]
         rows = [
-            (stream, layer, pos, self.tokens[pos], first <= pos < end, score, score - self.low)
-            for stream, grid in self.scores.items()
+            (stream, severed, layer, pos, self.tokens[pos], first <= pos < end, score, score - self.low)
+            for stream, severed, grid in grids
             for layer, row in enumerate(grid.tolist())
             for pos, score in enumerate(row)
         ]
@@ -172,12 +209,12 @@ class CausalTrace:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it: the grids as nested lists `[layer][pos]`."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("scores", "unedited")}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_GRIDS, "unedited")}
         unedited = None if self.unedited is None else self.unedited.to_dict()
         return {
             **plain,
             "unedited": unedited,
-            "scores": {stream: grid.tolist() for stream, grid in self.scores.items()},
+            **{name: {stream: grid.tolist() for stream, grid in getattr(self, name).items()} for name in _GRIDS},
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -186,11 +223,14 @@ class CausalTrace:
         Raises:
             ArtefactError: the file cannot be written.
         """
-        tensors, settings = dict(self.scores), _without_scores(self.to_dict())
+        tensors, settings = self._tensors(), _without_grids(self.to_dict())
         if self.unedited is not None:
-            settings["unedited"] = _without_scores(settings["unedited"])
-            tensors |= {f"{_UNEDITED}{stream}": grid for stream, grid in self.unedited.scores.items()}
+            settings["unedited"] = _without_grids(settings["unedited"])
+            tensors |= {f"{_UNEDITED}{name}": grid for name, grid in self.unedited._tensors().items()}
         save_tensors(path, kind="causal_trace", tensors=tensors, settings=settings)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**self.scores, **{f"{_SEVERED}{stream}": grid for stream, grid in self.severed.items()}}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CausalTrace":
@@ -217,11 +257,12 @@ class CausalTrace:
     def _of(
         cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], *, unedited: "CausalTrace | None"
     ) -> "CausalTrace":
-        known = {f.name for f in fields(cls)} - {"scores", "unedited"}
+        known = {f.name for f in fields(cls)} - {*_GRIDS, "unedited"}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
         scores = {stream: tensors[stream] for stream in STREAMS if stream in tensors}
-        return cls(**values, scores=scores, unedited=unedited)
+        severed = {stream: tensors[_SEVERED + stream] for stream in STREAMS if _SEVERED + stream in tensors}
+        return cls(**values, scores=scores, severed=severed, unedited=unedited)
 
 
-def _without_scores(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if k != "scores"}
+def _without_grids(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if k not in _GRIDS}

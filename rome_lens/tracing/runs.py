@@ -1,8 +1,8 @@
-"""The clean run and the corrupted runs that every cell of a trace is measured against."""
+"""The clean run and the corrupted runs that every cell of a trace is measured against, of one case or of several."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -53,28 +53,61 @@ class Corruption:
 
 
 @dataclass(frozen=True)
-class Runs:
-    """The clean run (row 0) and the corrupted runs (the other rows) of one forward.
+class Case:
+    """One fact in tokens, and how it is broken. Cases of equal shape go through the model together.
 
     Attributes:
-        tokens: [row, pos] token ids; for an answer of several tokens all but its last follow the prompt.
-        corruption: what was done to rows 1 and on.
+        tokens: the clean token ids, [pos]: the prompt, and all but the last token of the answer.
+        corruption: what is broken in the corrupted copies.
         answer_ids: the answer's token ids, [read].
+    """
+
+    tokens: Int[Tensor, " pos"]
+    corruption: Corruption
+    answer_ids: Int[Tensor, " read"]
+
+    @property
+    def n_prompt(self) -> int:
+        """How many of the tokens are the prompt's: a grid has as many positions."""
+        return self.tokens.shape[0] - self.answer_ids.shape[0] + 1
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """What cases that are run together have in common: tokens, tokens of the answer, corrupted copies."""
+        return self.tokens.shape[0], self.answer_ids.shape[0], self.corruption.n_samples
+
+    def part(self, samples: slice) -> "Case":
+        """The same case with some of its corrupted copies."""
+        return replace(self, corruption=self.corruption.part(samples))
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The clean and the corrupted runs of some cases, in one forward.
+
+    The first rows are the clean runs, one a case; then come the corrupted runs, case by case.
+
+    Attributes:
+        cases: the cases, of one shape.
+        tokens: [row, pos] token ids.
         resid_pre: what enters the first block, [row, pos, d_model].
-        resid_post: what leaves each block in the clean and in the first corrupted row, [2, pos, d_model] a layer.
-        high: the answer's probability in the clean run.
-        low: the answer's probability in the corrupted runs, averaged.
+        resid_post: what leaves each block in the rows `watched`, [watched, pos, d_model] a layer; where recorded.
+        high: by case, the answer's probability in the clean run.
+        low: by case, the answer's probability in the corrupted runs, averaged.
         replay: the model's blocks, to be called alone.
     """
 
+    cases: tuple[Case, ...]
     tokens: Int[Tensor, "row pos"]
-    corruption: Corruption
-    answer_ids: Int[Tensor, " read"]
     resid_pre: Float[Tensor, "row pos d_model"]
-    resid_post: Sequence[Float[Tensor, "2 pos d_model"]]
-    high: float
-    low: float
+    resid_post: Sequence[Float[Tensor, "watched pos d_model"]]
+    high: tuple[float, ...]
+    low: tuple[float, ...]
     replay: BlockReplay | None
+
+    @property
+    def n_cases(self) -> int:
+        return len(self.cases)
 
     @property
     def n_tokens(self) -> int:
@@ -82,68 +115,95 @@ class Runs:
 
     @property
     def n_samples(self) -> int:
-        return self.tokens.shape[0] - 1
+        return self.cases[0].corruption.n_samples
 
     @property
     def n_read(self) -> int:
         """How many positions the answer is read from: the last so many."""
-        return self.answer_ids.shape[0]
+        return self.cases[0].answer_ids.shape[0]
 
-    def answer_probability(self, logits: Float[Tensor, "row read d_vocab"]) -> Float[Tensor, " row"]:
-        """Joint probability of the answer's tokens; in float32 at least."""
-        return joint_probability(logits, self.answer_ids)
+    @property
+    def watched(self) -> Int[Tensor, " watched"]:
+        """The clean row and the first corrupted one of every case."""
+        return _watched(self.n_cases, self.n_samples, self.tokens.device)
+
+    def corrupted_rows(self, cases: Int[Tensor, "..."]) -> Int[Tensor, "... sample"]:
+        """The rows of these cases' corrupted copies."""
+        return self.n_cases + cases[..., None] * self.n_samples + torch.arange(self.n_samples, device=cases.device)
+
+    def answer_probability(
+        self, logits: Float[Tensor, "row read d_vocab"], cases: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        """Joint probability of the answer's tokens of each row's case; in float32 at least."""
+        return joint_probability(logits, torch.stack([case.answer_ids for case in self.cases])[cases])
 
 
 def joint_probability(
-    logits: Float[Tensor, "row read d_vocab"], answer_ids: Int[Tensor, " read"]
+    logits: Float[Tensor, "row read d_vocab"], answer_ids: Int[Tensor, " read"] | Int[Tensor, "row read"]
 ) -> Float[Tensor, " row"]:
     """Probability of the answer's tokens one after the other, teacher forced: the product of their softmaxes."""
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    chosen = logits.gather(-1, answer_ids.expand(logits.shape[0], -1)[..., None]).squeeze(-1)
+    chosen = logits.gather(-1, answer_ids.to(logits.device).expand(logits.shape[0], -1)[..., None]).squeeze(-1)
     return (chosen - logits.logsumexp(dim=-1)).sum(dim=-1).exp()
 
 
+def break_embeddings(
+    cases: Sequence[Case], embed: Float[Tensor, "row pos d_model"]
+) -> Float[Tensor, "row pos d_model"]:
+    """Corrupt the embeddings of the rows of `Runs`, a copy."""
+    broken = embed.clone()
+    start = len(cases)
+    for case in cases:
+        rows = slice(start, start + case.corruption.n_samples)
+        samples = torch.arange(case.corruption.n_samples, device=embed.device)
+        here = case.corruption.break_rows(embed[rows], samples)
+        if here is not None:
+            broken[rows] = here
+        start = rows.stop
+    return broken
+
+
 @torch.no_grad()
-def make_runs(
-    backend: Backend,
-    tokens: Int[Tensor, " pos"],
-    corruption: Corruption,
-    answer_ids: Int[Tensor, " read"],
-    *,
-    record: bool = True,
-) -> Runs:
+def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -> Runs:
     """Run the clean and the corrupted rows once through the model itself.
 
     Args:
         backend: the model.
-        tokens: the clean token ids: the prompt, and all but the last token of the answer.
-        corruption: what to break in the other rows.
-        answer_ids: the answer.
+        cases: cases of one shape.
         record: watch how the model calls its blocks, so that they can be called alone afterwards.
     """
-    rows = torch.cat([tokens[None], corruption.tokens.expand(corruption.n_samples, -1)])
-    samples = torch.arange(-1, corruption.n_samples, device=rows.device)
+    n_samples, n_read = cases[0].corruption.n_samples, cases[0].answer_ids.shape[0]
+    clean = torch.stack([case.tokens for case in cases])
+    rows = torch.cat([clean, *(case.corruption.tokens.expand(n_samples, -1) for case in cases)])
+    watched = _watched(len(cases), n_samples, rows.device)
     entering: list[Tensor] = []
     leaving: list[Tensor] = []
     hooks = [
-        ("hook_embed", lambda x: corruption.break_rows(x, samples)),
+        ("hook_embed", lambda x: break_embeddings(cases, x)),
         ("blocks.0.hook_resid_pre", lambda x: entering.append(x.clone())),
-        *[
-            (backend.stream_hook("resid", layer), lambda x: leaving.append(x[:2].clone()))
-            for layer in range(backend.n_layers)
-        ],
     ]
+    if record:
+        hooks += [
+            (backend.stream_hook("resid", layer), lambda x: leaving.append(x[watched.to(x.device)]))
+            for layer in range(backend.n_layers)
+        ]
     with backend.recording() if record else nullcontext() as replay, backend.hooked(hooks):
-        logits = backend.logits(rows, keep=answer_ids.shape[0])
-    scores = joint_probability(logits, answer_ids).double()
+        logits = backend.logits(rows, keep=n_read)
+    answers = torch.stack([case.answer_ids for case in cases])
+    answers = torch.cat([answers, answers.repeat_interleave(n_samples, dim=0)])
+    scores = joint_probability(logits, answers).double()
     return Runs(
+        cases=tuple(cases),
         tokens=rows,
-        corruption=corruption,
-        answer_ids=answer_ids,
         resid_pre=entering[0],
         resid_post=leaving,
-        high=scores[0].item(),
-        low=scores[1:].mean().item(),
+        high=tuple(scores[: len(cases)].tolist()),
+        low=tuple(scores[len(cases) :].reshape(len(cases), n_samples).mean(dim=1).tolist()),
         replay=replay,
     )
+
+
+def _watched(n_cases: int, n_samples: int, device: torch.device) -> Int[Tensor, " watched"]:
+    cases = torch.arange(n_cases, device=device)
+    return torch.cat([cases, n_cases + cases * n_samples])

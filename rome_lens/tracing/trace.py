@@ -1,6 +1,5 @@
 """Causal tracing of one fact (Meng et al. 2022, section 2; the released code's `calculate_hidden_flow`)."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -13,21 +12,23 @@ from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest, Fact
 from rome_lens.progress import Progress
 from rome_lens.tokens import tokenise
-from rome_lens.tracing.cells import check_window
+from rome_lens.tracing.cells import window_of
 from rome_lens.tracing.corruption import parse_noise, swapped_tokens
-from rome_lens.tracing.grid import score_grids
+from rome_lens.tracing.grid import Wanted, score_grids
 from rome_lens.tracing.request import (
     check_known,
     check_length,
     check_settings,
+    check_severed,
     check_streams,
-    noise_corruption,
-    not_finite,
+    fitted_noise,
+    noisy_case,
+    several,
     wanted_answer,
     with_own_answer,
 )
 from rome_lens.tracing.result import CausalTrace
-from rome_lens.tracing.runs import Corruption
+from rome_lens.tracing.runs import Case, Corruption
 
 
 class EditLike(Protocol):
@@ -50,6 +51,7 @@ def causal_trace(
     *,
     subject: str,
     streams: Sequence[str] = STREAMS,
+    severed: Sequence[str] | None = None,
     window: int | None = None,
     samples: int = 10,
     noise: float | str | None = None,
@@ -72,6 +74,9 @@ def causal_trace(
         prompt: a text that the model continues with the answer.
         subject: the part of the prompt to corrupt.
         streams: what to restore: `resid` (the block's output), `mlp` and `attn` (windows of layers).
+        severed: `mlp`, `attn` or both: restore the residual stream once more while these outputs at the same token are
+            held, in all layers, at what the corrupted run gives (paper, section 2.2 and figure 3): what is left of the
+            effect does not pass through them.
         window: layers restored together in `mlp` and `attn`; 10 covers l-5 .. l+4, as the released code has it. None
             is 10, or all layers of a smaller model.
         samples: corrupted copies to average over.
@@ -88,7 +93,8 @@ def causal_trace(
         edits: trace the model with these edits in its weights, and without them for the same answer and the same
             noise (`CausalTrace.unedited`). Without `answer` that is what the edited model says. The weights are put
             back afterwards.
-        engine: `auto`, or `plain` to run whole forwards (slow; the same numbers).
+        engine: `auto`; `plain` to run whole forwards (slow; the same numbers); or `attribution` for an approximation
+            from one backward pass, which is fast and may be far off.
         progress: called with (done, total, what) now and then.
 
     Returns:
@@ -103,10 +109,12 @@ def causal_trace(
     """
     started = time.perf_counter()
     check_settings(prompt, subject, streams=streams, occurrence=occurrence, samples=samples, seed=seed, engine=engine)
+    check_severed(severed, engine=engine)
     wanted, rule = wanted_answer(answer, expect), parse_noise(noise, replace=noise_replaces)
     backend = as_backend(model)
     streams = check_streams(backend, streams)
-    window = min(10, backend.n_layers) if window is None else check_window(window, backend.n_layers)
+    window = window_of(window, backend.n_layers)
+    wanted_grids = Wanted(streams, check_streams(backend, several(severed)), window)
     if swap is not None and (noise is not None or noise_replaces):
         raise SettingError(f"swap is {swap!r} and a noise rule was given too; the subject is broken by one of them")
     text = tokenise(backend.tokenizer, prompt, subject, answer=wanted, occurrence=occurrence, prepend_bos=prepend_bos)
@@ -120,30 +128,20 @@ def causal_trace(
             text = with_own_answer(backend, text)
         elif expect is not None:
             check_known(backend, text)
-        tokens = torch.tensor(text.ids[:-1], device=backend.device)
         if swapped is not None:
-            fitted, broken = None, swapped[: len(tokens)].to(backend.device)
-            corruption = Corruption(text.subject_span, None, False, broken)
+            fitted, tokens = None, torch.tensor(text.ids[:-1], device=backend.device)
+            corruption = Corruption(text.subject_span, None, False, swapped[: len(tokens)].to(backend.device))
+            case = Case(tokens, corruption, torch.tensor(text.answer_ids, device=backend.device))
         else:
-            fitted, corruption = noise_corruption(backend, rule, text, tokens, facts=facts, samples=samples, seed=seed)
+            fitted = fitted_noise(backend, rule, facts)
+            case = noisy_case(backend, text, fitted, samples=samples, seed=seed)
 
     def trace(carried: Sequence[EditLike], unedited: CausalTrace | None, since: float) -> CausalTrace:
         with backend.evaluating(), _carrying(carried, model):
-            grids = score_grids(
-                backend,
-                tokens,
-                corruption,
-                torch.tensor(text.answer_ids, device=backend.device),
-                n_prompt=text.n_prompt,
-                streams=streams,
-                window=window,
-                engine=engine,
-                progress=progress,
-            )
-        if not math.isfinite(grids.high + grids.low):
-            raise not_finite(backend)
+            (grids,) = score_grids(backend, [case], [wanted_grids], engine=engine, progress=progress)
         return CausalTrace(
             scores=grids.scores,
+            severed=grids.severed,
             low=grids.low,
             high=grids.high,
             answer=text.answer,
@@ -158,7 +156,7 @@ def causal_trace(
             noise_replaces=fitted is not None and noise_replaces,
             swap=swap,
             window=window,
-            samples=corruption.n_samples,
+            samples=case.corruption.n_samples,
             seed=seed,
             prepend_bos=prepend_bos,
             model_name=backend.model_name,

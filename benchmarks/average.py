@@ -1,0 +1,118 @@
+"""Averages against the plain oracle, in one run: python benchmarks/average.py [--facts FILE] [--backend …].
+
+The oracle is the released code's way: one forward per cell, samples + 1 rows, logits at every position, fact by fact.
+It runs every n-th cell of each grid, and its time is scaled up. Then attribution patching is held against the exact
+grids, cell by cell.
+"""
+
+import argparse
+import gc
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import installed_backends, machine_line
+
+import rome_lens as rl
+from rome_lens.backends import as_backend
+from rome_lens.loading import BACKENDS
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from oracle import cell_score, restored_layers
+
+STREAMS = ("resid", "mlp", "attn")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument(
+        "--backend", action="append", choices=BACKENDS[1:], help="repeat for several; default: all here"
+    )
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--facts", default=None, help="known facts; default: the built-in ones")
+    parser.add_argument("--limit", type=int, default=8, help="take the first N facts")
+    parser.add_argument("--every", type=int, default=50, help="run every n-th cell of the oracle and scale its time up")
+    options = parser.parse_args()
+    facts = list(rl.builtin_facts() if options.facts is None else rl.read_known_facts(options.facts))[: options.limit]
+    print(machine_line(options.device))
+    for backend in options.backend or installed_backends():
+        model = rl.load_model(options.model, backend=backend, device=options.device)
+        _compare(model, backend, facts, every=options.every)
+        del model
+        gc.collect()
+
+
+def _compare(model: Any, name: str, facts: list[rl.Fact], *, every: int) -> None:
+    rl.average_causal_effect(model, rl.builtin_facts()[:1], severed=(), streams="attn")  # warm
+    exact, seconds = _timed(model, facts, severed=())
+    _, with_severed = _timed(model, facts, severed=("mlp", "attn"))
+    approximate, quick = _timed(model, facts, engine="attribution")
+    oracle, apart = 0.0, 0.0
+    for fact in exact.facts:
+        more, difference = _oracle(model, fact, exact.settings, every=every)
+        oracle, apart = oracle + more, max(apart, difference)
+    known = len(exact.facts)
+    print(f"{name}: {known} facts known of {len(facts)}, {np.mean([len(f['tokens']) for f in exact.facts]):.1f} tokens")
+    print(f"  oracle       {60 * known / oracle:8.3f} facts a minute (every {every}th cell)")
+    print(f"  exact        {60 * known / seconds:8.3f} facts a minute, {oracle / seconds:.1f}x, {apart:.1e} apart")
+    print(f"  with severed {60 * known / with_severed:8.3f} facts a minute, {with_severed / seconds:.2f} times as long")
+    print(
+        f"  attribution  {60 * known / quick:8.3f} facts a minute, {seconds / quick:.1f}x exact; correlation with it:"
+    )
+    for stream in STREAMS:
+        print(
+            f"    {stream:5} cells {_cells(exact, approximate, stream)}; averages {_curves(exact, approximate, stream)}"
+        )
+
+
+def _timed(model: Any, facts: list[rl.Fact], **settings: Any) -> tuple[rl.AverageEffect, float]:
+    started = time.perf_counter()
+    found = rl.average_causal_effect(model, facts, **settings)
+    if as_backend(model).device.type == "cuda":
+        torch.cuda.synchronize()
+    return found, time.perf_counter() - started
+
+
+def _oracle(model: Any, fact: Any, settings: Any, *, every: int) -> tuple[float, float]:
+    """Seconds for the three grids of a fact, and the largest difference from the exact ones."""
+    device = as_backend(model).device
+    first, end = fact["subject_span"]
+    ids = model.tokenizer(rl.Fact(fact["prompt"], fact["subject"], fact["answer"]).text + " " + fact["answer"])
+    ids = torch.tensor(ids["input_ids"], device=device)
+    n_prompt, n_layers = len(fact["tokens"]), model.cfg.n_layers
+    draw = np.random.RandomState(settings["seed"]).randn(settings["samples"], end - first, model.cfg.d_model)
+    noise = (torch.from_numpy(draw) * settings["prepared"]["noise"]).to(device)
+    request = {"noise": noise, "span": (first, end), "answer_ids": ids[n_prompt:].tolist()}
+    rows = ids[:-1].expand(settings["samples"] + 1, -1)
+    cells = [(s, layer, pos) for s in STREAMS for pos in range(n_prompt) for layer in range(n_layers)]
+    apart, started = 0.0, time.perf_counter()
+    for stream, layer, pos in cells[::every]:
+        layers = restored_layers(stream, layer, settings["prepared"]["window"], n_layers)
+        score = cell_score(model, rows, stream=stream, pos=pos, layers=layers, **request)[1:].mean().item()
+        apart = max(apart, abs(score - fact["scores"][stream][layer][pos]))
+    return (time.perf_counter() - started) * len(cells) / len(cells[::every]), apart
+
+
+def _cells(exact: rl.AverageEffect, approximate: rl.AverageEffect, stream: str) -> str:
+    """Pearson's correlation over the cells of each fact from the subject on: median, and the lowest."""
+    found = []
+    for one, other in zip(exact.facts, approximate.facts, strict=True):
+        first = one["subject_span"][0]
+        pair = [np.array(fact["scores"][stream])[:, first:].ravel() for fact in (one, other)]
+        found.append(np.corrcoef(pair)[0, 1])
+    return f"{np.median(found):.2f} (lowest {min(found):.2f})"
+
+
+def _curves(exact: rl.AverageEffect, approximate: rl.AverageEffect, stream: str) -> str:
+    """The same of the averages by role and layer."""
+    roles = exact.roles(stream)
+    pair = [np.concatenate([average.curve(stream, role).mean for role in roles]) for average in (exact, approximate)]
+    return f"{np.corrcoef(pair)[0, 1]:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Quantities by layer as a plotly figure: lines with the bands of their intervals, a panel a group of lines.
+
+All texts are data and pass `literal`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from rome_lens.figures.panels import RULE, dress, heading_of
+from rome_lens.figures.plotly_text import QUIET, literal, wrapped
+
+_COLUMNS = 3
+# Pixels.
+_PANEL, _HEIGHT, _LABELS, _ABOVE, _BELOW, _GAP, _LINE = 330, 250, 62, 34, 52, 58, 17
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity by layer.
+
+    Attributes:
+        name: of the legend; raw text, as are all texts here.
+        mean: [layer].
+        low: [layer], where the band begins.
+        high: [layer], where it ends.
+        n: how many facts, or records, it was taken over.
+        colour: as CSS writes it.
+    """
+
+    name: str
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    n: int
+    colour: str
+
+
+@dataclass(frozen=True)
+class CurvePanel:
+    """Lines that share a panel.
+
+    Attributes:
+        title: what they show, in words.
+        lines: the lines; a name means the same colour in every panel.
+        layers: the layer of each number; None counts from 0.
+        decimals: of the numbers that a reader is shown.
+    """
+
+    title: str
+    lines: Sequence[Line]
+    layers: Sequence[int] | None = None
+    decimals: int = 3
+
+
+def curve_figure(
+    panels: Sequence[CurvePanel],
+    *,
+    x_title: str,
+    y_title: str,
+    title: str = "",
+    one_scale: bool = True,
+) -> go.Figure:
+    """A panel a group: layers across, a line a quantity with its band; one legend for all.
+
+    Args:
+        panels: the panels.
+        x_title: what the layers are, in words.
+        y_title: what is shown.
+        title: the figure's title; raw text; empty leaves it out.
+        one_scale: all panels share their ends; else each has its own.
+
+    Raises:
+        ValueError: no line at all.
+    """
+    if not any(panel.lines for panel in panels):
+        raise ValueError("a figure of curves needs a line: got none")
+    columns = min(_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
+    inner_width = columns * _PANEL + (columns - 1) * _GAP
+    between = _ABOVE + _BELOW
+    inner_height = rows * _HEIGHT + (rows - 1) * between
+    legend_lines = wrapped("  ".join(f"———{name}" for name in names), inner_width, pixels=7.4).count("<br>") + 1
+    legend_room = 14 + _LINE * legend_lines if len(names) > 1 else 0
+    heading, heading_room = heading_of(title, inner_width)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        shared_yaxes="all" if one_scale else False,  # pyright: ignore[reportArgumentType]
+        horizontal_spacing=_GAP / inner_width if columns > 1 else 0,
+        vertical_spacing=between / inner_height if rows > 1 else 0,
+        subplot_titles=[wrapped(panel.title, _PANEL, pixels=7.0) for panel in panels],
+    )
+    shown: set[str] = set()
+    for index, panel in enumerate(panels):
+        row, column = index // columns + 1, index % columns + 1
+        for line in panel.lines:
+            for drawn in _traces(panel, line, legend=line.name not in shown):
+                figure.add_trace(drawn, row=row, col=column)
+            shown.add(line.name)
+        figure.update_xaxes(title={"text": literal(x_title), "font": {"size": 12}, "standoff": 6}, row=row, col=column)
+        if y_title and (column == 1 or not one_scale):
+            figure.update_yaxes(
+                title={"text": literal(y_title), "font": {"size": 12}, "standoff": 8}, row=row, col=column
+            )
+    quiet = {"gridcolor": RULE, "zerolinecolor": QUIET, "zerolinewidth": 1, "showline": False, "ticks": ""}
+    figure.update_xaxes(**quiet, zeroline=False, tickfont={"size": 11, "color": QUIET}, nticks=8)
+    figure.update_yaxes(**quiet, zeroline=True, tickfont={"size": 11, "color": QUIET}, nticks=6, showticklabels=True)
+    figure.update_annotations(font={"size": 13})
+    dress(figure, heading)
+    figure.update_layout(
+        width=round(inner_width + _LABELS + 24),
+        height=round(heading_room + _ABOVE + inner_height + _BELOW + legend_room),
+        margin={"l": _LABELS, "r": 24, "t": heading_room + _ABOVE, "b": _BELOW + legend_room, "pad": 0},
+        showlegend=len(names) > 1,
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": -_BELOW / inner_height,
+            "yanchor": "top",
+            "font": {"size": 12},
+        },
+    )
+    return figure
+
+
+def _traces(panel: CurvePanel, line: Line, *, legend: bool) -> list[go.Scatter]:
+    """A line's band, as two edges with colour between, and the line itself."""
+    x = list(range(len(line.mean)) if panel.layers is None else panel.layers)
+    band = {
+        "mode": "lines",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "legendgroup": literal(line.name),
+    }
+    number = f".{panel.decimals}f"
+    return [
+        go.Scatter(x=x, y=list(line.low), **band),
+        go.Scatter(x=x, y=list(line.high), fill="tonexty", fillcolor=_thinned(line.colour), **band),
+        go.Scatter(
+            x=x,
+            y=list(line.mean),
+            mode="lines" if len(x) > 1 else "markers",
+            name=literal(line.name),
+            line={"color": line.colour, "width": 2},
+            customdata=list(zip(line.low, line.high, strict=True)),
+            hovertemplate=(
+                f"<b>{literal(line.name)}</b><br>layer %{{x}}<br>%{{y:{number}}}  "
+                f"[%{{customdata[0]:{number}}}, %{{customdata[1]:{number}}}]<br>n = {line.n}<extra></extra>"
+            ),
+            showlegend=legend,
+            legendgroup=literal(line.name),
+        ),
+    ]
+
+
+def _thinned(colour: str) -> str:
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"

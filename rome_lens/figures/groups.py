@@ -1,0 +1,152 @@
+"""Two scores of every group of records as a plotly figure: a small cloud an editor, rings for the reference.
+
+All texts are data and pass `literal`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from rome_lens.figures.panels import NAME_CHARACTERS, PANELS_A_ROW, RULE, dress, editor_colours, heading_of
+from rome_lens.figures.plotly_text import QUIET, literal, shortened
+
+# Pixels.
+_PANEL, _LARGEST, _SMALLEST = 210, 24.0, 6.0
+_RING = "rgba(128,128,128,0.6)"
+
+
+@dataclass(frozen=True)
+class GroupPoint:
+    """Two scores of one group of records, such as a relation.
+
+    Attributes:
+        name: the group's; raw text.
+        x: the score across, in percent.
+        y: the score upwards, in percent.
+        n: how many records the group has.
+    """
+
+    name: str
+    x: float
+    y: float
+    n: int
+
+
+def group_figure(
+    groups: Mapping[str, Sequence[GroupPoint]],
+    *,
+    x_title: str,
+    y_title: str,
+    title: str = "",
+    reference: str | None = None,
+    shown: Sequence[str] | None = None,
+    columns: int = PANELS_A_ROW,
+) -> go.Figure:
+    """A panel an editor, a point a group: one score across, another upwards; the more records, the larger the point.
+
+    Args:
+        groups: editor -> its groups; the order gives the colours, as in `score_figure`.
+        x_title: what the score across is, in words.
+        y_title: what the other is.
+        title: the figure's title; raw text; empty leaves it out.
+        reference: the editor that the others are held against: grey, and as rings behind the others' points.
+        shown: the editors that get a panel; None for all that have a point.
+        columns: panels a row.
+
+    Raises:
+        ValueError: no point at all.
+    """
+    shown = [editor for editor in (groups if shown is None else shown) if groups[editor]]
+    if not shown:
+        raise ValueError("a figure of groups needs a point: got none")
+    most = max(point.n for points in groups.values() for point in points)
+    colours = dict(zip(groups, editor_colours(list(groups), reference), strict=True))
+    columns = max(1, min(columns, len(shown)))
+    rows = math.ceil(len(shown) / columns)
+    gap, above, below = 26, 30, 30
+    inner_width = columns * _PANEL + (columns - 1) * gap
+    inner_height = rows * _PANEL + (rows - 1) * (above + below)
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        horizontal_spacing=gap / inner_width if columns > 1 else 0,
+        vertical_spacing=(above + below) / inner_height if rows > 1 else 0,
+    )
+    for index, editor in enumerate(shown):
+        row, column = index // columns + 1, index % columns + 1
+        if reference is not None and reference in groups and editor != reference:
+            rings = _cloud(groups[reference], most, editor=reference, colour=None, axes=(x_title, y_title))
+            figure.add_trace(rings, row=row, col=column)
+        discs = _cloud(groups[editor], most, editor=editor, colour=colours[editor], axes=(x_title, y_title))
+        figure.add_trace(discs, row=row, col=column)
+        axis: dict[str, Any] = {
+            "range": [-5, 105],
+            "tickvals": [0, 25, 50, 75, 100],
+            "gridcolor": RULE,
+            "zeroline": False,
+            "ticks": "",
+            "tickfont": {"size": 11, "color": QUIET},
+            "row": row,
+            "col": column,
+        }
+        lowest = index + columns >= len(shown)
+        across = {"text": literal(x_title) if lowest else "", "font": {"size": 12}, "standoff": 8}
+        upwards = {"text": literal(y_title) if column == 1 else "", "font": {"size": 12}, "standoff": 8}
+        figure.update_xaxes(**axis, title=across)
+        figure.update_yaxes(**axis, title=upwards, showticklabels=column == 1)
+        number = "" if index == 0 else str(index + 1)
+        figure.add_annotation(
+            text=f"<b>{literal(shortened(editor, NAME_CHARACTERS))}</b>",
+            x=0,
+            y=1,
+            xref=f"x{number} domain",
+            yref=f"y{number} domain",
+            xanchor="left",
+            yanchor="bottom",
+            yshift=3,
+            showarrow=False,
+            font={"size": 13, "color": colours[editor]},
+        )
+    heading, heading_room = heading_of(title, inner_width)
+    dress(figure, heading)
+    figure.update_layout(
+        width=inner_width + 56 + 16,
+        height=heading_room + above + inner_height + below + 22,
+        margin={"l": 56, "r": 16, "t": heading_room + above, "b": below + 22, "pad": 0},
+        showlegend=False,
+    )
+    return figure
+
+
+def _cloud(
+    points: Sequence[GroupPoint], most: int, *, editor: str, colour: str | None, axes: tuple[str, str]
+) -> go.Scatter:
+    """The points of one editor; without a colour as rings that say nothing under the pointer."""
+    # Large ones first: a small one must not lie hidden under them.
+    drawn = sorted((p for p in points if math.isfinite(p.x + p.y)), key=lambda p: (-p.n, p.name))
+    sizes = [max(_SMALLEST, _LARGEST * math.sqrt(p.n / most)) for p in drawn]
+    cloud = go.Scatter(
+        x=[p.x for p in drawn],
+        y=[p.y for p in drawn],
+        mode="markers",
+        name=literal(editor),
+        marker={"color": "rgba(0,0,0,0)", "size": sizes, "line": {"color": _RING, "width": 1}},
+        hoverinfo="skip",
+        cliponaxis=False,
+    )
+    if colour is not None:
+        across, upwards = map(literal, axes)
+        cloud.update(
+            marker={"color": colour, "opacity": 0.55, "line": {"color": colour}},
+            customdata=[[literal(p.name), f"{p.n} record{'' if p.n == 1 else 's'}"] for p in drawn],
+            hoverinfo=None,
+            hovertemplate=(
+                f"<b>{literal(editor)}</b><br>%{{customdata[0]}}, %{{customdata[1]}}<br>"
+                f"{across}: %{{x:.1f}}<br>{upwards}: %{{y:.1f}}<extra></extra>"
+            ),
+        )
+    return cloud

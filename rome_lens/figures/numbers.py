@@ -1,0 +1,18 @@
+"""Scores in figures, the same on the terminal, on a page and in a plot."""
+
+import math
+
+
+def format_score(value: float, decimals: int = 1) -> str:
+    """A score for people: so many decimals, fewer where the number is huge, `–` for none."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    size = abs(value)
+    if size >= 100000:
+        return f"{value:.1e}"
+    if size >= 1000:
+        return f"{value:.0f}"
+    shown = f"{value:.{decimals}f}"
+    return shown[1:] if shown.startswith("-") and float(shown) == 0 else shown

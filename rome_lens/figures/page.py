@@ -1,0 +1,70 @@
+"""Pages of several figures and tables: one HTML file that works offline, the same bytes for the same content.
+
+Names, prompts and what a model wrote are data: the template escapes them, and what a reader could not see in them, or
+a browser would obey, is made visible.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from rome_lens.figures.numbers import format_score
+from rome_lens.figures.plotly_text import page_config
+from rome_lens.figures.visible import visible
+
+_FRAME = "page.html.j2"
+
+
+def render_page(template: str, *, settings: Mapping[str, Any], **values: Any) -> str:
+    """A page from a template that extends `page.html.j2`, which brings the style, plotly.js and a table of settings.
+
+    Args:
+        template: its text; `shown`, `lines` and `number` are filters for data.
+        settings: what the run was asked for; nested names are joined by dots.
+        values: what the template's names stand for.
+    """
+    frame = files("rome_lens.figures").joinpath(_FRAME).read_text("utf-8")
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.DictLoader({_FRAME: frame}),
+    )
+    environment.filters.update(shown=_shown, lines=_lines, number=_number)
+    page = environment.from_string(template)
+    return page.render(**values, settings=list(_flat(settings)), plotly_js=get_plotlyjs())
+
+
+def figure_html(figure: go.Figure, name: str) -> str:
+    """A figure as a part of a page."""
+    config = {**page_config(), "responsive": True, "modeBarButtons": [["toImage"]]}
+    # plotly writes <, > and / in its JSON as escapes, so that no text ends the script.
+    return figure.to_html(config=config, include_plotlyjs=False, full_html=False, div_id=name)
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as names with dots and values as JSON writes them; a text stands without its quotes."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _shown(text: object) -> str:
+    return visible(str(text))
+
+
+def _lines(text: str) -> str:
+    """Several lines, each made visible; the line ends stay."""
+    return "\n".join(visible(line) if line else "" for line in text.split("\n"))
+
+
+def _number(value: float, decimals: int = 1) -> str:
+    return format_score(value, decimals)

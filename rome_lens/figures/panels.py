@@ -1,0 +1,61 @@
+"""What figures of small panels share: a colour an editor, the heading, and how they fit a page."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from rome_lens.figures.plotly_text import FONT, INK, layout_of, wrapped
+
+GREY = "#868686"
+"""The colour of the editor that the others are held against."""
+
+RULE = "rgba(128,128,128,0.25)"
+"""The colour of grid lines, on any ground."""
+
+STREAM_COLOURS = {"resid": "#7d5fc0", "mlp": "#2a9d58", "attn": "#d1493f"}
+"""The paper's purple, green and red, light enough for dark pages and dark enough for white ones."""
+
+PANELS_A_ROW = 4
+NAME_CHARACTERS = 18
+
+# Hues after Okabe and Ito, for colour-blind readers: dark enough for white paper and light enough for black.
+HUES = ("#0b7bbf", "#d9600f", "#0f9d74", "#c868a0", "#b98a00", "#7a6fd0", "#c23b4a", "#4d8f2f")
+
+
+def editor_colours(editors: Sequence[str], reference: str | None) -> list[str]:
+    """A colour an editor, in their order; grey for the reference. More than eight share colours."""
+    others = [editor for editor in editors if editor != reference]
+    return [GREY if editor == reference else HUES[others.index(editor) % len(HUES)] for editor in editors]
+
+
+def heading_of(title: str, width: float) -> tuple[str, int]:
+    """A title on as many lines as it needs, and the pixels that these take; nothing for no title."""
+    if not title:
+        return "", 0
+    heading = wrapped(title, width, pixels=9.2)
+    return heading, 40 + 21 * heading.count("<br>")
+
+
+def dress(figure: go.Figure, heading: str) -> None:
+    """Give a figure our letters and colours, and its heading, if any, which plotly draws as it is."""
+    figure.update_layout(
+        template="none",
+        font={"family": FONT, "color": INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        hoverlabel={"bgcolor": "white", "font": {"size": 12, "color": INK}, "align": "left"},
+        hovermode="closest",
+    )
+    if heading:
+        corner = {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
+        figure.update_layout(title={"text": heading, "font": {"size": 17}, **corner, "pad": {"l": 16, "t": 18}})
+
+
+def fluid(figure: go.Figure, *, height: float | None = None) -> go.Figure:
+    """A figure made as wide as its box on a page, and `height` pixels high where given; returns the same figure."""
+    layout = layout_of(figure)
+    layout.width = None
+    layout.autosize = True
+    if height is not None:
+        layout.height = height
+    return figure

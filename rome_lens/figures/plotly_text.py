@@ -1,0 +1,72 @@
+"""What every plotly figure shares: its letters, its colours, its buttons, and texts that plotly draws unread.
+
+Labels, answers and titles are data. plotly reads a dialect of HTML, entities, `%{...}` and, where a page has MathJax,
+`$...$` in every text it draws, so each text passes `literal` first.
+"""
+
+import html
+from typing import Any
+
+import plotly.graph_objects as go
+from rich.cells import cell_len, get_character_cell_size
+
+from rome_lens.figures.visible import visible
+
+INK, QUIET = "#1a1a1a", "#5c5c5c"
+FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
+SCALE = 3
+"""Device pixels a layout pixel in a PNG: about 300 dots an inch across a page."""
+
+LABEL_CHARACTERS = 28
+"""Columns of a label, counted as a terminal counts them."""
+
+
+def page_config() -> dict[str, Any]:
+    """Settings of plotly for a page, without the button that uploads the chart to a server.
+
+    A page that leaves the machine is the user's to send.
+    """
+    return {
+        "displaylogo": False,
+        "showSendToCloud": False,
+        "plotlyServerURL": "",
+        "toImageButtonOptions": {"scale": SCALE, "filename": "rome-lens"},
+    }
+
+
+def layout_of(figure: go.Figure) -> Any:
+    """The figure's layout; plotly declares its attributes in a way that type checkers cannot follow."""
+    return figure.layout
+
+
+def literal(text: str) -> str:
+    """Text as plotly draws it unread: control characters made visible, what its dialects know escaped."""
+    shown = html.escape(visible(text), quote=False)
+    # Entities are decoded after formulas and %{...} were looked for. A space at an end would be dropped by SVG.
+    shown = shown.replace("$", "&#36;").replace("%", "&#37;")
+    return "\u00a0" + shown[1:] if shown.startswith(" ") else shown
+
+
+def shortened(text: str, columns: int = LABEL_CHARACTERS) -> str:
+    """Text made visible and cut to the room of a label."""
+    text = visible(text)
+    if cell_len(text) <= columns:
+        return text
+    kept, used = "", 1
+    for character in text:
+        used += get_character_cell_size(character)
+        if used > columns:
+            break
+        kept += character
+    return kept + "…"
+
+
+def wrapped(text: str, room: float, *, pixels: float) -> str:
+    """Literal text on lines of about `room` pixels, for a font whose average character takes `pixels`."""
+    lines = [""]
+    for word in visible(text).split(" "):
+        if lines[-1] and (cell_len(lines[-1]) + 1 + cell_len(word)) * pixels > room:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return "<br>".join(literal(line) for line in lines)

@@ -1,0 +1,228 @@
+"""Scores as a plotly figure: a small panel a metric, a line an editor.
+
+Metrics differ in unit and size, so that each has a panel and an axis of its own: no two of them are compared by length.
+All texts are data and pass `literal`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+from rich.cells import cell_len
+
+from rome_lens.figures.numbers import format_score
+from rome_lens.figures.panels import GREY, NAME_CHARACTERS, PANELS_A_ROW, RULE, dress, editor_colours, heading_of
+from rome_lens.figures.plotly_text import QUIET, literal, shortened
+from rome_lens.intervals import Estimate
+
+# Pixels.
+_PANEL, _ROW, _VALUE, _ABOVE, _BELOW, _CHARACTER = 190, 24, 46, 46, 34, 6.9
+
+
+@dataclass(frozen=True)
+class MetricPanel:
+    """One metric of several editors, ready to draw.
+
+    Attributes:
+        name: the metric's, such as `ES`; raw text, as are all texts here.
+        title: what it measures, in a few words.
+        intervals: editor -> what it reached; an editor without the metric is missing, its line stays empty.
+        bounds: the axis's ends where the metric has them, such as 0 and 100; None lets the numbers choose.
+        anchor: a value that the axis always shows, such as 0 for a difference.
+        logarithmic: the axis counts in powers of ten.
+        decimals: of the numbers that are written out.
+    """
+
+    name: str
+    title: str
+    intervals: Mapping[str, Estimate]
+    bounds: tuple[float, float] | None = None
+    anchor: float | None = None
+    logarithmic: bool = False
+    decimals: int = 1
+
+
+def score_figure(
+    panels: Sequence[MetricPanel],
+    *,
+    editors: Sequence[str],
+    title: str = "",
+    reference: str | None = None,
+    columns: int = PANELS_A_ROW,
+) -> go.Figure:
+    """A panel a metric: a line an editor, a point for the mean and a bar for the interval, the mean in figures beside.
+
+    Args:
+        panels: one metric each.
+        editors: their names from the top; the order also gives each its colour, the same in every figure.
+        title: the figure's title; raw text; empty leaves it out.
+        reference: the editor that the others are held against: grey, with a dotted line through the panel.
+        columns: panels a row.
+
+    Raises:
+        ValueError: no panel, or no editor.
+    """
+    if not panels or not editors:
+        raise ValueError(f"a figure of scores needs both: got {len(panels)} metrics and {len(editors)} editors")
+    columns = max(1, min(columns, len(panels)))
+    rows = math.ceil(len(panels) / columns)
+    names = [shortened(editor, NAME_CHARACTERS) for editor in editors]
+    label_room = 16 + _CHARACTER * max(map(cell_len, names))
+    panel_height = _ROW * len(editors)
+    gap, between = _VALUE + 22, _ABOVE + _BELOW
+    inner_width = columns * _PANEL + (columns - 1) * gap
+    inner_height = rows * panel_height + (rows - 1) * between
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        horizontal_spacing=gap / inner_width if columns > 1 else 0,
+        vertical_spacing=between / inner_height if rows > 1 else 0,
+    )
+    for index, panel in enumerate(panels):
+        row, column = index // columns + 1, index % columns + 1
+        drawn = _Panel(figure, panel, number=index + 1, row=row, column=column)
+        drawn.draw(editors=editors, names=names, reference=reference, labelled=column == 1)
+    heading, heading_room = heading_of(title, inner_width + label_room)
+    dress(figure, heading)
+    figure.update_layout(
+        width=round(inner_width + label_room + _VALUE + 8),
+        height=round(heading_room + _ABOVE + inner_height + _BELOW),
+        margin={"l": label_room, "r": _VALUE + 8, "t": heading_room + _ABOVE, "b": _BELOW, "pad": 0},
+        showlegend=False,
+    )
+    return figure
+
+
+class _Panel:
+    """One metric in its place; it ends with the figure that it draws on."""
+
+    def __init__(self, figure: go.Figure, panel: MetricPanel, *, number: int, row: int, column: int) -> None:
+        self.figure, self.panel = figure, panel
+        self.row, self.column = row, column
+        self.axis = "" if number == 1 else str(number)  # as plotly counts the axes of a grid, row by row
+
+    def draw(self, *, editors: Sequence[str], names: Sequence[str], reference: str | None, labelled: bool) -> None:
+        panel = self.panel
+        for place, (editor, colour) in enumerate(zip(editors, editor_colours(editors, reference), strict=True)):
+            interval = panel.intervals.get(editor)
+            if interval is None:
+                continue
+            self._write(self._number(interval.mean), place)
+            if _drawable(interval.mean, panel.logarithmic):
+                self._draw_interval(interval, place, editor=editor, colour=colour)
+        if reference is not None and reference in panel.intervals:
+            mean = panel.intervals[reference].mean
+            if _drawable(mean, panel.logarithmic):
+                line = {"color": GREY, "width": 1, "dash": "dot"}
+                self.figure.add_vline(mean, line=line, layer="below", row=self.row, col=self.column)  # pyright: ignore
+        quiet = {"showline": False, "zeroline": False, "ticks": ""}
+        self.figure.update_xaxes(
+            **quiet,
+            range=_range(panel),
+            type="log" if panel.logarithmic else "linear",
+            showgrid=True,
+            gridcolor=RULE,
+            nticks=5,
+            dtick=1 if panel.logarithmic else None,
+            tickfont={"size": 11, "color": QUIET},
+            fixedrange=True,
+            row=self.row,
+            col=self.column,
+        )
+        self.figure.update_yaxes(
+            **quiet,
+            range=[len(editors) - 0.5, -0.5],
+            tickmode="array",
+            tickvals=list(range(len(editors))),
+            ticktext=[literal(name) for name in names],
+            tickfont={"size": 12},
+            showgrid=False,
+            showticklabels=labelled,
+            ticklabelstandoff=6,
+            fixedrange=True,
+            row=self.row,
+            col=self.column,
+        )
+        self.figure.add_annotation(
+            text=f"<b>{literal(panel.name)}</b><br>"
+            f'<span style="font-size:11px;color:{QUIET}">{literal(shortened(panel.title, 40))}</span>',
+            x=0,
+            y=1,
+            xref=f"x{self.axis} domain",
+            yref=f"y{self.axis} domain",
+            xanchor="left",
+            yanchor="bottom",
+            yshift=3,
+            align="left",
+            showarrow=False,
+            font={"size": 13},
+        )
+
+    def _draw_interval(self, interval: Estimate, place: int, *, editor: str, colour: str) -> None:
+        reach = [interval.high - interval.mean], [interval.mean - interval.low]
+        above, below = ([max(0.0, r) if math.isfinite(r) else 0.0 for r in side] for side in reach)
+        said = f"{self._number(interval.mean)}  [{self._number(interval.low)}, {self._number(interval.high)}]"
+        self.figure.add_trace(
+            go.Scatter(
+                x=[interval.mean],
+                y=[place],
+                mode="markers",
+                name=literal(editor),
+                marker={"color": colour, "size": 9},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": above,
+                    "arrayminus": below,
+                    "color": colour,
+                    "thickness": 2,
+                    "width": 4,
+                },
+                hovertemplate=(
+                    f"<b>{literal(editor)}</b><br>{literal(self.panel.name)} {said}<br>"
+                    f"{interval.n} record{'' if interval.n == 1 else 's'}<extra></extra>"
+                ),
+                cliponaxis=False,
+            ),
+            row=self.row,
+            col=self.column,
+        )
+
+    def _number(self, value: float) -> str:
+        return format_score(value, self.panel.decimals)
+
+    def _write(self, value: str, place: int) -> None:
+        """A mean in figures, right of the panel."""
+        self.figure.add_annotation(
+            text=value,
+            x=1,
+            y=place,
+            xref=f"x{self.axis} domain",
+            yref=f"y{self.axis}",
+            xanchor="right",
+            xshift=_VALUE,
+            showarrow=False,
+            font={"size": 12},
+        )
+
+
+def _drawable(value: float, logarithmic: bool) -> bool:
+    return math.isfinite(value) and (value > 0 or not logarithmic)
+
+
+def _range(panel: MetricPanel) -> list[float]:
+    """The ends of a panel's axis, with room for whole points at both; of a logarithmic one their logarithms."""
+    if panel.bounds is not None:
+        low, high = panel.bounds
+    else:
+        ends = [end for i in panel.intervals.values() for end in (i.mean, i.low, i.high)]
+        if panel.anchor is not None:
+            ends.append(panel.anchor)
+        ends = [end for end in ends if _drawable(end, panel.logarithmic)] or [1.0]
+        low, high = min(ends), max(ends)
+    if panel.logarithmic:
+        low, high = math.log10(low), math.log10(high)
+    room = 0.05 * (high - low) or 0.5
+    return [low - room, high + room]

@@ -1,0 +1,94 @@
+"""Scores of all cells approximated by attribution patching: gradient times difference, from one backward pass.
+
+Restoring a state changes the answer's probability by about the change of the state times the probability's gradient
+there, taken in the corrupted run: all cells come from one clean and one corrupted run, and one backward pass through
+the latter. The paper that names it (Syed et al. 2023, 2310.10348, after Nanda's 2022 post) reads other metrics; here it
+is the probability that the exact grids show. The approximation is good where the model is nearly linear between the two
+states, and can be far off elsewhere. A window's effect is the sum of its layers', which counts twice what passes from
+one restored layer through another, and so is off even for small differences.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from rome_lens.backends import Backend
+from rome_lens.errors import ModelError
+from rome_lens.tracing.cells import Cell
+from rome_lens.tracing.runs import Case, Runs
+
+ATTRIBUTION = "attribution"
+"""The engine that stands for it."""
+
+
+def approximate_cells(
+    backend: Backend, runs: Runs, cells: Sequence[Cell], *, tick: Callable[[int], None]
+) -> dict[Cell, float]:
+    """The score that every cell would have if the model were linear, averaged over the corrupted copies.
+
+    Args:
+        backend: the model.
+        runs: the clean and corrupted runs of one case.
+        cells: the cells, none of them severed.
+        tick: called with the number of cells when all are done.
+
+    Raises:
+        ModelError: nothing passes a stream's hook points, or no gradient reaches them.
+    """
+    if not cells:
+        return {}
+    wanted = [(s, layer) for s in sorted({c.stream for c in cells}) for layer in range(backend.n_layers)]
+    (case,) = runs.cases
+    with torch.no_grad():
+        clean, _ = _run(backend, runs.tokens[:1], case, wanted, corrupted=False)
+    with torch.enable_grad():
+        seen, logits = _run(backend, runs.tokens[1:], case, wanted, corrupted=True)
+        probabilities = runs.answer_probability(
+            logits, torch.zeros(runs.n_samples, dtype=torch.long, device=logits.device)
+        )
+        # dp = p d(log p), and where p is small half precision has no numbers for its gradient. Rows do not see each
+        # other: the gradient of the sum is that of each row.
+        total = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log().sum()
+        gradients = torch.autograd.grad(total, [seen[key] for key in wanted], allow_unused=True)
+    shares = probabilities.detach().double()[:, None]
+    effects: dict[tuple[str, int], Tensor] = {}
+    for key, gradient in zip(wanted, gradients, strict=True):
+        if gradient is None:
+            raise ModelError(f"no gradient reaches {backend.stream_hook(*key)!r} of {backend.model_name}")
+        difference = clean[key].double() - seen[key].detach().double()
+        effects[key] = ((gradient.double() * difference).sum(dim=-1) * shares).mean(dim=0)
+    tick(len(cells))
+    (low,) = runs.low
+    return {
+        cell: low + sum(effects[cell.stream, layer][cell.pos].item() for layer in range(cell.first, cell.end))
+        for cell in cells
+    }
+
+
+def _run(
+    backend: Backend, rows: Tensor, case: Case, wanted: Sequence[tuple[str, int]], *, corrupted: bool
+) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
+    """What passes the hook points, [row, pos, d_model] by (stream, layer), and the logits that give the answer."""
+    seen: dict[tuple[str, int], Tensor] = {}
+    samples = torch.arange(rows.shape[0], device=rows.device)
+    hooks: list[tuple[str, Callable[[Tensor], Tensor | None]]] = []
+    if corrupted:
+        hooks.append(("hook_embed", lambda x: case.corruption.break_rows(x, samples)))
+        # A model whose parameters want no gradient would have none anywhere.
+        hooks.append(("blocks.0.hook_resid_pre", lambda x: x if x.requires_grad else x.detach().requires_grad_()))
+    hooks += [(backend.stream_hook(*key), partial(_keep, seen, key)) for key in wanted]
+    hooks.append(("unembed.hook_in", lambda x: x[:, -case.answer_ids.shape[0] :]))
+    with backend.hooked(hooks):
+        logits = backend.run(rows)
+    silent = [backend.stream_hook(*key) for key in wanted if key not in seen]
+    if silent:
+        raise ModelError(f"nothing passes the hook point {silent[0]!r} of {backend.model_name} in a forward")
+    return seen, logits
+
+
+def _keep(seen: dict[tuple[str, int], Tensor], key: tuple[str, int], x: Tensor) -> Tensor:
+    """Keep what passes, and pass on a copy: a model may change it in place (Falcon adds attention's output to it)."""
+    seen[key] = x
+    return x.clone()
