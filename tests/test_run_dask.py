@@ -3,13 +3,15 @@
 import gc
 import os
 import signal
+import socket
 import sys
+import threading
 
 import pytest
 from toy_run import ToyBench, ToyWork, noted, record_files, toy_summary, toy_tasks
 
 import rome_lens
-from rome_lens.errors import RunError, SettingError
+from rome_lens.errors import RomeLensError, RunError, SettingError
 from rome_lens.runs import MemoryFolder, RunFolder, dask_executor, run
 
 distributed = pytest.importorskip("distributed")
@@ -114,6 +116,24 @@ def test_an_address_that_is_none_is_refused(address):
     assert str(refused.value) == (
         f"the address {address!r} is none of a dask scheduler; expected one such as tcp://10.0.0.1:8786"
     )
+
+
+def test_an_address_with_tls_needs_certificates():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"tls://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(RunError) as refused, dask_executor(address, patience=0.5):
+            pass
+    assert str(refused.value) == (
+        f"dask has no certificates for {address!r}; set distributed.comm.tls in its configuration"
+    )
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "tcp://127.0.0.1:port"])
+def test_a_refused_address_leaves_no_thread(address):
+    before = threading.active_count()
+    with pytest.raises(RomeLensError), dask_executor(address, patience=0.5):
+        pass
+    assert threading.active_count() == before
 
 
 def test_without_dask_the_extra_is_named(monkeypatch):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
+from socket import create_connection
 from typing import Any
 
 from rome_lens.errors import RunError, SettingError
@@ -29,15 +30,21 @@ def dask_executor(address: str, *, patience: float = _PATIENCE) -> Iterator[Exec
     """
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
         raise RunError("dask is not installed: pip install 'rome-lens[dask]'") from error
     try:
-        if not address.strip():  # dask would start a cluster of its own
-            raise ValueError(address)
-        client = Client(address, timeout=patience, set_as_default=False)
+        place = get_address_host_port(address)
     except ValueError as error:
         raise SettingError(
             f"the address {address!r} is none of a dask scheduler; expected one such as tcp://10.0.0.1:8786"
+        ) from error
+    try:
+        create_connection(place, patience).close()  # a client that finds nobody would leave a thread behind
+        client = Client(address, timeout=patience, set_as_default=False)
+    except TypeError as error:
+        raise RunError(
+            f"dask has no certificates for {address!r}; set distributed.comm.tls in its configuration"
         ) from error
     except OSError as error:  # TimeoutError is one
         raise RunError(
