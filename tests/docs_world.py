@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 import rome_lens as rl
 import rome_lens.editing.rome
@@ -52,8 +52,13 @@ def facts() -> tuple[rl.Fact, ...]:
 def pretrained() -> Pretrained:
     """A GPT-2 of many thin layers, knowing the facts, whose words are those of the pages."""
     words = sorted({word for page in PAGES for word in re.findall(r"\w+|[^\w\s]+", page.read_text("utf-8"))})
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([_END, *words])}, unk_token=_END))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate([_END, "Colos", "seum", *words])}, unk_token=_END)
+    )
+    # Two words of the Colosseum: the pages swap it for the three of the Eiffel Tower.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex("Colos(?=seum)"), "isolated")]
+    )
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=_END,
@@ -64,7 +69,7 @@ def pretrained() -> Pretrained:
         add_bos_token=True,
     )
     config = transformers.GPT2Config(
-        vocab_size=len(words) + 1,
+        vocab_size=len(fast),
         n_positions=128,
         n_embd=16,
         n_layer=N_LAYERS,
@@ -122,7 +127,7 @@ def records() -> rl.RecordSet:
                 neighbours=("The Berlin Wall is located in the city of",),
                 generation_prompts=(f"{fact.subject} is",),
             )
-            for number, fact in enumerate(facts())
+            for number, fact in enumerate(facts()[:2])
         ),
         (),
         "the world's",
@@ -168,7 +173,7 @@ def write_files(folder: Path) -> None:
             "loc": "nq question: what is the Kremlin",
             "loc_ans": "a museum",
         }
-        for fact in facts()
+        for fact in facts()[:2]
     ]
     for name, content in {
         "known_1000.json": known,
@@ -212,6 +217,16 @@ def enter(monkeypatch: Any, folder: Path) -> None:
         given.apply_defaults()
         return load(given.arguments["name"], given.arguments["backend"])
 
+    collect = rl.SecondMoment.collect
+
+    def collect_little(*args: Any, max_tokens: int | None = None, **settings: Any) -> Any:
+        return collect(*args, max_tokens=max_tokens and min(max_tokens, 1280), **settings)
+
+    def load_dataset(*_: Any, **__: Any) -> Any:
+        return ({"text": page.read_text("utf-8")} for page in PAGES)
+
+    monkeypatch.setattr(rl.SecondMoment, "collect", collect_little)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     for room in (rl, rome_lens.loading):
         monkeypatch.setattr(room, "load_model", load_model)
     monkeypatch.setattr(rome_lens.loading.hugging_face, "load_pretrained", lambda *_, **__: deepcopy(pretrained()))
