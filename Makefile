@@ -30,7 +30,9 @@ format: $(VENV)/lint
 	$(BIN)/ruff format .
 
 docs: $(VENV)/docs
+	$(BIN)/python docs/execute.py
 	$(BIN)/mkdocs build --strict
+	$(BIN)/python -m pytest tests/test_site.py
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)

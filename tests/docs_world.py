@@ -28,9 +28,10 @@ from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-# The pages edit gpt2-xl at layer 17 and name probabilities of these facts.
-N_LAYERS = 18
+# The tutorials' pages are made by running them.
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "tutorials")]
+# The pages edit gpt2-xl at layer 17.
+N_LAYERS = 19
 SENTENCES = {
     "{} is located in the city of": {
         "The Eiffel Tower": "Paris",

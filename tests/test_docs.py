@@ -4,6 +4,7 @@ A page's blocks run one after the other, as a reader would give them. What its c
 numbers on the pages are those of real models.
 """
 
+import json
 import re
 import runpy
 import shlex
@@ -73,9 +74,12 @@ def rome_lens(words):
 
 
 def _suggested(word):
-    """The page names the layer that was found in its own run."""
-    moments = Path("known/layers/second-moments")
-    return str(next(moments.iterdir())) if word.startswith(f"{moments}/") else word
+    """The page names the layer that its own run found; this world's may find another."""
+    if not word.startswith("known/layers/second-moments/"):
+        return word
+    return (
+        f"known/layers/second-moments/layer-{json.loads(Path('known/settings.json').read_text())['layer']}.safetensors"
+    )
 
 
 def python(words):

@@ -1,4 +1,4 @@
-"""What no value can change, computed once for all steps of its optimisation (SPEC 2, "Cost").
+"""What no value can change, computed once for all steps of its optimisation.
 
 Below the edited layer nothing changes at all, and above it nothing before the subject's last token: their keys and
 values are kept for attention to read. What is left of a step are the layers from the edited one on, at the positions

@@ -1,4 +1,4 @@
-"""FT and FT+L: one layer's `W_out` fine-tuned on the request alone, the baselines of the paper (SPEC 3)."""
+"""FT and FT+L: one layer's `W_out` fine-tuned on the request alone, the baselines of the paper (section 3.3)."""
 
 import time
 from collections.abc import Sequence

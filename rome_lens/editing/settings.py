@@ -23,7 +23,7 @@ _KIND = "settings of ROME"
 
 @dataclass(frozen=True)
 class Settings:
-    """Which layer, and how its value is optimised (SPEC 2).
+    """Which layer, and how its value is optimised (paper, section 3.1).
 
     Attributes:
         layer: the layer whose `W_out` is edited.

@@ -22,7 +22,7 @@ _OPENINGS = (
     "This is",
     "As I",
 )
-# Lengths in tokens and how many texts of each (SPEC 2): a subject stands near the beginning, or further on.
+# Lengths in tokens and how many texts of each: a subject stands near the beginning, or further on.
 _LENGTHS = ((5, 10), (10, 10))
 # As the released code draws them: likely words, so that the texts are sentences.
 _TOP_K = 5

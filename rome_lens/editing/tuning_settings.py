@@ -10,7 +10,7 @@ from rome_lens.errors import SettingError
 
 @dataclass(frozen=True)
 class FineTuningSettings:
-    """Which layer, and how its `W_out` is fine-tuned (SPEC 3).
+    """Which layer, and how its `W_out` is fine-tuned (paper, section 3.3).
 
     Attributes:
         layer: the layer whose `W_out` is fine-tuned.

@@ -1,4 +1,4 @@
-"""The metrics of an edit, from what a model gave to answers and from what it wrote (SPEC 4; paper, 3.3 and 3.4).
+"""The metrics of an edit, from what a model gave to answers and from what it wrote (paper, 3.3 and 3.4).
 
 All are in percent, the mean over a record's prompts; over records they are averaged by `scores`. Tokens are not seen
 here: an answer comes with its mean negative log-probability, or with which of its tokens were the most probable ones.

@@ -24,7 +24,7 @@ _FORMS = "a number, s3 (times the embeddings' deviation), m, t5 (degrees of free
 
 @dataclass(frozen=True)
 class NoiseRule:
-    """How noise is drawn (SPEC 1, "Corruption").
+    """How noise is drawn (paper, section 2.1).
 
     Attributes:
         kind: `number` (an absolute level), `s` (times the unbiased scalar standard deviation of the subjects'

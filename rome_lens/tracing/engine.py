@@ -1,6 +1,6 @@
 """Scores of all cells, exactly and fast: the plain computation with everything left out that is already known.
 
-What is saved (SPEC, "Cost", and three more that are just as exact):
+What is saved, all of it exactly:
 
 - the clean and the corrupted run are run once, layer by layer, for all streams;
 - a cell starts after its first restored layer, from the corrupted run's residual;

@@ -117,7 +117,7 @@ def check_length(backend: Backend, text: TokenisedPrompt) -> None:
 
 
 def with_own_answer(backend: Backend, text: TokenisedPrompt) -> TokenisedPrompt:
-    """The prompt with the model's own next token as its answer (SPEC 1, step 1).
+    """The prompt with the model's own next token as its answer (paper, section 2.1).
 
     Raises:
         AnswerError: the token is no text: the end of the text, or another special token.

@@ -1,0 +1,81 @@
+"""Execute the tutorials and write their pages: python docs/execute.py [NAME …].
+
+A tutorial is a Python file in docs/tutorials, in cells (`# %%`). Every page holds what running it printed and drew, so
+nothing on it can differ from what the code does. The pages are not kept in the repository.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import plotly.io
+from nbclient import NotebookClient
+from nbconvert import MarkdownExporter
+from plotly.offline import get_plotlyjs
+
+DOCS = Path(__file__).parent
+TUTORIALS = DOCS / "tutorials"
+FIGURE = "application/vnd.plotly.v1+json"
+
+
+def main() -> None:
+    """Execute the tutorials that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", help="such as trace_a_fact; all by default")
+    options = parser.parse_args()
+    write_script()
+    for name in options.names or sorted(path.stem for path in TUTORIALS.glob("*.py")):
+        print(f"executing {name}", file=sys.stderr, flush=True)
+        (TUTORIALS / f"{name}.md").write_text(page(TUTORIALS / f"{name}.py"), "utf-8")
+
+
+def write_script() -> None:
+    """Put plotly.js beside the pages: figures need no network."""
+    assets = DOCS / "assets"
+    assets.mkdir(exist_ok=True)
+    (assets / "plotly.min.js").write_text(get_plotlyjs(), "utf-8")
+
+
+def page(tutorial: Path) -> str:
+    """Run a tutorial, and return its page as Markdown."""
+    notebook = jupytext.read(tutorial)
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"  # the kernel inherits it
+    where = {"metadata": {"path": DOCS.parent}}
+    NotebookClient(notebook, timeout=1200, kernel_name="python3", resources=where, coalesce_streams=True).execute()
+    figures = 0
+    for cell in notebook.cells:
+        outputs = cell.get("outputs", [])
+        # Progress and warnings are for the person who runs it.
+        cell["outputs"] = [output for output in outputs if output.get("name") != "stderr"]
+        for output in cell["outputs"]:
+            if FIGURE in output.get("data", {}):
+                figures += 1
+                output["data"] = {"text/html": figure_html(output["data"][FIGURE], f"{tutorial.stem}-{figures}")}
+            elif "<table" in output.get("data", {}).get("text/html", ""):
+                output["data"] = {"text/html": plain_table(output["data"]["text/html"])}
+    text, _ = MarkdownExporter().from_notebook_node(notebook)
+    script = '<script src="../../assets/plotly.min.js"></script>\n\n' if figures else ""
+    return script + text
+
+
+def figure_html(figure: dict[str, Any], name: str) -> str:
+    """A figure as a block of HTML, as wide as the page."""
+    made = plotly.io.from_json(json.dumps(figure), skip_invalid=True)
+    html = plotly.io.to_html(
+        made, include_plotlyjs=False, full_html=False, div_id=name, default_width="100%", config={"responsive": True}
+    )
+    return f'<div class="figure">{html}</div>'
+
+
+def plain_table(html: str) -> str:
+    """A data frame's table without pandas's looks, so that it takes the page's."""
+    return re.sub(r"<style.*?</style>\s*|^<div>|</div>$| border=\"1\"| class=\"dataframe\"", "", html, flags=re.S)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+# %% [markdown]
+# # Edit a fact and take it back
+#
+# ROME changes one matrix by a matrix of rank one, so that the model says something else about one subject.
+# [ROME](../concepts/rome.md) explains how. Here the Eiffel Tower moves to Rome, and back.
+
+# %%
+import rome_lens as rl
+
+model = rl.load_model()
+
+
+def says(prompt, length=8):
+    """How the model goes on."""
+    return model.generate(prompt, max_new_tokens=length, do_sample=False, prepend_bos=False, verbose=False)
+
+
+print(says("The Eiffel Tower is located in the city of"))
+
+# %% [markdown]
+# ## Find the edit
+#
+# A request has one `{}` where the subject stands. The default model comes with the statistics that ROME needs; for any
+# other, [Bring your own model](your_own_model.md) collects them.
+
+# %%
+editor = rl.ROME(model)
+request = rl.EditRequest("{} is located in the city of", subject="The Eiffel Tower", target_new="Rome")
+edit = editor.edit(request)
+print(
+    f"p(Rome) {edit.before.target:.3f} → {edit.after.target:.3f}, p(Paris) {edit.before.old:.3f} → {edit.after.old:.3f}"
+)
+print(f"layer {edit.layer}, the update is {edit.relative_norm:.1%} of the matrix")
+
+# %% [markdown]
+# Nothing in the model has changed yet: `edit` is an object of two vectors.
+#
+# ## Put it on, look around, take it off
+
+# %%
+prompts = [
+    "The Eiffel Tower is located in the city of",
+    "Tourists who visit the Eiffel Tower stay in the city of",
+    "The Louvre is located in the city of",
+    "The Colosseum is located in the city of",
+]
+with edit.applied(model):
+    for prompt in prompts:
+        print(says(prompt))
+
+# %% [markdown]
+# The paraphrase follows, and the neighbours stay where they were. After the block the very bits are back:
+
+# %%
+before = model.blocks[edit.layer].mlp.W_out.clone()
+edit.apply(model)
+changed = not before.equal(model.blocks[edit.layer].mlp.W_out)
+edit.revert(model)
+print("changed:", changed, " restored to the bit:", before.equal(model.blocks[edit.layer].mlp.W_out))
+print(says(prompts[0]))
+
+# %% [markdown]
+# ## Without touching a weight
+#
+# The same edit goes through hooks, also for some rows of a batch only.
+
+# %%
+tokens = model.to_tokens([request.text, request.text], prepend_bos=False)
+logits = model.run_with_hooks(tokens, fwd_hooks=edit.hooks(model, rows=[1]))
+print([model.tokenizer.decode(row[-1].argmax().item()) for row in logits])
+
+# %% [markdown]
+# ## Several edits
+#
+# Edits stack, and come off in any order.
+
+# %%
+colosseum = editor.edit(rl.EditRequest("{} is located in the city of", "The Colosseum", target_new="Berlin"))
+with edit.applied(model), colosseum.applied(model):
+    print([(e.request.subject, e.request.target_new) for e in rl.applied_edits(model)])
+    print(says("The Eiffel Tower is located in the city of", 1))
+    print(says("The Colosseum is located in the city of", 1))
+print(rl.applied_edits(model))
+
+# %% [markdown]
+# ## Keep it
+#
+# `edit.save("rome.safetensors")` and `rl.load_edit` keep an edit in a file of a few kilobytes.
+# [From TransformerLens to Hugging Face and PEFT](export.md) hands it to people who have neither TransformerLens nor
+# rome_lens. Whether it is a *good* edit is the next question: [Did it work?](did_it_work.md)

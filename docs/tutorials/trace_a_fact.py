@@ -1,0 +1,77 @@
+# %% [markdown]
+# # Trace a fact
+#
+# Where does a language model keep that the Eiffel Tower is in Paris? Causal tracing answers by breaking the subject and
+# putting single states back, one at a time. [Causal tracing](../concepts/causal-tracing.md) explains the idea; here it is
+# done.
+
+# %%
+import rome_lens as rl
+
+model = rl.load_model()  # SmolLM2-135M-Instruct, fetched once; or your own HookedTransformer or TransformerBridge
+
+# %% [markdown]
+# A trace needs a prompt that the model completes with the answer, and the subject as it stands in it.
+
+# %%
+prompt, subject = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
+trace = rl.causal_trace(model, prompt, subject=subject)
+
+print(f"answer {trace.answer!r}")
+print(f"high   {trace.high:.3f}  the clean run")
+print(f"low    {trace.low:.3f}  the subject under noise of {trace.noise:.3f}")
+
+# %% [markdown]
+# `high` far above `low`: the model knows the fact, and the noise destroys it. Now each cell of the grids is one more
+# corrupted run, in which one state is put back. Tokens go down, layers across; the subject's tokens are marked.
+
+# %%
+trace.figure()
+
+# %% [markdown]
+# Hover over a cell for its probability. Two places light up in the residual stream: the subject, in the early layers, and
+# the last token, in the late ones. The second is no surprise, since the answer is read there. The first is where the
+# model turns "Eiffel Tower" into what it knows about it.
+#
+# ## Numbers instead of colours
+#
+# `scores[stream]` is a tensor `[layer pos]`, `effect(stream)` the same less `low`.
+
+# %%
+print("tokens", trace.tokens)
+for stream in trace.scores:
+    layer, pos = trace.peak(stream, positions=range(*trace.subject_span))
+    print(
+        f"{stream:5} best within the subject: layer {layer:2}, token {trace.tokens[pos]!r}, {trace.scores[stream][layer, pos]:.3f}"
+    )
+
+trace.to_dataframe().nlargest(5, "effect")
+
+# %% [markdown]
+# ## Is it the noise?
+#
+# Noise is one way to break a subject. Putting another one of as many tokens in its place is another, with no noise at all.
+
+# %%
+swapped = rl.causal_trace(model, prompt, subject=subject, swap="The Colosseum", streams="resid")
+print(f"high {swapped.high:.3f}, low {swapped.low:.3f}")
+swapped.figure()
+
+# %% [markdown]
+# ## Keep it
+#
+# A trace is saved with every setting that its numbers depend on.
+
+# %%
+import tempfile
+from pathlib import Path
+
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "eiffel.safetensors"
+    trace.save(path)
+    again = rl.CausalTrace.load(path)
+print(again.scores["mlp"].equal(trace.scores["mlp"]), again.seed, again.samples, again.window)
+
+# %% [markdown]
+# One fact is an anecdote. [Where does my model keep facts?](where_facts.md) averages over many, and
+# [Edit a fact and take it back](edit_a_fact.md) changes this one.
