@@ -34,7 +34,10 @@ for prompt in prompts:
         _, cache = model.run_with_cache(tokens, names_filter=[hook])
     read = cache[hook][0].float() @ edit.u
     print(
-        "  ".join(f"{token.strip()} {value:.1f}" for token, value in zip(model.to_str_tokens(tokens[0]), read.tolist()))
+        "  ".join(
+            f"{token.strip()} {value:.1f}"
+            for token, value in zip(model.to_str_tokens(tokens[0]), read.tolist(), strict=True)
+        )
     )
 
 # %% [markdown]
