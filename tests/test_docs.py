@@ -23,6 +23,7 @@ from sybil.parsers.markdown import CodeBlockParser
 from typer.testing import CliRunner
 
 from rome_lens.cli import app
+from rome_lens.loading.options import has_hooked_transformer
 
 SNIPPET = re.compile(r'--8<-- "(.+)"')
 # What is shown and not given: output, formulas, pictures of the house, a citation.
@@ -120,6 +121,9 @@ def pip(words):
 def dask(words):
     subprocess.run([Path(sys.executable).with_name("dask"), words[0], "--help"], check=True, capture_output=True)
 
+
+# Once is enough: what differs between the generations of TransformerLens has tests of its own.
+pytestmark = pytest.mark.skipif(not has_hooked_transformer(), reason="run on the default set of versions")
 
 COMMANDS = {"rome-lens": rome_lens, "python": python, "make": make, "pip": pip, "dask": dask}
 PARSERS = [
