@@ -33,8 +33,8 @@ print("neighbour  ", record.neighbours[0])
 # %%
 report = rl.evaluate_counterfact(model, ["none", "r-rome", "ft"], records[:4], measures=rl.Measures(n_texts=0))
 for name, editor in report.editors.items():
-    shown = [f"{metric} {editor.intervals[metric]}" for metric in ("S", "ES", "PS", "NS")]
-    print(f"{name:7}", *shown, sep="  ")
+    found = {metric: editor.intervals[metric] for metric in ("S", "ES", "PS", "NS")}
+    print(f"{name:7}", *(f"{metric} {e.mean:.1f} [{e.low:.1f}, {e.high:.1f}]" for metric, e in found.items()), sep="  ")
 
 # %%
 report.figures()["scores"]
