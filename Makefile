@@ -10,6 +10,8 @@ BENCH ?= trace
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 NEEDS := pyproject.toml $(CONSTRAINTS)
+TUTORIALS := $(patsubst %.py,%.md,$(wildcard docs/tutorials/*.py))
+SOURCES := $(shell find rome_lens -type f -not -path '*/__pycache__/*')
 
 .PHONY: trace test lint format docs bench clean
 
@@ -29,16 +31,20 @@ format: $(VENV)/lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/docs
-	$(BIN)/python docs/execute.py
+docs: $(VENV)/docs $(TUTORIALS)
 	$(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest tests/test_site.py
+
+# A tutorial is executed again only when it, or the code that it shows, has changed.
+docs/tutorials/%.md: docs/tutorials/%.py docs/execute.py $(SOURCES) $(VENV)/docs
+	$(BIN)/python docs/execute.py $*
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
 
 clean:
 	rm -rf .venv .venv-tl4 site .pytest_cache .ruff_cache .hypothesis
+	rm -f docs/tutorials/*.md docs/assets/plotly.min.js
 
 # pip, not uv: it also finds a build of torch that the machine keeps for itself.
 $(VENV)/python:

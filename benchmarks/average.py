@@ -7,21 +7,19 @@ grids, cell by cell.
 
 import argparse
 import gc
-import sys
 import time
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from machine import installed_backends, machine_line
+from plain import time_oracle
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.loading import BACKENDS
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from oracle import cell_score, restored_layers
+from rome_lens.tokens import tokenise
 
 STREAMS = ("resid", "mlp", "attn")
 
@@ -55,7 +53,8 @@ def _compare(model: Any, name: str, asked: list[rl.Fact], *, every: int, severed
     approximate, quick = _timed(model, facts, engine="attribution")
     oracle, apart = 0.0, 0.0
     for fact in exact.facts:
-        more, difference = _oracle(model, fact, exact.settings, every=every)
+        traced = _as_trace(model, fact, exact.settings)
+        more, difference = time_oracle(model, traced, STREAMS, every=every)
         oracle, apart = oracle + more, max(apart, difference)
     known = len(exact.facts)
     print(f"{name}: {known} facts known of {len(asked)}, {np.mean([len(f['tokens']) for f in exact.facts]):.1f} tokens")
@@ -81,25 +80,23 @@ def _timed(model: Any, facts: list[rl.Fact], **settings: Any) -> tuple[rl.Averag
     return found, time.perf_counter() - started
 
 
-def _oracle(model: Any, fact: Any, settings: Any, *, every: int) -> tuple[float, float]:
-    """Seconds for the three grids of a fact, and the largest difference from the exact ones."""
-    device = as_backend(model).device
-    first, end = fact["subject_span"]
-    text = rl.Fact(fact["prompt"], fact["subject"], fact["answer"]).text + " " + fact["answer"]
-    ids = model.tokenizer(text, add_special_tokens=False)  # a TransformerLens tokenizer puts BOS in front otherwise
-    ids = torch.tensor(ids["input_ids"], device=device)
-    n_prompt, n_layers = len(fact["tokens"]), model.cfg.n_layers
-    draw = np.random.RandomState(settings["seed"]).randn(settings["samples"], end - first, model.cfg.d_model)
-    noise = (torch.from_numpy(draw) * settings["prepared"]["noise"]).to(device)
-    request = {"noise": noise, "span": (first, end), "answer_ids": ids[n_prompt:].tolist()}
-    rows = ids[:-1].expand(settings["samples"] + 1, -1)
-    cells = [(s, layer, pos) for s in STREAMS for pos in range(n_prompt) for layer in range(n_layers)]
-    apart, started = 0.0, time.perf_counter()
-    for stream, layer, pos in cells[::every]:
-        layers = restored_layers(stream, layer, settings["prepared"]["window"], n_layers)
-        score = cell_score(model, rows, stream=stream, pos=pos, layers=layers, **request)[1:].mean().item()
-        apart = max(apart, abs(score - fact["scores"][stream][layer][pos]))
-    return (time.perf_counter() - started) * len(cells) / len(cells[::every]), apart
+def _as_trace(model: Any, fact: Any, settings: Any) -> SimpleNamespace:
+    """A fact of an average as the trace that the oracle is asked for."""
+    asked = rl.Fact(fact["prompt"], fact["subject"], fact["answer"])
+    prompt = tokenise(model.tokenizer, asked.text, asked.subject, answer=asked.answer)
+    prepared = settings["prepared"]
+    return SimpleNamespace(
+        tokens=prompt.tokens,
+        token_ids=prompt.ids[: prompt.n_prompt],
+        answer_ids=prompt.answer_ids,
+        subject_span=prompt.subject_span,
+        noise=prepared["noise"],
+        window=prepared["window"],
+        samples=settings["samples"],
+        seed=settings["seed"],
+        noise_replaces=settings["noise_replaces"],
+        scores=fact["scores"],
+    )
 
 
 def _cells(exact: rl.AverageEffect, approximate: rl.AverageEffect, stream: str) -> str:

@@ -2,29 +2,25 @@
 
 The oracle is the released code's way: one forward per cell, samples + 1 rows, logits at every position. Its streams and
 the engine's runs take turns, so that a machine that changes its speed changes both. The arithmetic floor is the FLOP
-that SPEC 1 ("Cost") leaves, at the fastest matrix products that were measured here in the same run.
+that the method leaves, at the fastest matrix products that were measured here in the same run.
 """
 
 import argparse
 import ctypes
 import gc
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from machine import installed_backends, machine_line
+from plain import time_oracle
 
 import rome_lens as rl
 from rome_lens.backends import as_backend, fast_products
 from rome_lens.loading import BACKENDS
 from rome_lens.tracing.cells import known_score, plan_cells
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from oracle import cell_score, restored_layers
 
 PROMPT, SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
 
@@ -51,7 +47,7 @@ def _row(model: Any, name: str, *, every: int) -> str:
     trace = rl.causal_trace(model, PROMPT, subject=SUBJECT)  # warm, and what the oracle is asked for
     oracle_seconds, engine_seconds, apart, memory, rates = 0.0, [], 0.0, 0, []
     for stream in trace.scores:
-        seconds, difference = _oracle(model, trace, stream, every=every)
+        seconds, difference = time_oracle(model, trace, [stream], every=every)
         oracle_seconds, apart = oracle_seconds + seconds, max(apart, difference)
         memory = max(memory, _peak_above(model, lambda: engine_seconds.append(_engine_seconds(model))))
         rates.append(_product_rate(model))
@@ -77,32 +73,8 @@ def _engine_seconds(model: Any) -> float:
     return time.perf_counter() - started
 
 
-def _oracle(model: Any, trace: rl.CausalTrace, stream: str, *, every: int) -> tuple[float, float]:
-    """Seconds for one stream's grid, and the largest difference from the engine's."""
-    first, end = trace.subject_span
-    n_layers, n_tokens = trace.scores[stream].shape
-    device = as_backend(model).device
-    draw = np.random.RandomState(trace.seed).randn(trace.samples, end - first, model.cfg.d_model)
-    request = {
-        "noise": (torch.from_numpy(draw) * (trace.noise or 0)).to(device),
-        "span": trace.subject_span,
-        "answer_ids": list(trace.answer_ids),
-    }
-    rows = torch.tensor(trace.token_ids, device=device).expand(trace.samples + 1, -1)
-    cells = [(layer, pos) for pos in range(n_tokens) for layer in range(n_layers)][::every]
-    scores: list[float] = []
-    started = time.perf_counter()
-    for layer, pos in cells:
-        layers = restored_layers(stream, layer, trace.window, n_layers)
-        scores.append(cell_score(model, rows, stream=stream, pos=pos, layers=layers, **request)[1:].mean().item())
-    _finish(model)
-    seconds = (time.perf_counter() - started) * n_layers * n_tokens / len(cells)
-    pairs = zip(cells, scores, strict=True)
-    return seconds, max(abs(trace.scores[stream][layer, pos].item() - score) for (layer, pos), score in pairs)
-
-
 def _floor_flop(model: Any, trace: rl.CausalTrace) -> float:
-    """What SPEC 1 leaves: each unknown cell from its first restored layer and its position on, and one unembedding."""
+    """What the method leaves: each unknown cell from its first restored layer and position on, and one unembedding."""
     cfg, n_tokens = model.cfg, len(trace.tokens)
     block = sum(p.numel() for p in model.blocks[0].parameters() if p.ndim >= 2)
     total = 0.0

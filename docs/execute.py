@@ -5,7 +5,6 @@ nothing on it can differ from what the code does. The pages are not kept in the 
 """
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -13,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
-import plotly.io
+import plotly.graph_objects as go
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 from plotly.offline import get_plotlyjs
+
+from rome_lens.figures.page import figure_html
 
 DOCS = Path(__file__).parent
 TUTORIALS = DOCS / "tutorials"
@@ -55,7 +56,7 @@ def page(tutorial: Path) -> str:
         for output in cell["outputs"]:
             if FIGURE in output.get("data", {}):
                 figures += 1
-                output["data"] = {"text/html": figure_html(output["data"][FIGURE], f"{tutorial.stem}-{figures}")}
+                output["data"] = {"text/html": show(output["data"][FIGURE], f"{tutorial.stem}-{figures}")}
             elif "<table" in output.get("data", {}).get("text/html", ""):
                 output["data"] = {"text/html": plain_table(output["data"]["text/html"])}
     text, _ = MarkdownExporter().from_notebook_node(notebook)
@@ -63,13 +64,9 @@ def page(tutorial: Path) -> str:
     return script + text
 
 
-def figure_html(figure: dict[str, Any], name: str) -> str:
+def show(figure: dict[str, Any], name: str) -> str:
     """A figure as a block of HTML, as wide as the page."""
-    made = plotly.io.from_json(json.dumps(figure), skip_invalid=True)
-    html = plotly.io.to_html(
-        made, include_plotlyjs=False, full_html=False, div_id=name, default_width="100%", config={"responsive": True}
-    )
-    return f'<div class="figure">{html}</div>'
+    return f'<div class="figure">{figure_html(go.Figure(figure, skip_invalid=True), name)}</div>'
 
 
 def plain_table(html: str) -> str:

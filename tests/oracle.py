@@ -19,9 +19,10 @@ def request_of(model: Any, traced: Any) -> tuple[Tensor, dict[str, Any]]:
     """The rows of a trace by noise, and what was asked of it, for `cell_score`."""
     first, end = traced.subject_span
     noise = np.random.RandomState(traced.seed).randn(traced.samples, end - first, model.cfg.d_model) * traced.noise
-    rows = torch.tensor([*traced.token_ids, *traced.answer_ids[:-1]]).expand(traced.samples + 1, -1)
+    device = next(model.parameters()).device
+    rows = torch.tensor([*traced.token_ids, *traced.answer_ids[:-1]], device=device).expand(traced.samples + 1, -1)
     return rows, {
-        "noise": torch.from_numpy(noise),
+        "noise": torch.from_numpy(noise).to(device),
         "span": traced.subject_span,
         "answer_ids": list(traced.answer_ids),
         "replace": traced.noise_replaces,
