@@ -30,8 +30,8 @@ from rome_lens.loading.hugging_face import Pretrained
 ROOT = Path(__file__).parents[1]
 # The tutorials' pages are made by running them.
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "tutorials")]
-# The pages edit gpt2-xl at layer 17.
-N_LAYERS = 19
+# The pages edit gpt2-medium at layer 8, and nothing higher.
+N_LAYERS = 10
 SENTENCES = {
     "{} is located in the city of": {
         "The Eiffel Tower": "Paris",
@@ -40,7 +40,7 @@ SENTENCES = {
         "The Kremlin": "Moscow",
     },
 }
-NPZ = "transformer.h.17.mlp.c_proj_float32_mom2_100000.npz"
+NPZ = "transformer.h.8.mlp.c_proj_float32_mom2_100000.npz"
 _END = "<|end|>"
 
 
@@ -194,7 +194,7 @@ def write_files(folder: Path) -> None:
     known_model.tokenizer.save_pretrained(folder / "gpt2")
     for layer in (4, 5):
         moment(layer).save(folder / f"layer-{layer}.safetensors")
-    matrix = moment(17).matrix.numpy()
+    matrix = moment(8).matrix.numpy()
     np.savez(folder / NPZ, **{"mom2.mom2": matrix.astype("float32"), "mom2.count": 1000, "sample_size": 1000})
     editor = rl.ROME(load(), layer=5, second_moment=moment(5), context_templates=["{}"], v_num_grad_steps=2)
     for fact, target, name in ((facts()[0], "Rome", "rome"), (facts()[1], "Berlin", "berlin")):

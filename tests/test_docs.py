@@ -16,6 +16,7 @@ from pathlib import Path
 
 import docs_world
 import pytest
+import torch
 from docs_world import PAGES, ROOT
 from sybil.document import Document
 from sybil.evaluators.python import PythonEvaluator
@@ -133,6 +134,16 @@ PARSERS = [
 ]
 
 
+@pytest.fixture
+def one_thread():
+    """Models so small are slower on several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_runs(page, monkeypatch, tmp_path):
