@@ -261,8 +261,8 @@ def test_apply_needs_no_model_name_where_the_edit_knows_it(shell, tmp_path, monk
 
 
 REFUSED = {
-    "no file": (2, ["apply"], "missing argument 'EDIT…' (see 'rome-lens apply --help')"),
-    "nothing to show": (2, ["show"], "missing argument 'FILE…' (see 'rome-lens show --help')"),
+    "no file": (2, ["apply"], "missing argument 'EDIT' (see 'rome-lens apply --help')"),
+    "nothing to show": (2, ["show"], "missing argument 'FILE' (see 'rome-lens show --help')"),
     "no folder": (2, ["apply", "EDIT"], "neither --to-hf nor --to-peft is given; name one folder to write"),
     "both": (2, ["apply", "EDIT", "--to-hf", "a", "--to-peft", "b"], "--to-hf and --to-peft are both given; name one"),
     "model": (2, ["apply", "EDIT", "--to-peft", "a", "-m", "gpt2"], "--model goes with --to-hf; an adapter holds the"),

@@ -19,7 +19,11 @@ _OUT: dict[str, Any] = {"rich_help_panel": "What comes out"}
 def apply(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Edits that 'rome-lens edit --save' wrote.", metavar="EDIT…", show_default=False),
+        typer.Argument(
+            help="Edits that 'rome-lens edit --save' or MatrixEdit.save wrote; several go into one folder.",
+            metavar="EDIT",
+            show_default=False,
+        ),
     ],
     to_hf: Annotated[
         Path | None, typer.Option(help="Write the edited model, for transformers.", metavar="FOLDER", **_OUT)
@@ -27,7 +31,7 @@ def apply(
     to_peft: Annotated[
         Path | None,
         typer.Option(
-            help="Write a LoRA adapter, for peft; it needs no model, and its rank is the number of edits.",
+            help="Write a LoRA adapter, for peft; it needs no model, its rank is the number of edits on a layer; fine-tuned edits have none.",
             metavar="FOLDER",
             **_OUT,
         ),

@@ -47,10 +47,16 @@ def edit(
         ),
     ] = None,
     subject: Annotated[
-        str | None, typer.Option("--subject", "-s", help="Whom or what it is about.", metavar="TEXT", **_REQUEST)
+        str | None,
+        typer.Option(
+            "--subject", "-s", help="Whom or what it is about; needed with a prompt.", metavar="TEXT", **_REQUEST
+        ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", "-t", help="What the model shall say.", metavar="TEXT", **_REQUEST)
+        str | None,
+        typer.Option(
+            "--target", "-t", help="What the model shall say; needed with a prompt.", metavar="TEXT", **_REQUEST
+        ),
     ] = None,
     old: Annotated[
         str | None,
@@ -80,7 +86,8 @@ def edit(
     second_moment: Annotated[
         Path | None,
         typer.Option(
-            help="What the edit leaves alone: a file of 'rome-lens stats', or published statistics (.npz).",
+            help="What the edit leaves alone: a file of 'rome-lens stats', or published statistics (.npz, with "
+            "--layer).",
             show_default="the one that comes with rome-lens",
             metavar="FILE",
             **_HOW,
@@ -171,7 +178,12 @@ def edit(
         int, typer.Option(help="Tokens to continue the prompt by at most; 0 for none.", metavar="N", **_LOOK)
     ] = 30,
     save: Annotated[
-        Path | None, typer.Option(help="Write the edit, for 'rome-lens apply' and load_edit.", metavar="FILE", **_OUT)
+        Path | None,
+        typer.Option(
+            help="Write the edit, for 'rome-lens apply', 'rome-lens trace --edit' and load_edit.",
+            metavar="FILE",
+            **_OUT,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -79,7 +79,9 @@ Perplexity = Annotated[
 PerplexityTexts = Annotated[int, typer.Option(help="Watch the first N of these texts.", metavar="N", **_WHAT)]
 PerplexityBound = Annotated[
     float,
-    typer.Option(help="Flag edits that move the perplexity by more than this factor.", metavar="X", **_WHAT),
+    typer.Option(
+        help="Flag edits that move the perplexity by more than this factor, up or down.", metavar="X", **_WHAT
+    ),
 ]
 Out = Annotated[
     Path | None,

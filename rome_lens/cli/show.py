@@ -25,7 +25,7 @@ def show(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="Edits, second moments or traces that rome-lens saved.", metavar="FILE…", show_default=False
+            help="Edits, second moments or traces that rome-lens saved.", metavar="FILE", show_default=False
         ),
     ],
     as_json: Json = False,

@@ -44,7 +44,9 @@ def stats(
     ] = "self",
     field: Annotated[
         str | None,
-        typer.Option(help="Field of JSON or of a data set that holds the text.", show_default="text", **_TEXT),
+        typer.Option(
+            help="Field of JSON or of a data set that holds the text.", show_default="text", metavar="NAME", **_TEXT
+        ),
     ] = None,
     tokens: Annotated[
         int | None,
@@ -87,7 +89,11 @@ def stats(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="The file to write; with several layers its name holds {layer}.", metavar="FILE", **_OUT
+            "--out",
+            "-o",
+            help="The file to write, needed; with several layers its name holds {layer}.",
+            metavar="FILE",
+            **_OUT,
         ),
     ] = None,
     as_json: Json = False,

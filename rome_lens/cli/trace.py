@@ -46,7 +46,11 @@ def trace(
     subject: Annotated[
         str | None,
         typer.Option(
-            "--subject", "-s", help="The part of the prompt to corrupt, letter for letter.", metavar="TEXT", **_FACT
+            "--subject",
+            "-s",
+            help="The part of the prompt to corrupt, letter for letter; needed with a prompt.",
+            metavar="TEXT",
+            **_FACT,
         ),
     ] = None,
     expect: Annotated[
