@@ -31,7 +31,8 @@ def apply(
     to_peft: Annotated[
         Path | None,
         typer.Option(
-            help="Write a LoRA adapter, for peft; it needs no model, its rank is the number of edits on a layer; fine-tuned edits have none.",
+            help="Write a LoRA adapter, for peft; it needs no model, its rank is the number of edits on a layer; "
+            "fine-tuned edits have none.",
             metavar="FOLDER",
             **_OUT,
         ),
