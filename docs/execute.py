@@ -45,6 +45,9 @@ def write_script() -> None:
 def page(tutorial: Path) -> str:
     """Run a tutorial, and return its page as Markdown."""
     notebook = jupytext.read(tutorial)
+    title, _, rest = notebook.cells[0].source.partition("\n")
+    itself = f'[As a notebook](../notebooks/{tutorial.stem}.ipynb){{ download="{tutorial.stem}.ipynb" }}'
+    notebook.cells[0].source = f"{title}\n\n{itself}\n{rest}"
     os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"  # the kernel inherits it
     where = {"metadata": {"path": DOCS.parent}}
     NotebookClient(notebook, timeout=1200, kernel_name="python3", resources=where, coalesce_streams=True).execute()
