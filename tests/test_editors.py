@@ -74,7 +74,7 @@ def test_an_editor_is_named_by_what_it_is(kind):
 def test_nobody_is_the_unedited_model():
     assert specs_of(None) == (EditorSpec("none", "none"),)
     assert specs_of([None, "ft"]) == (EditorSpec("none", "none"), EditorSpec("ft", "ft"))
-    assert specs_of({"as it was": None}) == (EditorSpec("as it was", "none"),)
+    assert specs_of({"as-it-was": None}) == (EditorSpec("as-it-was", "none"),)
 
 
 def test_several_editors_keep_their_order():
@@ -107,6 +107,11 @@ UNKNOWN = (
         (["none", "memit"], UNKNOWN),
         ({"mine": "memit"}, UNKNOWN),
         ([], "editors are none at all; expected one or more, each of another name"),
+        (
+            {"layer 0": Own()},
+            "the editor name 'layer 0' cannot be a file name; expected letters, digits and any of "
+            "_+=@.,- (none of .,- first), with one / at most",
+        ),
         ({}, "editors are none at all; expected one or more, each of another name"),
         (["ft", "ft"], "editors are ft, ft; expected one or more, each of another name"),
         ([Own(), Own()], "editors are Own, Own; expected one or more, each of another name"),

@@ -1,6 +1,10 @@
 """The files that the docs quote run as they stand, on tiny models."""
 
+import json
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,3 +130,92 @@ def test_average_facts(capsys):
     first, *peaks = capsys.readouterr().out.splitlines()
     assert first == f"4 facts known, 0 set aside; total effect {average.total_effect.mean:.3f}"
     assert [line.split()[0] for line in peaks] == ["resid", "resid", "mlp", "mlp", "attn", "attn"]
+
+
+def test_trace_prompts(capsys, tmp_path, monkeypatch):
+    example = runpy.run_path(str(EXAMPLES / "trace_prompts.py"))
+    model = tiny_model("auto")
+    known, *_ = known_facts(model, 1)
+    table = example["trace_prompts"](model, [(known.text, known.subject), (known.text, "nobody")], noise=1.0)
+    trace = rl.causal_trace(model, known.text, subject=known.subject, noise=1.0)
+    layer, pos = trace.peak("mlp", positions=range(*trace.subject_span))
+    assert table.loc[0, ["answer", "high", "mlp_layer", "mlp_token"]].tolist() == [
+        *(trace.answer.strip(), trace.high, layer, trace.tokens[pos])
+    ]
+    assert table.loc[0, "mlp_score"] == trace.scores["mlp"][layer, pos]
+    assert table["error"].isna().tolist() == [True, False]
+    assert "'nobody'" in table.loc[1, "error"]
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    write_tiny_model(tmp_path / "tiny")
+    (tmp_path / "prompts.csv").write_text("subject,prompt\nthe tower,the tower is in\nthe city,the city is a\n")
+    monkeypatch.chdir(tmp_path)
+    example["main"](["found.csv", "--prompts", "prompts.csv", "--model", "tiny", "--limit", "1"])
+    head, row = (tmp_path / "found.csv").read_text().splitlines()
+    assert head.startswith("prompt,subject,answer,high,low,noise,resid_layer,")
+    assert row.startswith("the tower is in,the tower,")
+
+
+def test_sweep_layers(capsys, tmp_path):
+    write_tiny_model(tmp_path / "tiny")
+    sweep_layers = runpy.run_path(str(EXAMPLES / "sweep_layers.py"))["sweep_layers"]
+    report = sweep_layers(rl.load_model(tmp_path / "tiny"), [0, 1], _records("{} is in the city of"), tokens=400)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["layer-0", "layer-1"]
+    assert report.to_dataframe()["layer"].tolist() == [0, 1]
+    assert {record["error"] for records in report.records.values() for record in records} == {None}
+
+
+def test_compare_variants(capsys, tmp_path):
+    compare_variants = runpy.run_path(str(EXAMPLES / "compare_variants.py"))["compare_variants"]
+    rl.SecondMoment.from_matrix(torch.eye(64), layer=0).save(tmp_path / "identity.safetensors")
+    moments = [str(tmp_path / "identity.safetensors")]
+    write_tiny_model(tmp_path / "tiny")
+    model, records = rl.load_model(tmp_path / "tiny"), _records("{} is in the city of")
+    table = compare_variants(model, records, second_moments=moments)
+    assert table.index.tolist() == ["r-rome", "rome", "p-rome", "identity"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == table.index.tolist()
+    assert (table["largest update"] > 0).all()
+    # With the identity as second moment, that is what r-rome does.
+    assert table.loc["r-rome", "S"] == table.loc["identity", "S"]
+
+
+def test_edit_in_bfloat16(capsys, tmp_path):
+    edit_in_bfloat16 = runpy.run_path(str(EXAMPLES / "edit_in_bfloat16.py"))["edit_in_bfloat16"]
+    write_tiny_model(tmp_path / "tiny")
+    moment = rl.SecondMoment.from_matrix(torch.eye(64), layer=1)
+    request = rl.EditRequest("where stands {}", "the tower", target_new="rome")
+    edit = edit_in_bfloat16(str(tmp_path / "tiny"), request, second_moment=moment)
+    exact, half = capsys.readouterr().out.splitlines()
+    assert exact == f"float32   p(rome) {edit.before.target:.3f} → {edit.after.target:.3f}"
+    before, after = (float(word.strip(",")) for word in half.split()[2:5:2])
+    assert edit.dtype == "float32"
+    assert before == pytest.approx(edit.before.target, abs=0.02)
+    assert after == pytest.approx(edit.after.target, abs=0.05)
+    assert after > before + 0.3
+
+
+def test_slurm_array(tmp_path):
+    write_tiny_model(tmp_path / "tiny")
+    bin_folder = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "SLURM_ARRAY_TASK_COUNT": "2"}
+    records = [
+        {
+            "requested_rewrite": {
+                "prompt": prompt,
+                "subject": "the tower",
+                "target_new": {"str": "rome"},
+                "target_true": {"str": "paris"},
+            },
+            "paraphrase_prompts": ["where stands the tower"],
+            "neighborhood_prompts": ["the museum stands in"],
+        }
+        for prompt in ("{} is in the city of", "{} stands in")
+    ]
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    asked = ["--model=tiny", "--data=records.json", "--editor=none", "--texts=0", "--perplexity=none", "--batch=1"]
+    for task in ("1", "2"):
+        command = [str(EXAMPLES / "slurm_array.sh"), *asked]
+        subprocess.run(command, cwd=tmp_path, env={**environment, "SLURM_ARRAY_TASK_ID": task}, check=True)
+    script = (EXAMPLES / "slurm_array.sh").read_text("utf-8")
+    _, _, join = script.partition('--wrap "')
+    subprocess.run(join.partition('"')[0], shell=True, cwd=tmp_path, env=environment, check=True)
+    assert rl.read_run(tmp_path / "whole").editors["none"].n_records == 2

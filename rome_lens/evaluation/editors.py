@@ -26,6 +26,7 @@ from rome_lens.evaluation.moments import Moments
 from rome_lens.evaluation.random_layer import RandomLayer
 from rome_lens.evaluation.result import UNEDITED
 from rome_lens.facts import EditRequest
+from rome_lens.runs import check_name
 
 IDENTITY, RANDOM_LAYER = "identity", "random-layer"
 _VARIANTS = ("r-rome", "rome", "p-rome")
@@ -83,7 +84,8 @@ def specs_of(editors: Any, settings: Sequence[str] = ()) -> tuple[EditorSpec, ..
         settings: `NAME=JSON` for every editor that takes that setting, or `EDITOR.NAME=JSON`.
 
     Raises:
-        SettingError: no editor of that name, no such setting, or two editors of one name.
+        SettingError: no editor of that name, no such setting, two editors of one name, or a name that no folder can
+            have.
     """
     if isinstance(editors, Mapping):
         pairs = [(str(name), one) for name, one in editors.items()]
@@ -93,6 +95,8 @@ def specs_of(editors: Any, settings: Sequence[str] = ()) -> tuple[EditorSpec, ..
         pairs = [(editors if isinstance(editors, str) else _name(editors), editors)]
     specs = [_spec(name.rpartition(":")[2] if ":" in name else name, one) for name, one in pairs]
     names = [spec.name for spec in specs]
+    for name in names:
+        check_name(name, "editor name")
     if "references" in names:
         raise SettingError("an editor is named references, which is what a run calls its reference texts; rename it")
     if not names or len(set(names)) < len(names):

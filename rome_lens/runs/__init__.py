@@ -10,7 +10,7 @@ from rome_lens.runs.merge import merge
 from rome_lens.runs.pool import process_pool
 from rome_lens.runs.runner import run
 from rome_lens.runs.shard import Shard
-from rome_lens.runs.work import Bench, Task, Work, check_batches, fresh_token
+from rome_lens.runs.work import Bench, Task, Work, check_batches, check_name, fresh_token
 
 __all__ = [
     "Bench",
@@ -21,6 +21,7 @@ __all__ = [
     "Task",
     "Work",
     "check_batches",
+    "check_name",
     "dask_executor",
     "digest_of",
     "fresh_token",

@@ -19,6 +19,19 @@ _PART = r"[A-Za-z0-9_+=@][A-Za-z0-9_+=@.,-]{0,120}"
 _KEY = re.compile(rf"(?:{_PART}/)?{_PART}")
 
 
+def check_name(name: str, called: str) -> None:
+    """Refuse what cannot name a record's file, or the folder in which it lies.
+
+    Raises:
+        SettingError: it cannot.
+    """
+    if not _KEY.fullmatch(name):
+        raise SettingError(
+            f"the {called} {name!r} cannot be a file name; expected letters, digits and any of _+=@.,- "
+            "(none of .,- first), with one / at most"
+        )
+
+
 @dataclass(frozen=True)
 class Task:
     """What is computed together.
@@ -37,11 +50,7 @@ class Task:
 
     def __post_init__(self) -> None:
         for key in self.keys:
-            if not _KEY.fullmatch(key):
-                raise SettingError(
-                    f"the record name {key!r} cannot be a file name; expected letters, digits and any of _+=@.,- "
-                    "(none of .,- first), with one / at most"
-                )
+            check_name(key, "record name")
 
 
 class Bench(ABC):
