@@ -8,6 +8,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from tiny_shell import PROMPT, SUBJECT, TARGET, C, TinyHouse, ok
 
+from rome_lens.cli.terminal import stdout
+
 EDIT = ("edit", PROMPT, "--subject", SUBJECT, "--target", TARGET, "--second-moment", C)
 FAST = (*EDIT, "--template", "it was old. {}", "--bare-weight", "0.9", "--generate", "3")
 
@@ -91,3 +93,12 @@ def test_curves(values, expected):
 
     drawn = curve(list(values))
     assert drawn == expected if expected is not None else (len(drawn), drawn[0], drawn[-1]) == (40, "█", "▁")
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 120), ("60", 60)])
+def test_a_file_has_room_for_more_than_a_terminal(columns, width, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert stdout().width == width

@@ -27,6 +27,7 @@ def test_grids_equal_the_released_codes(default_model, reference):
         expect=reference["answer"].strip(),
     )
     assert trace.engine == "blocks"
+    assert (trace.notes == ()) == (trace.low < trace.high / 2)
     assert list(trace.token_ids) == reference["token_ids"]
     assert list(trace.subject_span) == reference["subject_span"]
     assert trace.answer == reference["answer"]

@@ -75,8 +75,14 @@ def assert_equals_oracle(model, traced, *, rtol=1e-6):
 def test_every_architecture_equals_the_oracle(name, backend):
     model = architecture(name, backend)
     traced = trace(model)
-    assert (traced.engine, traced.notes) == ("blocks", ())
+    assert traced.engine == "blocks"
+    assert not [note for note in traced.notes if not note.startswith("with the subject corrupted")]
     assert_equals_oracle(model, traced)
+
+
+def test_a_corruption_that_takes_little_is_noted():
+    (note,) = trace(architecture("gpt2", BACKENDS[0]), noise=1e-9).notes
+    assert note.startswith("with the subject corrupted the answer keeps 100% of its probability, so there is little")
 
 
 @pytest.mark.parametrize(("name", "backend"), [("gpt2", BACKENDS[0]), ("llama", BRIDGE), ("gemma2", BRIDGE)])

@@ -196,7 +196,9 @@ def test_the_last_layer_can_only_change_what_the_subject_ends(backend, engine):
 
 def test_an_edit_that_falls_short_says_why():
     model = architecture("gpt2", BACKENDS[0])
-    notes = rome(model, v_num_grad_steps=1).edit(REQUEST).notes
+    short = rome(model, v_num_grad_steps=1).edit(REQUEST)
+    assert repr(short).endswith("; not reached, see notes)")
+    notes = short.notes
     assert notes[-1].startswith("the target 'xy' is not reached, its probability is ")
     assert notes[-1].endswith(
         "the value itself falls short: choose another layer, more steps or a larger clamp_norm_factor"
@@ -204,6 +206,7 @@ def test_an_edit_that_falls_short_says_why():
     reached = rome(small_words(BACKENDS[0]), context_templates=["the city. {}"], **WORDS).edit(REQUESTS[1])
     assert reached.after.target > 0.5
     assert not any("not reached" in note for note in reached.notes)
+    assert "not reached" not in repr(reached)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -347,7 +347,10 @@ def test_another_layer_width_or_model_is_refused(moment, tmp_path):
     moment.save(tmp_path / "c")
     with pytest.raises(ModelMismatchError) as caught:
         SecondMoment.load(tmp_path / "c", layer=3)
-    said = "the second moment is of layer 2, and layer 3 was asked for; collect that one (rome-lens stats --layer 3)"
+    said = (
+        "the second moment is of layer 2, and layer 3 was asked for; collect that one (rome-lens stats --model gpt2 "
+        "--layer 3)"
+    )
     assert str(caught.value) == said
     with pytest.raises(ModelMismatchError) as caught:
         moment.check(as_backend(architecture("gpt2", BRIDGE)), 3)
@@ -356,13 +359,13 @@ def test_another_layer_width_or_model_is_refused(moment, tmp_path):
         SecondMoment.load(tmp_path / "c", model=architecture("llama", BRIDGE))
     assert str(caught.value) == (
         "the second moment has 64 rows, but layer 2 of llama has keys of 24 numbers; collect one from this model "
-        "(rome-lens stats --layer 2)"
+        "(rome-lens stats --model llama --layer 2)"
     )
     with pytest.raises(ModelMismatchError) as caught:
         SecondMoment.load(tmp_path / "c", model=_other_model())
     assert str(caught.value) == (
         "the second moment was collected from gpt2, and this other is another model (other weights in layer 2); "
-        "collect one from it (rome-lens stats --layer 2)"
+        "collect one from it (rome-lens stats --model other --layer 2)"
     )
     with pytest.raises(SettingError, match="layer is 4; gpt2 has layers 0 to 3"):
         moment.check(as_backend(architecture("gpt2", BRIDGE)), 4)

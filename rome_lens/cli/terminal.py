@@ -1,6 +1,7 @@
 """Where the commands write: text to stdout, progress to stderr. What the user typed is shown, never interpreted."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +11,14 @@ from rich.console import Console
 
 from rome_lens.progress import DETAIL, Progress
 
+# Of lines in files and pipes: wider than rich takes them to be, so that less is cut out of prompts.
+_FILE_WIDTH = 120
+
 
 def stdout() -> Console:
     """The console for a command's output; no markup, emoji codes or highlighting in what it prints."""
-    return Console(markup=False, emoji=False, highlight=False, soft_wrap=False)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=False, width=width)
 
 
 def print_json(value: Any) -> None:

@@ -256,10 +256,8 @@ def _print_grids(console: "Console", traced: "CausalTrace", broken: str) -> None
             f"  best of the subject: layer {layer}, p = {heat_map.score(layer, pos):.3f}, "
             f'token "{visible(heat_map.labels[pos])}"'
         )
-    if traced.total_effect < 0.1 * traced.high or traced.notes:
+    if traced.notes:
         console.print()
-    if traced.total_effect < 0.1 * traced.high:
-        console.print("Note: the corruption takes away little of the answer's probability; so does what is restored.")
     for note in traced.notes:
         console.print(f"Note: {visible(note)}.")
 

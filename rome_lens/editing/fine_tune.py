@@ -17,7 +17,7 @@ from rome_lens.editing.matrix_edit import MatrixEdit
 from rome_lens.editing.measure import joint_probabilities
 from rome_lens.editing.tuning import Descent, tune
 from rome_lens.editing.tuning_settings import FineTuningSettings, choose_tuning
-from rome_lens.editing.weight_edit import Probabilities
+from rome_lens.editing.weight_edit import SAID, Probabilities
 from rome_lens.errors import PromptError, SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.memory import free_bytes
@@ -25,8 +25,6 @@ from rome_lens.progress import Progress
 from rome_lens.tokens import TokenisedPrompt, tokenise_span
 
 _ENGINES = ("auto", "plain")
-# From here on an answer counts as said.
-_SAID = 0.5
 # Beyond so many, a larger batch no longer pays on a CPU.
 _MOST_TOGETHER = {"cpu": 8}
 _MOST_TOGETHER_ELSEWHERE = 64
@@ -238,7 +236,7 @@ def _norm(delta: Tensor) -> float:
 
 def _shortfall(request: EditRequest, probability: float) -> tuple[str, ...]:
     """Say it where an edit does not do what was asked."""
-    if probability >= _SAID:
+    if probability >= SAID:
         return ()
     return (
         f"the target {request.target_new!r} is not reached, its probability is {probability:.2g}: choose another "

@@ -24,14 +24,13 @@ from rome_lens.editing.shipped import shipped_moment
 from rome_lens.editing.templates import sample_templates
 from rome_lens.editing.update import Keys, RankOne, check_variant, rank_one
 from rome_lens.editing.values import Values, find_values
+from rome_lens.editing.weight_edit import SAID
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
 from rome_lens.tokens import TokenisedPrompt
 
 _ENGINES = ("auto", "plain")
-# From here on an answer counts as said.
-_SAID = 0.5
 _ESSENCES = ("last", "subject")
 
 
@@ -333,13 +332,13 @@ class ROME:
 
 def _shortfall(row: RequestRows, probability: float, curve: Sequence[Loss]) -> tuple[str, ...]:
     """Say it where an edit does not do what was asked."""
-    if probability >= _SAID:
+    if probability >= SAID:
         return ()
     reached = math.exp(-curve[-1].target)
     why = (
         "the value says it, but the bare prompt's key differs from the one that is answered: raise bare_weight, or "
         "take variant='p-rome'"
-        if reached >= _SAID
+        if reached >= SAID
         else "the value itself falls short: choose another layer, more steps or a larger clamp_norm_factor"
     )
     return (f"the target {row.request.target_new!r} is not reached, its probability is {probability:.2g}: {why}",)

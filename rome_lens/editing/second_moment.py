@@ -255,7 +255,7 @@ class SecondMoment:
             matrix, history = read_moment(path)
             moment = cls._of_file(path, matrix=matrix, **history)
         if layer is not None and moment.layer != layer:
-            raise ModelMismatchError(moment._other_layer(layer))
+            raise ModelMismatchError(moment._other_layer(layer, moment.model_name))
         if model is not None:
             moment.check(as_backend(model), moment.layer)
         return moment
@@ -296,12 +296,12 @@ class SecondMoment:
             ModelError: the layer has no `W_out`.
         """
         if self.layer != backend.check_layer(layer):
-            raise ModelMismatchError(self._other_layer(layer))
+            raise ModelMismatchError(self._other_layer(layer, backend.model_name))
         matrix = backend.w_out(layer).matrix if matrix is None else matrix
         if matrix.shape[0] != self.d_mlp:
             raise ModelMismatchError(
                 f"the second moment has {self.d_mlp} rows, but layer {layer} of {backend.model_name} has keys of "
-                f"{matrix.shape[0]} numbers; collect one from this model (rome-lens stats --layer {layer})"
+                f"{matrix.shape[0]} numbers; collect one from this model ({_how(layer, backend.model_name)})"
             )
         if self.fingerprint is None:
             return
@@ -309,13 +309,13 @@ class SecondMoment:
         if difference is not None:
             raise ModelMismatchError(
                 f"the second moment was collected from {self.model_name}, and this {backend.model_name} is another "
-                f"model ({difference}); collect one from it (rome-lens stats --layer {layer})"
+                f"model ({difference}); collect one from it ({_how(layer, backend.model_name)})"
             )
 
-    def _other_layer(self, layer: int) -> str:
+    def _other_layer(self, layer: int, model_name: str | None) -> str:
         return (
             f"the second moment is of layer {self.layer}, and layer {layer} was asked for; "
-            f"collect that one (rome-lens stats --layer {layer})"
+            f"collect that one ({_how(layer, model_name)})"
         )
 
     @torch.no_grad()
@@ -387,3 +387,8 @@ class SecondMoment:
             f"the second moment of layer {self.layer} is not positive definite with a ridge of {ridges[-1]:g}; "
             "collect it from more tokens, or give a larger ridge"
         )
+
+
+def _how(layer: int, model_name: str | None) -> str:
+    """The command that collects a layer's C."""
+    return f"rome-lens stats --model {model_name} --layer {layer}" if model_name else f"rome-lens stats --layer {layer}"

@@ -27,6 +27,7 @@ def shipped_moment(backend: Backend, layer: int) -> SecondMoment:
         return moment
     raise SettingError(
         f"there is no second moment for layer {layer} of {backend.model_name}, and ROME is wrong without one; collect "
-        f"it once with 'rome-lens stats --layer {layer} --out FILE' (or SecondMoment.collect) and hand it over as "
-        "second_moment (in a shell: --second-moment FILE)"
+        f"it once with 'rome-lens stats --model {backend.model_name} --layer {layer} --out FILE', or with "
+        f"SecondMoment.collect(model, layers=[{layer}], texts='self')[{layer}], and hand it over as second_moment (in "
+        "a shell: --second-moment FILE)"
     )

@@ -18,6 +18,9 @@ from rome_lens.editing.hooks import Hook, edit_hooks
 from rome_lens.facts import EditRequest
 from rome_lens.storage import save_tensors
 
+SAID = 0.5
+"""From this probability on, a target counts as said."""
+
 
 @dataclass(frozen=True)
 class Probabilities:
@@ -57,7 +60,8 @@ class WeightEdit(ABC):
         return (
             f"{type(self).__name__}({self.request.text!r} -> {self.request.target_new!r}, layer {self.layer} of "
             f"{self.fingerprint.model_name}, {self.variant}, p(target) {self.before.target:.3f} -> "
-            f"{self.after.target:.3f}, p({self.old_answer.strip()}) {self.before.old:.3f} -> {self.after.old:.3f})"
+            f"{self.after.target:.3f}, p({self.old_answer.strip()}) {self.before.old:.3f} -> {self.after.old:.3f}"
+            f"{'' if self.after.target >= SAID else '; not reached, see notes'})"
         )
 
     @cached_property

@@ -57,7 +57,8 @@ class CausalTrace:
         device: where it ran, such as `cpu`.
         engine: `blocks` (the fast way) or `plain` (whole forwards), whose numbers are the same; or `attribution`, whose
             scores are an approximation.
-        notes: why, where `auto` could not take `blocks`.
+        notes: why, where `auto` could not take `blocks`; and that there is little to bring back, where the answer keeps
+            half of its probability or more with the subject corrupted.
         seconds: how long the trace took.
         edits: the edits that the model carried while it was traced, in words; empty for the model as it is.
         unedited: the same trace of the model without these edits: same answer, same noise. None without edits.

@@ -14,7 +14,7 @@ from rome_lens.progress import Progress
 from rome_lens.tokens import tokenise
 from rome_lens.tracing.cells import window_of
 from rome_lens.tracing.corruption import parse_noise, swapped_tokens
-from rome_lens.tracing.grid import Wanted, score_grids
+from rome_lens.tracing.grid import Grids, Wanted, score_grids
 from rome_lens.tracing.request import (
     check_known,
     check_length,
@@ -29,6 +29,9 @@ from rome_lens.tracing.request import (
 )
 from rome_lens.tracing.result import CausalTrace
 from rome_lens.tracing.runs import Case, Corruption
+
+# Of the clean run's probability: where so much is left, the corruption took away little.
+_LEFT = 0.5
 
 
 class EditLike(Protocol):
@@ -164,7 +167,7 @@ def causal_trace(
             dtype=str(backend.dtype).removeprefix("torch."),
             device=str(backend.device),
             engine=grids.engine,
-            notes=grids.notes,
+            notes=(*grids.notes, *_little_effect(grids)),
             seconds=time.perf_counter() - since,
             edits=tuple(f"{edit.request.text} → {edit.request.target_new.strip()}" for edit in carried),
             unedited=unedited,
@@ -174,6 +177,17 @@ def causal_trace(
         return trace((), None, started)
     unedited = trace((), None, time.perf_counter())
     return trace(edits, unedited, time.perf_counter())
+
+
+def _little_effect(grids: Grids) -> tuple[str, ...]:
+    """Say it where there is little for a state to bring back."""
+    if not grids.high or grids.low < _LEFT * grids.high:
+        return ()
+    return (
+        f"with the subject corrupted the answer keeps {grids.low / grids.high:.0%} of its probability, so there is "
+        "little to bring back: it may be no fact about the subject that the model knows (expect=, in a shell --expect, "
+        "makes sure of the answer), or the corruption is too weak",
+    )
 
 
 @contextmanager
