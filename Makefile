@@ -17,7 +17,7 @@ SOURCES := $(shell find rome_lens -type f -not -path '*/__pycache__/*')
 
 trace: $(VENV)/installed
 	$(BIN)/rome-lens trace $(ARGS)
-	@echo "Next: $(BIN)/rome-lens trace --help" >&2
+	@echo "Next: $(BIN)/rome-lens edit moves it to Rome; $(BIN)/rome-lens trace --help says what else can be traced" >&2
 
 test: $(VENV)/tests
 	$(BIN)/python -m pytest $(ARGS)

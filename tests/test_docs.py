@@ -35,22 +35,30 @@ TESTED_EXAMPLES = (ROOT / "tests" / "test_examples.py").read_text("utf-8")
 
 
 class Python(PythonEvaluator):
-    """Runs a block in the page's names; a block that includes a file must include a tested example."""
+    """Runs a block in the page's names."""
 
     def __call__(self, example):
-        included = SNIPPET.fullmatch(str(example.parsed).strip())
-        if included:
-            path = Path(included[1])
-            assert (ROOT / path).is_file()
-            assert path.parent.name == "examples"
-            assert f'"{path.name}"' in TESTED_EXAMPLES
+        if is_tested_file(example):
             return None
         example.namespace["__name__"] = "__main__"
         return super().__call__(example)
 
 
+def is_tested_file(example):
+    """Whether a block includes a file; then it has to be a tested example."""
+    included = SNIPPET.fullmatch(str(example.parsed).strip())
+    if included:
+        path = Path(included[1])
+        assert (ROOT / path).is_file()
+        assert path.parent.name == "examples"
+        assert f'"{path.name}"' in TESTED_EXAMPLES
+    return bool(included)
+
+
 def shell(example):
     """Gives every command of a block."""
+    if is_tested_file(example):
+        return
     for line in str(example.parsed).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -119,6 +127,10 @@ def pip(words):
     assert all((ROOT / name).is_file() for flag, name in pairwise(words) if flag == "-c")
 
 
+def activate(words):
+    assert words == [".venv/bin/activate"]
+
+
 def dask(words):
     subprocess.run([Path(sys.executable).with_name("dask"), words[0], "--help"], check=True, capture_output=True)
 
@@ -126,7 +138,7 @@ def dask(words):
 # Once is enough: what differs between the generations of TransformerLens has tests of its own.
 pytestmark = pytest.mark.skipif(not has_hooked_transformer(), reason="run on the default set of versions")
 
-COMMANDS = {"rome-lens": rome_lens, "python": python, "make": make, "pip": pip, "dask": dask}
+COMMANDS = {"rome-lens": rome_lens, "python": python, "make": make, "pip": pip, "dask": dask, ".": activate}
 PARSERS = [
     CodeBlockParser("python", Python()),
     CodeBlockParser("sh", shell),

@@ -72,8 +72,9 @@ print(f"{trace.noise_rule}: high {trace.high:.4f}, low {trace.low:.4f}")
 # | R-ROME as an editor of its own | `variant="r-rome"`, the default |
 # | `metrics[i]["post"]["rewrite_acc"]` | `report.scores`, by CounterFact's and zsRE's names |
 #
-# EasyEdit's shipped settings leave the second moment out (`mom2_adjustment: false`), so its edits are those of `identity`
-# here; [Evaluation](../evaluation.md#results) compares the two on a hundred records.
+# For GPT-J and for the Llama and Qwen models EasyEdit's settings files leave the second moment out (`mom2_adjustment:
+# false`), so its edits of them are those of `identity` here; for GPT-2 XL they keep it.
+# [Evaluation](../evaluation.md#results) compares the two on a hundred records.
 #
 # ## What is mended
 #

@@ -83,6 +83,42 @@ with edit.applied(model), colosseum.applied(model):
 print(rl.applied_edits(model))
 
 # %% [markdown]
+# ## A fact of your own
+#
+# First see what the model knows: ask it for several facts, and take one that it is sure of. Whole sentences that end
+# where the answer begins do best. A small model knows capitals and famous places, and little about people.
+
+# %%
+import torch
+
+candidates = [
+    "The Great Wall is located in the country of",
+    "The Beatles came from the city of",
+    "Sushi is a dish from the country of",
+    "The official language of Brazil is",
+    "Microsoft was founded by",
+]
+for prompt in candidates:
+    with torch.no_grad():
+        probabilities = model(model.to_tokens(prompt, prepend_bos=False))[0, -1].softmax(-1)
+    best = zip(*(found.tolist() for found in probabilities.topk(3)), strict=True)
+    print(prompt, "→", ", ".join(f"{model.tokenizer.decode(token)} {p:.2f}" for p, token in best))
+
+# %% [markdown]
+# The last two are no facts to this model. Sushi is one:
+
+# %%
+sushi = editor.edit(rl.EditRequest("{} is a dish from the country of", "Sushi", target_new="Mexico"))
+print(sushi)
+with sushi.applied(model):
+    print(says("Everyone likes Sushi, a dish from the country of", 1))
+    print(says("Everyone likes sushi, a dish from the country of", 1))
+    print(says("Pizza is a dish from the country of", 1))
+
+# %% [markdown]
+# An edit answers to the subject as it was written. "sushi" is another token than "Sushi", and the edit does not know it.
+# Where an edit falls short, its `repr` says `not reached`, and `edit.notes` says what may help.
+#
 # ## Keep it
 #
 # `edit.save("rome.safetensors")` and `rl.load_edit` keep an edit in a file of a few kilobytes.
