@@ -379,19 +379,33 @@ def test_hub_cannot_be_reached(name, monkeypatch, tmp_path):
     )
 
 
-def test_gated_model_says_so(monkeypatch):
-    class GatedRepoError(OSError):
-        pass
-
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (
+            "GatedRepoError",
+            "'owner/name' is gated on the hub: ask for access on its page, then run `hf auth login` and try again",
+        ),
+        (
+            "RepositoryNotFoundError",
+            "no model 'owner/name': it is not 'smollm2-135m', there is no such folder, and the hub has none of that "
+            "name, or only for those who are logged in (`hf auth login`)",
+        ),
+        (
+            "ConnectionError",
+            "no model 'owner/name': it is not 'smollm2-135m', there is no such folder, and the hub cannot be reached or "
+            "does not have it",
+        ),
+    ],
+)
+def test_what_the_hub_says_is_said(cause, said, monkeypatch):
     def refuse(*args, **kwargs):
-        raise OSError("You are trying to access a gated repo.\nhttps://…") from GatedRepoError("403")
+        raise OSError("You are trying to access a repo.\nhttps://…") from type(cause, (OSError,), {})("403")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
     with pytest.raises(ModelNotFoundError) as error:
-        load_model("owner/gated")
-    assert str(error.value) == (
-        "'owner/gated' is gated on the hub: ask for access on its page, then run `hf auth login` and try again"
-    )
+        load_model("owner/name")
+    assert str(error.value) == said
 
 
 def test_names_that_transformer_lens_knows_are_translated(monkeypatch):

@@ -135,15 +135,17 @@ def _load_config(location: _Location) -> PreTrainedConfig:
 
 
 def _not_on_the_hub(name: str, error: BaseException) -> str:
+    causes = set()
     chain: BaseException | None = error
     while chain is not None:
-        if type(chain).__name__ == "GatedRepoError":
-            return f"{name!r} is gated on the hub: ask for access on its page, then run `hf auth login` and try again"
+        causes.add(type(chain).__name__)
         chain = chain.__cause__ or chain.__context__
-    return (
-        f"no model {name!r}: it is not {DEFAULT_MODEL!r}, there is no such folder, "
-        "and the hub cannot be reached or does not have it"
-    )
+    if "GatedRepoError" in causes:
+        return f"{name!r} is gated on the hub: ask for access on its page, then run `hf auth login` and try again"
+    missing = f"no model {name!r}: it is not {DEFAULT_MODEL!r}, there is no such folder, and the hub"
+    if "RepositoryNotFoundError" in causes:
+        return f"{missing} has none of that name, or only for those who are logged in (`hf auth login`)"
+    return f"{missing} cannot be reached or does not have it"
 
 
 def _check_decoder(config: PreTrainedConfig, location: _Location) -> None:
