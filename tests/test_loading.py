@@ -393,8 +393,8 @@ def test_hub_cannot_be_reached(name, monkeypatch, tmp_path):
         ),
         (
             "ConnectionError",
-            "no model 'owner/name': it is not 'smollm2-135m', there is no such folder, and the hub cannot be reached or "
-            "does not have it",
+            "no model 'owner/name': it is not 'smollm2-135m', there is no such folder, and the hub cannot be reached "
+            "or does not have it",
         ),
     ],
 )
