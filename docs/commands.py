@@ -76,7 +76,8 @@ def row(parameter: Any) -> str:
 def default(parameter: Any) -> str:
     """What holds if it is not given."""
     if isinstance(parameter.show_default, str):
-        return marked(parameter.show_default)
+        # A word is what could be typed; more of them say what is done.
+        return marked(parameter.show_default) if " " in parameter.show_default else f"`{parameter.show_default}`"
     if parameter.required:
         return "needed"
     if isinstance(parameter.default, bool):

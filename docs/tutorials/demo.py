@@ -32,9 +32,10 @@ for probability, token in zip(*(found.tolist() for found in after.topk(5)), stri
 #
 # ## Where is it kept?
 #
-# The menu of the figure chooses what is restored. A window of one layer brings back little of what a window of ten does:
-# no single MLP holds the fact. With the MLPs severed, the residual stream of the early layers brings back less than
-# without: what it holds there needs them.
+# The menu of the figure chooses what is restored: the residual stream; the same while the MLPs are held at what they give
+# in the corrupted run ("severed"); MLP and attention outputs, ten layers at a time; and one MLP at a time. What severing
+# takes from the early layers at the subject went through the MLPs; what one layer brings back, beside ten, says how far a
+# single MLP holds the fact.
 
 # %%
 import plotly.graph_objects as go
