@@ -101,7 +101,7 @@ figure.update_layout(
     xaxis_title="strength of the edit",
     yaxis_title=f"p({target})",
     template="plotly_white",
-    legend={"orientation": "h", "y": 1.1},
+    legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
 )
 figure
 
