@@ -1,8 +1,10 @@
 """The names that others build on, and what importing them costs."""
 
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +117,10 @@ def test_the_shell_answers_without_torch(args, start):
     imported, printed = _imported("import runpy; runpy.run_module('rome_lens', run_name='__main__')", *args)
     assert imported.splitlines()[-1] == "['typer']"
     assert printed.strip().startswith(start)
+
+
+def test_every_public_name_has_its_place_in_the_reference():
+    page = (Path(__file__).parents[1] / "docs" / "reference.md").read_text("utf-8")
+    shown = re.findall(r"^::: rome_lens\.(\w+)$", page, re.M)
+    assert set(shown) == set(rl.__all__) - {"__version__"}
+    assert len(shown) == len(set(shown))
