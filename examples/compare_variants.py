@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 import rome_lens as rl
+from rome_lens.evaluation import builtin_texts
 
 VARIANTS = ("r-rome", "rome", "p-rome", "identity")
 METRICS = ["S", "ES", "PS", "NS"]
@@ -24,16 +25,18 @@ def compare_variants(
         out: a folder that keeps every record; the same call goes on there.
 
     Returns:
-        The mean scores, the largest relative norm of an update (Frobenius, against the weights), and on how many
-        records the variant moved the perplexity of other text by more than a fifth.
+        The mean scores, the largest relative norm of an update (Frobenius, against the weights), the mean perplexity of
+        other text (after / before), and on how many records that was moved by more than a fifth.
     """
+    measures = rl.Measures(n_texts=0, watched=builtin_texts()[:20])
     report = rl.evaluate_counterfact(
-        model, list(VARIANTS), records, second_moments=second_moments, measures=rl.Measures(n_texts=0), out=out
+        model, list(VARIANTS), records, second_moments=second_moments, measures=measures, out=out
     )
     table = pd.DataFrame({name: [editor.scores[m] for m in METRICS] for name, editor in report.editors.items()}).T
     table.columns = METRICS
     edits = report.to_dataframe().groupby("editor", sort=False)
     table["largest update"] = edits["relative_norm"].max()
+    table["perplexity"] = edits["perplexity_ratio"].mean()
     table["flagged"] = edits["flagged"].sum()
     print(table.round(3).to_string())
     return table

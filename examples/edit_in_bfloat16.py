@@ -1,6 +1,7 @@
 """Edit a model that runs in bfloat16, on a GPU: the edit is found in float32, and put on the model in bfloat16."""
 
 import argparse
+import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import rome_lens as rl
 def edit_in_bfloat16(
     name: str, request: rl.EditRequest, *, device: str | None = None, second_moment: rl.SecondMoment | None = None
 ) -> rl.Edit:
-    """Find an edit in float32, and print what the model in bfloat16 gives to its target, without the edit and with it.
+    """Find an edit in float32, and print what the model gives to its target, without the edit and with it, in both.
 
     Args:
         name: a folder, or a name on the hub.
@@ -20,15 +21,23 @@ def edit_in_bfloat16(
         device: the GPU where there is one, else the CPU.
         second_moment: of the edited layer; that which comes with the default model needs no mention.
     """
-    edit = rl.ROME(rl.load_model(name, device=device), second_moment=second_moment).edit(request)
-    # The float32 model is gone by now: both need not fit on the device at once.
-    model = rl.load_model(name, device=device, dtype="bfloat16")
-    before = first_token(model, request)
-    with edit.applied(model):
-        after = first_token(model, request)
-    print(f"float32   p({request.target_new}) {edit.before.target:.3f} → {edit.after.target:.3f}")
-    print(f"bfloat16  p({request.target_new}) {before:.3f} → {after:.3f}, on {model.cfg.device}")
+    exact = rl.load_model(name, device=device)
+    layer = None if second_moment is None else second_moment.layer
+    edit = rl.ROME(exact, layer=layer, second_moment=second_moment).edit(request)
+    report("float32", exact, edit)
+    # Both models need not fit on the device at once; a TransformerBridge holds itself in a circle.
+    del exact
+    gc.collect()
+    report("bfloat16", rl.load_model(name, device=device, dtype="bfloat16"), edit)
     return edit
+
+
+def report(dtype: str, model: Any, edit: rl.Edit) -> None:
+    """Print what the model gives to the target's first token, without the edit and with it in the weights."""
+    before = first_token(model, edit.request)
+    with edit.applied(model):
+        after = first_token(model, edit.request)
+    print(f"{dtype:8}  p of the first token of {edit.request.target_new!r}: {before:.3f} → {after:.3f}")
 
 
 @torch.no_grad()

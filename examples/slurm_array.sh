@@ -4,8 +4,11 @@
 #   jobs=$(sbatch --parsable examples/slurm_array.sh --data counterfact.json --limit 2000 -e none -e r-rome)
 #   sbatch --dependency="afterok:$jobs" --wrap "rome-lens eval merge parts/* --out whole"
 #
-# What stands behind the script goes to `rome-lens eval counterfact`; for averages of traces, write `average` for it.
-# A job that was cut off is given to SLURM again, and goes on where it was.
+# What stands behind the script goes to `rome-lens eval counterfact`. For averages of traces, write `average` in its place
+# below, and `average merge` in the second line above.
+#
+# A part that was preempted, or whose node failed, is queued again and goes on where it was. One that ran out of time goes
+# on when it is given again: `sbatch --array=3 examples/slurm_array.sh` and the same options.
 #SBATCH --job-name=rome-lens
 #SBATCH --array=1-8
 #SBATCH --requeue
@@ -16,6 +19,6 @@
 #SBATCH --output=rome-lens-%A-%a.log
 set -euo pipefail
 
-shard="$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"
+parts=${PARTS:-8} # as many as the array has
 mkdir -p parts
-exec rome-lens eval counterfact --shard "$shard" --out "parts/$SLURM_ARRAY_TASK_ID" "$@"
+exec rome-lens eval counterfact --shard "$SLURM_ARRAY_TASK_ID/$parts" --out "parts/$SLURM_ARRAY_TASK_ID" "$@"

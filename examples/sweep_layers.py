@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import rome_lens as rl
@@ -22,15 +23,28 @@ def sweep_layers(
         layers: where to edit.
         records: what to edit; each by itself.
         tokens: of the text, which the model writes itself; 20 for each number of a key by default.
-        out: a folder that keeps every record; the same call goes on there.
+        out: a folder that keeps every record; the same call goes on there, with the second moments beside it.
     """
-    moments = rl.SecondMoment.collect(model, layers=layers, texts="self", max_tokens=tokens)
+    moments = second_moments(model, layers, tokens=tokens, out=out)
     editors = {f"layer-{layer}": rl.ROME(model, layer=layer, second_moment=moments[layer]) for layer in layers}
     report = rl.evaluate_counterfact(model, editors, records, measures=rl.Measures(n_texts=0), out=out)
     for name, editor in report.editors.items():
         scores = {metric: editor.intervals[metric] for metric in ("S", "ES", "PS", "NS")}
         print(f"{name:8}", "  ".join(f"{m} {s.mean:5.1f} [{s.low:5.1f}, {s.high:5.1f}]" for m, s in scores.items()))
     return report
+
+
+def second_moments(
+    model: Any, layers: Sequence[int], *, tokens: int | None, out: str | None
+) -> dict[int, rl.SecondMoment]:
+    """New ones, or those that an earlier call has left beside its folder: a run goes on with the very same ones alone."""
+    if out is None:
+        return dict(rl.SecondMoment.collect(model, layers=layers, texts="self", max_tokens=tokens))
+    files = {layer: Path(f"{out}-layer-{layer}.safetensors") for layer in layers}
+    if not all(path.is_file() for path in files.values()):
+        for layer, moment in rl.SecondMoment.collect(model, layers=layers, texts="self", max_tokens=tokens).items():
+            moment.save(files[layer])
+    return {layer: rl.SecondMoment.load(path, model=model) for layer, path in files.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

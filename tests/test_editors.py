@@ -110,7 +110,12 @@ UNKNOWN = (
         (
             {"layer 0": Own()},
             "the editor name 'layer 0' cannot be a file name; expected letters, digits and any of "
-            "_+=@.,- (none of .,- first), with one / at most",
+            "_+=@.,- (none of .,- first)",
+        ),
+        (
+            {"a/b": Own()},
+            "the editor name 'a/b' cannot be a file name; expected letters, digits and any of _+=@.,- (none of .,- "
+            "first)",
         ),
         ({}, "editors are none at all; expected one or more, each of another name"),
         (["ft", "ft"], "editors are ft, ft; expected one or more, each of another name"),

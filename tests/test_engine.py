@@ -12,6 +12,7 @@ from rome_lens.backends.hooked_transformer import HookedReplay
 from rome_lens.backends.transformer_bridge import BridgeReplay
 from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained
+from rome_lens.loading.tiny import TINY_PROMPT, TINY_SUBJECT, tiny_model
 
 PROMPT, SUBJECT, SPAN = "ab cde fgh", "cde", (3, 6)
 # TransformerLens 3.9 does not host the others as a HookedTransformer (under transformers 5).
@@ -81,8 +82,13 @@ def test_every_architecture_equals_the_oracle(name, backend):
 
 
 def test_a_corruption_that_takes_little_is_noted():
-    (note,) = trace(architecture("gpt2", BACKENDS[0]), noise=1e-9).notes
-    assert note.startswith("with the subject corrupted the answer keeps 100% of its probability, so there is little")
+    model = tiny_model("auto")
+    little = rl.causal_trace(model, TINY_PROMPT, subject=TINY_SUBJECT, noise=1e-9)
+    (note,) = little.notes
+    assert note.startswith("with the subject corrupted the answer keeps ")
+    assert "of its probability, so there is little to bring back: this may be no fact that the model knows" in note
+    (sure,) = rl.causal_trace(model, TINY_PROMPT, subject=TINY_SUBJECT, noise=1e-9, expect=little.answer.strip()).notes
+    assert "this may be no fact" not in sure
 
 
 @pytest.mark.parametrize(("name", "backend"), [("gpt2", BACKENDS[0]), ("llama", BRIDGE), ("gemma2", BRIDGE)])

@@ -136,32 +136,40 @@ def test_trace_prompts(capsys, tmp_path, monkeypatch):
     example = runpy.run_path(str(EXAMPLES / "trace_prompts.py"))
     model = tiny_model("auto")
     known, *_ = known_facts(model, 1)
-    table = example["trace_prompts"](model, [(known.text, known.subject), (known.text, "nobody")], noise=1.0)
+    row, failed = example["trace_prompts"](model, [(known.text, known.subject), (known.text, "nobody")], noise=1.0)
     trace = rl.causal_trace(model, known.text, subject=known.subject, noise=1.0)
     layer, pos = trace.peak("mlp", positions=range(*trace.subject_span))
-    assert table.loc[0, ["answer", "high", "mlp_layer", "mlp_token"]].tolist() == [
-        *(trace.answer.strip(), trace.high, layer, trace.tokens[pos])
-    ]
-    assert table.loc[0, "mlp_score"] == trace.scores["mlp"][layer, pos]
-    assert table["error"].isna().tolist() == [True, False]
-    assert "'nobody'" in table.loc[1, "error"]
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert (row["answer"], row["high"], row["mlp_layer"]) == (trace.answer.strip(), trace.high, layer)
+    assert (row["mlp_token"], row["mlp_score"]) == (trace.tokens[pos], trace.scores["mlp"][layer, pos])
+    assert "'nobody'" in failed["error"]
+    assert [*row, "error"] == example["COLUMNS"]
     write_tiny_model(tmp_path / "tiny")
-    (tmp_path / "prompts.csv").write_text("subject,prompt\nthe tower,the tower is in\nthe city,the city is a\n")
+    (tmp_path / "prompts.csv").write_text("subject,prompt\nthe tower,the tower is in\nnobody,the city is a\na,a b\n")
     monkeypatch.chdir(tmp_path)
-    example["main"](["found.csv", "--prompts", "prompts.csv", "--model", "tiny", "--limit", "1"])
-    head, row = (tmp_path / "found.csv").read_text().splitlines()
-    assert head.startswith("prompt,subject,answer,high,low,noise,resid_layer,")
+    example["main"](["found.csv", "--prompts", "prompts.csv", "--model", "tiny", "--limit", "2"])
+    head, row, failed = (tmp_path / "found.csv").read_text().splitlines()
+    assert head == ",".join(example["COLUMNS"])
     assert row.startswith("the tower is in,the tower,")
+    assert failed.startswith("the city is a,nobody,,,,,,,,,,,,,,")
+    assert len(capsys.readouterr().err.splitlines()) >= 2
+    (tmp_path / "prompts.csv").write_text("text\nthe tower is in\n")
+    with pytest.raises(SystemExit, match=r"prompts\.csv: no column prompt and no column subject; its first line names"):
+        example["main"](["found.csv", "--prompts", "prompts.csv", "--model", "tiny"])
 
 
 def test_sweep_layers(capsys, tmp_path):
     write_tiny_model(tmp_path / "tiny")
     sweep_layers = runpy.run_path(str(EXAMPLES / "sweep_layers.py"))["sweep_layers"]
-    report = sweep_layers(rl.load_model(tmp_path / "tiny"), [0, 1], _records("{} is in the city of"), tokens=400)
+    model, records, out = rl.load_model(tmp_path / "tiny"), _records("{} is in the city of"), str(tmp_path / "run")
+    report = sweep_layers(model, [0, 1], records, tokens=400, out=out)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["layer-0", "layer-1"]
     assert report.to_dataframe()["layer"].tolist() == [0, 1]
-    assert {record["error"] for records in report.records.values() for record in records} == {None}
+    assert {record["error"] for found in report.records.values() for record in found} == {None}
+    (lost,) = (tmp_path / "run" / "records" / "layer-1").iterdir()
+    lost.unlink()
+    again = sweep_layers(model, [0, 1], records, tokens=400, out=out)
+    assert lost.is_file()
+    assert again.to_dataframe().equals(report.to_dataframe())
 
 
 def test_compare_variants(capsys, tmp_path):
@@ -175,28 +183,34 @@ def test_compare_variants(capsys, tmp_path):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == table.index.tolist()
     assert (table["largest update"] > 0).all()
     # With the identity as second moment, that is what r-rome does.
-    assert table.loc["r-rome", "S"] == table.loc["identity", "S"]
+    assert table.loc["r-rome"].equals(table.loc["identity"])
+    assert (table["perplexity"] > 0).all()
+    assert (table["perplexity"] != 1).all()
+    # One record: it is flagged or it is not.
+    moved = (table["perplexity"] > 1.2) | (table["perplexity"] < 1 / 1.2)
+    assert table["flagged"].astype(bool).tolist() == moved.tolist()
 
 
 def test_edit_in_bfloat16(capsys, tmp_path):
     edit_in_bfloat16 = runpy.run_path(str(EXAMPLES / "edit_in_bfloat16.py"))["edit_in_bfloat16"]
     write_tiny_model(tmp_path / "tiny")
-    moment = rl.SecondMoment.from_matrix(torch.eye(64), layer=1)
+    moment = rl.SecondMoment.from_matrix(torch.eye(64), layer=0)
     request = rl.EditRequest("where stands {}", "the tower", target_new="rome")
     edit = edit_in_bfloat16(str(tmp_path / "tiny"), request, second_moment=moment)
-    exact, half = capsys.readouterr().out.splitlines()
-    assert exact == f"float32   p(rome) {edit.before.target:.3f} → {edit.after.target:.3f}"
-    before, after = (float(word.strip(",")) for word in half.split()[2:5:2])
-    assert edit.dtype == "float32"
-    assert before == pytest.approx(edit.before.target, abs=0.02)
-    assert after == pytest.approx(edit.after.target, abs=0.05)
-    assert after > before + 0.3
+    lines = capsys.readouterr().out.splitlines()
+    exact, half = ([float(p) for p in line.rpartition(": ")[2].split(" → ")] for line in lines)
+    assert [line[:8].strip() for line in lines] == ["float32", "bfloat16"]
+    assert (edit.dtype, edit.layer) == ("float32", 0)
+    assert exact == pytest.approx([edit.before.target, edit.after.target], abs=1e-3)
+    assert half == pytest.approx(exact, abs=0.05)
+    assert half != exact
+    assert half[1] > half[0] + 0.3
 
 
 def test_slurm_array(tmp_path):
     write_tiny_model(tmp_path / "tiny")
     bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "SLURM_ARRAY_TASK_COUNT": "2"}
+    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PARTS": "2"}
     records = [
         {
             "requested_rewrite": {
@@ -216,6 +230,8 @@ def test_slurm_array(tmp_path):
         command = [str(EXAMPLES / "slurm_array.sh"), *asked]
         subprocess.run(command, cwd=tmp_path, env={**environment, "SLURM_ARRAY_TASK_ID": task}, check=True)
     script = (EXAMPLES / "slurm_array.sh").read_text("utf-8")
+    assert "--array=1-8" in script
+    assert "PARTS:-8" in script
     _, _, join = script.partition('--wrap "')
     subprocess.run(join.partition('"')[0], shell=True, cwd=tmp_path, env=environment, check=True)
     assert rl.read_run(tmp_path / "whole").editors["none"].n_records == 2

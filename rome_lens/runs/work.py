@@ -15,20 +15,24 @@ from typing import Any
 from rome_lens.errors import SettingError
 from rome_lens.progress import Progress
 
-_PART = r"[A-Za-z0-9_+=@][A-Za-z0-9_+=@.,-]{0,120}"
-_KEY = re.compile(rf"(?:{_PART}/)?{_PART}")
+_PART = re.compile(r"[A-Za-z0-9_+=@][A-Za-z0-9_+=@.,-]{0,120}")
 
 
-def check_name(name: str, called: str) -> None:
-    """Refuse what cannot name a record's file, or the folder in which it lies.
+def check_name(name: str, called: str, *, parts: int = 1) -> None:
+    """Refuse what cannot name a file or a folder of a run, wherever the run may be copied to.
+
+    Args:
+        name: the name.
+        called: what of, for people.
+        parts: so many at most, with `/` between them.
 
     Raises:
         SettingError: it cannot.
     """
-    if not _KEY.fullmatch(name):
+    if name.count("/") >= parts or not all(map(_PART.fullmatch, name.split("/"))):
         raise SettingError(
-            f"the {called} {name!r} cannot be a file name; expected letters, digits and any of _+=@.,- "
-            "(none of .,- first), with one / at most"
+            f"the {called} {name!r} cannot be a file name; expected letters, digits and any of _+=@.,- (none of .,- "
+            f"first){', with one / at most' if parts > 1 else ''}"
         )
 
 
@@ -50,7 +54,7 @@ class Task:
 
     def __post_init__(self) -> None:
         for key in self.keys:
-            check_name(key, "record name")
+            check_name(key, "record name", parts=2)
 
 
 class Bench(ABC):

@@ -142,6 +142,8 @@ def causal_trace(
     def trace(carried: Sequence[EditLike], unedited: CausalTrace | None, since: float) -> CausalTrace:
         with backend.evaluating(), _carrying(carried, model):
             (grids,) = score_grids(backend, [case], [wanted_grids], engine=engine, progress=progress)
+        # Without its edit a model may well know nothing of the edit's answer: that is no fault of the trace.
+        little = () if edits and not carried else _little_effect(grids, sure=expect is not None)
         return CausalTrace(
             scores=grids.scores,
             severed=grids.severed,
@@ -167,7 +169,7 @@ def causal_trace(
             dtype=str(backend.dtype).removeprefix("torch."),
             device=str(backend.device),
             engine=grids.engine,
-            notes=(*grids.notes, *_little_effect(grids)),
+            notes=(*grids.notes, *little),
             seconds=time.perf_counter() - since,
             edits=tuple(f"{edit.request.text} → {edit.request.target_new.strip()}" for edit in carried),
             unedited=unedited,
@@ -179,14 +181,15 @@ def causal_trace(
     return trace(edits, unedited, time.perf_counter())
 
 
-def _little_effect(grids: Grids) -> tuple[str, ...]:
+def _little_effect(grids: Grids, *, sure: bool) -> tuple[str, ...]:
     """Say it where there is little for a state to bring back."""
     if not grids.high or grids.low < _LEFT * grids.high:
         return ()
+    kept = "all" if grids.low >= grids.high else f"{grids.low / grids.high:.0%}"
+    doubt = "" if sure else "this may be no fact that the model knows (expect=, in a shell --expect, makes sure), or "
     return (
-        f"with the subject corrupted the answer keeps {grids.low / grids.high:.0%} of its probability, so there is "
-        "little to bring back: it may be no fact about the subject that the model knows (expect=, in a shell --expect, "
-        "makes sure of the answer), or the corruption is too weak",
+        f"with the subject corrupted the answer keeps {kept} of its probability, so there is little to bring back: "
+        f"{doubt}the answer depends little on the subject, or the corruption is too weak",
     )
 
 
