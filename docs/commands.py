@@ -76,13 +76,12 @@ def row(parameter: Any) -> str:
 def default(parameter: Any) -> str:
     """What holds if it is not given."""
     if isinstance(parameter.show_default, str):
-        # A word is what could be typed; more of them say what is done.
-        return marked(parameter.show_default) if " " in parameter.show_default else f"`{parameter.show_default}`"
+        return marked(parameter.show_default)
     if parameter.required:
         return "needed"
     if isinstance(parameter.default, bool):
         return "on" if parameter.default else "off"
-    return "" if parameter.default is None or is_empty(parameter) else f"`{parameter.default}`"
+    return "" if parameter.default is None or is_empty(parameter) else str(parameter.default)
 
 
 def is_empty(parameter: Any) -> bool:

@@ -1,7 +1,8 @@
 """Write the tutorials as Jupyter notebooks into docs/notebooks: python docs/notebooks.py.
 
 They are kept in the repository, without outputs, so that they can be opened where they lie; a test holds them against
-the tutorials. Their first cell installs rome_lens where it is missing, as on Colab.
+the tutorials. Their first cell installs rome_lens where it is missing, as on Colab, from a wheel beside them or from an
+address.
 """
 
 import re
@@ -16,7 +17,8 @@ DOCS = Path(__file__).parent
 NOTEBOOKS = DOCS / "notebooks"
 INSTALL = f"""\
 # @title Install rome_lens where it is missing, as on Colab
-# A wheel beside this notebook, which `pip wheel --no-deps .` in a checkout makes, or git+https://…
+# A wheel that lies beside this notebook (on Colab, among its files), or git+https://…
+# In a checkout, `pip wheel --no-deps .` makes the wheel.
 SOURCE = "rome_lens-{__version__}-py3-none-any.whl"  # @param {{type:"string"}}
 
 from importlib.util import find_spec

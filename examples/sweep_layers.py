@@ -37,7 +37,7 @@ def sweep_layers(
 def second_moments(
     model: Any, layers: Sequence[int], *, tokens: int | None, out: str | None
 ) -> dict[int, rl.SecondMoment]:
-    """New ones, or those that an earlier call has left beside its folder: a run goes on with the very same ones alone."""
+    """New ones, or those that an earlier call left beside its folder: a run goes on with the very same ones only."""
     if out is None:
         return dict(rl.SecondMoment.collect(model, layers=layers, texts="self", max_tokens=tokens))
     files = {layer: Path(f"{out}-layer-{layer}.safetensors") for layer in layers}

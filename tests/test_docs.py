@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import docs_world
+import jupytext
 import pytest
 import torch
 from docs_world import PAGES, ROOT
@@ -155,21 +156,31 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+def text_of(page):
+    """A page's Markdown; a tutorial's is what stands around its code cells, which are run when its page is made."""
+    if page.suffix == ".md":
+        return page.read_text("utf-8")
+    return "\n\n".join(cell.source for cell in jupytext.read(page).cells if cell.cell_type == "markdown")
+
+
+TEXTS = [*PAGES, *(page for page in sorted((ROOT / "docs" / "tutorials").glob("*.py")) if "```" in text_of(page))]
+
+
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
 def test_every_block_runs(page, monkeypatch, tmp_path):
     docs_world.enter(monkeypatch, tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for example in Document.parse(str(page), *PARSERS).examples():
+    (tmp_path / "page.md").write_text(text_of(page), "utf-8")
+    for example in Document.parse(str(tmp_path / "page.md"), *PARSERS).examples():
         try:
             example.evaluate()
         except BaseException as error:
             raise AssertionError(f"{page.name}:{example.line}: {error!r}\n{example.parsed}") from error
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
 def test_every_block_is_of_a_kind_that_is_run_or_shown(page):
-    text = page.read_text("utf-8")
-    kinds = {language for language in re.findall(r"^ *```(.*)$", text, re.M) if language}
+    kinds = {language for language in re.findall(r"^ *```(.*)$", text_of(page), re.M) if language}
     assert kinds <= {parser.language for parser in PARSERS} | SHOWN

@@ -38,9 +38,10 @@
 #
 # ## The same numbers
 #
-# Two defaults differ on purpose. The update is r-ROME's, since the released one
-# [mixes two keys](../concepts/variants.md); `variant="rome"` gives it. Both codes read prompts without a BOS token,
-# TransformerLens puts one in front by default; here `prepend_bos=False` is, and every result says so.
+# The default update is r-ROME's, since the released one [mixes two keys](../concepts/variants.md), and half of its weight
+# lies on the prompt with nothing in front; `variant="rome"` gives the released update with its own weights
+# ([Options](../editing.md#options) has the rest). Prompts are read without a BOS token, as in the released code and unlike
+# TransformerLens's default; every result says so.
 
 # %%
 import rome_lens as rl
@@ -66,13 +67,12 @@ print(f"{trace.noise_rule}: high {trace.high:.4f}, low {trace.low:.4f}")
 # |---|---|
 # | `BaseEditor.from_hparams(hparams)` | `rl.ROME(model)` |
 # | `editor.edit(prompts=…, subject=…, target_new=…, ground_truth=…)` | `editor.edit(rl.EditRequest(prompt, subject, target_new, target_true))` |
-# | `keep_original_weight=True` | always: the model is left as it is until an edit is applied |
 # | `hparams/ROME/*.yaml` | the defaults, or `rl.ROME(…)`'s arguments |
 # | `sequential_edit=True` | `edit.apply(model)` between one `edit` and the next |
 # | R-ROME as an editor of its own | `variant="r-rome"`, the default |
 # | `metrics[i]["post"]["rewrite_acc"]` | `report.scores`, by CounterFact's and zsRE's names |
 #
-# For GPT-J and for the Llama and Qwen models EasyEdit's settings files leave the second moment out (`mom2_adjustment:
+# For GPT-J and for the Llama, Mistral, Qwen and InternLM models EasyEdit's settings files leave the second moment out (`mom2_adjustment:
 # false`), so its edits of them are those of `identity` here; for GPT-2 XL they keep it.
 # [Evaluation](../evaluation.md#results) compares the two on a hundred records.
 #

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Try a fact of your own
 #
-# Everything at once, on a fact that you choose: change the values in the next cell, and run all. On Colab they are a
-# form; anywhere else they are five lines of Python. There are no widgets: the figures bring their own controls.
+# Everything at once, on a fact that you choose: change the values in the cell "The fact, and what it shall
+# become", and run all. On Colab they are a form; anywhere else they are five lines of Python. There are no widgets: the figures bring their own controls.
 
 # %%
 # @title The fact, and what it shall become
@@ -78,7 +78,7 @@ figure
 # ## Change it
 #
 # The edit is `outer(u, v)` on one matrix. How much of it is needed? The same edit, weaker and stronger, in one batch whose
-# rows have a strength each: the weights are not touched. Click on a name in the legend to hide it.
+# rows have a strength each: the weights are not touched. Of a target of several tokens the first is shown. Click on a name in the legend to hide it.
 
 # %%
 from dataclasses import replace

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Edit a fact and take it back
 #
-# ROME changes one matrix by a matrix of rank one, so that the model says something else about one subject.
-# [ROME](../concepts/rome.md) explains how. Here the Eiffel Tower moves to Rome, and back.
+# ROME adds the outer product of two vectors to one weight matrix, so that the model says something else about one
+# subject. [ROME](../concepts/rome.md) explains how. Here the Eiffel Tower moves to Rome, and back.
 
 # %%
 import rome_lens as rl
@@ -20,8 +20,9 @@ print(says("The Eiffel Tower is located in the city of"))
 # %% [markdown]
 # ## Find the edit
 #
-# A request has one `{}` where the subject stands. The default model comes with the statistics that ROME needs; for any
-# other, [Bring your own model](your_own_model.md) collects them.
+# A request has one `{}` where the subject stands. ROME also needs the
+# [second moment](../concepts/second-moment.md) of what the matrix usually reads, so as to leave that alone. The default
+# model comes with it; for any other, [Bring your own model](your_own_model.md) collects it.
 
 # %%
 editor = rl.ROME(model)
@@ -62,7 +63,7 @@ print(says(prompts[0]))
 # %% [markdown]
 # ## Without touching a weight
 #
-# The same edit goes through hooks, also for some rows of a batch only.
+# The same edit goes through TransformerLens's hooks, also for some rows of a batch only.
 
 # %%
 tokens = model.to_tokens([request.text, request.text], prepend_bos=False)

@@ -46,6 +46,7 @@ print(tokenizer.decode(edited.generate(**ids, max_new_tokens=4, do_sample=False)
 # ## An adapter for peft
 #
 # A rank-one edit is a LoRA adapter of rank one: a few kilobytes beside the unedited model, to be switched on and off.
+# Whoever loads it needs peft (`pip install peft`), which rome_lens itself does without.
 
 # %%
 edit.to_peft(folder / "adapter")

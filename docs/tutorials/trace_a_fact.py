@@ -19,11 +19,13 @@ trace = rl.causal_trace(model, prompt, subject=subject)
 
 print(f"answer {trace.answer!r}")
 print(f"high   {trace.high:.3f}  the clean run")
-print(f"low    {trace.low:.3f}  the subject under noise of {trace.noise:.3f}")
+print(f"low    {trace.low:.3f}  noise of deviation {trace.noise:.3f} on the embeddings of the subject's tokens")
 
 # %% [markdown]
 # `high` far above `low`: the model knows the fact, and the noise destroys it. Now each cell of the grids is one more
-# corrupted run, in which one state is put back. Tokens go down, layers across; the subject's tokens are marked.
+# corrupted run, in which one state is put back. Tokens go down, layers across; the subject's tokens are marked. There are
+# three kinds of states: the residual stream behind a layer (`resid`), and what the MLPs (`mlp`) and the attention (`attn`)
+# add to it, put back in a window of ten layers.
 
 # %%
 trace.figure()
@@ -70,7 +72,8 @@ with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "eiffel.safetensors"
     trace.save(path)
     again = rl.CausalTrace.load(path)
-print(again.scores["mlp"].equal(trace.scores["mlp"]), again.seed, again.samples, again.window)
+print("the same scores:", again.scores["mlp"].equal(trace.scores["mlp"]))
+print(f"seed {again.seed}, {again.samples} noisy copies, windows of {again.window} layers")
 
 # %% [markdown]
 # One fact is an anecdote. [Where does my model keep facts?](where_facts.md) averages over many, and

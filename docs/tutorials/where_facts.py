@@ -43,7 +43,7 @@ figures["roles"]
 figures["severed"]
 
 # %% [markdown]
-# ## In a hundredth of the time
+# ## In an eighteenth of the time
 #
 # Attribution patching approximates every cell from one backward pass. It says so everywhere, since it can be far off.
 
