@@ -310,8 +310,9 @@ def test_an_edit_shows_itself():
     assert repr(edit) == (
         f"MatrixEdit('ab cde fgh' -> 'xy', layer 1 of {edit.fingerprint.model_name}, ft, p(target) "
         f"{edit.before.target:.3f} -> {edit.after.target:.3f}, p({edit.old_answer.strip()}) {edit.before.old:.3f} -> "
-        f"{edit.after.old:.3f})"
+        f"{edit.after.old:.3f}; not reached, see notes)"
     )
+    assert "is not reached" in edit.notes[-1]
     assert edit.update is edit.delta
     assert edit.id == copy.deepcopy(edit).id != replace(edit, delta=edit.delta * 2).id
 
