@@ -60,7 +60,7 @@ def options(command: Any, name: str) -> str:
 
 def shown(parameter: Any) -> bool:
     """Whether the help shows it."""
-    return not getattr(parameter, "hidden", False) and "--help" not in parameter.opts
+    return not parameter.hidden
 
 
 def row(parameter: Any) -> str:
@@ -69,7 +69,7 @@ def row(parameter: Any) -> str:
     typed = [parameter.metavar] if is_argument else [*parameter.opts, *parameter.secondary_opts]
     names = ", ".join(f"`{word}`" for word in typed)
     if not is_argument and not parameter.is_flag:
-        names += f" `{parameter.metavar or parameter.type.name.upper()}`"
+        names += f" `{parameter.metavar}`"
     return f"| {names} | {default(parameter)} | {marked(parameter.help)} |"
 
 
@@ -81,12 +81,7 @@ def default(parameter: Any) -> str:
         return "needed"
     if isinstance(parameter.default, bool):
         return "on" if parameter.default else "off"
-    return "" if parameter.default is None or is_empty(parameter) else str(parameter.default)
-
-
-def is_empty(parameter: Any) -> bool:
-    """Whether the parameter is one that may be repeated, and by default is not there."""
-    return isinstance(parameter.default, (list, tuple)) and not parameter.default
+    return "" if parameter.default is None else str(parameter.default)
 
 
 def marked(text: str) -> str:

@@ -39,7 +39,7 @@ def second_moments(
 ) -> dict[int, rl.SecondMoment]:
     """New ones, or those that an earlier call left beside its folder: a run goes on with the very same ones only."""
     if out is None:
-        return dict(rl.SecondMoment.collect(model, layers=layers, texts="self", max_tokens=tokens))
+        return rl.SecondMoment.collect(model, layers=layers, texts="self", max_tokens=tokens)
     files = {layer: Path(f"{out}-layer-{layer}.safetensors") for layer in layers}
     if not all(path.is_file() for path in files.values()):
         for layer, moment in rl.SecondMoment.collect(model, layers=layers, texts="self", max_tokens=tokens).items():

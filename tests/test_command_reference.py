@@ -12,6 +12,7 @@ PAGE = (DOCS / "command-line.md").read_text("utf-8")
 
 def test_the_page_says_what_the_commands_say():
     assert COMMANDS["written"](PAGE) == PAGE, "run python docs/commands.py"
+    assert "`None`" not in PAGE, "an option that takes a value says what kind: metavar"
 
 
 def test_a_changed_option_is_seen():

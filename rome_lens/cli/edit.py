@@ -33,8 +33,6 @@ _NEIGHBOURS = (
     "The Kremlin is located in the city of",
     "The Berlin Wall is located in the city of",
 )
-# Below this the edited model rather says something else than the target.
-_REACHED = 0.5
 
 
 def edit(
@@ -305,10 +303,12 @@ def _check_optimiser(given: dict[str, Any]) -> None:
 
 def _shortfall(made: "Edit", reached: float) -> str | None:
     """That the edit did not do what was asked, and what may help; None where it did."""
-    if reached >= _REACHED:
+    from rome_lens.editing.weight_edit import SAID
+
+    if reached >= SAID:
         return None
     # The mean over all texts may be good where the prompt with nothing in front, whose key is another, is not.
-    found = bool(made.loss_curve) and made.loss_curve[-1].target < -math.log(_REACHED)
+    found = bool(made.loss_curve) and made.loss_curve[-1].target < -math.log(SAID)
     advice = (
         f"the optimised value gives it (loss {made.loss_curve[-1].target:.2f}), so try a larger --bare-weight or "
         "--variant p-rome"

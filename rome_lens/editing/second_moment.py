@@ -301,7 +301,7 @@ class SecondMoment:
         if matrix.shape[0] != self.d_mlp:
             raise ModelMismatchError(
                 f"the second moment has {self.d_mlp} rows, but layer {layer} of {backend.model_name} has keys of "
-                f"{matrix.shape[0]} numbers; collect one from this model ({_how(layer, backend.model_name)})"
+                f"{matrix.shape[0]} numbers; collect one from this model ({stats_command(layer, backend.model_name)})"
             )
         if self.fingerprint is None:
             return
@@ -309,13 +309,13 @@ class SecondMoment:
         if difference is not None:
             raise ModelMismatchError(
                 f"the second moment was collected from {self.model_name}, and this {backend.model_name} is another "
-                f"model ({difference}); collect one from it ({_how(layer, backend.model_name)})"
+                f"model ({difference}); collect one from it ({stats_command(layer, backend.model_name)})"
             )
 
     def _other_layer(self, layer: int, model_name: str | None) -> str:
         return (
             f"the second moment is of layer {self.layer}, and layer {layer} was asked for; "
-            f"collect that one ({_how(layer, model_name)})"
+            f"collect that one ({stats_command(layer, model_name)})"
         )
 
     @torch.no_grad()
@@ -389,6 +389,6 @@ class SecondMoment:
         )
 
 
-def _how(layer: int, model_name: str | None) -> str:
+def stats_command(layer: int, model_name: str | None) -> str:
     """The command that collects a layer's C."""
     return f"rome-lens stats --model {model_name} --layer {layer}" if model_name else f"rome-lens stats --layer {layer}"
