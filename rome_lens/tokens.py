@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rome_lens.checks import as_whole, shown
 from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
 
 # Scripts that are written without spaces between words, as the names of their characters begin.
@@ -65,11 +66,11 @@ def tokenise(
         PromptError: the prompt is empty, gives no tokens, or holds half a character.
         SubjectError: the prompt does not hold the subject, or not that often.
         AnswerError: the answer is empty, shares a token with the prompt, or is unknown to the tokenizer.
-        SettingError: `prepend_bos` for a tokenizer that has no BOS token, or an occurrence of 0.
+        SettingError: `prepend_bos` for a tokenizer that has no BOS token, or an occurrence that is
+            no whole number, or 0.
         ModelError: the tokenizer reports no offsets.
     """
-    if not prompt.strip():
-        raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
+    check_prompt(prompt)
     span = find_subject(prompt, subject, occurrence)
     return tokenise_span(tokenizer, prompt, span, answer=answer, prepend_bos=prepend_bos)
 
@@ -144,6 +145,26 @@ def decode_each(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
     return tuple(tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids)
 
 
+def check_prompt(prompt: str) -> None:
+    """Refuse a prompt of nothing but white space.
+
+    Raises:
+        PromptError: it is one.
+    """
+    if not prompt.strip():
+        raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
+
+
+def check_answer(answer: str) -> None:
+    """Refuse an answer of nothing but white space.
+
+    Raises:
+        AnswerError: it is one.
+    """
+    if not answer.strip():
+        raise AnswerError(f"the answer {answer!r} is empty; expected a word or a name")
+
+
 def _bos_id(tokenizer: Any) -> int:
     if tokenizer.bos_token_id is None:
         raise SettingError("prepend_bos is True, but this model's tokenizer has no BOS token; leave prepend_bos off")
@@ -155,20 +176,23 @@ def find_subject(prompt: str, subject: str, occurrence: int) -> tuple[int, int]:
 
     Raises:
         SubjectError: the prompt does not hold the subject, or not that often.
-        SettingError: an occurrence of 0.
+        SettingError: an occurrence that is no whole number, or 0.
     """
     wanted = subject.strip()
     if not wanted:
         raise SubjectError("the subject is empty; expected a part of the prompt, such as 'The Eiffel Tower'")
-    if occurrence == 0:
-        raise SettingError("occurrence is 0; expected 1 for the first occurrence of the subject, -1 for the last")
+    number = as_whole(occurrence)
+    if not number:
+        raise SettingError(
+            f"occurrence is {shown(occurrence)}; expected 1 for the first occurrence of the subject, -1 for the last"
+        )
     starts = [i for i in range(len(prompt)) if prompt.startswith(wanted, i)]
     if not starts:
         raise SubjectError(f"the subject {wanted!r} is not in the prompt {prompt!r}{_near_miss(prompt, wanted)}")
-    index = occurrence - 1 if occurrence > 0 else len(starts) + occurrence
+    index = number - 1 if number > 0 else len(starts) + number
     if not 0 <= index < len(starts):
         raise SubjectError(
-            f"occurrence {occurrence} of the subject {wanted!r} was asked for, but the prompt holds it {len(starts)} "
+            f"occurrence {number} of the subject {wanted!r} was asked for, but the prompt holds it {len(starts)} "
             f"time{'s' if len(starts) > 1 else ''}"
         )
     return starts[index], starts[index] + len(wanted)
@@ -186,8 +210,7 @@ def _near_miss(prompt: str, subject: str) -> str:
 
 def _join(prompt: str, answer: str) -> str:
     """The answer with the space that sets it off from the prompt."""
-    if not answer.strip():
-        raise AnswerError(f"the answer {answer!r} is empty; expected a word or a name")
+    check_answer(answer)
     text = answer.rstrip()
     if text[0].isspace() or prompt[-1].isspace() or (_unspaced(prompt[-1]) and _unspaced(text[0])):
         return text

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import rome_lens
 from rome_lens.backends import Backend, Fingerprint, fast_products
+from rome_lens.checks import seed_number, whole_number
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.checkpoint import Checkpoint
 from rome_lens.editing.pieces import Cut, Pieces, SelfPieces, TextPieces, digest_of
@@ -70,11 +71,13 @@ def collect_sums(
     Beside them `tokens_per_row` says how much is read of what has no end.
     """
     started = time.perf_counter()
-    wanted = _checked_layers(backend, layers)
-    _check_count("max_tokens", max_tokens)
-    _check_count("batch_positions", batch_positions)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise SettingError(f"seed is {seed!r}; expected a whole number from 0 to 4294967295")
+    in_order = _checked_layers(backend, layers)
+    wanted = sorted(in_order)
+    if max_tokens is not None:
+        max_tokens = whole_number("max_tokens", max_tokens, least=1)
+    if batch_positions is not None:
+        batch_positions = whole_number("batch_positions", batch_positions, least=1)
+    seed = seed_number(seed)
     cut = Cut.checked(backend, text_length, prepend_bos=prepend_bos)
     own = isinstance(texts, str) and texts == SELF
     enough = tokens_per_row * max(backend.w_out(layer).matrix.shape[0] for layer in wanted)
@@ -101,7 +104,7 @@ def collect_sums(
     pass_ = _Pass(backend, {layer: fingerprints[layer].d_mlp for layer in wanted}, progress, max_tokens)
     with backend.evaluating():
         pass_.run(pieces, kept, batch_positions=batch_positions, text_length=cut.text_length)
-    moments = {layer: pass_.moment(layer) for layer in dict.fromkeys(layers)}
+    moments = {layer: pass_.moment(layer) for layer in in_order}
     if kept is not None:
         kept.remove()
     history = {
@@ -124,18 +127,15 @@ def collect_sums(
     return Collected(moments, fingerprints, history)
 
 
-def _checked_layers(backend: Backend, layers: Sequence[int]) -> list[int]:
-    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers:
+def _checked_layers(backend: Backend, layers: Iterable[int]) -> list[int]:
+    """The layers in the order in which they were asked for, each once."""
+    asked = [] if isinstance(layers, str) or not isinstance(layers, Iterable) else list(layers)
+    if not asked:
         raise SettingError(f"layers is {layers!r}; expected a list of one or more layers, such as [4]")
-    wanted = sorted({backend.check_layer(layer) for layer in layers})
+    wanted = list(dict.fromkeys(backend.check_layer(layer) for layer in asked))
     for layer in wanted:
         backend.w_out(layer)
     return wanted
-
-
-def _check_count(name: str, value: int | None) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise SettingError(f"{name} is {value!r}; expected a whole number, 1 or more")
 
 
 def _revision(backend: Backend) -> str | None:

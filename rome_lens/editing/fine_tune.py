@@ -1,7 +1,7 @@
 """FT and FT+L: one layer's `W_out` fine-tuned on the request alone, the baselines of the paper (section 3.3)."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, as_backend, fast_products
 from rome_lens.backends.modules import hugging_face_module
+from rome_lens.checks import positive, whole_number
 from rome_lens.editing.answers import old_answers
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.hooks import matrix_hooks
 from rome_lens.editing.matrix_edit import MatrixEdit
 from rome_lens.editing.measure import joint_probabilities
 from rome_lens.editing.tuning import Descent, tune
-from rome_lens.editing.tuning_settings import FineTuningSettings, choose_tuning
+from rome_lens.editing.tuning_settings import OR_ELSE, FineTuningSettings, choose_tuning
 from rome_lens.editing.weight_edit import SAID, Probabilities
 from rome_lens.errors import PromptError, SettingError
 from rome_lens.facts import EditRequest
@@ -28,6 +29,20 @@ _ENGINES = ("auto", "plain")
 # Beyond so many, a larger batch no longer pays on a CPU.
 _MOST_TOGETHER = {"cpu": 8}
 _MOST_TOGETHER_ELSEWHERE = 64
+
+
+def check_choices(given: Mapping[str, Any]) -> None:
+    """Refuse what `FineTuning` takes on no model, before there is one.
+
+    Args:
+        given: arguments of `FineTuning` by name; others are left alone.
+
+    Raises:
+        SettingError: one of them is out of its range.
+    """
+    numbers = {"layer": 0, "norm_constraint": None, "num_steps": 1, "lr": 1, "weight_decay": 0, "stop_loss": 0}
+    chosen = {name: given[name] for name in numbers if given.get(name) not in (None, "auto")}
+    FineTuningSettings(**(numbers | chosen), source="")
 
 
 class FineTuning:
@@ -81,11 +96,9 @@ class FineTuning:
         self.model = model
         published_layer, bound, source = choose_tuning(self._backend, constrained=norm_constraint is not None)
         given = [] if layer is None else ["layer"]
-        if isinstance(norm_constraint, int | float):
-            bound = norm_constraint
+        if norm_constraint is not None and norm_constraint != "auto":
+            bound = positive("norm_constraint", norm_constraint, or_else=OR_ELSE)
             given.append("norm_constraint")
-        elif norm_constraint not in (None, "auto"):
-            raise SettingError(f"norm_constraint is {norm_constraint!r}; expected a number above 0, None or 'auto'")
         self.settings = FineTuningSettings(
             layer=published_layer if layer is None else self._backend.check_layer(layer),
             norm_constraint=bound,
@@ -139,10 +152,8 @@ class FineTuning:
             SettingError: batch_size is no whole number from 1.
             PromptError, SubjectError, AnswerError, EditError, ModelError: as `edit` raises, for the first that fails.
         """
-        if batch_size is not None and (
-            isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
-        ):
-            raise SettingError(f"batch_size is {batch_size!r}; expected a whole number of requests, 1 or more")
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size, least=1, expected="a whole number of requests")
         # A caller's inference mode would leave nothing to differentiate.
         with torch.inference_mode(False), self._backend.evaluating():
             prompts = [self._tokenise(request) for request in requests]

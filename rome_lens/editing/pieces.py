@@ -18,6 +18,7 @@ import torch
 from rome_lens.backends import Backend
 from rome_lens.backends.decoding import rows_together
 from rome_lens.backends.generation import never_text, sample, text_start
+from rome_lens.checks import as_whole, shown
 from rome_lens.errors import OutOfMemoryError, PromptError, SettingError
 from rome_lens.memory import is_out_of_memory
 from rome_lens.progress import Progress
@@ -70,11 +71,12 @@ class Cut:
             bos = (int(bos_id),)
         least = len(bos) + 1
         allowed = f"{least} or more" if most is None else f"{least} to {most}"
-        if isinstance(text_length, bool) or not isinstance(text_length, int):
-            raise SettingError(f"text_length is {text_length!r}; expected a whole number of tokens, {allowed}")
-        if text_length < least or (most is not None and text_length > most):
-            raise SettingError(f"text_length is {text_length}; {backend.model_name} takes {allowed} tokens at once")
-        return cls(text_length, bos)
+        length = as_whole(text_length)
+        if length is None:
+            raise SettingError(f"text_length is {shown(text_length)}; expected a whole number of tokens, {allowed}")
+        if length < least or (most is not None and length > most):
+            raise SettingError(f"text_length is {length}; {backend.model_name} takes {allowed} tokens at once")
+        return cls(length, bos)
 
     def pieces(self, ids: list[int]) -> Iterator[list[int]]:
         """A text's ids, cut."""

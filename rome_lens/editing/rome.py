@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
+from rome_lens.checks import as_real, seed_number, shown, whole_number
 from rome_lens.editing.answers import old_answers
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.edit import Edit, Loss, Probabilities
 from rome_lens.editing.measure import joint_probabilities
 from rome_lens.editing.rows import RequestRows, check_templates, split_requests, tokenise_request
 from rome_lens.editing.second_moment import SecondMoment
-from rome_lens.editing.settings import Settings, check_seed, settings_for
+from rome_lens.editing.settings import Settings, settings_for
 from rome_lens.editing.shipped import shipped_moment
 from rome_lens.editing.templates import sample_templates
 from rome_lens.editing.update import Keys, RankOne, check_variant, rank_one
@@ -101,7 +102,7 @@ class ROME:
         self.variant = check_variant(variant)
         published = settings_for(self._backend) if settings is None else settings
         given = {
-            "layer": layer,
+            "layer": None if layer is None else self._backend.check_layer(layer),
             "v_num_grad_steps": v_num_grad_steps,
             "v_lr": v_lr,
             "v_weight_decay": v_weight_decay,
@@ -123,13 +124,9 @@ class ROME:
         if bare_weight == "auto":
             bare_weight = 0.5 if variant == "r-rome" else None
         self.bare_weight = None if bare_weight is None else _share(bare_weight)
-        self.essence_at = essence_at or ("subject" if variant == "rome" else "last")
-        if self.essence_at not in _ESSENCES:
-            raise SettingError(f"essence_at is {essence_at!r}; choose one of {', '.join(_ESSENCES)}")
-        if engine not in _ENGINES:
-            raise SettingError(f"engine is {engine!r}; choose one of {', '.join(_ENGINES)}")
-        self._engine = engine
-        self.seed = check_seed(seed)
+        self.essence_at = _one_of("essence_at", essence_at or ("subject" if variant == "rome" else "last"), _ESSENCES)
+        self._engine = _one_of("engine", engine, _ENGINES)
+        self.seed = seed_number(seed)
         self.prepend_bos = prepend_bos
         self._templates = None if context_templates is None else check_templates(context_templates)
 
@@ -199,10 +196,8 @@ class ROME:
             ModelMismatchError: a second moment belongs to another model, layer or width.
             SettingError, PromptError, SubjectError, AnswerError, EditError, ModelError: as `edit_many` raises.
         """
-        if batch_size is not None and (
-            isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
-        ):
-            raise SettingError(f"batch_size is {batch_size!r}; expected a whole number of requests, 1 or more")
+        if batch_size is not None:
+            batch_size = whole_number("batch_size", batch_size, least=1, expected="a whole number of requests")
         editors = [self._under(moment) for moment in second_moments]
         # A caller's inference mode would leave nothing to differentiate.
         with torch.inference_mode(False), self._backend.evaluating():
@@ -344,10 +339,41 @@ def _shortfall(row: RequestRows, probability: float, curve: Sequence[Loss]) -> t
     return (f"the target {row.request.target_new!r} is not reached, its probability is {probability:.2g}: {why}",)
 
 
+def check_choices(given: Mapping[str, Any]) -> None:
+    """Refuse what `ROME` takes on no model, before there is one.
+
+    Args:
+        given: arguments of `ROME` by name; those that need a model to be looked at are left alone, and None is what
+            nobody has chosen.
+
+    Raises:
+        SettingError: one of them is out of its range.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    Settings.check(chosen)
+    checks: dict[str, Callable[[Any], Any]] = {
+        "variant": check_variant,
+        "bare_weight": lambda share: share == "auto" or _share(share),
+        "essence_at": lambda place: _one_of("essence_at", place, _ESSENCES),
+        "engine": lambda engine: _one_of("engine", engine, _ENGINES),
+        "seed": seed_number,
+        "context_templates": check_templates,
+    }
+    for name in checks.keys() & chosen.keys():
+        checks[name](chosen[name])
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise SettingError(f"{name} is {value!r}; choose one of {', '.join(known)}")
+    return value
+
+
 def _share(bare_weight: float | str) -> float:
-    if isinstance(bare_weight, bool | str) or not 0 < bare_weight <= 1:
-        raise SettingError(f"bare_weight is {bare_weight!r}; expected a share above 0 and at most 1, or None")
-    return float(bare_weight)
+    share = as_real(bare_weight)
+    if share is None or not 0 < share <= 1:
+        raise SettingError(f"bare_weight is {shown(bare_weight)}; expected a share above 0 and at most 1, or None")
+    return float(share)
 
 
 def _shifted(progress: Progress | None, done: int, total: int) -> Progress | None:

@@ -5,15 +5,16 @@ that the result names.
 """
 
 import json
-import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from rome_lens.backends import Backend
-from rome_lens.errors import ArtefactError, SettingError
+from rome_lens.checks import not_negative, positive, whole_number
+from rome_lens.errors import ArtefactError
 from rome_lens.storage import write_whole
 
 # Beyond this a step overflows float32 sooner or later.
@@ -47,17 +48,29 @@ class Settings:
     source: str
 
     def __post_init__(self) -> None:
-        steps = self.v_num_grad_steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise SettingError(f"v_num_grad_steps is {steps!r}; expected a whole number, 1 or more")
-        if isinstance(self.v_lr, int | float) and self.v_lr > _FASTEST:
-            raise SettingError(f"v_lr is {self.v_lr!r}; expected a number above 0 and at most {_FASTEST}")
-        for name, least in (("v_lr", 0), ("clamp_norm_factor", 0), ("v_weight_decay", None), ("kl_factor", None)):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0 or (least is not None and value <= least):
-                expected = "a number above 0" if least is not None else "a number, 0 or more"
-                raise SettingError(f"{name} is {value!r}; expected {expected}")
+        kept = {
+            "layer": whole_number("layer", self.layer, least=0),
+            "v_num_grad_steps": whole_number("v_num_grad_steps", self.v_num_grad_steps, least=1),
+            "v_lr": positive("v_lr", self.v_lr, most=_FASTEST),
+            "clamp_norm_factor": positive("clamp_norm_factor", self.clamp_norm_factor),
+            "v_weight_decay": not_negative("v_weight_decay", self.v_weight_decay),
+            "kl_factor": not_negative("kl_factor", self.kl_factor),
+        }
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def check(cls, given: Mapping[str, Any]) -> None:
+        """Refuse what no model's settings may be.
+
+        Args:
+            given: settings by name; other names are left alone.
+
+        Raises:
+            SettingError: a setting is out of its range.
+        """
+        any_model = cls(0, 1, 1, 0, 1, 0, "")
+        replace(any_model, **{f.name: given[f.name] for f in fields(cls) if f.name in given})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the settings to a file that people can read and change (JSON).
@@ -143,14 +156,3 @@ def default_layer(backend: Backend) -> int:
 def _learned_positions(model: Any) -> bool:
     kind = str(getattr(model.cfg, "positional_embedding_type", "rotary"))
     return kind in ("standard", "shortformer")
-
-
-def check_seed(seed: int) -> int:
-    """Refuse what no generator takes.
-
-    Raises:
-        SettingError: it is no whole number from 0 to 4294967295.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise SettingError(f"seed is {seed!r}; expected a whole number from 0 to 4294967295")
-    return seed

@@ -1,11 +1,13 @@
 """Settings of fine-tuning, per model, with where they come from."""
 
-import math
 import re
 from dataclasses import dataclass
 
 from rome_lens.backends import Backend
-from rome_lens.errors import SettingError
+from rome_lens.checks import not_negative, positive, whole_number
+
+OR_ELSE = "None or 'auto'"
+"""What a bound may be beside a number."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,17 @@ class FineTuningSettings:
     source: str
 
     def __post_init__(self) -> None:
-        steps = self.num_steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise SettingError(f"num_steps is {steps!r}; expected a whole number, 1 or more")
-        for name, least in (("lr", 0), ("norm_constraint", 0), ("weight_decay", None), ("stop_loss", None)):
-            value = getattr(self, name)
-            if name == "norm_constraint" and value is None:
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or value < 0 or (least is not None and value <= least):
-                expected = "a number above 0" if least is not None else "a number, 0 or more"
-                also = ", None or 'auto'" if name == "norm_constraint" else ""
-                raise SettingError(f"{name} is {value!r}; expected {expected}{also}")
+        bound = self.norm_constraint
+        kept = {
+            "layer": whole_number("layer", self.layer, least=0),
+            "norm_constraint": None if bound is None else positive("norm_constraint", bound, or_else=OR_ELSE),
+            "num_steps": whole_number("num_steps", self.num_steps, least=1),
+            "lr": positive("lr", self.lr),
+            "weight_decay": not_negative("weight_decay", self.weight_decay),
+            "stop_loss": not_negative("stop_loss", self.stop_loss),
+        }
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
 
 
 _PAPER = "the paper's appendix; EasyEdit's hparams/FT, which carry on the released ROME code's, say the same"

@@ -19,11 +19,11 @@ from typing import Any, Protocol
 import torch
 
 from rome_lens.backends import as_backend
-from rome_lens.editing import ROME, FineTuning, SecondMoment
+from rome_lens.editing import ROME, FineTuning, SecondMoment, fine_tune, rome
 from rome_lens.editing.settings import default_layer
 from rome_lens.errors import SettingError
 from rome_lens.evaluation.moments import Moments
-from rome_lens.evaluation.random_layer import RandomLayer
+from rome_lens.evaluation.random_layer import RandomLayer, check_n_layers
 from rome_lens.evaluation.result import UNEDITED
 from rome_lens.facts import EditRequest
 from rome_lens.runs import check_name
@@ -103,7 +103,14 @@ def specs_of(editors: Any, settings: Sequence[str] = ()) -> tuple[EditorSpec, ..
         raise SettingError(
             f"editors are {', '.join(names) or 'none at all'}; expected one or more, each of another name"
         )
-    return _with_settings(specs, settings)
+    specs = _with_settings(specs, settings)
+    for spec in specs:
+        if spec.made is None and spec.kind in EDITORS:
+            check = fine_tune.check_choices if spec.kind in _FINE_TUNING else rome.check_choices
+            check(spec.settings)
+            if spec.kind == RANDOM_LAYER and "n_layers" in spec.settings:
+                check_n_layers(spec.settings["n_layers"])
+    return specs
 
 
 def make_editor(spec: EditorSpec, model: Any, moments: Moments, *, seed: int, prepend_bos: bool) -> Any:

@@ -1,7 +1,6 @@
 """What is measured of every record, whoever edits it."""
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 
-from rome_lens.editing.settings import check_seed
+from rome_lens.checks import as_real, seed_number, shown, whole_number
 from rome_lens.editing.texts import read_texts
 from rome_lens.errors import ArtefactError, SettingError
 
@@ -46,14 +45,17 @@ class Measures:
     engine: str = "auto"
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
+        kept: dict[str, float] = {"seed": seed_number(self.seed)}
         for name, least in (("n_texts", 0), ("text_length", 2), ("top_k", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise SettingError(f"{name} is {value!r}; expected a whole number, {least} or more")
-        bound = self.perplexity_bound
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or not 1 < bound < math.inf:
-            raise SettingError(f"perplexity_bound is {bound!r}; expected a factor above 1, such as 1.2")
+            kept[name] = whole_number(name, getattr(self, name), least=least)
+        bound = as_real(self.perplexity_bound)
+        if bound is None or bound <= 1:
+            raise SettingError(
+                f"perplexity_bound is {shown(self.perplexity_bound)}; expected a factor above 1, such as 1.2"
+            )
+        kept["perplexity_bound"] = bound
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
         if self.engine not in _ENGINES:
             raise SettingError(f"engine is {self.engine!r}; choose one of {', '.join(_ENGINES)}")
 

@@ -107,7 +107,7 @@ class Chunk:
     Attributes:
         stems: [stem, pos] token ids that a question's answers share.
         stem_record: [stem] the record of each.
-        branches: [branch, pos] stems again, with what an answer adds to them.
+        branches: [branch, branch_pos] stems again, with what an answer adds to them.
         branch_stem: [branch] the stem that each goes on from.
         first: [branch] the position at which it does.
         n_new: positions of the branch that adds most.
@@ -121,7 +121,7 @@ class Chunk:
 
     stems: Int[Tensor, "stem pos"]
     stem_record: Int[Tensor, " stem"]
-    branches: Int[Tensor, "branch pos"]
+    branches: Int[Tensor, "branch branch_pos"]
     branch_stem: Int[Tensor, " branch"]
     first: Int[Tensor, " branch"]
     n_new: int

@@ -8,12 +8,22 @@ from typing import Any
 import numpy as np
 
 from rome_lens.backends import as_backend
+from rome_lens.checks import seed_number, whole_number
 from rome_lens.editing import ROME
-from rome_lens.editing.settings import check_seed, default_layer
+from rome_lens.editing.settings import default_layer
 from rome_lens.errors import SettingError
 from rome_lens.evaluation.moments import Moments
 from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
+
+
+def check_n_layers(n_layers: object) -> int:
+    """A number of layers to draw from.
+
+    Raises:
+        SettingError: it is no whole number from 1.
+    """
+    return whole_number("n_layers", n_layers, least=1, expected="a whole number of layers")
 
 
 class RandomLayer:
@@ -37,11 +47,10 @@ class RandomLayer:
         """
         backend = as_backend(model)
         others = [layer for layer in range(backend.n_layers) if layer != default_layer(backend)]
-        if isinstance(n_layers, bool) or not isinstance(n_layers, int) or n_layers < 1:
-            raise SettingError(f"n_layers is {n_layers!r}; expected a whole number of layers, 1 or more")
+        n_layers = check_n_layers(n_layers)
         if not others:
             raise SettingError(f"{backend.model_name} has one layer alone; random-layer needs another to draw")
-        self._seed = check_seed(settings["seed"])
+        self._seed = seed_number(settings["seed"])
         random = np.random.default_rng(self._seed)
         self.layers = sorted(random.choice(others, size=min(n_layers, len(others)), replace=False).tolist())
         found = moments.collected(self.layers)

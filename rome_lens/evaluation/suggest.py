@@ -5,7 +5,7 @@ succeeds. So both are measured, and shown beside each other.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,7 @@ def suggest_layer(
     records = builtin_counterfact()[:_RECORDS] if records is None else records
     if not all(record.paraphrases and record.neighbours for record in records):
         raise SettingError("a record of the sweep has no paraphrases or no neighbours, and S needs both; leave it out")
-    check_sweep(host, layers)
+    layers = check_sweep(host, layers)
     moments = Moments(
         host,
         second_moments,
@@ -210,26 +210,24 @@ def suggest_layer(
     return LayerSuggestion(best, traced, average, sweep, _settings(own, best, traced, sweep))
 
 
-def check_sweep(model: Any, layers: Sequence[int] | None) -> None:
-    """Refuse layers that a sweep cannot have.
+def check_sweep(model: Any, layers: Iterable[int] | None) -> list[int] | None:
+    """The layers that are asked for, in order, each once; None where that is left to us.
 
     Raises:
         SettingError: there are none, or one is none of the model's.
     """
-    for layer in _asked(layers) or ():
-        as_backend(model).check_layer(layer)
-
-
-def _asked(layers: Sequence[int] | None) -> list[int] | None:
-    if layers is not None and not layers:
+    if layers is None:
+        return None
+    backend = as_backend(model)
+    asked = sorted({backend.check_layer(layer) for layer in layers})
+    if not asked:
         raise SettingError("no layer to sweep; give one or more")
-    return None if layers is None else sorted(set(layers))
+    return asked
 
 
-def _swept(layers: Sequence[int] | None, *, n_layers: int, own: int, traced: int) -> list[int]:
-    asked = _asked(layers)
-    if asked is not None:
-        return asked
+def _swept(layers: list[int] | None, *, n_layers: int, own: int, traced: int) -> list[int]:
+    if layers is not None:
+        return layers
     reach = max(1, (2 * n_layers) // 3)
     spread = {round(i * (reach - 1) / (_LAYERS - 1)) for i in range(_LAYERS)}
     # What the last layer says at the subject reaches no other token.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
-from rome_lens.errors import SettingError
+from rome_lens.checks import whole_number
 
 
 @contextmanager
@@ -28,8 +28,7 @@ def process_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
     Raises:
         SettingError: less than one.
     """
-    if n_workers < 1:
-        raise SettingError(f"workers={n_workers}; expected a whole number from 1")
+    n_workers = whole_number("workers", n_workers, least=1, expected="a whole number of processes")
     pool = ProcessPoolExecutor(
         n_workers,
         mp_context=multiprocessing.get_context("spawn"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
+from rome_lens.checks import as_whole
 from rome_lens.errors import SettingError
 
 _Task = TypeVar("_Task")
@@ -23,10 +24,13 @@ class Shard:
     count: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
+        number, count = as_whole(self.number, least=1), as_whole(self.count)
+        if number is None or count is None or number > count:
             raise SettingError(
                 f"shard {self.number}/{self.count}; expected i/n with i from 1 to n, such as 2/4 for the second of four"
             )
+        object.__setattr__(self, "number", number)
+        object.__setattr__(self, "count", count)
 
     def __str__(self) -> str:
         """As `parse` reads it."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from rome_lens.checks import whole_number
 from rome_lens.errors import SettingError
 from rome_lens.progress import Progress
 
@@ -110,8 +111,8 @@ def fresh_token() -> str:
     return secrets.token_hex(16)
 
 
-def check_batches(batch_size: int, n_inputs: int, *, of: str) -> None:
-    """Refuse what tasks cannot be made of.
+def check_batches(batch_size: int, n_inputs: int, *, of: str) -> int:
+    """Refuse what tasks cannot be made of; the batch size as Python's own number.
 
     Args:
         batch_size: inputs a task.
@@ -121,7 +122,7 @@ def check_batches(batch_size: int, n_inputs: int, *, of: str) -> None:
     Raises:
         SettingError: there is nothing to do, or a task would be empty.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise SettingError(f"batch_size is {batch_size!r}; expected a whole number of {of}, 1 or more")
+    number = whole_number("batch_size", batch_size, least=1, expected=f"a whole number of {of}")
     if not n_inputs:
         raise SettingError(f"there are no {of}; expected one or more")
+    return number

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rome_lens.errors import SettingError
+from rome_lens.checks import check_window
 
 
 @dataclass(frozen=True)
@@ -75,23 +75,10 @@ def known_score(
     return None
 
 
-def check_window(window: int, n_layers: int) -> int:
-    """Refuse a window that is no number of layers of this model.
-
-    Raises:
-        SettingError: it is below 1, or larger than the model.
-    """
-    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= n_layers:
-        raise SettingError(
-            f"window is {window!r}; expected a whole number of layers from 1 to {n_layers}, the layers of this model"
-        )
-    return window
-
-
 def window_of(asked: int | None, n_layers: int) -> int:
     """The window that is meant by what was asked: None is 10, or all layers of a smaller model.
 
     Raises:
-        SettingError: as `check_window` does.
+        SettingError: it is below 1, or larger than the model.
     """
-    return min(10, n_layers) if asked is None else check_window(asked, n_layers)
+    return min(10, n_layers) if asked is None else check_window(asked, n_layers=n_layers)

@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import STREAMS, Backend
+from rome_lens.checks import seed_number, whole_number
 from rome_lens.data import builtin_facts
 from rome_lens.errors import AnswerError, FactNotKnownError, ModelError, PromptError, SettingError
 from rome_lens.facts import Fact
-from rome_lens.tokens import TokenisedPrompt, decode_each, find_subject
+from rome_lens.tokens import TokenisedPrompt, check_answer, check_prompt, decode_each, find_subject
 from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.corruption import FittedNoise, NoiseRule, fit_noise
 from rome_lens.tracing.runs import Case, Corruption, joint_probability
@@ -22,22 +23,27 @@ SEVERED = ("mlp", "attn")
 
 def check_settings(
     prompt: str, subject: str, *, streams: Sequence[str], occurrence: int, samples: int, seed: int, engine: str
-) -> None:
+) -> tuple[int, int]:
     """Refuse what can be refused without a model.
+
+    Returns:
+        `samples` and `seed` as Python's own numbers.
 
     Raises:
         PromptError: the prompt is empty.
         SubjectError: the subject is not in it.
         SettingError: a setting is out of its range.
     """
-    if not prompt.strip():
-        raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
+    check_prompt(prompt)
     find_subject(prompt, subject, occurrence)
-    check_numbers(streams=streams, samples=samples, seed=seed, engine=engine)
+    return check_numbers(streams=streams, samples=samples, seed=seed, engine=engine)
 
 
-def check_numbers(*, streams: Sequence[str], samples: int, seed: int, engine: str) -> None:
+def check_numbers(*, streams: Sequence[str], samples: int, seed: int, engine: str) -> tuple[int, int]:
     """Refuse what needs no prompt to be refused.
+
+    Returns:
+        `samples` and `seed` as Python's own numbers.
 
     Raises:
         SettingError: a setting is out of its range.
@@ -46,12 +52,21 @@ def check_numbers(*, streams: Sequence[str], samples: int, seed: int, engine: st
     unknown = [stream for stream in asked if stream not in STREAMS]
     if unknown or not asked:
         raise SettingError(f"stream is {unknown[0] if unknown else 'none'!r}; choose from {', '.join(STREAMS)}")
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise SettingError(f"samples is {samples!r}; expected a whole number of corrupted copies, 1 or more")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise SettingError(f"seed is {seed!r}; expected a whole number from 0 to 4294967295")
+    samples = whole_number("samples", samples, least=1, expected="a whole number of corrupted copies")
+    seed = seed_number(seed)
     if engine not in ENGINES:
         raise SettingError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
+    return samples, seed
+
+
+def check_corruption(noise: float | str | None, *, noise_replaces: bool, swap: str | None) -> None:
+    """Refuse two ways at once of breaking the subject.
+
+    Raises:
+        SettingError: both a subject to put in its place and a rule for noise were given.
+    """
+    if swap is not None and (noise is not None or noise_replaces):
+        raise SettingError(f"swap is {swap!r} and a noise rule was given too; the subject is broken by one of them")
 
 
 def check_severed(severed: Sequence[str] | None, *, engine: str) -> None:
@@ -95,10 +110,14 @@ def wanted_answer(answer: str | None, expect: str | None) -> str | None:
 
     Raises:
         SettingError: `answer` and `expect` name two.
+        AnswerError: it is empty.
     """
     if answer is not None and expect is not None and answer.strip() != expect.strip():
         raise SettingError(f"answer {answer!r} and expect {expect!r} differ; give one of them")
-    return answer if expect is None else expect
+    named = answer if expect is None else expect
+    if named is not None:
+        check_answer(named)
+    return named
 
 
 def check_length(backend: Backend, text: TokenisedPrompt) -> None:

@@ -81,7 +81,7 @@ def average_causal_effect(
         ModelError: the object is no decoder of TransformerLens, or lacks a stream that was asked for.
     """
     facts = tuple(builtin_facts() if facts is None else facts)
-    check_batches(batch_size, len(facts), of="facts")
+    batch_size = check_batches(batch_size, len(facts), of="facts")
     settings = AverageSettings(
         several(streams),
         None if severed is None else several(severed),

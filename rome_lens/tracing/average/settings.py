@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from rome_lens.checks import whole_number
 from rome_lens.errors import SettingError
 from rome_lens.tracing.corruption import NoiseRule, parse_noise
 from rome_lens.tracing.request import check_numbers, check_severed
@@ -31,7 +32,12 @@ class AverageSettings:
     engine: str
 
     def __post_init__(self) -> None:
-        check_numbers(streams=self.streams, samples=self.samples, seed=self.seed, engine=self.engine)
+        samples, seed = check_numbers(streams=self.streams, samples=self.samples, seed=self.seed, engine=self.engine)
+        window = self.window
+        if window is not None:
+            window = whole_number("window", window, least=1, expected="a whole number of layers")
+        for name, value in (("samples", samples), ("seed", seed), ("window", window)):
+            object.__setattr__(self, name, value)
         check_severed(self.severed, engine=self.engine)
         if self.severed_at not in SEVERED_AT:
             raise SettingError(f"severed_at is {self.severed_at!r}; choose from {', '.join(SEVERED_AT)}")
