@@ -1,4 +1,4 @@
-"""Our files: written whole or not at all, read back with every doubt about them said in one line.
+"""Our files and folders: written whole or not at all, read back with every doubt about them said in one line.
 
 Tensors go into safetensors, everything else into its string metadata as JSON: nothing is ever pickled. A file names its
 kind and the version of its form; a later form may add fields, which an earlier reader leaves alone.
@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FORM = 1
+TEMPORARY = ".rome-lens-*.tmp"
+"""What files and folders are called while they are written, as a pattern."""
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
@@ -42,7 +46,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
             target.write_bytes(content)
             return
         # Not named after the target, whose name may already be as long as the file system takes.
-        temporary = target.with_name(f".rome-lens-{secrets.token_hex(8)}.tmp")
+        temporary = target.with_name(TEMPORARY.replace("*", secrets.token_hex(8)))
         try:
             with temporary.open("xb") as file:
                 file.write(content)
@@ -95,6 +99,59 @@ def _obstacles(target: Path) -> Iterator[tuple[OSError | ValueError, bool]]:
     yield FileNotFoundError(), not target.parent.is_dir()
     yield IsADirectoryError(), target.is_dir()
     yield PermissionError(), not os.access(target if target.exists() else target.parent, os.W_OK)
+
+
+def check_folder(out: str | os.PathLike[str]) -> Path:
+    """Where a folder really goes, if it can be written.
+
+    Raises:
+        ArtefactError: something is there, or its parent is no folder.
+    """
+    try:
+        target = Path(os.path.realpath(out))
+        if target.is_dir() and any(target.iterdir()):
+            reason = "the folder is not empty; name a new one, or empty it"
+        elif target.exists() and not target.is_dir():
+            reason = "it is a file; name a new folder"
+        elif not target.parent.is_dir():
+            reason = f"there is no folder {str(target.parent)!r}; make it first"
+        elif not os.access(target.parent, os.W_OK):
+            reason = f"no permission to write in {str(target.parent)!r}; choose another place"
+        else:
+            return target
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        reason = getattr(error, "strerror", None) or str(error)
+    raise ArtefactError(f"cannot write {os.fspath(out)!r}: {reason}")
+
+
+@contextlib.contextmanager
+def whole_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder beside the one that is asked for, which takes its place when all is written, and else vanishes.
+
+    Raises:
+        ArtefactError: something is there, its parent is no folder, or there is no room.
+    """
+    from safetensors import SafetensorError
+
+    target = check_folder(out)
+    temporary = target.with_name(TEMPORARY.replace("*", secrets.token_hex(8)))
+    try:
+        temporary.mkdir()
+        yield temporary
+        for path in temporary.iterdir():
+            path.chmod(temporary.stat().st_mode & 0o666)  # safetensors makes files for their owner alone
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())  # some file systems find out only here that there is no room
+        if target.is_dir():
+            target.rmdir()
+        temporary.rename(target)
+    except (OSError, SafetensorError) as error:  # safetensors says in words of its own that a disk is full
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ArtefactError(
+            f"cannot write {os.fspath(out)!r}: {reason}; free some room, or choose another place"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save_tensors(

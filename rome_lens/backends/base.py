@@ -15,7 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends.w_out import Fingerprint, WOut, sketch_matrix
-from rome_lens.errors import ModelError, SettingError
+from rome_lens.checks import check_layer
+from rome_lens.errors import ModelError
 
 STREAMS = ("resid", "mlp", "attn")
 _STREAM_HOOK = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out"}
@@ -219,11 +220,7 @@ class Backend(ABC):
         Raises:
             SettingError: it is no whole number from 0 to n_layers - 1.
         """
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.n_layers:
-            raise SettingError(
-                f"layer is {layer!r}; {self.model_name} has layers 0 to {self.n_layers - 1}, counted from 0"
-            )
-        return layer
+        return check_layer(layer, n_layers=self.n_layers, model_name=self.model_name)
 
     def fingerprint(self, layer: int, matrix: Tensor | None = None) -> Fingerprint:
         """By which this model's layer is known again.

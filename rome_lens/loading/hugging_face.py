@@ -1,23 +1,18 @@
-"""A Hugging Face model and its tokeniser: from the default model's file, a local folder, or the hub."""
+"""A Hugging Face model and its tokeniser, read by transformers from a folder, the hub, or a GGUF file."""
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rome_lens.errors import ModelError, ModelNotFoundError
-from rome_lens.loading.default_model import DEFAULT_MODEL, fetch_default_model
+from rome_lens.loading.default_model import DEFAULT_MODEL
 from rome_lens.loading.progress import one_line, quiet
 from rome_lens.progress import Progress
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +31,15 @@ class Pretrained:
 
 
 @dataclass(frozen=True, slots=True)
-class _Location:
-    """Where to load from: what transformers calls `pretrained_model_name_or_path`, and how to speak about it."""
+class Location:
+    """Where to load from.
+
+    Attributes:
+        name: what to call the model.
+        source: what transformers calls `pretrained_model_name_or_path`.
+        local: it is a folder, and nothing is to be fetched.
+        gguf_file: the file in the folder that holds everything; None for Hugging Face's layout.
+    """
 
     name: str
     source: str
@@ -50,75 +52,48 @@ class _Location:
         return options | ({"gguf_file": self.gguf_file} if self.gguf_file else {})
 
 
-def load_pretrained(
-    name: str | os.PathLike[str],
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    cache_dir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
-    tokenizer_as_stored: bool = False,
-) -> Pretrained:
-    """Load a decoder and its tokeniser.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How a model is to be read.
 
-    Args:
-        name: "smollm2-135m", a folder in the Hugging Face layout, or a name on the hub.
+    Attributes:
         dtype: the weights' type.
         device: where to put the model.
-        cache_dir: the default model's cache.
-        progress: called with steps done, steps in all (0 where unknown), and what is going on.
         tokenizer_as_stored: leave the tokeniser as its files have it, to be written out again.
+        progress: called with steps done, steps in all (0 where unknown), and what is going on.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    tokenizer_as_stored: bool = False
+    progress: Progress | None = None
+
+
+def read_pretrained(location: Location, wanted: Wanted) -> Pretrained:
+    """Read a decoder and its tokeniser.
 
     Raises:
         ModelNotFoundError: there is no model of that name.
         ModelError: there is one, but it is not a decoder or cannot be read.
-        DownloadError: the default model could not be fetched.
     """
-    location = _locate(os.fspath(name), cache_dir=cache_dir, progress=progress)
     what = f"loading {location.name}"
-    if progress is not None:
-        progress(0, 0, what)
-    with quiet(what, progress=progress) as bar:
-        if location.gguf_file is None:  # the default model is known to be a decoder
-            _check_decoder(_load_config(location), location)
-        tokenizer = _load_tokenizer(location, as_stored=tokenizer_as_stored)
-        model = _load_weights(location, dtype=dtype, device=device, bar=bar)
+    if wanted.progress is not None:
+        wanted.progress(0, 0, what)
+    with quiet(what, progress=wanted.progress) as bar:
+        if location.name != DEFAULT_MODEL:  # which is known to be one
+            _check_decoder(read_config(location), location)
+        tokenizer = _load_tokenizer(location, as_stored=wanted.tokenizer_as_stored)
+        model = _load_weights(location, dtype=wanted.dtype, device=wanted.device, bar=bar)
         return Pretrained(location.name, model, tokenizer)
 
 
-def _locate(name: str, *, cache_dir: str | os.PathLike[str] | None, progress: Progress | None) -> _Location:
-    if name == DEFAULT_MODEL:
-        path = fetch_default_model(cache_dir, progress=progress).path
-        return _Location(DEFAULT_MODEL, str(path.parent), local=True, gguf_file=path.name)
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ModelNotFoundError(
-                f"the folder {name!r} holds no model: it has no config.json (the Hugging Face layout); "
-                "a model of that name on the hub is found by its full name, owner/name"
-            )
-        return _Location(folder.resolve().name, str(folder.resolve()), local=True)
-    if folder.is_file():
-        raise ModelNotFoundError(f"{name!r} is a file; a model is given by its folder, with config.json and weights")
-    if _HUB_NAME.fullmatch(name) and not name.startswith("."):
-        official = _official_name(name)
-        return _Location(official, official, local=False)
-    raise ModelNotFoundError(
-        f"no model {name!r}: there is no such folder, and it is neither {DEFAULT_MODEL!r} nor a name on the hub"
-    )
+def read_config(location: Location) -> PreTrainedConfig:
+    """A model's configuration.
 
-
-def _official_name(name: str) -> str:
-    """The hub's name for what TransformerLens also calls "gpt2-small" or "pythia-70m"."""
-    from transformer_lens.supported_models import MODEL_ALIASES
-
-    for official, aliases in MODEL_ALIASES.items():
-        if name.lower() in (alias.lower() for alias in aliases):
-            return official
-    return name
-
-
-def _load_config(location: _Location) -> PreTrainedConfig:
+    Raises:
+        ModelNotFoundError: there is no model of that name.
+        ModelError: its configuration cannot be read.
+    """
     from transformers import AutoConfig
 
     try:
@@ -148,7 +123,7 @@ def _not_on_the_hub(name: str, error: BaseException) -> str:
     return f"{missing} cannot be reached or does not have it"
 
 
-def _check_decoder(config: PreTrainedConfig, location: _Location) -> None:
+def _check_decoder(config: PreTrainedConfig, location: Location) -> None:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     kind = type(config)
@@ -164,7 +139,7 @@ def _check_decoder(config: PreTrainedConfig, location: _Location) -> None:
         raise ModelError(f"{location.name!r} (a {config.model_type}) is not a language decoder: {reason}")
 
 
-def _load_tokenizer(location: _Location, *, as_stored: bool) -> PreTrainedTokenizerBase:
+def _load_tokenizer(location: Location, *, as_stored: bool) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     # TransformerLens works with a tokeniser that adds BOS by itself. Given another one, it loads it anew from the name
@@ -180,14 +155,18 @@ def _load_tokenizer(location: _Location, *, as_stored: bool) -> PreTrainedTokeni
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         # Where the files are missing, transformers makes up a tokeniser of the right class that knows no text.
         raise ModelError(f"{location.name!r} has no tokeniser (tokenizer.json, or the files that its class reads)")
-    if location.gguf_file and not as_stored and tokenizer.bos_token is not None:
+    if as_stored:
+        # How it was looked for is no part of it, yet would be written with it.
+        for option in ("local_files_only", "trust_remote_code"):
+            tokenizer.init_kwargs.pop(option, None)
+    elif location.gguf_file and tokenizer.bos_token is not None:
         # The GGUF header's own "no BOS" has overruled the argument.
         tokenizer.add_bos_token = True
         tokenizer.init_kwargs["add_bos_token"] = True
     return tokenizer
 
 
-def _load_weights(location: _Location, *, dtype: torch.dtype, device: torch.device, bar: type) -> PreTrainedModel:
+def _load_weights(location: Location, *, dtype: torch.dtype, device: torch.device, bar: type) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -57,7 +57,7 @@ def load_model(
     place, precision = as_device(device), as_dtype(dtype)
 
     from rome_lens.loading.convert import to_transformer_lens
-    from rome_lens.loading.hugging_face import load_pretrained
+    from rome_lens.loading.pretrained import load_pretrained
 
     pretrained = load_pretrained(name, dtype=precision, device=place, cache_dir=cache_dir, progress=progress)
     with quiet(f"converting {pretrained.name}", progress=progress):

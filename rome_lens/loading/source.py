@@ -1,6 +1,6 @@
 """How a run comes by its model: by name in every process, or the object that somebody gave."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 
 from rome_lens.backends import as_backend
 from rome_lens.errors import ModelError, SettingError
+from rome_lens.loading.outline import Outline
 from rome_lens.progress import Progress
 
 # Digits of a fingerprint that do not depend on how many threads computed it.
@@ -64,6 +65,16 @@ class ModelSource:
     def to_dict(self) -> dict[str, Any]:
         """As a run's settings hold it."""
         return {"name": self.name, "backend": self.backend, "dtype": self.dtype}
+
+    def check_layers(self, layers: Iterable[int | None]) -> None:
+        """Refuse layers that the model does not have, as far as that is known before it is loaded.
+
+        Raises:
+            SettingError: a layer is none of the model's.
+        """
+        named = [layer for layer in layers if layer is not None]
+        if named and self.made is None:
+            Outline.of(self.name).check_layers(named)
 
     def check_executor(self, executor: Executor | None) -> None:
         """Refuse executors that cannot be handed the model.

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens.errors import ArtefactError, RunError
+from rome_lens.storage import TEMPORARY
 
 LOCK = ".lock"
-TEMPORARY = ".rome-lens-*.tmp"  # what `storage.write_whole` leaves when it is killed
 
 
 def as_bytes(value: Any) -> bytes:

@@ -17,7 +17,6 @@ from rome_lens.errors import ArtefactError, RunError, SettingError
 from rome_lens.runs.differences import first_difference
 from rome_lens.runs.files import (
     LOCK,
-    TEMPORARY,
     as_bytes,
     is_whole,
     lock_folder,
@@ -26,7 +25,7 @@ from rome_lens.runs.files import (
     read_json,
     remove_temporary,
 )
-from rome_lens.storage import write_whole
+from rome_lens.storage import TEMPORARY, write_whole
 
 _SETTINGS = "settings.json"
 _PREPARED = "prepared.json"
