@@ -2,6 +2,7 @@
 
 import io
 import sys
+from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ from typer.core import TyperGroup
 
 from rome_lens import __version__
 from rome_lens.cli.apply import apply
+from rome_lens.cli.ask import ask
 from rome_lens.cli.average import averages
 from rome_lens.cli.doctor import doctor
 from rome_lens.cli.edit import edit
@@ -23,6 +25,10 @@ from rome_lens.errors import RomeLensError
 
 class _OneLineErrors(TyperGroup):
     """Errors of the user's and of ours end in one line on stderr; only bugs show a traceback."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        _let_paragraphs_flow(self)
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         if not standalone_mode:
@@ -61,6 +67,14 @@ class _OneLineErrors(TyperGroup):
             raise typer.Abort from error
 
 
+def _let_paragraphs_flow(command: Any) -> None:
+    """Let help texts wrap where the terminal does: typer keeps the line ends that they have in the source."""
+    if command.help:
+        command.help = "\n\n".join(" ".join(part.split()) for part in cleandoc(command.help).split("\n\n"))
+    for child in getattr(command, "commands", {}).values():
+        _let_paragraphs_flow(child)
+
+
 app = typer.Typer(
     name="rome-lens",
     cls=_OneLineErrors,
@@ -70,6 +84,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(trace)
+app.command()(ask)
 app.command()(edit)
 app.command()(apply)
 app.command()(show)

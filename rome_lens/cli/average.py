@@ -142,9 +142,22 @@ def average(
     with progress_bar() as progress, executor_of(workers, dask) as executor:
         progress(0, 0, "starting")
         from rome_lens.evaluation.suggest import check_sweep, suggest_layer
+        from rome_lens.loading.outline import Outline
         from rome_lens.loading.source import ModelSource
         from rome_lens.tracing import average_causal_effect
+        from rome_lens.tracing.corruption import parse_noise
+        from rome_lens.tracing.request import check_numbers, check_severed
 
+        streams = tuple(stream or ("resid", "mlp", "attn"))
+        severed = [] if severed == [_NOTHING] else severed
+        # Loading takes seconds: what can be refused without a model is refused before.
+        check_numbers(streams=streams, samples=samples, seed=seed, engine=engine)
+        check_severed(severed, engine=engine)
+        parse_noise(noise)
+        if sweep_layer or window is not None:
+            outline = Outline.of(model)
+            outline.check_layers(sweep_layer or ())
+            outline.check_window(window)
         source = ModelSource(model, backend, device, dtype)
         here = source.opened(progress) if suggest else source
         if suggest:
@@ -152,8 +165,8 @@ def average(
         found = average_causal_effect(
             here if executor is None else source,
             known,
-            streams=tuple(stream or ("resid", "mlp", "attn")),
-            severed=() if severed == [_NOTHING] else severed,
+            streams=streams,
+            severed=severed,
             severed_at=severed_at,
             window=window,
             samples=samples,

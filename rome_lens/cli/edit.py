@@ -11,6 +11,7 @@ from rome_lens.cli.terminal import print_json, progress_bar, say, stdout
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.storage import check_writable
+from rome_lens.tokens import check_prompt
 
 if TYPE_CHECKING:
     from rome_lens.cli.effect import Measured
@@ -199,6 +200,8 @@ def edit(
     share = _share(bare_weight)
     if generate < 0:
         raise SettingError(f"generate is {generate}; expected a number of tokens, 0 for none")
+    for text in (*(paraphrase or ()), *(neighbour or ())):
+        check_prompt(text)
     if save is not None:
         check_writable(save)
     given = {
@@ -213,25 +216,25 @@ def edit(
         from rome_lens.backends import as_backend
         from rome_lens.cli.effect import measure, other_seed, watch
         from rome_lens.editing import ROME, SecondMoment
-        from rome_lens.editing.rows import check_templates
-        from rome_lens.editing.settings import Settings, check_seed, settings_for
-        from rome_lens.editing.update import check_variant
+        from rome_lens.editing.rome import check_choices
+        from rome_lens.editing.settings import Settings, settings_for
         from rome_lens.loading import load_model
+        from rome_lens.loading.outline import Outline
 
         # Loading takes seconds: what can be refused without a model is refused before.
-        check_variant(variant)
-        check_seed(seed)
-        _check_optimiser(given)
-        templates = None if template is None else check_templates(template)
+        check_choices({"variant": variant, "seed": seed, "context_templates": template, **given})
         chosen = None if settings is None else Settings.load(settings)
         moment = None if second_moment is None else SecondMoment.load(second_moment, layer=layer)
-        host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
-        progress(0, 0, "looking at the prompts")
         if chosen is not None and moment is not None and layer is None and moment.layer not in (None, chosen.layer):
             raise SettingError(
                 f"{settings} names layer {chosen.layer}, and {second_moment} is of layer {moment.layer}; give the "
                 "second moment of that layer, or the --layer to edit"
             )
+        named = [layer, None if chosen is None else chosen.layer, None if moment is None else moment.layer]
+        if any(number is not None for number in named):
+            Outline.of(model).check_layers(named)
+        host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
+        progress(0, 0, "looking at the prompts")
         own = chosen or settings_for(as_backend(host))
         if layer is None and moment is not None and moment.layer != own.layer:
             layer = moment.layer
@@ -240,7 +243,7 @@ def edit(
             layer=layer,
             second_moment=moment,
             variant=variant,
-            context_templates=templates,
+            context_templates=template,
             bare_weight=share,
             seed=seed,
             prepend_bos=bos,
@@ -290,15 +293,6 @@ def _share(bare_weight: str | None) -> float | str | None:
     if not 0 < share <= 1:
         raise SettingError(f"bare-weight is {bare_weight!r}; expected a share above 0 and at most 1, or equal")
     return share
-
-
-def _check_optimiser(given: dict[str, Any]) -> None:
-    """Refuse what no model's settings may be."""
-    from rome_lens.editing import Settings
-
-    anything = {"v_num_grad_steps": 1, "v_lr": 1, "v_weight_decay": 0, "clamp_norm_factor": 1, "kl_factor": 0}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    Settings(layer=0, source="", **(anything | chosen))
 
 
 def _shortfall(made: "Edit", reached: float) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rome_lens.checks import seed_number, whole_number
 from rome_lens.cli.options import Backend, Device, Dtype, Json, Model
 from rome_lens.cli.terminal import print_json, progress_bar, say, stdout
 from rome_lens.errors import SettingError
@@ -119,7 +120,15 @@ def stats(
         from rome_lens.editing.second_moment import SecondMoment
         from rome_lens.editing.settings import default_layer
         from rome_lens.loading import load_model
+        from rome_lens.loading.outline import Outline
 
+        # Loading takes seconds: what can be refused without a model is refused before.
+        for name, number in (("max_tokens", tokens), ("text_length", text_length), ("batch_positions", positions)):
+            if number is not None:
+                whole_number(name, number, least=1)
+        seed_number(seed)
+        if layers:
+            Outline.of(model).check_layers(layers)
         host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
         layers = layers or [default_layer(as_backend(host))]
         moments = SecondMoment.collect(

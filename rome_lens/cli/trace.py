@@ -152,9 +152,10 @@ def trace(
     with progress_bar() as progress:
         progress(0, 0, "starting")
         from rome_lens.loading import load_model
+        from rome_lens.loading.outline import Outline
         from rome_lens.tracing import causal_trace
         from rome_lens.tracing.corruption import parse_noise
-        from rome_lens.tracing.request import check_settings, check_severed, wanted_answer
+        from rome_lens.tracing.request import check_corruption, check_settings, check_severed, wanted_answer
 
         # Loading takes seconds: what can be refused without a model is refused before.
         check_settings(
@@ -162,7 +163,10 @@ def trace(
         )
         check_severed(severed or (), engine=engine)
         parse_noise(noise)
+        check_corruption(noise, noise_replaces=noise_replaces, swap=swap)
         wanted_answer(answer, expect)
+        if window is not None:
+            Outline.of(model).check_window(window)
         host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
         traced = causal_trace(
             host,

@@ -1,6 +1,7 @@
 """Probabilities of answers after a prompt, with rank-one updates or without them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -37,6 +38,35 @@ def joint_probabilities(
         log_probs = read[: len(answer)].log_softmax(dim=-1).gather(1, answer[:, None])
         probabilities.append(log_probs.sum().exp().item())
     return probabilities
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """The most probable tokens after a prompt, the likeliest first.
+
+    Attributes:
+        ids: their ids.
+        probabilities: as many.
+    """
+
+    ids: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+@torch.no_grad()
+def next_tokens(backend: Backend, rows: Sequence[TokenisedPrompt], *, most: int) -> list[NextTokens]:
+    """The most probable tokens after each prompt, with their probabilities in float64.
+
+    Args:
+        backend: the model, in evaluation mode.
+        rows: prompts; answers behind them are not looked at.
+        most: how many tokens, as far as the vocabulary goes.
+    """
+    found = []
+    for read in _read(backend, rows):
+        probabilities, ids = read[0].double().softmax(dim=-1).topk(min(most, read.shape[-1]))
+        found.append(NextTokens(tuple(ids.tolist()), tuple(probabilities.tolist())))
+    return found
 
 
 @torch.no_grad()

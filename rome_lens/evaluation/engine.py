@@ -180,14 +180,14 @@ class BlockEngine(Engine):
         return self._sorted(asked.questions, readings)
 
     def _start(self, chunk: Chunk) -> _Entering:
-        branches = chunk.branches
+        branches, stems = chunk.branches, enter(self.backend, chunk.stems)
         if not branches.shape[0]:
-            return _Entering(enter(self.backend, chunk.stems), branches.new_empty(0, 0, 0))
+            return _Entering(stems, stems.new_empty(0, 0, stems.shape[-1]))
         # Whole rows are embedded, whatever a position adds, and what the branches add is cut out of them.
         columns = chunk.first[:, None] + torch.arange(chunk.n_new, device=branches.device)
         rows = torch.arange(branches.shape[0], device=branches.device)[:, None]
         added = enter(self.backend, branches)[rows, columns.clamp(max=branches.shape[1] - 1)]
-        return _Entering(enter(self.backend, chunk.stems), added)
+        return _Entering(stems, added)
 
     def _run(
         self,
