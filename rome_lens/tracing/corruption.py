@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def parse_noise(noise: float | str | None, *, replace: bool = False) -> NoiseRul
     Raises:
         SettingError: it is no rule, negative, infinite or not a number, or a `t` of 2 degrees of freedom or fewer.
     """
-    if isinstance(noise, bool) or not isinstance(noise, int | float | str | None):
+    if isinstance(noise, bool) or not isinstance(noise, Real | str | None):
         raise SettingError(f"noise is {noise!r}; expected {_FORMS}")
     text = "s3" if noise is None else str(noise).strip().lower()
     if text == "m":
@@ -83,7 +84,7 @@ class FittedNoise:
     mean: Float[Tensor, " d_model"] | None = None
     root: Float[Tensor, "d_model d_model"] | None = None
 
-    def draw(self, *, samples: int, n_tokens: int, d_model: int, seed: int) -> Float[Tensor, "sample pos d_model"]:
+    def draw(self, *, samples: int, n_tokens: int, d_model: int, seed: int) -> Float[Tensor, "sample span d_model"]:
         """Noise for the subject's tokens, in float64 on the CPU; the same for the same seed.
 
         Raises:
@@ -96,7 +97,7 @@ class FittedNoise:
                 f"the noise of {samples} samples does not fit into memory; take fewer samples"
             ) from error
 
-    def _draw(self, shape: tuple[int, int, int], random: np.random.RandomState) -> Float[Tensor, "sample pos d_model"]:
+    def _draw(self, shape: tuple[int, int, int], random: np.random.RandomState) -> Float[Tensor, "sample span d_model"]:
         if self.rule.kind == "u":
             return torch.from_numpy(random.uniform(-1, 1, shape)) * self.level
         normal = torch.from_numpy(random.randn(*shape))

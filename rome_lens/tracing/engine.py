@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -245,9 +246,10 @@ class _Engine:
         if half > 0:
             part, _ = self.replay.run(layer, entering[:, half:], first=half, past=whole.past.before(half))
             check_replayed(part, expected[:, half:], entering[:, half:], "from a later position on")
-        self.restoring.act = {"attn": lambda x: whole.attn.reshape(x.shape)}
-        alone, _ = self.replay.run(layer, entering.reshape(-1, 1, entering.shape[-1]), first=0, past=None)
-        check_replayed(alone.reshape(expected.shape), expected, entering, "on single positions")
+        single = "row pos d_model -> (row pos) 1 d_model"
+        self.restoring.act = {"attn": lambda _: rearrange(whole.attn, single)}
+        alone, _ = self.replay.run(layer, rearrange(entering, single), first=0, past=None)
+        check_replayed(alone, rearrange(expected, single), rearrange(entering, single), "on single positions")
 
     def _fork(self, group: _Group, layer: int) -> None:
         """Lanes that part from their leader in front of this layer begin as a copy of it."""
@@ -284,11 +286,17 @@ class _Engine:
                 index, restored = torch.tensor(held, device=state.device).T
                 source = torch.where(restored[:, None] == 1, cases[index, None], corrupted[index])
                 rows = index[:, None] * self.n_samples + torch.arange(self.n_samples, device=state.device)
-                self.restoring.act[stream] = _set_first(rows.flatten(), output[source.flatten(), group.pos])
+                held_rows = "held sample -> (held sample)"
+                self.restoring.act[stream] = _set_first(
+                    rearrange(rows, held_rows), output[rearrange(source, held_rows), group.pos]
+                )
         after, _ = self.replay.run(
-            layer, state.flatten(0, 1), first=group.pos, past=None if past is None else past.take(corrupted.flatten())
+            layer,
+            rearrange(state, "lane sample pos d_model -> (lane sample) pos d_model"),
+            first=group.pos,
+            past=None if past is None else past.take(rearrange(corrupted, "lane sample -> (lane sample)")),
         )
-        return after.reshape(state.shape)
+        return rearrange(after, "(lane sample) pos d_model -> lane sample pos d_model", sample=self.n_samples)
 
     def _begin(self, groups: Sequence[_Group], layer: int, base: Tensor, here: _Layer) -> None:
         """Lanes whose first restored layer this was begin behind it, from the corrupted run."""
@@ -321,22 +329,22 @@ class _Engine:
         clean = cases[:, None].expand_as(corrupted)
         of_mlp = torch.tensor([lane.cell.stream == "mlp" for lane, _ in lanes], device=base.device)[:, None]
         attn = here.attn[torch.where(of_mlp, corrupted, clean), positions]
-        self.restoring.act = {"attn": lambda x: attn.reshape(x.shape)}
+        single = "lane sample d_model -> (lane sample) 1 d_model"
+        self.restoring.act = {"attn": lambda _: rearrange(attn, single)}
         if here.mlp is not None:
             mlp = here.mlp[clean, positions]
-            self.restoring.act["mlp"] = lambda x: torch.where(
-                of_mlp.expand_as(corrupted).reshape(-1, 1, 1), mlp.reshape(x.shape), x
-            )
-        entering = base[corrupted, positions].reshape(-1, 1, base.shape[-1])
-        after, _ = self.replay.run(layer, entering, first=0, past=None)
-        return after.reshape(len(windows), self.n_samples, -1)
+            chosen = repeat(of_mlp, "lane 1 -> (lane sample) 1 1", sample=self.n_samples)
+            self.restoring.act["mlp"] = lambda x: torch.where(chosen, rearrange(mlp, single), x)
+        after, _ = self.replay.run(layer, rearrange(base[corrupted, positions], single), first=0, past=None)
+        return rearrange(after, "(lane sample) 1 d_model -> lane sample d_model", sample=self.n_samples)
 
     def _read(self, groups: Sequence[_Group]) -> tuple[list[Lane], list[float]]:
         """Answer probabilities from what left the last layer."""
         self.restoring.act = {}
         lanes = [lane for group in groups for lane in group.lanes]
-        cases = torch.cat([group.cases for group in groups]).repeat_interleave(self.n_samples)
-        final = torch.cat([group.state[:, :, -self.runs.n_read :].flatten(0, 1) for group in groups])
+        cases = repeat(torch.cat([group.cases for group in groups]), "lane -> (lane sample)", sample=self.n_samples)
+        read = "lane sample read d_model -> (lane sample) read d_model"
+        final = torch.cat([rearrange(group.state[:, :, -self.runs.n_read :], read) for group in groups])
         parts: list[Tensor] = []
         done = 0
         n_logits = self.runs.n_read * int(self.backend.model.cfg.d_vocab)
@@ -350,7 +358,8 @@ class _Engine:
                     self.budget.halve_after(error)
                     continue
                 done += rows.shape[0]
-        return lanes, torch.cat(parts).double().reshape(len(lanes), self.n_samples).mean(dim=1).tolist()
+        scores = torch.cat(parts).double()
+        return lanes, reduce(scores, "(lane sample) -> lane", "mean", sample=self.n_samples).tolist()
 
 
 def _held(lane: Lane, stream: str, layer: int) -> bool | None:

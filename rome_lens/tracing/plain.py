@@ -7,6 +7,7 @@ every position and every layer of every cell, as they would in a forward of the 
 from collections.abc import Callable, Sequence
 
 import torch
+from einops import reduce
 from torch import Tensor
 
 from rome_lens.backends import Backend
@@ -94,4 +95,5 @@ def _forward(
     with backend.hooked(hooks):
         logits = backend.logits(case.corruption.tokens.expand(len(samples), -1), keep=runs.n_read)
     values = runs.answer_probability(logits, torch.zeros_like(samples)).double()
-    return dict(zip(cells, values.reshape(len(cells), n_samples).mean(dim=1).tolist(), strict=True))
+    scores = reduce(values, "(cell sample) -> cell", "mean", sample=n_samples)
+    return dict(zip(cells, scores.tolist(), strict=True))

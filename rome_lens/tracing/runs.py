@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
+from einops import reduce, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,13 +18,13 @@ class Corruption:
 
     Attributes:
         span: positions (first, end) of the subject's tokens.
-        noise: [sample, pos, d_model] for the positions of the span; None where the tokens are swapped instead.
+        noise: [sample, span, d_model] for the positions of the span; None where the tokens are swapped instead.
         replace: the noise takes the place of the embeddings instead of being added.
         tokens: the corrupted copies' token ids, [pos]; the clean ones where noise does the breaking.
     """
 
     span: tuple[int, int]
-    noise: Float[Tensor, "sample pos d_model"] | None
+    noise: Float[Tensor, "sample span d_model"] | None
     replace: bool
     tokens: Int[Tensor, " pos"]
 
@@ -191,7 +192,7 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -
     with backend.recording() if record else nullcontext() as replay, backend.hooked(hooks):
         logits = backend.logits(rows, keep=n_read)
     answers = torch.stack([case.answer_ids for case in cases])
-    answers = torch.cat([answers, answers.repeat_interleave(n_samples, dim=0)])
+    answers = torch.cat([answers, repeat(answers, "case read -> (case sample) read", sample=n_samples)])
     scores = joint_probability(logits, answers).double()
     return Runs(
         cases=tuple(cases),
@@ -199,7 +200,7 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -
         resid_pre=entering[0],
         resid_post=leaving,
         high=tuple(scores[: len(cases)].tolist()),
-        low=tuple(scores[len(cases) :].reshape(len(cases), n_samples).mean(dim=1).tolist()),
+        low=tuple(reduce(scores[len(cases) :], "(case sample) -> case", "mean", sample=n_samples).tolist()),
         replay=replay,
     )
 

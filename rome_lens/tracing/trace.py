@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import torch
 
 from rome_lens.backends import STREAMS, as_backend
-from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest, Fact
 from rome_lens.progress import Progress
 from rome_lens.tokens import tokenise
@@ -16,6 +15,7 @@ from rome_lens.tracing.cells import window_of
 from rome_lens.tracing.corruption import parse_noise, swapped_tokens
 from rome_lens.tracing.grid import Grids, Wanted, score_grids
 from rome_lens.tracing.request import (
+    check_corruption,
     check_known,
     check_length,
     check_settings,
@@ -111,15 +111,16 @@ def causal_trace(
         ModelMismatchError: an edit belongs to another model; EditStateError: it is in the weights already.
     """
     started = time.perf_counter()
-    check_settings(prompt, subject, streams=streams, occurrence=occurrence, samples=samples, seed=seed, engine=engine)
+    samples, seed = check_settings(
+        prompt, subject, streams=streams, occurrence=occurrence, samples=samples, seed=seed, engine=engine
+    )
     check_severed(severed, engine=engine)
     wanted, rule = wanted_answer(answer, expect), parse_noise(noise, replace=noise_replaces)
+    check_corruption(noise, noise_replaces=noise_replaces, swap=swap)
     backend = as_backend(model)
     streams = check_streams(backend, streams)
     window = window_of(window, backend.n_layers)
     wanted_grids = Wanted(streams, check_streams(backend, several(severed)), window)
-    if swap is not None and (noise is not None or noise_replaces):
-        raise SettingError(f"swap is {swap!r} and a noise rule was given too; the subject is broken by one of them")
     text = tokenise(backend.tokenizer, prompt, subject, answer=wanted, occurrence=occurrence, prepend_bos=prepend_bos)
     check_length(backend, text)
     swapped = None
