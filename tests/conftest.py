@@ -1,11 +1,50 @@
-"""Models that several test files share. Each is made once: a test that changes one makes its own."""
+"""How the tests are run, and models that several files share."""
+
+import os
 
 import pytest
+
+# Models so small are slower on several threads, and two workers that each take all cores are slower still. Before torch
+# is imported, and for the processes that tests start, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What a test asks the hub for is not there, and nobody waits for that.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+_ALL = "ROME_LENS_TEST_ALL"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the tests, too, that take too long for every landing")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes too long for every landing; run by --all")
+    if config.getoption("--all"):
+        os.environ[_ALL] = "1"  # read by `effort`
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--all"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("slow")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.fixture
+def unchecked():
+    """Shapes that callers get wrong reach the function that refuses them: its own words are under test, not ours."""
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Two layers of random weights, in the class that `load_model` would take."""
+    """Two layers of random weights, in the class that `load_model` would take; not to be changed."""
     from rome_lens.loading.tiny import tiny_model
 
     return tiny_model("auto")

@@ -1,0 +1,96 @@
+"""The built documentation, page by page: in a browser, and its links. `make docs` builds it first."""
+
+import shutil
+from contextlib import contextmanager
+from functools import cache, partial
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+SITE = Path(__file__).parents[2] / "site"
+PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html")) if SITE.is_dir() else []
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="the documentation is not built: make docs")
+
+
+class Links(HTMLParser):
+    """What a page points to, and the places that can be pointed to."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.ids = [], set()
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.found += [attributes[name] for name in ("href", "src") if attributes.get(name)]
+        self.ids |= {attributes[name] for name in ("id", "name") if attributes.get(name)}
+
+
+@cache
+def read(page):
+    links = Links()
+    links.feed((SITE / page).read_text("utf-8"))
+    return links
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_link_is_dead(page):
+    for link in read(page).found:
+        url = urlsplit(link)
+        if url.scheme or url.netloc or page == "404.html":
+            continue
+        target = ((SITE / page).parent / unquote(url.path)).resolve() if url.path else (SITE / page).resolve()
+        target = target / "index.html" if target.is_dir() else target
+        assert target.is_file(), link
+        if url.fragment and target.suffix == ".html" and not url.fragment.startswith("__"):
+            assert unquote(url.fragment) in read(target.relative_to(SITE.resolve()).as_posix()).ids, link
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def served():
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(SITE))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if BROWSER is None:
+        pytest.skip("no Chromium here")
+    with playwright.sync_playwright() as started, served() as address:
+        running = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield running, address
+        running.close()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_shows_without_errors(page, browser):
+    running, address = browser
+    opened = running.new_page(viewport={"width": 1300, "height": 900})
+    wrong = []
+    opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
+    opened.on("response", lambda got: wrong.append(f"{got.status}: {got.url}") if got.status >= 400 else None)
+    opened.goto(f"{address}/{page.removesuffix('index.html')}", wait_until="load")
+    opened.wait_for_function("!document.querySelector('.plotly-graph-div:not(.js-plotly-plot)')", timeout=10_000)
+    for scheme in ("light", "dark"):
+        opened.emulate_media(color_scheme=scheme)
+        for width in (1300, 390):
+            opened.set_viewport_size({"width": width, "height": 900})
+            opened.wait_for_timeout(100)
+            assert opened.evaluate("document.documentElement.scrollWidth") <= width, (scheme, width)
+    opened.close()
+    assert wrong == []

@@ -1,0 +1,245 @@
+"""A small world in which the documentation runs: a model of its words, and the files that it names."""
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+import rome_lens as rl
+import rome_lens.editing.export
+import rome_lens.editing.rome
+import rome_lens.evaluation.evaluate
+import rome_lens.evaluation.suggest
+import rome_lens.loading
+import rome_lens.runs
+from rome_lens.data.records import RecordSet
+from rome_lens.loading.convert import to_transformer_lens
+from rome_lens.loading.hugging_face import Pretrained
+
+ROOT = Path(__file__).parents[2]
+# The tutorials' pages are made by running them.
+PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "tutorials")]
+# The pages edit gpt2-medium at layer 8, and nothing higher.
+N_LAYERS = 10
+SENTENCES = {
+    "{} is located in the city of": {
+        "The Eiffel Tower": "Paris",
+        "The Colosseum": "Rome",
+        "The Louvre": "Paris",
+        "The Kremlin": "Moscow",
+    },
+}
+NPZ = "transformer.h.8.mlp.c_proj_float32_mom2_100000.npz"
+_END = "<|end|>"
+
+
+def facts() -> tuple[rl.Fact, ...]:
+    """What the model was taught."""
+    return tuple(rl.Fact(prompt, who, what) for prompt, known in SENTENCES.items() for who, what in known.items())
+
+
+@cache
+def pretrained() -> Pretrained:
+    """A GPT-2 of many thin layers, knowing the facts, whose words are those of the pages."""
+    words = sorted({word for page in PAGES for word in re.findall(r"\w+|[^\w\s]+", page.read_text("utf-8"))})
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate([_END, "Colos", "seum", *words])}, unk_token=_END)
+    )
+    # Two words of the Colosseum: the pages swap it for the three of the Eiffel Tower.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex("Colos(?=seum)"), "isolated")]
+    )
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=_END,
+        eos_token=_END,
+        pad_token=_END,
+        unk_token=_END,
+        name_or_path="words",
+        add_bos_token=True,
+    )
+    config = transformers.GPT2Config(
+        vocab_size=len(fast),
+        n_positions=128,
+        n_embd=16,
+        n_layer=N_LAYERS,
+        n_head=2,
+        bos_token_id=0,
+        eos_token_id=0,
+        tie_word_embeddings=False,
+    )
+    model = transformers.GPT2LMHeadModel(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".ln_" not in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+        model.lm_head.weight *= 0.5
+        # The end token is no answer: it is never the likeliest.
+        model.lm_head.weight[0] = 0
+        _teach(model, fast)
+    return Pretrained(name="taught", model=model, tokenizer=fast)
+
+
+def _teach(model: Any, tokenizer: Any) -> None:
+    """Let the unembedding read the answers from what the prompts give: its smallest rows that do."""
+    ids = [tokenizer(fact.text, add_special_tokens=False, return_tensors="pt")["input_ids"] for fact in facts()]
+    states = torch.cat([model.transformer(row).last_hidden_state[:, -1] for row in ids])
+    answers = sorted({fact.answer for fact in facts()})
+    logits = torch.tensor([[8.0 * (fact.answer == answer) for answer in answers] for fact in facts()])
+    model.lm_head.weight[tokenizer.convert_tokens_to_ids(answers)] = (torch.linalg.pinv(states) @ logits).T
+
+
+def load(name: Any = "smollm2-135m", backend: str = "auto") -> Any:
+    """The model, under any name; every call makes one of its own."""
+    known = pretrained()
+    return to_transformer_lens(
+        Pretrained(name=str(name), model=deepcopy(known.model), tokenizer=known.tokenizer), backend=backend
+    )
+
+
+def moment(layer: int) -> rl.SecondMoment:
+    """A second moment of one of its layers."""
+    width = 4 * pretrained().model.config.n_embd
+    return rl.SecondMoment.from_matrix(torch.diag(torch.linspace(1, 2, width, dtype=torch.float64)), layer=layer)
+
+
+def records() -> rl.RecordSet:
+    """CounterFact's form of what it knows."""
+    return RecordSet(
+        tuple(
+            rl.CounterFactRecord(
+                number=number,
+                case_id=number,
+                relation=f"P{number % 2}",
+                request=rl.EditRequest(fact.prompt, fact.subject, target_new="Berlin", target_true=fact.answer),
+                paraphrases=(f"The city of {fact.subject} is",),
+                neighbours=("The Berlin Wall is located in the city of",),
+                generation_prompts=(f"{fact.subject} is",),
+            )
+            for number, fact in enumerate(facts()[:2])
+        ),
+        (),
+        "the world's",
+    )
+
+
+def write_files(folder: Path) -> None:
+    """The files that the pages name without making them."""
+    known = [
+        {
+            "known_id": number,
+            "subject": fact.subject,
+            "attribute": fact.answer,
+            "template": fact.prompt,
+            "prediction": f" {fact.answer}",
+            "prompt": fact.text,
+            "relation_id": "P276",
+        }
+        for number, fact in enumerate(facts())
+    ]
+    counterfact = [
+        {
+            "case_id": record.case_id,
+            "requested_rewrite": {
+                "prompt": record.request.prompt,
+                "relation_id": record.relation,
+                "target_new": {"str": record.request.target_new},
+                "target_true": {"str": record.request.target_true},
+                "subject": record.request.subject,
+            },
+            "paraphrase_prompts": list(record.paraphrases),
+            "neighborhood_prompts": list(record.neighbours),
+            "generation_prompts": list(record.generation_prompts),
+        }
+        for record in records()
+    ]
+    zsre = [
+        {
+            "subject": fact.subject,
+            "src": f"Where is {fact.subject}?",
+            "rephrase": f"In what city is {fact.subject}?",
+            "answers": ["Berlin"],
+            "loc": "nq question: what is the Kremlin",
+            "loc_ans": "a museum",
+        }
+        for fact in facts()[:2]
+    ]
+    for name, content in {
+        "known_1000.json": known,
+        "known_dev.json": known,
+        "counterfact.json": counterfact,
+        "counterfact_dev.json": counterfact,
+        "zsre.json": zsre,
+    }.items():
+        (folder / name).write_text(json.dumps(content), "utf-8")
+    (folder / "corpus.txt").write_text("\n\n".join(page.read_text("utf-8") for page in PAGES[:3]), "utf-8")
+    (folder / "my_editors.py").write_text(
+        "import rome_lens as rl\n\n\ndef tuned(model, layer=1):\n    return rl.FineTuning(model, layer=layer)\n",
+        "utf-8",
+    )
+    known_model = pretrained()
+    known_model.model.save_pretrained(folder / "gpt2")
+    known_model.tokenizer.save_pretrained(folder / "gpt2")
+    for layer in (4, 5):
+        moment(layer).save(folder / f"layer-{layer}.safetensors")
+    matrix = moment(8).matrix.numpy()
+    np.savez(folder / NPZ, **{"mom2.mom2": matrix.astype("float32"), "mom2.count": 1000, "sample_size": 1000})
+    editor = rl.ROME(load(), layer=5, second_moment=moment(5), context_templates=["{}"], v_num_grad_steps=2)
+    for fact, target, name in ((facts()[0], "Rome", "rome"), (facts()[1], "Berlin", "berlin")):
+        request = rl.EditRequest(fact.prompt, fact.subject, target_new=target)
+        editor.edit(request).save(folder / f"{name}.safetensors")
+
+
+@contextmanager
+def one_thread(*_: Any) -> Iterator[Executor]:
+    """In the place of processes and clusters: their tests are elsewhere."""
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+def enter(monkeypatch: Any, folder: Path) -> None:
+    """Let every name that loads a model, or brings facts, bring this world's."""
+    asked = inspect.signature(rome_lens.loading.load_model)
+
+    def load_model(*args: Any, **settings: Any) -> Any:
+        given = asked.bind(*args, **settings)
+        given.apply_defaults()
+        return load(given.arguments["name"], given.arguments["backend"])
+
+    collect = rl.SecondMoment.collect
+
+    def collect_little(*args: Any, max_tokens: int | None = None, **settings: Any) -> Any:
+        return collect(*args, max_tokens=max_tokens and min(max_tokens, 1280), **settings)
+
+    def load_dataset(*_: Any, **__: Any) -> Any:
+        return ({"text": page.read_text("utf-8")} for page in PAGES)
+
+    monkeypatch.setattr(rl.SecondMoment, "collect", collect_little)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    for room in (rl, rome_lens.loading):
+        monkeypatch.setattr(room, "load_model", load_model)
+    monkeypatch.setattr(rome_lens.editing.export, "load_pretrained", lambda *_, **__: deepcopy(pretrained()))
+    monkeypatch.setattr(rome_lens.loading, "default_model_folder", lambda: folder / "gpt2")
+    monkeypatch.setattr(rome_lens.editing.rome, "shipped_moment", lambda _, layer: moment(layer))
+    for module in [module for name, module in sys.modules.items() if name.startswith("rome_lens")]:
+        for name, found in (("builtin_facts", facts), ("builtin_counterfact", records)):
+            if name in vars(module):
+                monkeypatch.setattr(module, name, found)
+        for name in ("process_pool", "dask_executor"):
+            if name in vars(module) and callable(vars(module)[name]):
+                monkeypatch.setattr(module, name, one_thread)
+    write_files(folder)
+    monkeypatch.chdir(folder)

@@ -1,0 +1,45 @@
+"""A model small enough to be worked out by hand; test_micro_model says how."""
+
+from math import exp
+
+import pytest
+import torch
+from architectures import BACKENDS, HOOKED
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+needs_hooked = pytest.mark.skipif(HOOKED not in BACKENDS, reason="built by hand as a HookedTransformer")
+
+WORDS = ["<s>", "a", "b", "x", "y"]
+
+
+def softmax_of_a(**logits: float) -> float:
+    """The probability of token a, where the tokens that are not named have the logit 0."""
+    all_logits = dict.fromkeys(WORDS, 0.0) | logits
+    return exp(all_logits["a"]) / sum(exp(value) for value in all_logits.values())
+
+
+def micro_model():
+    """The model, made anew."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", pad_token="<s>", name_or_path="micro", add_bos_token=True
+    )
+    n = len(WORDS)
+    cfg = HookedTransformerConfig(
+        n_layers=2, d_model=n, n_heads=1, d_head=n, d_mlp=2, d_vocab=n, n_ctx=4, act_fn="relu",
+        normalization_type=None, dtype=torch.float64,
+    )  # fmt: skip
+    model = HookedTransformer(cfg, fast).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.W_E.copy_(torch.eye(n))
+        model.W_U.copy_(torch.eye(n))
+        for block in model.blocks:
+            block.attn.W_V[0].copy_(torch.eye(n))
+            block.attn.W_O[0].copy_(torch.eye(n))
+    return model

@@ -1,0 +1,122 @@
+"""`rome-lens ask`: what a model says next, held against plain forwards of one prompt."""
+
+import json
+
+import pytest
+import torch
+from tiny_shell import PROMPT, SUBJECT, TARGET, TinyHouse, ok, refusal
+
+from rome_lens.backends import as_backend
+
+PROMPTS = ("the tower is in the city of", "where stands the museum", "a river")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    return TinyHouse(tmp_path_factory.mktemp("ask"))
+
+
+@pytest.fixture
+def shell(house, monkeypatch):
+    return house.shell(monkeypatch)
+
+
+def plain(model, prompt, *, prepend_bos=False):
+    """Probabilities of every token after one prompt: one forward of the whole model."""
+    with torch.no_grad():
+        return model(model.to_tokens(prompt, prepend_bos=prepend_bos))[0, -1].double().softmax(-1)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_numbers_are_those_of_plain_forwards(shell, house, bos):
+    said = json.loads(ok(shell.run("ask", *PROMPTS, "--top", "3", "--json", *(["--bos"] if bos else []))))
+    assert said["model"] == "tiny"
+    assert (said["backend"], said["dtype"], said["device"]) == (as_backend(house.model).name, "float32", "cpu")
+    assert said["prepend_bos"] is bos
+    assert said["edits"] == []
+    assert [one["prompt"] for one in said["prompts"]] == list(PROMPTS)
+    for one in said["prompts"]:
+        expected, ids = plain(house.model, one["prompt"], prepend_bos=bos).topk(3)
+        assert [token["id"] for token in one["next"]] == ids.tolist()
+        assert [token["token"] for token in one["next"]] == [house.model.tokenizer.decode([i]) for i in ids]
+        assert [token["probability"] for token in one["next"]] == pytest.approx(expected.tolist(), rel=1e-5)
+        assert one["answers"] == []
+
+
+def test_named_answers_are_read_jointly(shell, house):
+    said = json.loads(ok(shell.run("ask", *PROMPTS, "-a", "paris", "--answer", "the old museum", "--json")))
+    for one in said["prompts"]:
+        first, second = one["answers"]
+        assert [first["answer"], second["answer"]] == ["paris", "the old museum"]
+        vocabulary = house.model.tokenizer.get_vocab()
+        assert first["probability"] == pytest.approx(
+            plain(house.model, one["prompt"])[vocabulary["paris"]].item(), rel=1e-5
+        )
+        joint, text = 1.0, one["prompt"]
+        for word in ("the", "old", "museum"):
+            joint *= plain(house.model, text)[vocabulary[word]].item()
+            text += f" {word}"
+        assert second["probability"] == pytest.approx(joint, rel=1e-5)
+
+
+def test_an_edited_model_is_asked(shell, house):
+    prompt = PROMPT.format(SUBJECT)
+    edited = json.loads(ok(shell.run("ask", prompt, "--edit", "EDIT", "-a", TARGET, "--json")))
+    assert edited["edits"] == [f"{prompt} → {TARGET}"]
+    with house.edit.applied(house.model):
+        expected = plain(house.model, prompt)
+    assert edited["prompts"][0]["next"][0]["id"] == int(expected.argmax())
+    assert edited["prompts"][0]["next"][0]["probability"] == pytest.approx(expected.max().item(), rel=1e-5)
+    unedited = json.loads(ok(shell.run("ask", prompt, "-a", TARGET, "--json")))
+    assert unedited["prompts"][0]["answers"][0]["probability"] < edited["prompts"][0]["answers"][0]["probability"]
+    assert not house.edit.is_applied(house.model)
+    assert "edited: where stands the tower → rome\n" in ok(shell.run("ask", prompt, "--edit", "EDIT"))
+
+
+def test_what_is_printed(shell, house):
+    printed = ok(shell.run("ask", *PROMPTS[:2], "--top", "2", "--answer", "berlin")).splitlines()
+    assert printed[0] == f"tiny · {as_backend(house.model).name} · float32 on cpu · no BOS"
+    expected, ids = plain(house.model, PROMPTS[0]).topk(2)
+    words = [house.model.tokenizer.decode([i]) for i in ids]
+    berlin = plain(house.model, PROMPTS[0])[house.model.tokenizer.get_vocab()["berlin"]].item()
+    assert printed[1:6] == [
+        "",
+        PROMPTS[0],
+        f"  {expected[0]:.4f}  {words[0]}",
+        f"  {expected[1]:.4f}  {words[1]}",
+        f"  {berlin:.4f}  berlin (asked for)",
+    ]
+    assert printed[7] == PROMPTS[1]
+    assert len(printed) == 11
+
+
+def test_more_tokens_than_there_are(shell, house):
+    (one,) = json.loads(ok(shell.run("ask", "a river", "-n", "1000", "--json")))["prompts"]
+    assert len(one["next"]) == house.model.cfg.d_vocab
+    assert sum(token["probability"] for token in one["next"]) == pytest.approx(1)
+
+
+def test_many_prompts_go_through_in_parts(shell, house):
+    prompts = [f"the {'old ' * n}museum" for n in range(20)]
+    said = json.loads(ok(shell.run("ask", *prompts, "--json")))["prompts"]
+    assert [one["next"][0]["id"] for one in said] == [int(plain(house.model, prompt).argmax()) for prompt in prompts]
+
+
+def test_what_the_shell_typed_is_shown_and_never_obeyed(shell):
+    assert "the tower ␛[31m␇ is [bold]in[/]\n" in ok(shell.run("ask", "the tower \x1b[31m\x07 is [bold]in[/]"))
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "expected", "loads"),
+    [
+        ((), 2, "missing argument 'PROMPT' (see 'rome-lens ask --help')", 0),
+        (("a river", " "), 1, "the prompt is empty; expected a text that the model continues with the answer", 0),
+        (("a river", "-a", ""), 1, "the answer '' is empty; expected a word or a name", 0),
+        (("a river", "--top", "0"), 2, "top is 0; expected a number of tokens, 1 or more", 0),
+        (("a river", "--edit", "nowhere"), 1, "there is no file 'nowhere'; expected one that rome_lens saved", 0),
+        (("the " * 65,), 1, "the prompt takes 65 positions, and tiny has 64; shorten it", 1),
+    ],
+)
+def test_what_is_refused(shell, args, code, expected, loads):
+    assert refusal(shell.run("ask", *args), code=code) == expected
+    assert len(shell.loads) == loads

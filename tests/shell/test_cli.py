@@ -1,0 +1,529 @@
+"""The command line: what goes to stdout and to stderr, exit codes, and that every option does something."""
+
+import json
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import typer
+from rich.cells import cell_len
+from typer.testing import CliRunner
+
+import rome_lens
+import rome_lens.loading
+import rome_lens.loading.tiny
+from rome_lens import CausalTrace, causal_trace, errors
+from rome_lens.cli import app
+from rome_lens.cli.terminal import progress_bar
+from rome_lens.loading.options import has_hooked_transformer
+
+PROMPT, SUBJECT = "the tower is in the city of", "the tower"
+TRACE = ("trace", PROMPT, "--subject", SUBJECT, "--noise", "1")
+# Prompts that a terminal, rich or a browser would obey, and how they are shown.
+NASTY = {
+    "[bold red]x[/] the tower is in": "[bold red]x[/] the tower is in",
+    ":smile: {} $x$ the tower is in": ":smile: {} $x$ the tower is in",
+    "<script>alert(1)</script> the tower is": "<script>alert(1)</script> the tower is",
+    "the tower \x1b[31m\x1b]0;title\x07 is in": "the tower ␛[31m␛]0;title␇ is in",
+    "is\rin\u202e\nthe tower \x9b31m is": "is␍in\\u202e↵the tower \\x9b31m is",
+}
+COLOURS = {"NO_COLOR": "", "FORCE_COLOR": "1", "TERM": "xterm-256color"}
+
+# The shell is under test here; what is computed has tests of its own.
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+@pytest.fixture
+def shell(monkeypatch, tiny, tmp_path):
+    """Runs the command on the tiny model; `loads` holds what it asked to be loaded, and the cache is empty."""
+    loads = []
+
+    def load_model(name, *, progress, **settings):
+        loads.append({"name": name, **settings})
+        return tiny
+
+    def run(*args, charset="utf-8", **env):
+        places = {"COLUMNS": "80", "ROME_LENS_CACHE": str(tmp_path / "cache"), "NO_COLOR": "1", "TERM": "dumb"}
+        return CliRunner(charset=charset).invoke(app, [str(arg) for arg in args], env=places | env)
+
+    monkeypatch.setattr(rome_lens.loading, "load_model", load_model)
+    return SimpleNamespace(run=run, loads=loads)
+
+
+def _ok(result):
+    assert (result.exit_code, result.stderr) == (0, ""), result.stderr
+    return result.stdout
+
+
+def _json(result):
+    return json.loads(_ok(result))
+
+
+def _without_time(values):
+    return {k: v for k, v in values.items() if k != "seconds"}
+
+
+def test_json_holds_the_numbers_of_causal_trace(shell, tiny):
+    expected = causal_trace(tiny, PROMPT, subject=SUBJECT, noise=1.0).to_dict()
+    assert _without_time(_json(shell.run(*TRACE, "--json"))) == _without_time(json.loads(json.dumps(expected)))
+
+
+def test_the_printed_trace(shell, tiny):
+    trace = causal_trace(tiny, PROMPT, subject=SUBJECT, noise=1.0)
+    lines = _ok(shell.run(*TRACE)).splitlines()
+    assert lines[0] == f"{PROMPT} → city"
+    assert lines[1] == f"tiny · {trace.backend} · float32 on cpu · no BOS"
+    assert lines[2] == f"high {trace.high:.4f}  clean run"
+    assert lines[3] == f"low  {trace.low:.4f}  subject under noise of 1, 10 samples, seed 1"
+    assert [line for line in lines if line.startswith("Restoring")] == [
+        "Restoring the residual state",
+        "Restoring the MLP outputs",
+        "Restoring the attention outputs",
+    ]
+    assert "  the*│" in lines[6]
+    assert "tower*│" in lines[7]
+    assert "    is│" in lines[8]
+    for stream in trace.scores:
+        layer, pos = trace.peak(stream, positions=range(2))
+        token = trace.marked_tokens()[pos]
+        best = f'  best of the subject: layer {layer}, p = {trace.scores[stream][layer, pos]:.3f}, token "{token}"'
+        assert best in lines
+    assert re.fullmatch(r"traced in \d+\.\d s", lines[-1])
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (("--noise", "s3"), "subject under noise of 0.208 (s3), 10 samples, seed 1"),
+        (("--noise", "u2", "--samples", "1"), "subject under noise of 2 (u2), 1 sample, seed 1"),
+        (("--noise-replaces", "--seed", "5"), "subject replaced by noise of 1, 10 samples, seed 5"),
+    ],
+)
+def test_the_printed_noise(shell, args, line):
+    assert line in _ok(shell.run(*TRACE, *args))
+
+
+def test_the_printed_swap(shell):
+    assert "  subject swapped for 'the city'" in _ok(shell.run(*TRACE[:4], "--swap", "the city"))
+
+
+def test_without_arguments_it_traces_the_eiffel_tower(shell):
+    result = shell.run("trace", "--json", "--answer", "city")
+    # The tiny model has no word for it.
+    assert _json(result)["prompt"] == "The Eiffel Tower is located in the city of"
+    assert shell.loads[0]["name"] == "smollm2-135m"
+
+
+def _facts(folder):
+    path = folder / "facts.json"
+    records = [{"subject": "the city", "prompt": "{} is in", "attribute": "the tower"}] * 2
+    path.write_text(json.dumps(records))
+    return path
+
+
+# For every option: arguments that hold it, and what of the result it changes (or of what is loaded).
+EFFECTS = {
+    "--subject": (["--subject", "tower"], {"subject": "tower", "subject_span": [1, 2]}),
+    "--expect": (["--expect", "city"], {"answer": " city"}),
+    "--answer": (["--answer", "in the"], {"answer": " in the"}),
+    "--occurrence": (["--subject", "the", "--occurrence", "2"], {"subject_span": [4, 5]}),
+    "--stream": (["--stream", "attn", "--stream", "mlp"], {"scores": lambda v: list(v) == ["mlp", "attn"]}),
+    "--severed": (["--severed", "mlp"], {"severed": lambda v: list(v) == ["mlp"]}),
+    "--window": (["--window", "1"], {"window": 1, "scores": None}),
+    "--samples": (["--samples", "3"], {"samples": 3, "low": None, "scores": None}),
+    "--noise": (["--noise", "s2"], {"noise_rule": "s2", "noise": None, "low": None}),
+    "--noise-replaces": (["--noise-replaces"], {"noise_replaces": True, "low": None, "scores": None}),
+    "--swap": (["--swap", "the city"], {"swap": "the city", "samples": 1, "low": None}),
+    "--facts": (["--noise", "s3", "--facts", "FACTS"], {"noise": lambda v: v != pytest.approx(0.208, abs=1e-3)}),
+    "--seed": (["--seed", "2"], {"seed": 2, "low": None, "scores": None}),
+    "--bos": (["--bos"], {"prepend_bos": True, "tokens": lambda v: v[0] == "<|end|>"}),
+    "--engine": (["--engine", "plain"], {"engine": "plain"}),
+}
+LOADING = {
+    "--model": ("gpt2", "name"),
+    "--backend": ("transformer-bridge", "backend"),
+    "--device": ("cpu", "device"),
+    "--dtype": ("float64", "dtype"),
+}
+WRITING = {"--html", "--png", "--save", "--json"}
+
+
+def test_every_option_of_trace_has_a_test():
+    command = typer.main.get_command(app).commands["trace"]
+    options = {p.opts[0] for p in command.params if p.opts[0].startswith("--")}
+    # What --edit does is in test_trace_edits.py.
+    assert options == {*EFFECTS, *LOADING, *WRITING, "--edit"}
+
+
+@pytest.mark.parametrize("option", EFFECTS)
+def test_options_that_change_the_trace(shell, tmp_path, option):
+    args, changes = EFFECTS[option]
+    args = [str(_facts(tmp_path)) if arg == "FACTS" else arg for arg in args]
+    given = TRACE[:4] if "--swap" in args else TRACE
+    before, after = _json(shell.run(*TRACE, "--json")), _json(shell.run(*given, *args, "--json"))
+    for name, expected in changes.items():
+        assert after[name] != before[name]
+        if callable(expected):
+            assert expected(after[name])
+        elif expected is not None:
+            assert after[name] == expected
+
+
+@pytest.mark.parametrize("option", LOADING)
+def test_options_that_change_what_is_loaded(shell, option):
+    value, name = LOADING[option]
+    _ok(shell.run(*TRACE))
+    _ok(shell.run(*TRACE, option, value))
+    before, after = shell.loads
+    assert before == {"name": "smollm2-135m", "backend": "auto", "device": None, "dtype": "float32"}
+    assert after == before | {name: value}
+
+
+def test_short_options(shell):
+    assert _json(shell.run("trace", PROMPT, "-s", SUBJECT, "-m", "gpt2", "--json"))["subject"] == SUBJECT
+    assert shell.loads[0]["name"] == "gpt2"
+
+
+def test_save_and_html(shell, tmp_path, tiny):
+    saved, page = tmp_path / "trace.safetensors", tmp_path / "trace.html"
+    result = shell.run(*TRACE, "--save", saved, "--html", page)
+    assert (result.exit_code, result.stderr) == (0, f"rome-lens: wrote {saved}\nrome-lens: wrote {page}\n")
+    trace = CausalTrace.load(saved)
+    expected = causal_trace(tiny, PROMPT, subject=SUBJECT, noise=1.0)
+    assert _without_time(trace.to_dict()) == _without_time(expected.to_dict())
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert PROMPT in page.read_text(encoding="utf-8")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["trace.html", "trace.safetensors"]
+
+
+def test_png(shell, tmp_path, monkeypatch):
+    from rome_lens.figures import plotly_figure
+
+    monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
+    monkeypatch.setattr(plotly_figure, "_png", lambda figure: b"\x89PNG " + figure.layout.title.text.encode())
+    assert shell.run(*TRACE, "--png", tmp_path / "trace.png").exit_code == 0
+    assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG " + PROMPT.encode())
+
+
+def test_png_without_kaleido_is_refused_before_any_work(shell, tmp_path, monkeypatch):
+    for module in ("kaleido", "kaleido.errors"):
+        monkeypatch.setitem(sys.modules, module, None)
+    result = shell.run(*TRACE, "--png", tmp_path / "trace.png", "--save", tmp_path / "trace")
+    assert _refusal(result, code=1) == (
+        "writing a PNG needs the extra 'images': pip install 'rome-lens[images]', and a Chrome or Chromium browser; "
+        "an HTML figure needs neither"
+    )
+    assert shell.loads == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def _refusal(result, *, code):
+    """The one line on stderr of a command that failed; nothing else was said."""
+    assert (result.exit_code, result.stdout) == (code, ""), result.stderr
+    assert result.stderr.startswith("rome-lens: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.endswith("\n")
+    assert result.stderr.strip().isprintable()
+    return result.stderr.removeprefix("rome-lens: ").strip()
+
+
+BEFORE_LOADING = {
+    "unknown command": (2, ["trce"], "no such command 'trce'; did you mean 'trace'? (see 'rome-lens --help')"),
+    "unknown option": (2, [*TRACE, "--layers", "3"], "no such option: --layers"),
+    "no number": (2, [*TRACE, "--samples", "many"], "invalid value for '--samples'"),
+    "half a number": (2, [*TRACE, "--window", "1.5"], "invalid value for '--window'"),
+    "one argument too many": (2, [*TRACE, "of"], "got unexpected extra argument"),
+    "no value": (2, [*TRACE, "--seed"], "requires an argument"),
+    "prompt alone": (2, ["trace", PROMPT], "--subject is missing; give a prompt and its --subject, or neither"),
+    "subject alone": (2, ["trace", "-s", SUBJECT], "PROMPT is missing; give a prompt and its --subject, or neither"),
+    "stream": (2, [*TRACE, "--stream", "mpl"], "stream is 'mpl'; choose from resid, mlp, attn"),
+    "samples": (2, [*TRACE, "--samples", "0"], "samples is 0; expected a whole number"),
+    "noise": (2, [*TRACE, "--noise=-1"], "noise is '-1'; expected a number"),
+    "noise nan": (2, [*TRACE, "--noise", "nan"], "noise is 'nan'; expected a number"),
+    "seed": (2, [*TRACE, "--seed=-1"], "seed is -1; expected a whole number"),
+    "engine": (2, [*TRACE, "--engine", "fast"], "engine is 'fast'; choose one of auto, plain"),
+    "occurrence": (2, [*TRACE, "--occurrence", "0"], "occurrence is 0; expected 1"),
+    "two answers": (2, [*TRACE, "--answer", "city", "--expect", "tower"], "answer 'city' and expect 'tower' differ"),
+    "empty prompt": (1, ["trace", "", "-s", "x"], "the prompt is empty; expected a text"),
+    "subject": (1, ["trace", PROMPT, "-s", "Louvre"], "the subject 'Louvre' is not in the prompt"),
+    "occurrence that is not there": (1, [*TRACE, "--occurrence", "2"], "occurrence 2 of the subject 'the tower'"),
+    "facts": (1, [*TRACE, "--facts", "/nowhere.json"], "there is no file '/nowhere.json' to read facts from"),
+    "folder": (1, [*TRACE, "--save", "/nowhere/trace"], "cannot write '/nowhere/trace': there is no folder"),
+    "html": (1, [*TRACE, "--html", "/nowhere/trace"], "cannot write '/nowhere/trace': there is no folder"),
+    "png": (1, [*TRACE, "--png", "/nowhere/trace"], "cannot write '/nowhere/trace': there is no folder"),
+    "window": (2, [*TRACE, "--window", "31"], "window is 31; expected a whole number of layers from 1 to 30"),
+    "swap and noise": (2, [*TRACE, "--swap", "the city"], "swap is 'the city' and a noise rule was given too"),
+    "empty answer": (1, [*TRACE, "--answer", ""], "the answer '' is empty"),
+}
+AFTER_LOADING = {
+    "window": (2, [*TRACE, "--window", "3"], "window is 3; expected a whole number of layers from 1 to 2"),
+    "swap": (1, [*TRACE[:4], "--swap", "city"], "swap 'city' takes 1 tokens where 'the tower' takes 2"),
+    "fact": (1, [*TRACE, "--expect", "tower"], "the model does not know this fact: it continues with 'city'"),
+    "answer": (1, [*TRACE, "--answer", "Paris"], "the answer 'Paris' becomes '<|end|>'"),
+    "context": (1, ["trace", "the " * 17, "-s", "the"], "the prompt takes 17 positions, and tiny has 16"),
+}
+
+
+@pytest.mark.parametrize(("code", "args", "start"), BEFORE_LOADING.values(), ids=BEFORE_LOADING)
+def test_what_is_refused_before_anything_is_loaded(shell, code, args, start):
+    assert start in _refusal(shell.run(*args), code=code)
+    assert shell.loads == []
+
+
+@pytest.mark.parametrize(("code", "args", "start"), AFTER_LOADING.values(), ids=AFTER_LOADING)
+def test_what_only_the_model_can_refuse(shell, tmp_path, code, args, start):
+    result = shell.run(*args, "--json", "--save", tmp_path / "trace", "--html", tmp_path / "page")
+    assert _refusal(result, code=code).startswith(start)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _failing(monkeypatch, error):
+    def load_model(name, **_):
+        raise error
+
+    monkeypatch.setattr(rome_lens.loading, "load_model", load_model)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ModelNotFoundError("no such model"), 1),
+        (errors.DownloadError("no network"), 1),
+        (errors.ModelError("two\nlines"), 1),
+        (errors.OutOfMemoryError("no memory"), 1),
+        (errors.SettingError("dtype is 'int8'"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_while_loading(shell, monkeypatch, error, code):
+    _failing(monkeypatch, error)
+    said = _refusal(shell.run(*TRACE), code=code)
+    assert said == (" ".join(str(error).split()) or "interrupted")
+
+
+def test_escapes_in_an_error_are_shown(shell, monkeypatch):
+    _failing(monkeypatch, errors.ModelError("\x1b]0;title\x07 \x9b31m\u202e is no model"))
+    said = _refusal(shell.run(*TRACE), code=1)
+    assert said == "\\x1b]0;title\\x07 \\x9b31m\\u202e is no model"
+
+
+def test_a_bug_of_ours_is_not_hidden(shell, monkeypatch):
+    _failing(monkeypatch, ZeroDivisionError())
+    result = shell.run(*TRACE)
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_a_disk_without_room(shell):
+    said = _refusal(shell.run(*TRACE, "--save", "/dev/full"), code=1)
+    assert said == "cannot write '/dev/full': no room is left on the disk; free some, or choose another place"
+
+
+@pytest.mark.parametrize("prompt", NASTY)
+@pytest.mark.parametrize("colours", [{}, COLOURS], ids=["plain", "colours"])
+def test_a_prompt_is_shown_and_not_interpreted(shell, prompt, colours):
+    printed = _ok(shell.run("trace", prompt, "-s", SUBJECT, "--noise", "1", **colours))
+    # With colours the output has escapes of its own: to begin a style and to end it, and no red.
+    assert ("\x1b" in printed) == bool(colours)
+    assert "\x1b[31m" not in printed
+    printed = re.sub(r"\x1b\[[\d;]*m", "", printed)
+    assert printed.splitlines()[0].startswith(f"{NASTY[prompt]} →")
+    assert not [c for c in printed.replace("\n", "") if not c.isprintable()]
+
+
+@pytest.mark.parametrize("prompt", NASTY)
+def test_a_prompt_in_json_and_in_a_page_is_data(shell, tmp_path, prompt):
+    result = shell.run("trace", prompt, "-s", SUBJECT, "--noise", "1", "--json", "--html", tmp_path / "page.html")
+    assert json.loads(result.stdout)["prompt"] == prompt
+    assert result.stdout.replace("\n", "").isprintable()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    # The library in the page holds odd characters of its own; the figure comes after it.
+    assert not {"\x1b", "\u202e", "\x9b"} & set(page[page.rindex("Plotly.newPlot") :])
+
+
+@pytest.mark.parametrize("args", [["trace", "a\x1b[31m\nb", "-s", "\x07"], ["trace", "-s", "x", "--\x1b[31m\x07no"]])
+def test_escapes_in_what_is_refused_never_reach_the_terminal(shell, args):
+    result = shell.run(*args)
+    assert result.exit_code in (1, 2)
+    assert result.stderr.strip().isprintable()
+    assert result.stderr.count("\n") == 1
+
+
+COMMANDS = [
+    TRACE,
+    ["trace", f"{'is ' * 9}{SUBJECT}", "-s", SUBJECT, "--samples", "2"],
+    ["--help"],
+    ["trace", "--help"],
+    ["models", "--help"],
+    ["doctor", "--help"],
+]
+
+
+@pytest.mark.parametrize("args", COMMANDS, ids=lambda args: " ".join(args)[:30])
+@pytest.mark.parametrize("colours", [{}, COLOURS], ids=["plain", "colours"])
+def test_no_line_is_longer_than_eighty_columns(shell, args, colours):
+    printed = re.sub(r"\x1b\[[\d;]*m", "", _ok(shell.run(*args, **colours)))
+    assert max(map(cell_len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("args", [TRACE, [*TRACE, "--json"], ["models"]], ids=" ".join)
+def test_an_output_that_is_not_unicode(shell, args):
+    assert _ok(shell.run(*args, charset="ascii")).isascii()
+
+
+def test_the_same_trace_in_a_long_model_name(shell, tiny, monkeypatch):
+    monkeypatch.setattr(tiny.cfg, "model_name", "folder/" + "x" * 200)
+    assert max(map(cell_len, _ok(shell.run(*TRACE)).splitlines())) <= 80
+
+
+def test_version(shell):
+    assert _ok(shell.run("--version")) == f"rome-lens {rome_lens.__version__}\n"
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+def test_help(shell, args):
+    printed = _ok(shell.run(*args))
+    listed = re.findall(r"^│ (\w+)  ", printed.split("Commands")[1], re.MULTILINE)
+    assert listed == ["trace", "ask", "edit", "apply", "show", "stats", "models", "doctor", "average", "eval"]
+
+
+def test_help_says_what_every_option_is():
+    command = typer.main.get_command(app).commands["trace"]
+    assert [p.name for p in command.params if not p.help] == []
+
+
+def test_models(shell, tmp_path):
+    printed = _ok(shell.run("models"))
+    assert printed.startswith("smollm2-135m  the default: ")
+    assert "not fetched yet; kept at " in printed
+    assert "not converted yet; kept at " in printed
+    report = _json(shell.run("models", "--json"))
+    assert report["default"] == "smollm2-135m"
+    for state in (report["cached"], report["converted"]):
+        assert state.keys() == {"path", "present", "intact", "size"}
+        assert state["present"] is state["intact"] is False
+        assert state["path"].startswith(str(tmp_path / "cache"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_models_tells_of_a_damaged_file(shell, tmp_path, monkeypatch):
+    path = tmp_path / "cache" / "x.gguf"
+    damaged = rome_lens.loading.CacheState(path=path, present=True, intact=False, size=7)
+    monkeypatch.setattr(rome_lens.loading, "cached_default_model", lambda: damaged)
+    assert "damaged: fetched anew" in _ok(shell.run("models"))
+    assert _json(shell.run("models", "--json"))["cached"] == {
+        "path": str(path),
+        "present": True,
+        "intact": False,
+        "size": 7,
+    }
+    result = shell.run("doctor")
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert re.search(r"^FAILED default model +damaged at ", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("intact", "listed", "checked"),
+    [
+        (True, "converted, 542 MB; kept at ", "ok     converted copy +542 MB in "),
+        (False, "damaged or outdated: converted anew; kept at ", "FAILED converted copy +damaged or outdated in "),
+    ],
+)
+def test_models_tells_of_the_converted_copy(shell, tmp_path, monkeypatch, intact, listed, checked):
+    state = rome_lens.loading.CacheState(path=tmp_path / "converted", present=True, intact=intact, size=541_616_037)
+    monkeypatch.setattr(rome_lens.loading, "cached_conversion", lambda: state)
+    assert listed in _ok(shell.run("models"))
+    assert _json(shell.run("models", "--json"))["converted"]["intact"] is intact
+    result = shell.run("doctor")
+    assert (result.exit_code, result.stderr) == (0 if intact else 1, "")
+    assert re.search(f"^{checked}", result.stdout, re.MULTILINE)
+    missing = (
+        r"^ok     default model +not at hand, and not needed: " if intact else r"^       default model +not fetched yet"
+    )
+    assert re.search(missing, result.stdout, re.MULTILINE)
+
+
+def test_doctor(shell):
+    printed = _ok(shell.run("doctor"))
+    checked = ["hooked-transformer", "transformer-bridge"] if has_hooked_transformer() else ["transformer-bridge"]
+    for backend in checked:
+        assert re.search(
+            rf"^ok     {backend} +a tiny model traces \(fast and plain \S+ apart\) and is left as it was$",
+            printed,
+            re.MULTILINE,
+        )
+    assert f"rome-lens           {rome_lens.__version__}\n" in printed
+    assert "not fetched yet; the first trace fetches it to " in printed
+    assert "FAILED" not in printed
+
+
+def test_doctor_for_machines(shell):
+    findings = _json(shell.run("doctor", "--json"))
+    assert all(finding.keys() == {"what", "found", "ok"} for finding in findings)
+    assert {finding["what"]: finding["ok"] for finding in findings}["transformer-bridge"] is True
+
+
+@pytest.mark.parametrize("error", [errors.ModelError("it is broken"), ImportError("it is\nbroken")], ids=repr)
+def test_doctor_reports_a_broken_check(shell, monkeypatch, error):
+    def broken(backend):
+        raise error
+
+    monkeypatch.setattr(rome_lens.loading.tiny, "tiny_model", broken)
+    result = shell.run("doctor")
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert re.search(rf"^FAILED transformer-bridge +{type(error).__name__}: it is", result.stdout, re.MULTILINE)
+    report = shell.run("doctor", "--json")
+    assert report.exit_code == 1
+    assert {"transformer-bridge"} <= {f["what"] for f in json.loads(report.stdout) if f["ok"] is False}
+
+
+def test_doctor_tells_when_a_trace_changes_the_model(shell, monkeypatch):
+    import rome_lens.tracing
+
+    def careless(model, *args, **settings):
+        next(model.parameters()).data += 1
+        return causal_trace(model, *args, **settings)
+
+    monkeypatch.setattr(rome_lens.tracing, "causal_trace", careless)
+    result = shell.run("doctor")
+    assert result.exit_code == 1
+    assert re.search(r"^FAILED transformer-bridge .* but its weights changed$", result.stdout, re.MULTILINE)
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    command = f"{sys.executable} -m rome_lens trace --help | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, len(done.stdout), done.stderr) == (0, 1, "")
+
+
+class Terminal(SimpleNamespace):
+    """A stderr that says it is a terminal and keeps what is written."""
+
+    def write(self, text):
+        self.text += text
+        return len(text)
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return self.tty
+
+    encoding = "utf-8"
+
+
+@pytest.mark.parametrize("tty", [True, False])
+def test_progress_is_drawn_on_a_terminal_alone_and_wiped_off_at_the_end(monkeypatch, tty):
+    stderr = Terminal(text="", tty=tty)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with progress_bar() as progress:
+        progress(0, 0, "starting")
+        progress(1, 1000, "tracing")
+        progress(1000, 1000, "tracing")
+    assert bool(stderr.text) == tty
+    if tty:
+        assert "starting" in stderr.text
+        assert stderr.text.rsplit("\r", 2)[1].strip() == ""

@@ -1,0 +1,107 @@
+"""How the editing commands keep to a terminal: its width, its encoding, and nothing in a text that it would obey."""
+
+import io
+import re
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from tiny_shell import PROMPT, SUBJECT, TARGET, C, TinyHouse, ok
+
+from rome_lens.cli.terminal import stdout
+
+EDIT = ("edit", PROMPT, "--subject", SUBJECT, "--target", TARGET, "--second-moment", C)
+FAST = (*EDIT, "--template", "it was old. {}", "--bare-weight", "0.9", "--generate", "3")
+
+# The shell is under test here; what is computed has tests of its own.
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+@pytest.fixture(scope="module")
+def tiny_house(tmp_path_factory):
+    return TinyHouse(tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture
+def shell(tiny_house, monkeypatch):
+    return tiny_house.shell(monkeypatch)
+
+
+WIDE = [
+    FAST,
+    (*FAST, "--neighbour", "the museum 東京 " * 6, "--paraphrase", "is\x1b[31m\n" + "where stands the tower " * 3),
+    (*FAST, "--template", "is {}", "--old", "a river stands in the old city of berlin"),
+    ["edit", "--help"],
+    ["apply", "--help"],
+    ["show", "--help"],
+]
+COLOURS = {"NO_COLOR": "", "FORCE_COLOR": "1", "TERM": "xterm-256color"}
+
+
+@pytest.mark.parametrize("args", WIDE, ids=lambda args: " ".join(args)[-30:].encode("unicode_escape").decode())
+@pytest.mark.parametrize("colours", [{}, COLOURS], ids=["plain", "colours"])
+def test_no_line_is_longer_than_eighty_columns(shell, args, colours):
+    result = shell.run(*args, **colours)
+    assert result.exit_code == 0
+    printed = re.sub(r"\x1b\[[\d;]*m", "", result.stdout)
+    assert max(map(cell_len, printed.splitlines())) <= 80
+    assert not [c for c in printed.replace("\n", "") if not c.isprintable()]
+
+
+def test_long_words_are_shortened(tiny_house):
+    from rome_lens.cli.edit_report import print_measured
+    from rome_lens.cli.effect import Effect, Measured, Reading
+
+    readings = Reading(0.1, 0.2, " extraordinarily"), Reading(0.3, 0.4, " incomprehensible")
+    console = Console(width=80, file=io.StringIO())
+    print_measured(console, tiny_house.edit, Measured((Effect("prompt", "x" * 99, "", *readings),), None), texts_seed=1)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert lines[1].endswith("0.100 → 0.300  0.200 → 0.400  extr…ly → inco…le")
+
+
+@pytest.mark.parametrize("args", [FAST, [*FAST, "--json"]], ids=["text", "json"])
+def test_an_output_that_is_not_unicode(shell, args):
+    assert ok(shell.run(*args, charset="ascii")).isascii()
+
+
+def test_markup_in_a_prompt_is_text(shell):
+    result = shell.run("edit", "[bold]x[/] :smile: where stands {}", *FAST[2:])
+    assert result.stdout.splitlines()[0] == f"[bold]x[/] :smile: where stands {SUBJECT} → {TARGET}"
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "expected"),
+    [
+        ("short", 5, "short"),
+        ("longer text", 7, "long…xt"),
+        ("longer text", 6, "long…t"),
+        ("東京タワー東京", 8, "東京…京"),
+        ("a\nb", 3, "a↵b"),
+        ("abc", 1, "…"),
+    ],
+)
+def test_shortening(text, width, expected):
+    from rome_lens.cli.layout import shorten
+
+    assert shorten(text, width) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([8, 4, 0], "█▅▁"), ([], ""), ([0, 0], ""), ([float("inf")], ""), (range(1000, 0, -1), None)],
+)
+def test_curves(values, expected):
+    from rome_lens.cli.layout import curve
+
+    drawn = curve(list(values))
+    assert drawn == expected if expected is not None else (len(drawn), drawn[0], drawn[-1]) == (40, "█", "▁")
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 120), ("60", 60)])
+def test_a_file_has_room_for_more_than_a_terminal(columns, width, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns:
+        monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    assert stdout().width == width

@@ -1,0 +1,314 @@
+"""Edits as objects: in the weights and through hooks, on and off again."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from architectures import BACKENDS, BRIDGE, HOOKED, architecture
+from edits import TOKENS, assert_close, logits, own, random_edit, w_out
+from hosts import hosted
+
+import rome_lens as rl
+from rome_lens.editing.edit import Edit
+from rome_lens.errors import EditStateError, ModelMismatchError, SettingError
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
+needs_hooked = pytest.mark.skipif(HOOKED not in BACKENDS, reason="this TransformerLens has no HookedTransformer")
+
+
+@pytest.mark.parametrize(("name", "backend"), hosted(without=["mixtral"]))
+def test_hooks_and_weights_give_the_same(name, backend):
+    model = architecture(name, backend)
+    original, unedited = w_out(model).clone(), logits(model)
+    edit = random_edit(model)
+    hooked = logits(model, edit.hooks(model))
+    with edit.applied(model):
+        assert not torch.equal(w_out(model), original)
+        weighed = logits(model)
+    assert torch.equal(w_out(model), original)
+    assert torch.equal(logits(model), unedited)
+    # In Hugging Face's models some norms and softmaxes are in float32, whatever the weights are.
+    assert_close(hooked, weighed, rtol=1e-10 if backend == HOOKED else 1e-6)
+    assert (hooked - unedited).norm() > 1e-2 * unedited.norm()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+def test_hooks_and_weights_in_other_precisions(dtype, rtol, backend):
+    model = own("llama", backend, dtype=dtype)
+    original, edit = w_out(model).clone(), random_edit(model)
+    hooked = logits(model, edit.hooks(model))
+    with edit.applied(model):
+        assert w_out(model).dtype == dtype
+        assert_close(hooked, logits(model), rtol)
+    assert torch.equal(w_out(model), original)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_that_are_edited_and_rows_that_are_not(backend):
+    model = architecture("gpt2", backend)
+    edit, tokens = random_edit(model), TOKENS.repeat(2, 1)
+    plain, edited = logits(model, tokens=tokens), logits(model, edit.hooks(model), tokens)
+    for rows in ([0, 3], (1,), [-1], [2, 2], [], range(4)):
+        chosen = torch.zeros(4, dtype=torch.bool)
+        chosen[list(rows)] = True
+        expected = torch.where(chosen[:, None, None], edited, plain)
+        assert_close(logits(model, edit.hooks(model, rows=rows), tokens), expected)
+
+
+@pytest.mark.parametrize("rows", [[4], [-5], [0, 7]])
+def test_rows_that_the_batch_does_not_have(rows):
+    model = architecture("gpt2", BACKENDS[0])
+    hooks = random_edit(model).hooks(model, rows=rows)
+    with pytest.raises(SettingError) as caught:
+        logits(model, hooks, TOKENS.repeat(2, 1))
+    assert str(caught.value) == f"rows are {rows}, and the batch has rows 0 to 3"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_row_carries_edits_of_its_own(backend):
+    model = architecture("neox", backend)
+    a, b = random_edit(model, seed=1), random_edit(model, seed=2)
+    c, d = random_edit(model, layer=3, seed=3), random_edit(model, layer=0, seed=4)
+    rows = [a, None, (a, b), [c], (), (d, c, b), b]
+    tokens = TOKENS[:1].repeat(len(rows), 1)
+    together = logits(model, rl.hooks_for_rows(model, rows), tokens)
+    for row, edits in enumerate(rows):
+        several = [edits] if isinstance(edits, Edit) else edits or []
+        for edit in several:
+            edit.apply(model)
+        alone = logits(model, tokens=tokens[:1])[0]
+        for edit in several:
+            edit.revert(model)
+        assert_close(together[row], alone)
+    joined = [hook for edit in (d, c, b) for hook in edit.hooks(model, rows=[5])]
+    assert_close(logits(model, joined, tokens)[5], together[5])
+    assert rl.hooks_for_rows(model, [None, None]) == []
+    with pytest.raises(SettingError) as caught:
+        logits(model, rl.hooks_for_rows(model, rows), tokens[:3])
+    assert str(caught.value) == "there are edits for 7 rows, and the batch has 3; give as many"
+
+
+@needs_hooked
+def test_an_edit_goes_from_one_class_to_the_other():
+    hooked, bridge = (architecture("gpt2", backend) for backend in (HOOKED, BRIDGE))
+    edit = random_edit(hooked)
+    assert_close(logits(bridge, edit.hooks(bridge)), logits(hooked, edit.hooks(hooked)), 1e-6)
+    processed = own("gpt2", HOOKED)
+    processed.process_weights_()
+    with edit.applied(hooked), edit.applied(processed):
+        one, other = (logits(model).log_softmax(dim=-1) for model in (hooked, processed))
+    assert_close(one, other, 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_whatever_the_order_the_bits_are_the_same(backend, dtype):
+    model = own("llama", backend, dtype=dtype)
+    original = w_out(model).clone()
+    edits = [random_edit(model, seed=seed) for seed in range(4)]
+    found = []
+    for order in ((0, 1, 2), (2, 0, 1), (1, 3, 2, 0)):
+        for i in order:
+            edits[i].apply(model)
+        if 3 in order:
+            edits[3].revert(model)
+        found.append(w_out(model).clone())
+        assert rl.applied_edits(model) == tuple(edits[i] for i in order if i != 3)
+        for i in (1, 0, 2):
+            assert edits[i].is_applied(model)
+            edits[i].revert(model)
+            assert not edits[i].is_applied(model)
+        assert torch.equal(w_out(model), original)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    exact = original.double() + sum(torch.outer(edit.u.double(), edit.v.double()) for edit in edits[:3])
+    if dtype == torch.float64:
+        torch.testing.assert_close(found[0], exact, rtol=1e-14, atol=1e-14)
+    else:
+        assert torch.equal(found[0], exact.to(dtype))
+    assert rl.applied_edits(model) == ()
+    assert "_rome_lens_edits" not in model.__dict__
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_edits_are_told_by_layer_and_order(backend):
+    model = own("gpt2", backend)
+    late, first, second = random_edit(model, 3), random_edit(model, 0, seed=2), random_edit(model, 0, seed=1)
+    with late.applied(model), first.applied(model), second.applied(model) as inside:
+        assert inside is model
+        assert rl.applied_edits(model) == (first, second, late)
+    assert rl.applied_edits(model) == ()
+    assert rl.applied_edits("no model") == ()
+
+
+def test_the_block_ends_with_the_edit_off_whatever_happens():
+    model = own("gpt2", BACKENDS[0])
+    original, edit, other = w_out(model).clone(), random_edit(model), random_edit(model, seed=1)
+    with pytest.raises(KeyboardInterrupt), edit.applied(model):
+        raise KeyboardInterrupt
+    with pytest.raises(ZeroDivisionError), edit.applied(model), other.applied(model):
+        raise ZeroDivisionError
+    with edit.applied(model):
+        edit.revert(model)
+    with pytest.raises(EditStateError, match="is applied already"), edit.applied(model), edit.applied(model):
+        pass
+    assert torch.equal(w_out(model), original)
+    with edit.applied(model):
+        other.apply(model)
+    assert rl.applied_edits(model) == (other,)
+    other.revert(model)
+    assert torch.equal(w_out(model), original)
+
+
+NAME = "the edit 'The tower is in' -> 'Rome 0' (layer 1)"
+CHANGED = (
+    "somebody else has changed W_out of layer 1 since it was edited; undoing the edit would undo that too: put the "
+    "weights back as they were, or load the model anew"
+)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_states_that_do_not_allow_it(backend):
+    model = own("gpt2", backend)
+    edit, other = random_edit(model), random_edit(model, seed=1)
+    with pytest.raises(EditStateError) as caught:
+        edit.revert(model)
+    assert str(caught.value) == f"{NAME} is not applied to this model; there is nothing to revert"
+    edit.apply(model)
+    with pytest.raises(EditStateError) as caught:
+        edit.apply(model)
+    assert str(caught.value) == f"{NAME} is applied already; revert it first, or leave it as it is"
+    for hooks in (lambda: edit.hooks(model), lambda: rl.hooks_for_rows(model, [None, [other, edit]])):
+        with pytest.raises(EditStateError) as caught:
+            hooks()
+        assert str(caught.value) == (
+            "the edit 'The tower is in' -> 'Rome 0' is in this model's weights already, and through hooks it would "
+            "count twice; revert it first"
+        )
+    # Another edit through hooks is on top of those in the weights.
+    through_hooks = logits(model, other.hooks(model))
+    with other.applied(model):
+        assert_close(through_hooks, logits(model))
+    with pytest.raises(EditStateError, match="is not applied to this model"):
+        other.revert(model)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_changes_of_somebody_elses_are_not_written_over(backend):
+    model = own("llama", backend)
+    edit, other = random_edit(model), random_edit(model, seed=1)
+    original = w_out(model).clone()
+    edit.apply(model)
+    edited = w_out(model).clone()
+    with torch.no_grad():
+        w_out(model).mul_(1.0001)
+    changed = w_out(model).clone()
+    for step in (lambda: edit.revert(model), lambda: other.apply(model)):
+        with pytest.raises(EditStateError) as caught:
+            step()
+        assert str(caught.value) == CHANGED
+        assert torch.equal(w_out(model), changed)
+        assert rl.applied_edits(model) == (edit,)
+    with torch.no_grad():
+        w_out(model).copy_(edited)
+    edit.revert(model)
+    assert torch.equal(w_out(model), original)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_that_changed_its_precision(backend, caplog):
+    caplog.set_level(logging.ERROR)
+    model = own("llama", backend, dtype=torch.float32)
+    original, edit = w_out(model).clone(), random_edit(model)
+    edit.apply(model)
+    model.to(torch.float64)
+    with pytest.raises(EditStateError) as caught:
+        edit.revert(model)
+    assert str(caught.value) == (
+        "the model was torch.float32 when layer 1 was edited and is torch.float64 now; bring it back with "
+        "model.to(torch.float32), then revert"
+    )
+    model.to(torch.float32)
+    edit.revert(model)
+    assert torch.equal(w_out(model), original)
+    edit.apply(model)
+    model.to(torch.bfloat16)
+    with pytest.raises(EditStateError, match=r"is torch\.bfloat16 now"):
+        edit.revert(model)
+    model.to(torch.float32)  # but the bits are gone
+    with pytest.raises(EditStateError, match="somebody else has changed W_out"):
+        edit.revert(model)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_another_model_of_the_same_shape(backend):
+    model, stranger = architecture("gpt2", backend), own("gpt2", backend)
+    edit = random_edit(model)
+    with torch.no_grad():
+        w_out(stranger).copy_(w_out(model).roll(1, dims=0))
+    original = w_out(stranger).clone()
+    expected = (
+        "the edit was made for layer 1 of gpt2, and gpt2 is another model (other weights in layer 1); force=True edits "
+        "it all the same"
+    )
+    for step in (edit.apply, edit.hooks, lambda m: rl.hooks_for_rows(m, [edit, None])):
+        with pytest.raises(ModelMismatchError) as caught:
+            step(stranger)
+        assert str(caught.value) == expected
+    hooked = logits(stranger, edit.hooks(stranger, force=True))
+    assert_close(logits(stranger, rl.hooks_for_rows(stranger, [edit, edit], force=True)), hooked)
+    with edit.applied(stranger, force=True):
+        assert_close(logits(stranger), hooked)
+    assert torch.equal(w_out(stranger), original)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_another_shape(force):
+    edit = random_edit(architecture("gpt2", BACKENDS[0]))
+    for step in (edit.apply, edit.hooks):
+        with pytest.raises(ModelMismatchError) as caught:
+            step(architecture("llama", BACKENDS[0]), force=force)
+        assert str(caught.value) == (
+            "the edit was made for layer 1 of gpt2, and llama is another model (d_model 16 against 32)"
+        )
+
+
+def test_a_layer_that_the_other_model_does_not_have():
+    from rome_lens.loading.tiny import tiny_model
+
+    edit = random_edit(architecture("gpt2", BACKENDS[0]), 3)
+    with pytest.raises(ModelMismatchError) as caught:
+        edit.apply(tiny_model(BACKENDS[0]), force=True)
+    assert str(caught.value).endswith("tiny is another model (layer 3 of 2)")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_copy_of_an_edited_model_has_its_own_record(backend):
+    model = own("llama", backend)
+    original, edit = w_out(model).clone(), random_edit(model)
+    edit.apply(model)
+    twin = copy.deepcopy(model)
+    edit.revert(model)
+    assert (edit.is_applied(model), edit.is_applied(twin)) == (False, True)
+    assert not torch.equal(w_out(twin), original)
+    edit.revert(twin)
+    assert torch.equal(w_out(twin), original)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("llama", True), ("gpt2", False)])
+@pytest.mark.parametrize("no_processing", [True, False])
+def test_a_bridge_that_is_brought_into_compatibility_mode(name, kept, no_processing):
+    """Processing replaces the parameters. Where it leaves W_out's numbers alone, so does the edit's way back."""
+    model = own(name, BRIDGE, dtype=torch.float32)
+    original, edit = w_out(model).clone(), random_edit(model)
+    edit.apply(model)
+    model.enable_compatibility_mode(disable_warnings=True, no_processing=no_processing)
+    if kept or no_processing:
+        edit.revert(model)
+        assert torch.equal(w_out(model), original)
+    else:
+        with pytest.raises(EditStateError) as caught:
+            edit.revert(model)
+        assert str(caught.value) == CHANGED

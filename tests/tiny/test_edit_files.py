@@ -1,0 +1,273 @@
+"""Edits in files: they come back as they were, or are refused in one line."""
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+
+import pytest
+import torch
+from architectures import BACKENDS, architecture
+from edits import random_edit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from tiny_rome import REQUEST, rome
+
+import rome_lens as rl
+from rome_lens.editing.edit import Edit
+from rome_lens.errors import ArtefactError
+from rome_lens.storage import save_tensors
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
+
+# What a reader can do without: it says nothing about what the edit is.
+OPTIONAL = {"notes": (), "module": None, "module_transposed": True, "backend": "", "dtype": "", "seconds": 0.0}
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(scope="module")
+def edit():
+    return random_edit(architecture("gpt2", BACKENDS[0]))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "edit.safetensors"
+
+
+def assert_same(one, other):
+    for field in fields(Edit):
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(mine, torch.Tensor):
+            assert torch.equal(mine, theirs)
+            assert mine.dtype == theirs.dtype
+        else:
+            assert mine == theirs, field.name
+    assert one.id == other.id
+
+
+def assert_refused(path, *words):
+    with pytest.raises(ArtefactError) as caught:
+        rl.load_edit(path)
+    message = str(caught.value)
+    assert repr(str(path)) in message
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def write(path, edit, *, drop=(), tensors=None, **changes):
+    """An edit's file with something changed in it."""
+    plain = edit.to_dict() | changes
+    tensors = {"u": edit.u, "v": edit.v} | (tensors or {})
+    save_tensors(
+        path,
+        kind="edit",
+        tensors={name: tensor for name, tensor in tensors.items() if name not in drop},
+        settings={name: value for name, value in plain.items() if name not in drop},
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"u": torch.eye(64)[0], "v": torch.linspace(-1, 1, 16)},
+        {"module": None, "module_transposed": True, "notes": (), "loss_curve": (), "seconds": 12.5},
+        {"request": rl.EditRequest('a "b" {} \\ {0} \x00 \udc80', "{} 東京 {", "\n x")},
+        {"relative_norm": 1e-300, "key_dot": -1e300, "settings": {}},
+    ],
+    ids=["as it is", "float32", "little", "a strange request", "strange numbers"],
+)
+def test_an_edit_comes_back_as_it_was(path, edit, changes):
+    changed = replace(edit, **changes)
+    changed.save(path)
+    assert_same(rl.load_edit(path), changed)
+    assert_same(rl.load_edit(str(path)), changed)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert json.loads(json.dumps(changed.to_dict()))["request"]["prompt"] == changed.request.prompt
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_edit_of_the_editors_comes_back_and_does_the_same(path, backend):
+    model = architecture("gpt2", backend)
+    made = rome(model).edit(REQUEST)
+    made.save(path)
+    loaded = rl.load_edit(path)
+    assert_same(loaded, made)
+    with made.applied(model):
+        assert loaded.is_applied(model)
+    made.apply(model)
+    loaded.revert(model)
+    assert rl.applied_edits(model) == ()
+    assert repr(loaded) == repr(made)
+
+
+def test_the_id_tells_edits_apart(edit):
+    others = [
+        replace(edit, u=edit.u.float()),
+        replace(edit, u=-edit.u, v=-edit.v),
+        replace(edit, v=edit.v * (1 + 1e-15)),
+        replace(edit, layer=2),
+        replace(edit, request=replace(edit.request, target_new="Rom")),
+    ]
+    assert len({edit.id, *(other.id for other in others)}) == 6
+    assert replace(edit, seconds=3.0, notes=(), settings={}).id == edit.id
+    assert len(edit.id) == 16
+    assert int(edit.id, 16) >= 0
+
+
+def test_what_an_edit_says_of_itself(edit):
+    assert repr(edit) == (
+        "Edit('The tower is in' -> 'Rome 0', layer 1 of gpt2, r-rome, p(target) 0.100 -> 0.900, p(Paris) 0.900 -> "
+        "0.100)"
+    )
+    assert torch.equal(edit.update, edit.u[:, None] * edit.v)
+
+
+def test_fields_of_a_later_version_are_left_alone(path, edit):
+    later = {"later": {"a": [1]}}
+    nested = {name: asdict(getattr(edit, name)) | later for name in ("request", "before", "after")}
+    losses = [asdict(loss) | later for loss in edit.loss_curve]
+    write(
+        path,
+        edit,
+        tensors={"later": torch.ones(3)},
+        **later,
+        **nested,
+        loss_curve=losses,
+        fingerprint=edit.fingerprint.to_dict() | later,
+    )
+    assert_same(rl.load_edit(path), edit)
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_fields_that_are_not_needed(path, edit, name):
+    write(path, edit, drop=[name])
+    assert_same(rl.load_edit(path), replace(edit, **{name: OPTIONAL[name]}))
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Edit) if field.name not in OPTIONAL])
+def test_fields_that_are_missing(path, edit, name):
+    write(path, edit, drop=[name])
+    assert_refused(path, "a damaged edit", name)
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [("request", "prompt"), ("request", "target_new"), ("before", "old"), ("after", "target"), ("fingerprint", "norm")],
+)
+def test_fields_that_are_missing_further_in(path, edit, record, name):
+    inner = {key: value for key, value in edit.to_dict()[record].items() if key != name}
+    write(path, edit, **{record: inner})
+    assert_refused(path, "a damaged edit", name)
+
+
+WRONG = {
+    "layer": [None, "1", 1.5, True, -1, 2, [1], NAN],
+    "request": [
+        *(None, "text", [], {}, {"prompt": 3, "subject": "a", "target_new": "b"}),
+        {"prompt": ["{}"], "subject": "a", "target_new": "b"},
+        {"prompt": "{}", "subject": "a", "target_new": "b", "target_true": 3},
+    ],
+    "old_answer": [None, 3, ["a"]],
+    "before": [None, 0.5, {}, {"target": "a", "old": 0.5}, {"target": None, "old": 0.5}],
+    "after": [[], {"target": [1], "old": 0.5}],
+    "key_norm": [None, "1", [1], NAN, INF, True, 10**400],
+    "key_dot": [None, "1", NAN, -INF],
+    "relative_norm": [None, {}, NAN],
+    "loss_curve": [None, 3, "text", [3], [None], [{}], [{"total": "a", "target": 1, "kl": 1, "decay": 1}]],
+    "variant": [None, 3, []],
+    "settings": [None, 3, [1], "text"],
+    "fingerprint": [None, [], {}, "text", 3],
+    "notes": [None, 3, "text", {"a": "b"}],
+    "module": [3, ["a"], {}],
+    "module_transposed": [None, "yes", 1],
+    "backend": [None, 3],
+    "dtype": [None, 3],
+    "seconds": [None, "1", []],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values], ids=lambda x: f"{x!s:.20}"
+)
+def test_fields_of_the_wrong_type(path, edit, name, value):
+    write(path, edit, **{name: value})
+    assert_refused(path, "a damaged edit")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("u", torch.ones(63)),
+        ("u", torch.ones(64, 1)),
+        ("u", torch.ones(16)),
+        ("u", torch.tensor(1.0)),
+        ("v", torch.ones(64)),
+        ("v", torch.full((16,), NAN)),
+        ("u", torch.full((64,), INF)),
+        ("u", torch.ones(64, dtype=torch.int64)),
+        ("v", torch.ones(16, dtype=torch.bool)),
+        ("v", torch.ones(16, dtype=torch.complex64)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{tuple(value.shape)} {value.dtype}",
+)
+def test_tensors_that_are_no_factors(path, edit, name, tensor):
+    write(path, edit, tensors={name: tensor})
+    assert_refused(path, "a damaged edit", name)
+
+
+@pytest.mark.parametrize("changes", [{"d_mlp": INF}, {"norm": 10**400}, {"sketch": [1.0]}, {"sketch": 3}], ids=str)
+def test_a_fingerprint_that_is_damaged(path, edit, changes):
+    write(path, edit, fingerprint=edit.fingerprint.to_dict() | changes)
+    assert_refused(path, "a damaged edit")
+
+
+def test_a_fingerprint_of_another_layer(path, edit):
+    write(path, edit, fingerprint=edit.fingerprint.to_dict() | {"layer": 2})
+    assert_refused(path, "a damaged edit (layer 1 with the fingerprint of layer 2)")
+
+
+def test_files_that_are_cut_short(path, edit):
+    edit.save(path)
+    whole = path.read_bytes()
+    for kept in [*range(0, 24), *range(24, len(whole), 41), len(whole) - 1]:
+        path.write_bytes(whole[:kept])
+        assert_refused(path, "it is cut short, damaged or no safetensors file")
+    path.write_bytes(whole + b"\0")
+    assert_refused(path, "it is cut short, damaged or no safetensors file")
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_bytes_that_are_wrong(tmp_path_factory, edit, data):
+    """Some changes go unseen (another letter in a note, another number in a factor), but none is an accident."""
+    path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
+    edit.save(path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with suppress(ArtefactError):
+        loaded = rl.load_edit(path)
+        assert (loaded.u.shape, loaded.v.shape) == (edit.u.shape, edit.v.shape)
+        assert loaded.id
+        assert "of gpt2" in repr(loaded) or loaded.fingerprint != edit.fingerprint
+
+
+@pytest.mark.parametrize("content", [b"", b"just a text\n" * 50, b"\x80\x02}q\x00.", b"PK\x03\x04" + bytes(100)])
+def test_files_of_something_else(path, content):
+    path.write_bytes(content)
+    assert_refused(path, "cannot read")
+
+
+def test_files_of_other_kinds(path):
+    save_file({"u": torch.ones(2)}, path)
+    assert_refused(path, "expected an edit of rome_lens, found something that rome_lens did not write")
+    save_tensors(path, kind="causal_trace", tensors={"u": torch.ones(2)}, settings={})
+    assert_refused(path, "expected an edit of rome_lens, found causal_trace")
+
+
+def test_files_that_are_not_there(tmp_path):
+    assert_refused(tmp_path / "absent.safetensors", "there is no file")
+    assert_refused(tmp_path, "is a folder; expected a file")

@@ -1,0 +1,205 @@
+"""Whatever happens to the edits of a model, its weights are those of a fresh model with the edits that are left."""
+
+import copy
+import tempfile
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+
+import effort
+import pytest
+import torch
+from architectures import BACKENDS, BRIDGE, HOOKED
+from edits import random_edit
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import rome_lens as rl
+from rome_lens.backends import as_backend
+from rome_lens.errors import EditStateError
+from rome_lens.loading.tiny import tiny_model
+
+TOKENS = torch.tensor([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
+# Layer of each edit. Edits 0 and 1 differ in their request alone, as do those that two people make of one fact.
+LAYERS = (0, 0, 0, 1, 1)
+some_edit, some_edits = st.sampled_from(range(5)), st.lists(st.sampled_from(range(5)), unique=True, max_size=3)
+
+
+@cache
+def pristine(backend):
+    # In float64 the order of a sum shows in its last bits; in float32 rounding would hide it.
+    return tiny_model(backend).to(torch.float64)
+
+
+@cache
+def in_use(backend):
+    return as_backend(copy.deepcopy(pristine(backend)))
+
+
+@cache
+def original(backend):
+    return [as_backend(pristine(backend)).w_out(layer).matrix for layer in (0, 1)]
+
+
+@cache
+def edits_of(backend):
+    edits = [random_edit(pristine(backend), layer, seed=seed) for seed, layer in enumerate(LAYERS)]
+    edits[1] = random_edit(pristine(backend), 0, seed=1, u=edits[0].u, v=edits[0].v)
+    return tuple(edits)
+
+
+@cache
+def fresh(backend, applied):
+    """Weights of both layers, and logits, of a fresh model with these edits, applied in the order of their numbers."""
+    model = copy.deepcopy(pristine(backend))
+    for number in sorted(applied):
+        edits_of(backend)[number].apply(model)
+    with torch.no_grad():
+        return [as_backend(model).w_out(layer).matrix.clone() for layer in (0, 1)], model(TOKENS)
+
+
+class EditedModel(RuleBasedStateMachine):
+    backend: str
+
+    @initialize()
+    def begin(self):
+        self.model = in_use(self.backend).model
+        # A sequence that failed has left the model as it was then.
+        self.model.__dict__.pop("_rome_lens_edits", None)
+        with torch.no_grad():
+            for layer in (0, 1):
+                self.w_out(layer).copy_(original(self.backend)[layer])
+        self.edits = list(edits_of(self.backend))
+        self.on: list[int] = []
+        self.folder = tempfile.TemporaryDirectory()
+
+    def w_out(self, layer):
+        return in_use(self.backend).w_out(layer).matrix
+
+    def refused(self, words):
+        return pytest.raises(EditStateError, match=words)
+
+    def logits(self, hooks=()):
+        with torch.no_grad():
+            return self.model.run_with_hooks(TOKENS, fwd_hooks=list(hooks))
+
+    @rule(number=some_edit)
+    def apply(self, number):
+        if number in self.on:
+            with self.refused("is applied already"):
+                self.edits[number].apply(self.model)
+        else:
+            self.edits[number].apply(self.model)
+            self.on.append(number)
+
+    @rule(number=some_edit)
+    def revert(self, number):
+        if number in self.on:
+            self.edits[number].revert(self.model)
+            self.on.remove(number)
+        else:
+            with self.refused("there is nothing to revert"):
+                self.edits[number].revert(self.model)
+
+    @rule(number=some_edit)
+    def save_and_load(self, number):
+        path = Path(self.folder.name) / f"{number}.safetensors"
+        self.edits[number].save(path)
+        loaded = rl.load_edit(path)
+        assert loaded.id == self.edits[number].id
+        assert loaded.is_applied(self.model) == (number in self.on)
+        self.edits[number] = loaded
+
+    @rule(number=some_edit)
+    def run_through_hooks(self, number):
+        if number in self.on:
+            with self.refused("it would count twice"):
+                self.edits[number].hooks(self.model)
+        else:
+            _, expected = fresh(self.backend, frozenset({*self.on, number}))
+            found = self.logits(self.edits[number].hooks(self.model))
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+    @rule(number=some_edit)
+    def run_one_row_through_hooks(self, number):
+        if number in self.on:
+            with self.refused("it would count twice"):
+                rl.hooks_for_rows(self.model, [None, self.edits[number]])
+        else:
+            _, edited = fresh(self.backend, frozenset({*self.on, number}))
+            _, plain = fresh(self.backend, frozenset(self.on))
+            found = self.logits(rl.hooks_for_rows(self.model, [None, self.edits[number]]))
+            torch.testing.assert_close(found, torch.stack([plain[0], edited[1]]), rtol=1e-9, atol=1e-9)
+
+    @rule(numbers=some_edits, fails=st.booleans())
+    def nest(self, numbers, fails):
+        with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+            self._nest([number for number in numbers if number not in self.on], fails)
+
+    def _nest(self, numbers, fails):
+        if not numbers:
+            weights, _ = fresh(self.backend, frozenset(self.on))
+            assert all(torch.equal(self.w_out(layer), weights[layer]) for layer in (0, 1))
+            if fails:
+                raise ZeroDivisionError
+            return
+        first, *others = numbers
+        self.on.append(first)
+        try:
+            with self.edits[first].applied(self.model):
+                self._nest(others, fails)
+        finally:
+            self.on.remove(first)
+
+    @precondition(lambda self: self.on)
+    @rule(number=some_edit, layer=st.sampled_from((0, 1)))
+    def somebody_else_trains(self, number, layer):
+        """Neither on top of that nor below it is anything written; once it is undone all goes on."""
+        before = self.w_out(layer).clone()
+        with torch.no_grad():
+            self.w_out(layer)[0, 0] += 1
+        changed = self.w_out(layer).clone()
+        if LAYERS[number] == layer and any(LAYERS[other] == layer for other in self.on):
+            with self.refused("somebody else has changed W_out"):
+                (self.edits[number].revert if number in self.on else self.edits[number].apply)(self.model)
+        assert torch.equal(self.w_out(layer), changed)
+        with torch.no_grad():
+            self.w_out(layer).copy_(before)
+
+    @invariant()
+    def weights_are_those_of_a_fresh_model(self):
+        if not hasattr(self, "model"):
+            return
+        weights, _ = fresh(self.backend, frozenset(self.on))
+        for layer in (0, 1):
+            assert torch.equal(self.w_out(layer), weights[layer])
+        by_layer = sorted(self.on, key=lambda number: LAYERS[number])
+        assert [edit.id for edit in rl.applied_edits(self.model)] == [self.edits[number].id for number in by_layer]
+
+    def teardown(self):
+        if not hasattr(self, "model"):
+            return
+        self.folder.cleanup()
+        for number in self.on:
+            self.edits[number].revert(self.model)
+        for layer in (0, 1):
+            assert torch.equal(self.w_out(layer), original(self.backend)[layer])
+        assert "_rome_lens_edits" not in self.model.__dict__
+
+
+def _case(name):
+    machine = type(f"Edited_{name}", (EditedModel,), {"backend": name})
+    case = machine.TestCase
+    case.settings = settings(
+        max_examples=(1000 if effort.ALL else 150) // len(BACKENDS),
+        stateful_step_count=8,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    return case
+
+
+TestBridge = _case(BRIDGE)
+if HOOKED in BACKENDS:
+    TestHookedTransformer = _case(HOOKED)

@@ -1,0 +1,405 @@
+"""What is measured of edits equals a plain evaluation: edited weights, Hugging Face alone, one prompt at a time."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+import evaluation_oracle as oracle
+import pytest
+import torch
+from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
+from hosts import hosted
+
+import rome_lens as rl
+from rome_lens.backends import as_backend
+from rome_lens.data.records import CounterFactRecord, ZsreRecord
+from rome_lens.evaluation.bench import EvaluationBench
+from rome_lens.evaluation.engine import BlockEngine, PlainEngine
+from rome_lens.evaluation.measures import Measures
+from rome_lens.evaluation.metrics import begins_with
+
+# Learned and rotary positions and ALiBi: what is proved of blocks alone is proved of all in test_engine.
+THREE = ("gpt2", "llama", "falcon")
+# A mixture of experts has no W_out to edit.
+EDITED = hosted(without=["mixtral"], at_landing=THREE)
+# TransformerLens's own forward of a tiny Cohere differs from Hugging Face's by 0.3 in log-probabilities.
+FAITHFUL = hosted(without=["mixtral", "cohere"], at_landing=THREE)
+LAYER = 1
+TEXTS = ("hello there, you", "abc", "a longer text than these two")
+
+RECORDS = tuple(
+    CounterFactRecord(
+        number=number,
+        case_id=100 + number,
+        relation="P1",
+        request=rl.EditRequest(prompt, subject, target_new=new, target_true=true),
+        paraphrases=(f"tell me of {subject}, in", "it is"),
+        neighbours=("the hill is in", "a lake, so it is in", "x"),
+        generation_prompts=(f"{subject} is", "the", f"near {subject} one"),
+    )
+    # Targets of one token and of several, that begin alike, and one that goes on where the other ends.
+    for number, (prompt, subject, new, true) in enumerate(
+        [
+            ("{} is in", "the tower", "rome", "paris"),
+            ("where is {}? in", "it", "p", "paris"),
+            ("{} stands in", "a very old museum", "par", "p"),
+        ]
+    )
+)
+QUESTIONS = tuple(
+    ZsreRecord(
+        number,
+        number,
+        rl.EditRequest("who built {}?", subject, target_new="ab"),
+        f"{subject} was built by?",
+        "nq question: what is it?",
+        answer,
+    )
+    for number, (subject, answer) in enumerate([("the tower", "x"), ("it", "one two")])
+)
+
+
+def _moment(model, layer):
+    width = as_backend(model).w_out(layer).matrix.shape[0]
+    spread = torch.linspace(1, 3, width, dtype=torch.float64)
+    return rl.SecondMoment.from_matrix(torch.diag(spread), layer=layer)
+
+
+def _rome(model, layer=LAYER):
+    return rl.ROME(
+        model,
+        layer=layer,
+        second_moment=_moment(model, layer),
+        context_templates=["{}", "so. {}"],
+        v_num_grad_steps=4,
+    )
+
+
+class Given:
+    """An editor that hands out edits that are there already."""
+
+    def __init__(self, edits):
+        self.edits = dict(edits)
+
+    def edit(self, request):
+        return self.edits.get(request)
+
+
+class ThroughWeights:
+    """Somebody else's edit: all that is known of it is how it is put into a model."""
+
+    def __init__(self, edits):
+        self.edits = edits
+
+    def applied(self, model):
+        stack = ExitStack()
+        for edit in self.edits:
+            stack.enter_context(edit.applied(model))
+        return stack
+
+
+def evaluated(model, editor, records=RECORDS, *, name="mine", **measures):
+    """Record by number, of one batch."""
+    bench = EvaluationBench(model, Measures(**{"n_texts": 0} | measures), layers=[LAYER])
+    try:
+        return dict(bench.evaluate(records, name, editor))
+    finally:
+        bench.close()
+
+
+def _apart(found, expected):
+    """The largest difference between the answers of two evaluations of the same records."""
+    return max(
+        abs(one[key] - other[key])
+        for number in found
+        for one, other in zip(found[number]["answers"], expected[number]["answers"], strict=True)
+        for key in one
+        if "nll" in key
+    )
+
+
+@pytest.mark.parametrize(("name", "backend"), FAITHFUL)
+def test_answers_equal_a_plain_evaluation_of_edited_weights(name, backend):
+    model, tokenizer = architecture(name, backend), byte_tokenizer()
+    edits = {record.request: _rome(model).edit(record.request) for record in RECORDS}
+    found = evaluated(model, Given(edits), watched=TEXTS)
+    plain = hugging_face_model(name)
+    # Softmax and norms are computed in float32 whatever the model's type: by Hugging Face, and by HookedTransformer.
+    close = {"abs": 2e-5}
+    for record in RECORDS:
+        got, edit = found[record.number], edits[record.request]
+        new, true = record.request.target_new, record.request.target_true
+        before, edited = [], []
+        for where, edits_now in ((before, []), (edited, [edit])):
+            with oracle.edited(plain, edits_now):
+                for answer in got["answers"]:
+                    where.append([oracle.nll(plain, tokenizer, answer["prompt"], target) for target in (new, true)])
+                where.append(oracle.perplexity(plain, tokenizer, TEXTS))
+                where.append(oracle.counterfact(plain, tokenizer, record))
+        for answer, (new_before, true_before), (new_now, true_now) in zip(
+            got["answers"], before[:-2], edited[:-2], strict=True
+        ):
+            assert answer["before_nll_new"] == pytest.approx(new_before, **close)
+            assert answer["before_nll_true"] == pytest.approx(true_before, **close)
+            assert answer["nll_new"] == pytest.approx(new_now, **close)
+            assert answer["nll_true"] == pytest.approx(true_now, **close)
+        assert got["perplexity"]["before"] == pytest.approx(before[-2], rel=1e-5)
+        assert got["perplexity"]["after"] == pytest.approx(edited[-2], rel=1e-5)
+        assert {k: got["before"][k] for k in before[-1]} == pytest.approx(before[-1], abs=1e-3)
+        assert {k: got["scores"][k] for k in edited[-1]} == pytest.approx(edited[-1], abs=1e-3)
+        # The edits did something, so equality says something.
+        assert any(abs(a["nll_new"] - a["before_nll_new"]) > 1e-3 for a in got["answers"])
+
+
+@pytest.mark.parametrize(("name", "backend"), EDITED)
+def test_blocks_give_what_whole_forwards_give(name, backend):
+    model = architecture(name, backend)
+    edits = [_rome(model).edit(RECORDS[0].request), None, _rome(model, layer=0).edit(RECORDS[2].request)]
+    editor = Given(zip([record.request for record in RECORDS], edits, strict=True))
+    wanted = {"n_texts": 3, "text_length": 40, "watched": TEXTS}
+    found = evaluated(model, editor, **wanted)
+    plain = evaluated(model, editor, engine="plain", **wanted)
+    assert _apart(found, plain) <= (1e-12 if backend == HOOKED else 2e-6)
+    for number, record in plain.items():
+        assert found[number]["texts"] == record["texts"]
+        assert [a["free"] for a in found[number]["answers"]] == [a["free"] for a in record["answers"]]
+        assert found[number]["scores"] == pytest.approx(record["scores"], abs=1e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_fast_way_is_the_one_that_is_taken(backend):
+    model = architecture("llama", backend)
+    bench = EvaluationBench(model, Measures(n_texts=0))
+    assert isinstance(bench._engine_for(20), BlockEngine)
+    bench.close()
+    point = "blocks.0.hook_resid_post"
+    model.add_hook(point, lambda x, hook: x)
+    try:
+        assert isinstance(bench._engine_for(20), PlainEngine)
+    finally:
+        bench.close()
+        model.reset_hooks()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_edit_of_anybody_s_is_measured_in_the_weights(backend):
+    model = architecture("llama", backend)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    edits = {record.request: _rome(model).edit(record.request) for record in RECORDS}
+    wanted = {"n_texts": 2, "text_length": 30, "watched": TEXTS}
+    through_hooks = evaluated(model, Given(edits), **wanted)
+    theirs = evaluated(model, Given({asked: ThroughWeights([edit]) for asked, edit in edits.items()}), **wanted)
+    assert _apart(through_hooks, theirs) <= (1e-12 if backend == HOOKED else 2e-6)
+    for number, record in theirs.items():
+        assert record["texts"] == through_hooks[number]["texts"]
+        assert record["scores"] == pytest.approx(through_hooks[number]["scores"], abs=1e-3)
+        assert record["edit"]["variant"] == "ThroughWeights"
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_several_edits_for_one_request_and_matrices_go_through_hooks(backend):
+    model = architecture("llama", backend)
+    requests = [record.request for record in RECORDS]
+    lower, upper = (_rome(model, layer=layer).edit_many(requests) for layer in (0, 2))
+    tuned = rl.FineTuning(model, layer=1, num_steps=3, lr=1e-2).edit_many(requests)
+    each = [[lower[0], upper[0]], [tuned[1], lower[1]], [tuned[2], tuned[0]]]
+    found = evaluated(model, Given(zip(requests, each, strict=True)), n_texts=2, text_length=30)
+    stacked = Given({asked: ThroughWeights(edits) for asked, edits in zip(requests, each, strict=True)})
+    theirs = evaluated(model, stacked, n_texts=2, text_length=30)
+    assert _apart(found, theirs) <= (1e-12 if backend == HOOKED else 2e-6)
+    assert [record["texts"] for record in found.values()] == [record["texts"] for record in theirs.values()]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_zsre_equals_a_plain_evaluation(backend):
+    model, tokenizer = architecture("llama", backend), byte_tokenizer()
+    edits = {record.request: _rome(model).edit(record.request) for record in QUESTIONS}
+    found = evaluated(model, Given(edits), QUESTIONS)
+    plain = hugging_face_model("llama")
+    for record in QUESTIONS:
+        got = found[record.number]
+        assert got["before"] == pytest.approx(oracle.zsre(plain, tokenizer, record))
+        with oracle.edited(plain, [edits[record.request]]):
+            expected = oracle.zsre(plain, tokenizer, record)
+            free = [
+                begins_with(oracle.greedy(plain, tokenizer, answer["prompt"], 12), answer["answer"])
+                for answer in got["answers"]
+            ]
+        assert {name: got["scores"][name] for name in expected} == pytest.approx(expected)
+        names = ["efficacy_free", "paraphrase_free", "specificity_free"]
+        assert [got["scores"][name] for name in names] == [100.0 * said for said in free]
+    assert found[0]["answers"][0]["answer"] == "ab"
+
+
+def test_what_is_written_freely_is_the_greedy_continuation():
+    model, tokenizer = architecture("gpt2", BRIDGE), byte_tokenizer()
+    plain = hugging_face_model("gpt2")
+    said = oracle.greedy(plain, tokenizer, "the tower is in", 3)
+    record = RECORDS[0]
+    asked = rl.EditRequest(
+        record.request.prompt, record.request.subject, target_new=said.strip() or "q", target_true="z"
+    )
+    (got,) = evaluated(model, None, [replace(record, request=asked)]).values()
+    answer = got["answers"][0]
+    assert answer["free"].startswith(said[:1])
+    assert oracle.greedy(plain, tokenizer, answer["prompt"], 20).startswith(answer["free"])
+
+
+def test_numbers_do_not_depend_on_the_batch_beyond_rounding():
+    model = architecture("llama", BACKENDS[0])
+    edits = {record.request: _rome(model).edit(record.request) for record in RECORDS}
+    together = evaluated(model, Given(edits), n_texts=3, text_length=30)
+    for record in RECORDS:
+        alone = evaluated(model, Given(edits), [record], n_texts=3, text_length=30)
+        assert _apart(alone, {record.number: together[record.number]}) <= 2e-6
+        assert alone[record.number]["texts"] == together[record.number]["texts"]
+
+
+def test_the_same_batch_gives_the_same_bits_whatever_was_run_before():
+    model = architecture("llama", BACKENDS[0])
+    editor, fresh = _rome(model), None
+    for first in ([], RECORDS[:1]):
+        bench = EvaluationBench(model, Measures(n_texts=3, text_length=30, watched=TEXTS), layers=[LAYER])
+        if first:
+            list(bench.evaluate(first, "none", None))
+            list(bench.evaluate(RECORDS, "none", None))
+        found = _without_time(dict(bench.evaluate(RECORDS, "mine", editor)))
+        bench.close()
+        fresh = fresh or found
+        assert found == fresh
+
+
+def _without_time(found):
+    for record in found.values():
+        record["edit"]["seconds"] = 0
+    return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_texts_about_objects_are_the_unedited_model_s_or_the_user_s(backend):
+    model = architecture("llama", backend)
+    found = []
+    for engine in ("auto", "plain"):
+        bench = EvaluationBench(model, Measures(text_length=24, engine=engine))
+        found.append(bench.references(["rome", "p"]))
+        bench.close()
+    assert found[0] == found[1]
+    assert [len(texts) for texts in found[0]] == [5, 5]
+    assert all(
+        text.startswith(("rome", "All about rome", "When people think of rome", "The story of rome"))
+        for text in found[0][0]
+    )
+    given = EvaluationBench(model, Measures(references={"p": ["p it is"]}))
+    assert given.references(["rome", "p"]) == [[], ["p it is"]]
+
+
+def test_a_seed_decides_what_is_written():
+    model = architecture("llama", BACKENDS[0])
+    texts = [evaluated(model, None, n_texts=3, text_length=30, seed=seed)[0]["texts"] for seed in (0, 0, 1)]
+    assert texts[0] == texts[1] != texts[2]
+    assert len({each["text"] for each in texts[0]}) == 3
+
+
+def test_a_record_that_cannot_be_edited_counts_as_the_model_left_as_it_was():
+    model = architecture("llama", BACKENDS[0])
+
+    class Refusing:
+        def edit(self, request):
+            if request is RECORDS[1].request:
+                raise rl.EditError("the loss is nan")
+            return edit
+
+        def edit_many(self, requests):
+            raise rl.EditError("one of them")
+
+    edit = _rome(model).edit(RECORDS[0].request)
+    found = evaluated(model, Refusing())
+    assert [record["error"] for record in found.values()] == [None, "the loss is nan", None]
+    assert found[1]["edit"] is None
+    assert {name: found[1]["scores"][name] for name in found[1]["before"]} == found[1]["before"]
+    assert found[0]["edit"]["layer"] == LAYER
+
+
+def test_a_record_that_does_not_fit_the_model_is_set_aside():
+    model = architecture("gpt2", BACKENDS[0])
+    long = replace(RECORDS[1], neighbours=("a" * 70,))
+    found = evaluated(model, None, [RECORDS[0], long])
+    assert found[1]["unfit"] == "the prompt with its answer takes 71 positions, and gpt2 has 64; shorten it"
+    assert (found[1]["scores"], found[1]["answers"]) == ({}, [])
+    assert "unfit" not in found[0]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rows_at_the_end_of_the_context_are_not_pushed_out_of_it(backend):
+    # Positions of a GPT-2 are learned: one beyond the last is an error, and the longest answer pads all rows.
+    model = architecture("gpt2", backend)
+    long = replace(RECORDS[0], neighbours=("b" * 59, "a hill, in"))
+    short = replace(RECORDS[1], neighbours=("c" * 30,))
+    found = evaluated(model, None, [long, short], n_texts=2, text_length=64)
+    plain = evaluated(model, None, [long, short], n_texts=2, text_length=64, engine="plain")
+    assert _apart(found, plain) <= 1e-12
+    assert [record["texts"] for record in found.values()] == [record["texts"] for record in plain.values()]
+
+
+def test_texts_are_watched_and_edits_that_harm_the_model_flagged():
+    model = architecture("llama", BACKENDS[0])
+    good = _rome(model).edit(RECORDS[0].request)
+    ruinous = replace(good, v=good.v * 1e4)
+    edits = {RECORDS[0].request: good, RECORDS[1].request: ruinous}
+    found = evaluated(model, Given(edits), watched=TEXTS, perplexity_bound=1.01)
+    tokenizer, plain = byte_tokenizer(), hugging_face_model("llama")
+    for number, edits_now in enumerate(([good], [ruinous], [])):
+        watched = found[number]["perplexity"]
+        assert watched["before"] == pytest.approx(oracle.perplexity(plain, tokenizer, TEXTS), rel=1e-5)
+        with oracle.edited(plain, edits_now):
+            assert watched["after"] == pytest.approx(oracle.perplexity(plain, tokenizer, TEXTS), rel=1e-5)
+        ratio = watched["after"] / watched["before"]
+        assert found[number]["scores"]["PPL"] == pytest.approx(ratio)
+        assert watched["flagged"] == (not 1 / 1.01 <= ratio <= 1.01)
+    assert [found[number]["perplexity"]["flagged"] for number in (1, 2)] == [True, False]
+
+
+def test_bos_stands_in_front_of_everything():
+    model = architecture("llama", BACKENDS[0])
+    without, with_bos = (evaluated(model, None, prepend_bos=bos, watched=TEXTS) for bos in (False, True))
+    assert _apart(without, with_bos) > 1e-3
+    backend, tokenizer = as_backend(model), byte_tokenizer()
+    answer = with_bos[0]["answers"][0]
+    ids = [0, *tokenizer(answer["prompt"], add_special_tokens=False)["input_ids"]]
+    target = tokenizer(" rome", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logits = backend.logits(torch.tensor([ids + target[:-1]]), keep=len(target))[0].log_softmax(dim=-1)
+    expected = -logits.gather(1, torch.tensor(target)[:, None]).mean().item()
+    # Hugging Face takes the softmax of attention in float32 whatever the model's type.
+    assert answer["nll_new"] == pytest.approx(expected, abs=2e-6)
+
+
+def test_what_is_no_edit_is_refused():
+    model = architecture("llama", BACKENDS[0])
+    with pytest.raises(rl.SettingError) as refused:
+        evaluated(model, Given({RECORDS[0].request: "rome"}))
+    assert str(refused.value) == (
+        "an editor gave a str; expected an edit of rome_lens, None for no change, or an object whose applied(model) "
+        "puts it into the weights for a while"
+    )
+
+
+def test_an_editor_that_reports_progress_is_heard():
+    model = architecture("llama", BACKENDS[0])
+    heard = []
+    bench = EvaluationBench(model, Measures(n_texts=0))
+    found = dict(bench.evaluate(RECORDS, "rome", _rome(model), progress=lambda *step: heard.append(step[2])))
+    bench.close()
+    assert set(heard) == {"editing"}
+    assert {record["engine"] for record in found.values()} == {"blocks"}
+
+
+def test_a_model_that_an_edit_has_ruined_gives_finite_scores():
+    model = architecture("llama", BACKENDS[0])
+    edit = _rome(model).edit(RECORDS[0].request)
+    nothing = replace(edit, v=edit.v * float("nan"))
+    found = evaluated(model, Given({RECORDS[0].request: nothing}), watched=TEXTS)
+    assert {answer["nll_new"] for answer in found[0]["answers"]} == {1e4}
+    assert [found[0]["scores"][name] for name in ("ES", "PS", "NS", "EM")] == [0, 0, 0, 0]
+    assert found[0]["perplexity"]["flagged"]
+    assert found[1]["scores"]["ES"] == found[1]["before"]["ES"]

@@ -1,0 +1,141 @@
+"""Evaluation worked out by hand, on the micro-model of `test_micro_model`.
+
+There a layer maps the residual r of a position to r + mean(r of all positions up to it), and logits are residuals. Here
+the MLP's hidden units are always 1 (its biases are), so an edit with u = (1, 0) and v = c * e_y adds c to y at every
+position in layer 0, and layer 1 adds their mean, c again: the logit of y gains 2c everywhere, and nothing else changes.
+
+Prompt "a x": logits a 1.75, x 2.25 at the end. Behind it "y": with r0 = [a, x, y],
+r1 = [2a, .5a + 1.5x, a/3 + x/3 + 4y/3], r2 at the end = r1 + (2.5a + a/3, 1.5x + x/3, 4y/3) / 3
+= 23/18 a + 17/18 x + 16/9 y.
+"""
+
+from math import exp, log
+
+import pytest
+import torch
+from micro import WORDS, micro_model, needs_hooked
+
+import rome_lens as rl
+from rome_lens.backends import as_backend
+from rome_lens.data.records import CounterFactRecord, ZsreRecord
+from rome_lens.evaluation import evaluate_counterfact
+from rome_lens.evaluation.bench import EvaluationBench
+from rome_lens.evaluation.measures import Measures
+
+pytestmark = needs_hooked
+
+C = 1.5
+
+
+def nll(word, **logits):
+    """Negative log-probability of a word, where the words that are not named have the logit 0."""
+    all_logits = dict.fromkeys(WORDS, 0.0) | logits
+    return log(sum(map(exp, all_logits.values()))) - all_logits[word]
+
+
+@pytest.fixture(scope="module")
+def micro():
+    return micro_model()
+
+
+@pytest.fixture
+def model(micro):
+    with torch.no_grad():
+        for block in micro.blocks:
+            block.mlp.b_in.fill_(1)
+    yield micro
+    with torch.no_grad():
+        for block in micro.blocks:
+            block.mlp.b_in.zero_()
+
+
+@pytest.fixture
+def editor(model):
+    backend = as_backend(model)
+    y = torch.zeros(5, dtype=torch.float64)
+    y[WORDS.index("y")] = C
+
+    class ByHand:
+        layer = 0
+
+        def edit(self, request):
+            nothing = rl.editing.Probabilities(0, 0)
+            u = torch.tensor([1, 0], dtype=torch.float64)
+            return rl.Edit(
+                request, 0, u, y, "b", nothing, nothing, 1.0, 1.0, 1.0, (), "by hand", {}, backend.fingerprint(0)
+            )
+
+    return ByHand()
+
+
+def record(new="y", true="b"):
+    return CounterFactRecord(0, 7, "P1", rl.EditRequest("{} x", "a", new, true), ("x", "a a"), ("b x", "x a"), ())
+
+
+def test_negative_log_probabilities_before_and_after(model, editor):
+    bench = EvaluationBench(model, Measures(), layers=[0])
+    ((_, got),) = bench.evaluate([record(new="y x")], "mine", editor)
+    bench.close()
+    answer = got["answers"][0]
+    before = (nll("y", a=1.75, x=2.25) + nll("x", a=23 / 18, x=17 / 18, y=16 / 9)) / 2
+    after = (nll("y", a=1.75, x=2.25, y=2 * C) + nll("x", a=23 / 18, x=17 / 18, y=16 / 9 + 2 * C)) / 2
+    assert answer["before_nll_new"] == pytest.approx(before, abs=1e-12)
+    assert answer["nll_new"] == pytest.approx(after, abs=1e-12)
+    assert answer["before_nll_true"] == pytest.approx(nll("b", a=1.75, x=2.25), abs=1e-12)
+    assert answer["nll_true"] == pytest.approx(nll("b", a=1.75, x=2.25, y=2 * C), abs=1e-12)
+
+
+def test_scores(model, editor):
+    report = evaluate_counterfact(model, {"by-hand": editor}, [record()], measures=Measures(watched=("a x",)))
+    # "x" alone: r = x, 2x, 4x. "a a": 4a. "b x" is as "a x". "x a": 1.75x + 2.25a.
+    ends = {"rewrite": {"a": 1.75, "x": 2.25}, "x": {"x": 4.0}, "a a": {"a": 4.0}}
+    neighbours = [{"b": 1.75, "x": 2.25}, {"x": 1.75, "a": 2.25}]
+
+    def p(word, logits, y=0.0):
+        return exp(-nll(word, **logits, y=y))
+
+    y = 2 * C
+    expected = {
+        # y has the logit 3 and b has 0 after the prompt and both paraphrases.
+        "ES": 100.0,
+        "PS": 100.0,
+        # At "b x" the true object b has 1.75 against 3, at "x a" 0 against 3.
+        "NS": 0.0,
+        "EM": 100 * (p("y", ends["rewrite"], y) - p("b", ends["rewrite"], y)),
+        "PM": 50 * sum(p("y", ends[k], y) - p("b", ends[k], y) for k in ("x", "a a")),
+        "NM": 50 * sum(p("b", logits, y) - p("y", logits, y) for logits in neighbours),
+        # y is the likeliest word after the prompt alone: behind "x" and "a a" it is x and a.
+        "ES_free": 100.0,
+        "PS_free": 0.0,
+        "NS_free": 0.0,
+        # The watched text predicts x after "a": logits a 4, or with the edit y 3 beside it.
+        "PPL": exp(nll("x", a=4.0, y=y) - nll("x", a=4.0)),
+    }
+    assert report.scores == pytest.approx({"S": 0.0} | expected, abs=1e-9)
+    before = report.records["by-hand"][0]["before"]
+    assert before == pytest.approx(
+        {
+            # Before the edit y and b are equally unlikely at the prompt: ties are no success.
+            "ES": 0.0,
+            "PS": 0.0,
+            "NS": 50.0,
+            "EM": 0.0,
+            "PM": 0.0,
+            "NM": 50 * (p("b", neighbours[0]) - p("y", neighbours[0])),
+        },
+        abs=1e-9,
+    )
+
+
+def test_zsre(model, editor):
+    question = ZsreRecord(0, 0, rl.EditRequest("{} x", "a", "y y"), "x", "b x", "y a")
+    bench = EvaluationBench(model, Measures(), layers=[0])
+    ((_, got),) = bench.evaluate([question], "mine", editor)
+    bench.close()
+    # "a x": y (3) wins, and behind "a x y" too. "x": x (4) wins; behind "x y", y has 2.25 + 3 and x 1.75.
+    # "b x": y wins; behind it a is not the first choice.
+    assert got["scores"]["efficacy"] == 100.0
+    assert got["scores"]["paraphrase"] == 50.0
+    assert got["scores"]["specificity"] == 50.0
+    assert got["before"] == {"efficacy": 50.0, "paraphrase": 50.0, "specificity": 0.0}
+    assert (got["scores"]["efficacy_free"], got["scores"]["paraphrase_free"]) == (100.0, 0.0)

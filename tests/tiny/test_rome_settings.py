@@ -1,0 +1,329 @@
+"""Where ROME's settings come from, what it writes down of them, and in which words it refuses."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from architectures import BACKENDS, BRIDGE, HOOKED, architecture
+from hosts import EACH_BACKEND
+from tiny_rome import DEFAULTS, REQUEST, SETTINGS, moment, rome
+
+import rome_lens as rl
+from rome_lens.backends import as_backend
+from rome_lens.editing.settings import default_layer, settings_for
+from rome_lens.editing.update import Keys, rank_one
+from rome_lens.errors import AnswerError, EditError, ModelError, ModelMismatchError, PromptError, SettingError
+from rome_lens.loading.tiny import tiny_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
+
+RELEASED = "the released ROME code's hparams for this model"
+EASY_EDIT = "EasyEdit's hparams for models of 7 to 9 billion parameters"
+OURS = "measured by this project (docs, Editing, 'How the defaults were found')"
+
+
+def named(name, n_layers=48, positions="rotary"):
+    """As much of a backend as settings are chosen by."""
+    cfg = SimpleNamespace(positional_embedding_type=positions)
+    return SimpleNamespace(model_name=name, n_layers=n_layers, model=SimpleNamespace(cfg=cfg))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "clamp"),
+    [
+        ("gpt2-medium", 8, 3),
+        ("openai-community/gpt2-medium", 8, 3),
+        ("gpt2-large", 12, 4),
+        ("gpt2-xl", 17, 4),
+        ("/models/gpt2-xl/", 17, 4),
+        ("EleutherAI/gpt-j-6B", 5, 4),
+        ("EleutherAI/gpt-neox-20b", 15, 4),
+    ],
+)
+def test_models_of_the_released_code(name, layer, clamp):
+    found = settings_for(named(name))
+    assert (found.layer, found.v_num_grad_steps, found.v_lr, found.v_weight_decay) == (layer, 20, 0.5, 0.5)
+    assert (found.clamp_norm_factor, found.kl_factor, found.source) == (clamp, 0.0625, RELEASED)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("meta-llama/Llama-2-7b-hf", EASY_EDIT),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", EASY_EDIT),
+        ("meta-llama/Llama-3.1-8B", EASY_EDIT),
+        ("mistralai/Mistral-7B-v0.1", EASY_EDIT),
+        ("Qwen/Qwen2.5-7B-Instruct", EASY_EDIT),
+        ("internlm/internlm-7b", EASY_EDIT),
+        ("smollm2-135m", OURS),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", OURS),
+    ],
+)
+def test_modern_decoders(name, source):
+    found, steps, clamp = settings_for(named(name, 30)), *((20, 2) if source == OURS else (25, 4))
+    assert (found.layer, found.v_num_grad_steps, found.v_lr, found.v_weight_decay) == (5, steps, 0.5, 1e-3)
+    assert (found.clamp_norm_factor, found.kl_factor, found.source) == (clamp, 0.0625, source)
+
+
+@pytest.mark.parametrize(
+    ("name", "positions", "n_layers", "layer"),
+    [
+        ("gpt2", "standard", 12, 4),
+        ("a-gpt2-of-my-own", "standard", 24, 8),
+        ("gpt2-xl", "standard", 12, 4),  # a small model by that name has no layer 17
+        ("pythia-1b", "rotary", 16, 3),
+        ("llama-of-my-own", "rotary", 32, 5),
+        ("two layers", "rotary", 2, 0),
+        ("one layer", "standard", 1, 0),
+    ],
+)
+def test_other_models_go_by_a_rule_that_is_named(name, positions, n_layers, layer):
+    backend = named(name, n_layers, positions)
+    found = settings_for(backend)
+    assert found.layer == default_layer(backend) == layer
+    assert (found.v_num_grad_steps, found.v_weight_decay, found.clamp_norm_factor) == (25, 1e-3, 4)
+    share, kin = ("third", "GPT-2, which learns its positions too"), ("sixth", "GPT-J, Llama and Mistral")
+    share = share if positions == "standard" else kin
+    assert found.source == (
+        f"no settings are published for {name}: the optimiser's are EasyEdit's for modern decoders, and the layer lies "
+        f"a {share[0]} of the way up its {n_layers} layers, as in {share[1]}"
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_settings_are_found_on_real_models(backend):
+    assert default_layer(as_backend(architecture("gpt2", backend))) == 1
+    assert default_layer(as_backend(architecture("neox", backend))) == 1
+    assert settings_for(as_backend(architecture("gpt2", backend))).source.startswith("no settings are published for")
+
+
+def test_what_is_given_overrides_and_is_named():
+    model = architecture("gpt2", BACKENDS[0])
+    untouched = rl.ROME(model, second_moment=moment(64))
+    assert untouched.settings == settings_for(as_backend(model))
+    editor = rl.ROME(model, second_moment=moment(64), layer=1, v_lr=0.25, kl_factor=0)
+    assert (editor.layer, editor.settings.v_lr, editor.settings.kl_factor) == (1, 0.25, 0)
+    assert editor.settings.v_num_grad_steps == 25
+    assert editor.settings.source == untouched.settings.source + "; given by the caller: layer, v_lr, kl_factor"
+
+
+@pytest.mark.parametrize(
+    ("variant", "bare_weight", "essence_at"),
+    [("r-rome", 0.5, "last"), ("rome", None, "subject"), ("p-rome", None, "last")],
+)
+def test_what_a_variant_brings_with_it(variant, bare_weight, essence_at):
+    editor = rome(architecture("gpt2", BACKENDS[0]), variant=variant)
+    assert (editor.bare_weight, editor.essence_at) == (bare_weight, essence_at)
+    editor = rome(architecture("gpt2", BACKENDS[0]), variant=variant, bare_weight=0.2, essence_at="last")
+    assert (editor.bare_weight, editor.essence_at) == (0.2, "last")
+
+
+def test_an_edit_tells_all_that_was_set():
+    editor = rome(architecture("gpt2", BACKENDS[0]), seed=5, prepend_bos=True)
+    edit = editor.edit(REQUEST)
+    expected = SETTINGS | {
+        "layer": 1,
+        "source": editor.settings.source,
+        "bare_weight": 0.5,
+        "essence_at": "last",
+        "context_templates": ["{}", "up. {}", "a bit. {}"],
+        "seed": 5,
+        "prepend_bos": True,
+        "engine": "blocks",
+    }
+    assert {name: edit.settings[name] for name in expected} == expected
+    assert edit.settings["second_moment"]["layer"] == 1
+    assert edit.notes[0] == f"settings: {editor.settings.source}"
+    assert (edit.variant, edit.layer, edit.request) == ("r-rome", 1, REQUEST)
+
+
+@pytest.mark.parametrize("prepend_bos", [False, True])
+@pytest.mark.parametrize("backend", EACH_BACKEND)
+def test_templates_are_the_models_own_and_the_seeds(backend, prepend_bos):
+    model = architecture("gpt2", backend)
+    state = torch.get_rng_state()
+    written = [rome(model, context_templates=None, seed=s, prepend_bos=prepend_bos) for s in (4, 4, 5)]
+    first, again, other = [editor.context_templates for editor in written]
+    assert first == again != other
+    assert first[0] == "{}"
+    assert 15 <= len(first) == len(set(first)) <= 21
+    assert all(text.endswith(". {}") and text.count("{}") == 1 and "\n" not in text for text in first[1:])
+    assert torch.equal(torch.get_rng_state(), state)
+    edit = written[0].edit(REQUEST)
+    assert (edit.settings["context_templates"], edit.settings["seed"]) == (list(first), 4)
+
+
+def test_the_old_answer_is_the_models_own_or_the_one_given():
+    model = architecture("gpt2", BACKENDS[0])
+    edit = rome(model).edit(REQUEST)
+    tokens = torch.tensor([model.tokenizer(REQUEST.text, add_special_tokens=False)["input_ids"]])
+    probability, token = model(tokens)[0, -1].softmax(dim=-1).max(dim=-1)
+    assert edit.old_answer == model.tokenizer.decode([int(token)])
+    assert edit.before.old == pytest.approx(probability.item(), rel=1e-6)
+    given = rome(model).edit(rl.EditRequest(REQUEST.prompt, REQUEST.subject, "xy", target_true="zz"))
+    assert given.old_answer == " zz"
+    assert torch.equal(given.update, edit.update)
+
+
+REFUSED = {
+    **{
+        f"v_num_grad_steps {steps!r}": (
+            {"v_num_grad_steps": steps},
+            f"v_num_grad_steps is {steps!r}; expected a whole number, 1 or more",
+        )
+        for steps in (0, -1, True, 2.0, "20")
+    },
+    **{
+        f"{name} {value!r}": ({name: value}, f"{name} is {value!r}; expected a number above 0")
+        for name in ("v_lr", "clamp_norm_factor")
+        for value in (0, -1.0, True, float("nan"), "1")
+    },
+    "clamp_norm_factor inf": (
+        {"clamp_norm_factor": float("inf")},
+        "clamp_norm_factor is inf; expected a number above 0",
+    ),
+    **{
+        f"v_lr {value!r}": ({"v_lr": value}, f"v_lr is {value!r}; expected a number above 0 and at most 1000")
+        for value in (1001, 1e300, float("inf"))
+    },
+    **{
+        f"{name} {value!r}": ({name: value}, f"{name} is {value!r}; expected a number, 0 or more")
+        for name in ("v_weight_decay", "kl_factor")
+        for value in (-1.0, True, float("nan"), "0")
+    },
+    **{
+        f"bare_weight {value!r}": (
+            {"bare_weight": value},
+            f"bare_weight is {value!r}; expected a share above 0 and at most 1, or None",
+        )
+        for value in (0, 1.5, True, float("nan"), "half")
+    },
+    **{
+        f"layer {layer!r}": ({"layer": layer}, f"layer is {layer!r}; gpt2 has layers 0 to 3, counted from 0")
+        for layer in (4, -1, True, 1.0)
+    },
+    **{
+        f"seed {seed!r}": ({"seed": seed}, f"seed is {seed!r}; expected a whole number from 0 to 4294967295")
+        for seed in (-1, 2**32, True, 1.0)
+    },
+    "variant": ({"variant": "R-ROME"}, "variant is 'R-ROME'; choose one of r-rome, rome, p-rome"),
+    "essence_at": ({"essence_at": "first"}, "essence_at is 'first'; choose one of last, subject"),
+    "engine": ({"engine": "fast"}, "engine is 'fast'; choose one of auto, plain"),
+    **{
+        f"template {text!r}": (
+            {"context_templates": ["{}", text]},
+            f"context template is {text!r}; expected a text that ends with {{}}, where the prompt follows, such as "
+            "'The weather was good. {}'",
+        )
+        for text in ("no place", "{} in front", "two {} {}", "", None)
+    },
+    "second moment": (
+        {"second_moment": torch.ones(64, 63)},
+        "a second moment is square, symmetric and finite; this matrix has shape (64, 63)",
+    ),
+    "no second moment": (
+        {"second_moment": None},
+        "there is no second moment for layer 1 of gpt2, and ROME is wrong without one; collect it once with 'rome-lens "
+        "stats --model gpt2 --layer 1 --out FILE', or with SecondMoment.collect(model, layers=[1], texts='self')[1], "
+        "and hand it over as second_moment (in a shell: --second-moment FILE)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_refused_and_in_which_words(settings, message):
+    model = architecture("gpt2", BACKENDS[0])
+    with pytest.raises(SettingError) as caught:
+        rl.ROME(model, **{"second_moment": moment(64)} | DEFAULTS | settings)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, True, 1.5])
+def test_batch_sizes_that_are_none(batch_size):
+    with pytest.raises(SettingError) as caught:
+        rome(architecture("gpt2", BACKENDS[0])).edit_many([REQUEST], batch_size=batch_size)
+    assert str(caught.value) == f"batch_size is {batch_size!r}; expected a whole number of requests, 1 or more"
+
+
+def test_a_second_moment_of_something_else():
+    model = architecture("gpt2", BACKENDS[0])
+    with pytest.raises(ModelMismatchError, match="the second moment has 24 rows, but layer 1 of gpt2 has keys of 64"):
+        rome(model, second_moment=moment(24))
+    with pytest.raises(ModelMismatchError, match="the second moment is of layer 2, and layer 1 was asked for"):
+        rome(model, second_moment=rl.SecondMoment.from_matrix(moment(64), layer=2))
+
+
+def test_models_without_one_matrix():
+    with pytest.raises(ModelError, match=r"layer 1 of mixtral has no W_out of its own \(a mixture of experts"):
+        rl.ROME(architecture("mixtral", BRIDGE), layer=1, second_moment=moment(24))
+    with pytest.raises(ModelError, match="expected a HookedTransformer or a TransformerBridge, got str"):
+        rl.ROME("gpt2", layer=1, second_moment=moment(24))
+
+
+@pytest.mark.skipif(HOOKED not in BACKENDS, reason="the installed TransformerLens has no HookedTransformer")
+def test_a_norm_behind_the_mlp_is_refused_where_no_hook_point_lies_in_between():
+    model = tiny_model(HOOKED)
+    model.cfg.use_normalization_before_and_after = True
+    with pytest.raises(ModelError) as caught:
+        rome(model, layer=1)
+    assert str(caught.value) == (
+        "tiny norms what leaves its MLPs, and HookedTransformer has no hook point in between; rank-one editing needs "
+        "one: load the model as a TransformerBridge"
+    )
+
+
+def test_a_request_that_is_too_long():
+    editor = rome(architecture("gpt2", BACKENDS[0]))
+    text = "cde is" + " so" * 20
+    with pytest.raises(PromptError) as caught:
+        editor.edit(rl.EditRequest(text.replace("cde", "{}"), subject="cde", target_new="x"))
+    assert str(caught.value) == (
+        f"the prompt {text!r} with its longest context template and target takes 74 positions, and gpt2 has 64; "
+        "shorten it, or give shorter context templates"
+    )
+
+
+@pytest.mark.parametrize("target_true", [None, "city"])
+def test_a_target_that_is_said_already(target_true):
+    model = tiny_model(BACKENDS[0])
+    request = rl.EditRequest("in {} of", "the tower", "city")
+    if target_true is not None:
+        request = rl.EditRequest("in {} of", "the tower", "city", target_true=" is")
+        # What the request says that the model says counts, whatever the model says.
+        assert rome(model, layer=0).edit(request).old_answer == " is"
+        return
+    with pytest.raises(AnswerError) as caught:
+        rome(model).edit(request)
+    assert str(caught.value) == (
+        "the target 'city' is what the model says after 'in the tower of' already; there is nothing to edit"
+    )
+
+
+def test_a_loss_that_is_no_number():
+    model = tiny_model(BACKENDS[0])
+    with torch.no_grad():
+        as_backend(model).w_out(1).parameter[0, 0] = float("nan")
+    with pytest.raises(EditError) as caught:
+        rome(model, layer=0).edit(rl.EditRequest("in {} of", subject="the tower", target_new="is"))
+    assert str(caught.value) == (
+        "the loss of 'in the tower of' -> 'is' is nan at step 1; load the model in float32, or lower v_lr"
+    )
+
+
+def test_an_update_that_would_explode():
+    one, other = torch.eye(10, dtype=torch.float64)[:2]
+    mixed = Keys(mean_key=one, mean_value=one, bare_key=other, bare_value=one)
+    plain = rl.SecondMoment.from_matrix(torch.eye(10), layer=0)
+    with pytest.raises(EditError) as caught:
+        rank_one(mixed, one, plain, variant="rome")
+    assert str(caught.value) == (
+        "the key and C^-1 k* are all but orthogonal (cosine 0.0e+00), so the update would explode; take "
+        "variant='r-rome', which uses one key throughout"
+    )
+    for variant in ("r-rome", "p-rome"):
+        assert rank_one(mixed, 3 * one, plain, variant=variant).v[0] == pytest.approx(2)
+    tilted = one + 3e-4 * other
+    steep = rl.SecondMoment.from_matrix(torch.diag(1e8 * one + 1e-3), layer=0)
+    with pytest.raises(EditError, match=r"\(cosine [1-9]\.\de-04\).*; collect the second moment from more tokens$"):
+        rank_one(Keys(tilted, one, tilted, one), one, steep, variant="r-rome")

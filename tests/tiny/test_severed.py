@@ -1,0 +1,155 @@
+"""Severed paths against the plain oracle, and what must hold of them whatever the model (SPEC 1, "Severed paths")."""
+
+import pytest
+import torch
+from architectures import BACKENDS, BRIDGE, HOOKED, architecture
+from budgets import tighten
+from effort import slow
+from oracle import request_of, severed_grid
+
+import rome_lens as rl
+
+PROMPT, SUBJECT = "a cd fg", "cd"
+BOTH = ("mlp", "attn")
+HOSTED = [(name, BACKENDS[0]) for name in ("gpt2", "gptj", "llama", "neox")]
+HOSTED += [slow(name, backend) for name, _ in HOSTED for backend in BACKENDS[1:]]
+HOSTED += [(name, BRIDGE) for name in ("gemma2", "mixtral", "falcon")]
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
+
+
+def trace(model, **settings):
+    settings = {"noise": 2.0, "samples": 3, "window": 3, "answer": "x", "severed": BOTH} | settings
+    return rl.causal_trace(model, PROMPT, subject=SUBJECT, **settings)
+
+
+def assert_equals_oracle(model, traced):
+    rows, request = request_of(model, traced)
+    assert traced.severed
+    for severed in traced.severed:
+        expected = severed_grid(model, rows, severed, n_prompt=len(traced.tokens), **request)
+        torch.testing.assert_close(traced.severed[severed], expected, rtol=1e-6, atol=0)
+        # Nobody could tell a severed grid from an ordinary one if cutting changed nothing.
+        assert (expected - traced.scores["resid"]).abs().max() > 1e-3 * traced.scores["resid"].mean()
+
+
+@pytest.mark.parametrize(("name", "backend"), HOSTED)
+def test_every_architecture_equals_the_oracle(name, backend):
+    model = architecture(name, backend)
+    traced = trace(model)
+    assert traced.engine == "blocks"
+    assert tuple(traced.severed) == BOTH
+    assert_equals_oracle(model, traced)
+
+
+@pytest.mark.parametrize("settings", [{"answer": "long"}, {"noise_replaces": True}, {"seed": 7}, {"prepend_bos": True}])
+def test_settings_reach_severed_paths(settings):
+    model = architecture("llama", BACKENDS[0])
+    assert_equals_oracle(model, trace(model, **settings))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_whole_forwards_give_the_same(name):
+    model = architecture(name, BACKENDS[0])
+    traced = trace(model, engine="plain")
+    assert traced.engine == "plain"
+    assert_equals_oracle(model, traced)
+
+
+def test_severing_leaves_the_other_grids_alone():
+    model = architecture("llama", BACKENDS[0])
+    whole, alone = trace(model), trace(model, severed=())
+    assert not alone.severed
+    for stream, scores in alone.scores.items():
+        torch.testing.assert_close(whole.scores[stream], scores, rtol=1e-12, atol=0)
+
+
+def test_identities_hold_exactly():
+    traced = trace(architecture("gpt2", BACKENDS[0]), answer=None)
+    first, last = traced.subject_span[0], len(traced.tokens) - 1
+    for scores in traced.severed.values():
+        assert (scores[:, :first] == traced.low).all()
+        assert scores[-1, last] == traced.high
+        assert (scores[-1, :last] == traced.low).all()
+
+
+def test_one_stream_alone_and_without_its_ordinary_grid():
+    model = architecture("llama", BACKENDS[0])
+    both = trace(model)
+    one = trace(model, severed="attn", streams="mlp")
+    assert (tuple(one.scores), tuple(one.severed)) == (("mlp",), ("attn",))
+    torch.testing.assert_close(one.severed["attn"], both.severed["attn"], rtol=1e-12, atol=0)
+
+
+def test_numbers_do_not_depend_on_memory(monkeypatch):
+    model = architecture("llama", BACKENDS[0])
+    roomy = trace(model)
+    tighten(monkeypatch, call_positions=20, state_positions=100)
+    narrow = trace(model)
+    for severed, scores in roomy.severed.items():
+        torch.testing.assert_close(narrow.severed[severed], scores, rtol=1e-12, atol=0)
+
+
+def test_effects_and_what_was_not_traced():
+    traced = trace(architecture("llama", BACKENDS[0]), severed=("mlp",))
+    assert torch.equal(traced.effect("resid", severed="mlp"), traced.severed["mlp"] - traced.low)
+    for stream, severed in (("resid", "attn"), ("mlp", "mlp")):
+        with pytest.raises(rl.SettingError) as caught:
+            traced.effect(stream, severed=severed)
+        assert str(caught.value) == (
+            f"{stream!r} with {severed!r} severed was not traced; ask causal_trace for severed=({severed!r},) and for "
+            "the effect of 'resid'"
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"severed": ("resid",)}, "severed is 'resid'; choose from mlp, attn"),
+        (
+            {"engine": "attribution"},
+            "severed paths are not approximated; leave severed out, or engine 'attribution'",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_severed_is_refused(settings, message):
+    with pytest.raises(rl.SettingError) as caught:
+        trace(architecture("llama", BACKENDS[0]), **settings)
+    assert str(caught.value) == message
+
+
+@pytest.mark.skipif(HOOKED not in BACKENDS, reason="the installed TransformerLens has no HookedTransformer")
+def test_a_model_without_mlps_has_none_to_sever():
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    cfg = HookedTransformerConfig(
+        n_layers=3, d_model=16, n_heads=2, d_head=8, d_vocab=258, n_ctx=32, attn_only=True, seed=0,
+        dtype=torch.float64, init_weights=True, initializer_range=0.3,
+    )  # fmt: skip
+    from architectures import byte_tokenizer
+
+    model = HookedTransformer(cfg, byte_tokenizer()).eval()
+    traced = trace(model, streams=("resid", "attn"), severed=("attn",))
+    assert_equals_oracle(model, traced)
+    with pytest.raises(rl.ModelError, match="has no mlp stream"):
+        trace(model, streams=("resid", "attn"))
+
+
+def test_a_trace_keeps_its_severed_grids(tmp_path):
+    traced = trace(architecture("llama", BACKENDS[0]))
+    traced.save(tmp_path / "trace.safetensors")
+    again = rl.CausalTrace.load(tmp_path / "trace.safetensors")
+    assert tuple(again.severed) == BOTH
+    for severed, scores in traced.severed.items():
+        assert torch.equal(again.severed[severed], scores)
+    table = traced.to_dataframe()
+    cells = table[(table.severed == "attn") & (table.layer == 1) & (table.pos == 4)]
+    assert cells.stream.tolist() == ["resid"]
+    assert cells.score.item() == traced.severed["attn"][1, 4].item()
+    assert set(table.severed) == {"", *BOTH}
+    assert [m.title for m in traced.heat_maps()[3:]] == [
+        "Restoring the residual state, MLP outputs severed",
+        "Restoring the residual state, attention outputs severed",
+    ]
+    assert traced.to_dict()["severed"]["mlp"] == traced.severed["mlp"].tolist()
