@@ -53,15 +53,14 @@ edit.to_peft(folder / "adapter")
 print(sorted((path.name, path.stat().st_size) for path in (folder / "adapter").iterdir()))
 
 # %% [markdown]
-# The base is the model that the edit was made on. The default one is a single GGUF file, which transformers reads:
+# The base is the model that the edit was made on. The default one lies in the cache as a folder that transformers reads:
 
 # %%
 from peft import PeftModel
 
-from rome_lens.loading import default_model_path
+from rome_lens.loading import default_model_folder
 
-gguf = default_model_path()
-base = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+base = AutoModelForCausalLM.from_pretrained(default_model_folder())
 with_adapter = PeftModel.from_pretrained(base, folder / "adapter")
 print(tokenizer.decode(with_adapter.generate(**ids, max_new_tokens=4, do_sample=False)[0]))
 with with_adapter.disable_adapter():
