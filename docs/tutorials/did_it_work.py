@@ -26,12 +26,12 @@ print("neighbour  ", record.neighbours[0])
 # %% [markdown]
 # ## Editors side by side
 #
-# Each record is edited by itself, on the unedited model. `none` is that model; `ft` is fine-tuning of one matrix. Four
-# records are few, so mind the intervals; `n_texts=0` leaves out what takes longest, the texts
+# Each record is edited by itself, on the unedited model. `none` is that model; `ft` is fine-tuning of one matrix. Two
+# records are very few, so mind the intervals; `n_texts=0` leaves out what takes longest, the texts
 # that the model writes about each subject.
 
 # %%
-report = rl.evaluate_counterfact(model, ["none", "r-rome", "ft"], records[:4], measures=rl.Measures(n_texts=0))
+report = rl.evaluate_counterfact(model, ["none", "r-rome", "ft"], records[:2], measures=rl.Measures(n_texts=0))
 for name, editor in report.editors.items():
     found = {metric: editor.intervals[metric] for metric in ("S", "ES", "PS", "NS")}
     print(f"{name:7}", *(f"{metric} {e.mean:.1f} [{e.low:.1f}, {e.high:.1f}]" for metric, e in found.items()), sep="  ")
@@ -74,7 +74,7 @@ class Half:
         return replace(edit, v=edit.v / 2)
 
 
-half = rl.evaluate_counterfact(model, {"half": Half(model)}, records[:4], measures=rl.Measures(n_texts=0))
+half = rl.evaluate_counterfact(model, {"half": Half(model)}, records[:2], measures=rl.Measures(n_texts=0))
 print({metric: round(half.editors["half"].scores[metric], 1) for metric in ("S", "ES", "PS", "NS")})
 
 # %% [markdown]

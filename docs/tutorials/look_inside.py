@@ -89,10 +89,10 @@ figure
 # %% [markdown]
 # ## Traced before and after
 #
-# The same answer, the same noise, without the edit and with it:
+# The same answer, the same noise (four copies), without the edit and with it:
 
 # %%
-trace = rl.causal_trace(model, request.text, subject=request.subject, edits=[edit], streams=("resid", "mlp"))
+trace = rl.causal_trace(model, request.text, subject=request.subject, edits=[edit], streams=("resid", "mlp"), samples=4)
 for when, grids in (("before", trace.unedited), ("after", trace)):
     layer, pos = grids.peak("mlp")
     print(

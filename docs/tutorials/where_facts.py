@@ -12,12 +12,12 @@ model = rl.load_model()
 # %% [markdown]
 # ## A few facts
 #
-# 150 facts come with rome_lens; facts that the model does not know are set aside and counted. Eight of them, two noisy
+# 150 facts come with rome_lens; facts that the model does not know are set aside and counted. Five of them, two noisy
 # copies each, take about a minute. For a result use more facts and ten copies (the default), and a run folder:
 # `rl.average_causal_effect(model, facts, out="run")` goes on where it was interrupted.
 
 # %%
-average = rl.average_causal_effect(model, rl.builtin_facts()[:8], samples=2, severed=("mlp", "attn"))
+average = rl.average_causal_effect(model, rl.builtin_facts()[:5], samples=2, severed=("mlp", "attn"))
 total = average.total_effect
 print(f"{len(average.facts)} known, {len(average.set_aside)} set aside; total effect {total.mean:.3f}")
 for stream in average.streams:
@@ -48,7 +48,7 @@ figures["severed"]
 # Attribution patching approximates every cell from one backward pass. It says so everywhere, since it can be far off.
 
 # %%
-rough = rl.average_causal_effect(model, rl.builtin_facts()[:8], samples=2, engine="attribution")
+rough = rl.average_causal_effect(model, rl.builtin_facts()[:5], samples=2, engine="attribution")
 print("approximate:", rough.approximate)
 for stream in average.streams:
     exact, fast = average.peak(stream, "last subject token"), rough.peak(stream, "last subject token")

@@ -20,6 +20,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 import rome_lens as rl
 import rome_lens.editing.export
 import rome_lens.editing.rome
+import rome_lens.evaluation.bench
 import rome_lens.evaluation.evaluate
 import rome_lens.evaluation.suggest
 import rome_lens.loading
@@ -27,6 +28,7 @@ import rome_lens.runs
 from rome_lens.data.records import RecordSet
 from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained
+from rome_lens.loading.outline import Outline
 
 ROOT = Path(__file__).parents[2]
 # The tutorials' pages are made by running them.
@@ -211,7 +213,7 @@ def one_thread(*_: Any) -> Iterator[Executor]:
 
 
 def enter(monkeypatch: Any, folder: Path) -> None:
-    """Let every name that loads a model, or brings facts, bring this world's."""
+    """Let every name that loads a model, or brings facts, bring this world's; what takes long, a little of it."""
     asked = inspect.signature(rome_lens.loading.load_model)
 
     def load_model(*args: Any, **settings: Any) -> Any:
@@ -222,13 +224,20 @@ def enter(monkeypatch: Any, folder: Path) -> None:
     collect = rl.SecondMoment.collect
 
     def collect_little(*args: Any, max_tokens: int | None = None, **settings: Any) -> Any:
-        return collect(*args, max_tokens=max_tokens and min(max_tokens, 1280), **settings)
+        return collect(*args, max_tokens=max_tokens and min(max_tokens, 640), **settings)
+
+    write = rome_lens.evaluation.bench.continue_prompts
+
+    def write_little(*args: Any, n_new: int, **settings: Any) -> Any:
+        return write(*args, n_new=min(n_new, 12), **settings)
 
     def load_dataset(*_: Any, **__: Any) -> Any:
         return ({"text": page.read_text("utf-8")} for page in PAGES)
 
     monkeypatch.setattr(rl.SecondMoment, "collect", collect_little)
+    monkeypatch.setattr(rome_lens.evaluation.bench, "continue_prompts", write_little)
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr(Outline, "of", lambda name: Outline(str(name), N_LAYERS))
     for room in (rl, rome_lens.loading):
         monkeypatch.setattr(room, "load_model", load_model)
     monkeypatch.setattr(rome_lens.editing.export, "load_pretrained", lambda *_, **__: deepcopy(pretrained()))
