@@ -29,13 +29,13 @@ trace: $(VENV)/installed
 test: $(VENV)/tests
 	$(PYTEST) $(ARGS)
 
-# What takes too long for every change, too. `make docs` has its own tests, of the pages that it builds.
+# What takes too long for every change, too, and what `make docs` runs of the pages.
 test-all: $(VENV)/tests
 	$(PYTEST) --all $(ARGS)
 
 # The other end of the supported range, TransformerLens 4, in the place of the installed one: whatever it can change.
 test-tl4: $(VENV)/tests .tl4/installed
-	PYTHONPATH=.tl4 $(PYTEST) $(ARGS) tests/tiny tests/default
+	PYTHONPATH=.tl4 $(PYTEST) $(ARGS) tests/hosted tests/default
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
@@ -49,7 +49,7 @@ format: $(VENV)/lint
 # The tutorials can be executed side by side: make -j2 docs, with OMP_NUM_THREADS=1 for one thread each.
 docs: $(VENV)/docs docs/assets/plotly.min.js $(TUTORIALS)
 	$(BIN)/mkdocs build --strict
-	$(PYTEST) --all tests/docs
+	$(PYTEST) --pages tests/docs
 
 docs/assets/plotly.min.js: docs/execute.py $(VENV)/docs
 	$(BIN)/python docs/execute.py --script

@@ -15,10 +15,12 @@ _ALL = "ROME_LENS_TEST_ALL"
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run the tests, too, that take too long for every landing")
+    parser.addoption("--pages", action="store_true", help="run the tests, too, of what the pages show")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes too long for every landing; run by --all")
+    config.addinivalue_line("markers", "pages: runs what the pages show; run by --pages and --all")
     if config.getoption("--all"):
         os.environ[_ALL] = "1"  # read by `effort`
 
@@ -26,10 +28,12 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--all"):
         return
-    left_out = [item for item in items if item.get_closest_marker("slow")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    unwanted = ["slow"] if config.getoption("--pages") else ["slow", "pages"]
+    chosen, left_out = [], []
+    for item in items:
+        (left_out if any(map(item.get_closest_marker, unwanted)) else chosen).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = chosen
 
 
 @pytest.fixture

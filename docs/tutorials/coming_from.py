@@ -57,7 +57,7 @@ for variant in ("rome", "r-rome"):
 # facts. `noise=0.35`, or `facts=rl.read_known_facts("known_1000.json")`, sets it.
 
 # %%
-trace = rl.causal_trace(model, request.text, subject=request.subject, noise=0.35, streams="mlp")
+trace = rl.causal_trace(model, request.text, subject=request.subject, noise=0.35, streams="mlp", samples=4)
 print(f"{trace.noise_rule}: high {trace.high:.4f}, low {trace.low:.4f}")
 
 # %% [markdown]

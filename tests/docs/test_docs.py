@@ -156,7 +156,7 @@ def text_of(page):
 TEXTS = [*PAGES, *(page for page in sorted((ROOT / "docs" / "tutorials").glob("*.py")) if "```" in text_of(page))]
 
 
-@pytest.mark.slow  # `make docs` gives --all
+@pytest.mark.pages
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
 def test_every_block_runs(page, monkeypatch, tmp_path):

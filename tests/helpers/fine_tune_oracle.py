@@ -1,6 +1,6 @@
 """Fine-tuning the plain way, as the released code's baseline does it: the model's own parameter, one request at a time.
 
-Slow and obviously right: `FineTuning` is held against it (tests/tiny/test_fine_tune.py). Unlike the released code it
+Slow and obviously right: `FineTuning` is held against it (tests/hosted/test_fine_tune.py). Unlike the released code it
 reads every token of the target after those before it, and not all of them from the prompt's last position.
 """
 

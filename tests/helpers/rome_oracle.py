@@ -1,6 +1,6 @@
 """ROME the plain way, as the released code does it: whole forwards, all positions, all logits, one request at a time.
 
-Slow and obviously right: everything faster is held against it (tests/tiny/test_rome.py) and timed against it
+Slow and obviously right: everything faster is held against it (tests/hosted/test_rome.py) and timed against it
 (benchmarks). It knows no more of a model than its public hook points, the two of a layer's MLP.
 """
 
