@@ -15,7 +15,7 @@ SITE = Path(__file__).parents[2] / "site"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html")) if SITE.is_dir() else []
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-pytestmark = pytest.mark.skipif(not PAGES, reason="the documentation is not built: make docs")
+pytestmark = [pytest.mark.pages, pytest.mark.skipif(not PAGES, reason="the documentation is not built: make docs")]
 
 
 class Links(HTMLParser):
