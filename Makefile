@@ -12,6 +12,7 @@ JOBS ?= logical
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
+TL4 := PYTHONPATH=$(CURDIR)/.tl4
 NEEDS := pyproject.toml $(CONSTRAINTS)
 TUTORIALS := $(patsubst %.py,%.md,$(wildcard docs/tutorials/*.py))
 SOURCES := $(shell find rome_lens -type f -not -path '*/__pycache__/*')
@@ -35,7 +36,8 @@ test-all: $(VENV)/tests
 
 # The other end of the supported range, TransformerLens 4, in the place of the installed one: whatever it can change.
 test-tl4: $(VENV)/tests .tl4/installed
-	PYTHONPATH=.tl4 $(PYTEST) $(ARGS) tests/hosted tests/default
+	$(TL4) $(BIN)/python -c 'from importlib.metadata import version as v; assert v("transformer-lens")[0] == "4", v("transformer-lens")'
+	$(TL4) $(PYTEST) $(ARGS) tests/hosted tests/default
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
@@ -78,6 +80,7 @@ $(VENV)/installed: $(VENV)/python $(NEEDS)
 	touch $@
 
 .tl4/installed: $(VENV)/python constraints-tl4.txt
+	rm -rf .tl4
 	$(PIP) install --quiet --no-compile --no-deps --target .tl4 -c constraints-tl4.txt transformer-lens
 	touch $@
 

@@ -23,6 +23,7 @@ from machine import installed_backends, machine_line
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 import rome_lens as rl
+from rome_lens.loading import default_model_folder
 from rome_lens.loading.options import has_hooked_transformer
 
 # GPT-2 XL's; a smaller one is for trying the benchmark out.
@@ -43,6 +44,8 @@ def main() -> None:
         return
     print(machine_line("cpu"))
     backends = options.backend or installed_backends()
+    with ProcessPoolExecutor(1, get_context("spawn")) as elsewhere:
+        elsewhere.submit(default_model_folder).result()  # so that the copy is there
     print("what                            backend             seconds  peak MB  with a forward")
     for read, what in (("file", "default model, GGUF file"), ("copy", "default model, copy")):
         for backend in backends:

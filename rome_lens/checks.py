@@ -18,7 +18,7 @@ def as_whole(value: object, *, least: int | None = None, most: int | None = None
         least: the smallest that is allowed.
         most: the largest.
     """
-    if isinstance(value, bool):
+    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
         return None
     try:
         number = operator.index(value)  # pyright: ignore[reportArgumentType]
@@ -90,8 +90,11 @@ def as_real(value: object) -> float | None:
     """A finite number as Python's own, whole ones as int; None where it is none. True and False are none."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
-    number = int(value) if isinstance(value, Integral) else float(value)
-    return number if math.isfinite(number) else None
+    try:
+        number = int(value) if isinstance(value, Integral) else float(value)
+        return number if math.isfinite(number) else None
+    except OverflowError:  # a whole number or a fraction beyond every float
+        return None
 
 
 def positive(name: str, value: object, *, most: float | None = None, or_else: str | None = None) -> float:
@@ -107,11 +110,10 @@ def positive(name: str, value: object, *, most: float | None = None, or_else: st
         SettingError: it is none, or out of its range.
     """
     number = as_real(value)
-    if most is not None and isinstance(value, Real) and not isinstance(value, bool) and float(value) > most:
-        raise SettingError(f"{name} is {shown(value)}; expected a number above 0 and at most {most}")
-    if number is None or number <= 0:
+    if number is None or number <= 0 or (most is not None and number > most):
+        limit = "" if most is None else f" and at most {most}"
         also = "" if or_else is None else f", {or_else}"
-        raise SettingError(f"{name} is {shown(value)}; expected a number above 0{also}")
+        raise SettingError(f"{name} is {shown(value)}; expected a number above 0{limit}{also}")
     return number
 
 

@@ -138,7 +138,7 @@ def whole_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        for path in temporary.iterdir():
+        for path in filter(Path.is_file, temporary.rglob("*")):
             path.chmod(temporary.stat().st_mode & 0o666)  # safetensors makes files for their owner alone
             with path.open("rb+") as file:
                 os.fsync(file.fileno())  # some file systems find out only here that there is no room

@@ -92,7 +92,7 @@ figure
 # The same answer, the same noise (four copies), without the edit and with it:
 
 # %%
-trace = rl.causal_trace(model, request.text, subject=request.subject, edits=[edit], streams=("resid", "mlp"), samples=4)
+trace = rl.causal_trace(model, request.text, subject=request.subject, edits=[edit], streams="mlp", samples=4)
 for when, grids in (("before", trace.unedited), ("after", trace)):
     layer, pos = grids.peak("mlp")
     print(

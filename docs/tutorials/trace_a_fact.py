@@ -11,11 +11,12 @@ import rome_lens as rl
 model = rl.load_model()  # SmolLM2-135M-Instruct, fetched once; or your own HookedTransformer or TransformerBridge
 
 # %% [markdown]
-# A trace needs a prompt that the model completes with the answer, and the subject as it stands in it.
+# A trace needs a prompt that the model completes with the answer, and the subject as it stands in it. Four noisy copies
+# of the prompt show the picture; the default is ten, as in the paper.
 
 # %%
 prompt, subject = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
-trace = rl.causal_trace(model, prompt, subject=subject)
+trace = rl.causal_trace(model, prompt, subject=subject, samples=4)
 
 print(f"answer {trace.answer!r}")
 print(f"high   {trace.high:.3f}  the clean run")

@@ -1,5 +1,6 @@
 """`rome-lens ask`: what does the model say next?"""
 
+import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from rome_lens.cli.terminal import print_json, progress_bar, stdout
 from rome_lens.tokens import check_answer, check_prompt
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rome_lens.backends import Backend as Host
     from rome_lens.editing.measure import NextTokens
     from rome_lens.tokens import TokenisedPrompt
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 _OUT: dict[str, Any] = {"rich_help_panel": "What comes out"}
 _ASKED: dict[str, Any] = {"rich_help_panel": "What is asked"}
 
-# Prompts that go through the model together.
+# Prompts that go through the model together. They are of one length: logits are kept where each ends, and nowhere else.
 _TOGETHER = 16
 
 
@@ -104,7 +107,7 @@ def ask(
 def _ask(host: "Host", prompts: list[str], answers: list[str], *, most: int, prepend_bos: bool) -> list[_Answered]:
     from rome_lens.editing.measure import joint_probabilities, next_tokens
     from rome_lens.tokens import decode_each, tokenise
-    from rome_lens.tracing.request import check_length
+    from rome_lens.tracing.request import check_length, not_finite
 
     def row(prompt: str, answer: str | None = None) -> "TokenisedPrompt":
         text = tokenise(host.tokenizer, prompt, prompt, answer=answer, prepend_bos=prepend_bos)
@@ -113,20 +116,30 @@ def _ask(host: "Host", prompts: list[str], answers: list[str], *, most: int, pre
 
     bare = [row(prompt) for prompt in prompts]
     named = {answer: [row(prompt, answer) for prompt in prompts] for answer in answers}
-    answered = []
-    for start in range(0, len(prompts), _TOGETHER):
-        part = slice(start, start + _TOGETHER)
-        found = {answer: joint_probabilities(host, rows[part]) for answer, rows in named.items()}
-        for number, says in enumerate(next_tokens(host, bare[part], most=most)):
-            answered.append(
-                _Answered(
-                    prompts[start + number],
-                    decode_each(host.tokenizer, says.ids),
-                    says,
-                    {answer: probabilities[number] for answer, probabilities in found.items()},
-                )
+    answered: dict[int, _Answered] = {}
+    for part in _of_one_length(bare):
+        found = {answer: joint_probabilities(host, [rows[i] for i in part]) for answer, rows in named.items()}
+        said = next_tokens(host, [bare[i] for i in part], most=most)
+        for number, (i, says) in enumerate(zip(part, said, strict=True)):
+            if not math.isfinite(says.probabilities[0]):
+                raise not_finite(host)
+            answered[i] = _Answered(
+                prompts[i],
+                decode_each(host.tokenizer, says.ids),
+                says,
+                {answer: probabilities[number] for answer, probabilities in found.items()},
             )
-    return answered
+    return [answered[i] for i in range(len(prompts))]
+
+
+def _of_one_length(rows: list["TokenisedPrompt"]) -> "Iterator[list[int]]":
+    """The numbers of rows that are equally long, a few at a time."""
+    lengths: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        lengths.setdefault(row.n_prompt, []).append(i)
+    for same in lengths.values():
+        for start in range(0, len(same), _TOGETHER):
+            yield same[start : start + _TOGETHER]
 
 
 def _as_json(one: _Answered) -> dict[str, Any]:

@@ -70,10 +70,11 @@ def _cached() -> Iterator[Finding]:
     fetched, converted = cached_default_model(), cached_conversion()
     if not fetched.present and not converted.intact:
         yield Finding("default model", f"not fetched yet; the first trace fetches it to {fetched.path}")
-    elif not fetched.present:
-        yield Finding("default model", "not at hand, and not needed: the converted copy is all that is read", ok=True)
     elif fetched.intact:
         yield Finding("default model", f"{fetched.size / 1e6:.0f} MB at {fetched.path}", ok=True)
+    elif converted.intact:
+        state = f"damaged at {fetched.path}" if fetched.present else "not at hand"
+        yield Finding("default model", f"{state}, and not needed: the converted copy is all that is read", ok=True)
     else:
         yield Finding("default model", f"damaged at {fetched.path}; the next trace fetches it anew", ok=False)
     if not converted.present:

@@ -19,8 +19,10 @@ def models(as_json: Json = False) -> None:
         return
     console = stdout()
     console.print(f"{DEFAULT_MODEL}  the default: SmolLM2-135M-Instruct, 30 layers, Apache-2.0")
-    console.print(f"              {_said(fetched, 'fetched')}", soft_wrap=True)
-    console.print(f"              {_said(converted, 'converted', wrong='damaged or outdated')}", soft_wrap=True)
+    wrong = "damaged, and not needed" if converted.intact else "damaged: fetched anew"
+    console.print(f"              {_said(fetched, 'fetched', wrong=wrong)}", soft_wrap=True)
+    wrong = "damaged or outdated: converted anew"
+    console.print(f"              {_said(converted, 'converted', wrong=wrong)}", soft_wrap=True)
     console.print("a folder      in Hugging Face's layout: config.json, weights, tokenizer")
     console.print("a hub name    such as gpt2 or EleutherAI/pythia-160m: a decoder that")
     console.print("              TransformerLens hosts; HF_HOME and HF_HUB_OFFLINE hold")
@@ -30,8 +32,8 @@ def _as_json(state: "CacheState") -> dict[str, Any]:
     return {"path": str(state.path), "present": state.present, "intact": state.intact, "size": state.size}
 
 
-def _said(state: "CacheState", done: str, *, wrong: str = "damaged") -> str:
+def _said(state: "CacheState", done: str, *, wrong: str) -> str:
     """What became of a step, fetched or converted, and where its outcome is or would be."""
     size = f"{state.size / 1e6:.0f} MB"
-    status = f"not {done} yet" if not state.present else f"{done}, {size}" if state.intact else f"{wrong}: {done} anew"
+    status = f"not {done} yet" if not state.present else f"{done}, {size}" if state.intact else wrong
     return f"{status}; kept at {state.path}"

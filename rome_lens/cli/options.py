@@ -20,8 +20,8 @@ Model = Annotated[
 Backend = Annotated[
     str,
     typer.Option(
-        help="hooked-transformer, transformer-bridge, or auto: the first where TransformerLens has it and it "
-        "reproduces the model.",
+        help="hooked-transformer, transformer-bridge, or auto: the first where TransformerLens has it, it fits into "
+        "memory and it reproduces the model.",
         metavar="NAME",
         **_MODEL,
     ),

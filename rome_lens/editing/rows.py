@@ -99,10 +99,12 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     """Context templates, the bare one first.
 
     Raises:
-        SettingError: one of them does not end with its only `{}`.
+        SettingError: they are no list, or one of them does not end with its only `{}`.
     """
     if isinstance(templates, str):
         templates = (templates,)
+    if not isinstance(templates, list | tuple):
+        raise SettingError(f"context_templates is {templates!r}; expected a list of texts that end with {BARE}")
     for template in templates:
         if not isinstance(template, str) or template.count(BARE) != 1 or not template.endswith(BARE):
             raise SettingError(

@@ -8,6 +8,7 @@ from typing import Any
 from rome_lens.backends import as_backend
 from rome_lens.checks import seed_number
 from rome_lens.editing import SecondMoment
+from rome_lens.editing.rows import check_templates
 from rome_lens.editing.templates import sample_templates
 from rome_lens.errors import SettingError
 from rome_lens.progress import Progress
@@ -90,9 +91,7 @@ class Moments:
         """
         given = settings.get("context_templates")
         if given is not None:
-            if not isinstance(given, str | list | tuple):
-                raise SettingError(f"context_templates is {given!r}; expected a list of texts that end with {{}}")
-            return given
+            return check_templates(given)
         wanted = (seed_number(settings["seed"]), bool(settings["prepend_bos"]))
         if wanted not in self._templates:
             backend = as_backend(self._model)

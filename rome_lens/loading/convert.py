@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,9 +117,11 @@ def _convert(pretrained: Pretrained) -> HookedTransformer:
     import torch
     import transformer_lens
 
-    host: Any = transformer_lens  # these names are in 3.x alone
+    host: Any = transformer_lens
     model = pretrained.model
-    cfg, weights = _translate(model, model)
+    with _as_folder(model) as folder:
+        cfg = _configuration(model, folder, device=str(model.device))
+        weights = _translated(cfg, model, folder)
     cfg.model_name = pretrained.name
     cfg.tokenizer_name = None  # it names the folder that is gone
     with warnings.catch_warnings():
@@ -136,24 +140,30 @@ def _convert(pretrained: Pretrained) -> HookedTransformer:
     return hooked.eval()
 
 
-def _translate(model: PreTrainedModel, held: PreTrainedModel) -> tuple[Any, dict[str, Tensor]]:
-    """TransformerLens's configuration of a model, and weights of the same architecture under its names and shapes.
+@contextlib.contextmanager
+def _as_folder(model: PreTrainedModel) -> Iterator[str]:
+    """A folder with the model's configuration: TransformerLens reads one, or an official name, and never an object."""
+    with tempfile.TemporaryDirectory(prefix="rl_", dir=_neutral_folder()) as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(_describe(model)), encoding="utf-8")
+        yield folder
 
-    Args:
-        model: gives the configuration.
-        held: gives the weights: views of its own wherever they are not computed with.
-    """
+
+def _configuration(model: PreTrainedModel, folder: str, *, device: str) -> Any:
+    """TransformerLens's configuration of a model, whose weights are on a device."""
+    import transformer_lens
+
+    host: Any = transformer_lens  # these names are in 3.x alone
+    return host.loading.get_pretrained_model_config(
+        folder, hf_cfg=_describe(model), device=device, fold_ln=False, dtype=model.dtype
+    )
+
+
+def _translated(cfg: Any, held: PreTrainedModel, folder: str) -> dict[str, Tensor]:
+    """A model's weights under TransformerLens's names and shapes: views of its own wherever nothing is computed."""
     import transformer_lens
 
     host: Any = transformer_lens
-    described = _describe(model)
-    # TransformerLens's configuration is made from a folder or an official name, never from an object.
-    with tempfile.TemporaryDirectory(prefix="rl_", dir=_neutral_folder()) as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(described), encoding="utf-8")
-        cfg = host.loading.get_pretrained_model_config(
-            folder, hf_cfg=described, device=str(held.device), fold_ln=False, dtype=model.dtype
-        )
-        return cfg, host.loading.get_pretrained_state_dict(folder, cfg, held, dtype=model.dtype)
+    return host.loading.get_pretrained_state_dict(folder, cfg, held, dtype=cfg.dtype)
 
 
 def _room_missing(pretrained: Pretrained) -> str | None:
@@ -169,13 +179,18 @@ def _room_missing(pretrained: Pretrained) -> str | None:
     free = free_bytes(model.device)
     if free > _AMPLE * held:
         return None
-    try:
-        with torch.device("meta"):
-            empty: Any = type(model)(model.config).to(model.dtype)  # pyright: ignore[reportArgumentType]
-        _, weights = _translate(model, empty)
-        needed = bytes_beside(weights, (*empty.parameters(), *empty.buffers()))
-    except Exception:  # a converter that looks at its numbers: nobody knows what it makes
-        needed = held
+    with _as_folder(model) as folder:
+        try:
+            cfg = _configuration(model, folder, device="meta")
+        except Exception:  # not a model for that class: whoever converts it says so
+            return None
+        try:
+            with torch.device("meta"):
+                empty: Any = type(model)(model.config).to(model.dtype)  # pyright: ignore[reportArgumentType]
+            weights = _translated(cfg, empty, folder)
+            needed = bytes_beside(weights, (*empty.parameters(), *empty.buffers()))
+        except Exception:  # a converter that looks at its numbers: nobody knows what it makes
+            needed = held
     if needed < free:
         return None
     return (

@@ -32,7 +32,7 @@ CONVERSION = 1
 
 # What is written, as a whole.
 _BYTES = 545_000_000
-_FOLDER = "converted"
+_FOLDER = "converted-{}"
 _NOTE, _WEIGHTS = "rome_lens.json", "model.safetensors"
 # One update a piece: hashing gives Python's lock back for as long as an update lasts, and whoever imports meanwhile
 # would have it for milliseconds at a time in between.
@@ -45,7 +45,7 @@ def converted_path(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     Args:
         cache_dir: as in `default_model_path`.
     """
-    return default_model_path(cache_dir).with_name(_FOLDER)
+    return default_model_path(cache_dir).with_name(_FOLDER.format(CONVERSION))
 
 
 def cached_conversion(cache_dir: str | os.PathLike[str] | None = None) -> CacheState:
@@ -99,13 +99,17 @@ class Check:
         return self._intact
 
 
-def check_room(path: Path) -> None:
+def check_room(old: CacheState) -> None:
     """Refuse to begin where the copy would not fit.
+
+    Args:
+        old: what stands in its place, which goes first.
 
     Raises:
         ArtefactError: it would not.
     """
-    free = shutil.disk_usage(path.parent).free
+    path = old.path
+    free = shutil.disk_usage(path.parent).free + old.size
     if free < _BYTES:
         raise ArtefactError(
             f"the converted {default_model.DEFAULT_MODEL} takes {_BYTES / 1e6:.0f} MB, and {free / 1e6:.0f} MB are "
@@ -118,6 +122,8 @@ def write_conversion(
 ) -> Path:
     """Write the copy, whole or not at all, in place of whatever stands there, and return its path.
 
+    Copies of earlier conversions are removed. A rome_lens that makes later ones keeps its own beside this one.
+
     Whoever calls holds the cache's lock (`default_model.alone_in_the_cache`).
 
     Args:
@@ -129,10 +135,11 @@ def write_conversion(
         ArtefactError, OSError: there is no room, or the cache cannot be written.
     """
     path = converted_path(cache_dir)
-    if os.path.lexists(path):
-        # Moved away first: a folder with something in it cannot be renamed over. Who reads the old one now goes on.
-        with default_model.temporary_folder(path.parent) as aside:
-            path.rename(aside / path.name)
+    for old in (path.with_name(_FOLDER.format(version)) for version in range(1, CONVERSION + 1)):
+        if os.path.lexists(old):
+            # Moved away first: a folder with something in it cannot be renamed over. Who reads the old one now goes on.
+            with default_model.temporary_folder(path.parent) as aside:
+                old.rename(aside / old.name)
     with whole_folder(path) as folder:
         weights = model.state_dict()
         config = plain_config(model, name=default_model.DEFAULT_MODEL)
@@ -177,7 +184,7 @@ def _is_intact(path: Path) -> bool:
             (path / name).stat().st_size == described["bytes"] and _described(path / name) == described
             for name, described in note["files"].items()
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

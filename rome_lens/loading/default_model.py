@@ -249,6 +249,7 @@ def _told_as_download_errors(folder: Path) -> Iterator[None]:
 def no_space(folder: Path) -> str:
     """What to tell someone whose disk is full."""
     return (
-        f"no space left in {folder}: {DEFAULT_MODEL} needs about 200 MB while it is fetched, 100 MB afterwards; "
+        f"no space left in {folder}: {DEFAULT_MODEL} needs about 200 MB while it is fetched, 100 MB afterwards, and "
+        "545 MB more to be kept in the form that loads fast; "
         f"free some, or name another folder by the environment variable {_CACHE_VARIABLE}"
     )

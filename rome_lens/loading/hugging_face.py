@@ -38,12 +38,14 @@ class Location:
         name: what to call the model.
         source: what transformers calls `pretrained_model_name_or_path`.
         local: it is a folder, and nothing is to be fetched.
+        known: it is a decoder, and nobody has to look.
         gguf_file: the file in the folder that holds everything; None for Hugging Face's layout.
     """
 
     name: str
     source: str
     local: bool
+    known: bool = False
     gguf_file: str | None = None
 
     def options(self) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def read_pretrained(location: Location, wanted: Wanted) -> Pretrained:
     if wanted.progress is not None:
         wanted.progress(0, 0, what)
     with quiet(what, progress=wanted.progress) as bar:
-        if location.name != DEFAULT_MODEL:  # which is known to be one
+        if not location.known:
             _check_decoder(read_config(location), location)
         tokenizer = _load_tokenizer(location, as_stored=wanted.tokenizer_as_stored)
         model = _load_weights(location, dtype=wanted.dtype, device=wanted.device, bar=bar)

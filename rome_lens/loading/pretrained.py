@@ -105,7 +105,7 @@ def _convert_default(progress: Progress | None, *, cache_dir: str | os.PathLike[
                 logger.warning(
                     "the converted %s is damaged or outdated (%s): converting it again", DEFAULT_MODEL, state.path
                 )
-            check_room(state.path)
+            check_room(state)
             as_it_is = Wanted(torch.float32, torch.device("cpu"), tokenizer_as_stored=True, progress=progress)
             read = read_pretrained(location, as_it_is)
             return write_conversion(read.model, read.tokenizer, cache_dir=cache_dir)
@@ -114,12 +114,12 @@ def _convert_default(progress: Progress | None, *, cache_dir: str | os.PathLike[
 
 
 def _folder(path: Path) -> Location:
-    return Location(DEFAULT_MODEL, str(path), local=True)
+    return Location(DEFAULT_MODEL, str(path), local=True, known=True)
 
 
 def _gguf(progress: Progress | None, *, cache_dir: str | os.PathLike[str] | None) -> Location:
     path = fetch_default_model(cache_dir, progress=progress).path
-    return Location(DEFAULT_MODEL, str(path.parent), local=True, gguf_file=path.name)
+    return Location(DEFAULT_MODEL, str(path.parent), local=True, known=True, gguf_file=path.name)
 
 
 def locate(name: str) -> Location:

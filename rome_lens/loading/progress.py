@@ -51,9 +51,9 @@ def quiet(what: str, *, progress: Progress | None) -> Iterator[type[tqdm]]:
             logger.setLevel(logging.ERROR)
         if not logging.getLogger().handlers:
             # TransformerLens logs through the root logger, and the first such call would install a handler for good.
-            nothing = logging.NullHandler()
-            logging.getLogger().addHandler(nothing)
-            undo.callback(logging.getLogger().removeHandler, nothing)
+            ours = _OursAlone()
+            logging.getLogger().addHandler(ours)
+            undo.callback(logging.getLogger().removeHandler, ours)
 
         undo.callback(transformers_logging.set_tqdm_hook, transformers_logging.set_tqdm_hook(_make(bar)))
         # The GGUF loader takes tqdm by its own import, past the hook.
@@ -66,6 +66,15 @@ def quiet(what: str, *, progress: Progress | None) -> Iterator[type[tqdm]]:
             disable_progress_bars()
             undo.callback(enable_progress_bars)
         yield bar
+
+
+class _OursAlone(logging.Handler):
+    """Shows what rome_lens itself warns of, as logging does where nobody has set it up, and drops everything else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        last = logging.lastResort
+        if last is not None and record.levelno >= last.level and record.name.partition(".")[0] == "rome_lens":
+            last.handle(record)
 
 
 def _make(bar: type[tqdm]) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], tqdm]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rome_lens.errors import ModelError
-from rome_lens.loading.progress import quiet
+from rome_lens.loading.progress import one_line, quiet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,4 +73,7 @@ def write_pretrained(
             # save_pretrained refuses settings that contradict each other, and many models come with such.
             generation.to_json_file(folder / "generation_config.json")
         if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            try:
+                tokenizer.save_pretrained(folder)
+            except Exception as error:  # tokenizers raises bare Exception where the disk is full
+                raise OSError(one_line(error)) from error

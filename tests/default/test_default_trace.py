@@ -10,11 +10,12 @@ from architectures import BACKENDS
 from effort import slow
 
 import rome_lens as rl
+from rome_lens.loading.default_model import N_LAYERS
 from rome_lens.tracing.grid import Wanted
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "trace.json").read_text())
-# At every landing each of so many cells is scored: 22 of 900.
-_EVERY = 41
+# At every landing each of so many cells is scored: 11 of 900.
+_EVERY = 83
 
 default_model = cache(rl.load_model)
 
@@ -37,6 +38,7 @@ def test_grids_equal_the_released_codes(number, backend, every, monkeypatch):
         expect=reference["answer"].strip(),
     )
     assert trace.engine == "blocks"
+    assert trace.scores["mlp"].shape[0] == N_LAYERS
     assert (trace.notes == ()) == (trace.low < trace.high / 2)
     assert list(trace.token_ids) == reference["token_ids"]
     assert list(trace.subject_span) == reference["subject_span"]

@@ -155,7 +155,7 @@ def test_blocks_give_what_whole_forwards_give(name, backend):
     model = architecture(name, backend)
     edits = [_rome(model).edit(RECORDS[0].request), None, _rome(model, layer=0).edit(RECORDS[2].request)]
     editor = Given(zip([record.request for record in RECORDS], edits, strict=True))
-    wanted = {"n_texts": 3, "text_length": 40, "watched": TEXTS}
+    wanted = {"n_texts": 2, "text_length": 24, "watched": TEXTS}
     found = evaluated(model, editor, **wanted)
     plain = evaluated(model, editor, engine="plain", **wanted)
     assert _apart(found, plain) <= (1e-12 if backend == HOOKED else 2e-6)

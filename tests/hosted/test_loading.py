@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import tempfile
@@ -273,6 +274,16 @@ def test_nothing_is_printed_and_nothing_global_stays_changed(saved, capfd, backe
         assert process_state() == before
     finally:
         root.handlers = handlers
+
+
+@pytest.mark.skipif(not HOOKED, reason="the installed TransformerLens has no HookedTransformer")
+def test_that_memory_is_short_is_said_where_nobody_has_set_up_logging(saved, capfd, monkeypatch):
+    monkeypatch.setattr(convert, "free_bytes", lambda device: 100)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    assert type(load_model(saved("gpt2"))).__name__ == "TransformerBridge"
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"as a HookedTransformer 'gpt2' takes .* free; using a TransformerBridge\n", err)
 
 
 def test_gradients_switched_off_by_the_user_stay_off(saved):

@@ -1,4 +1,4 @@
-"""Shapes that signatures promise are held wherever a test calls them."""
+"""Shapes that signatures promise are held wherever a test that does not leave it off calls them."""
 
 from dataclasses import dataclass
 

@@ -7,6 +7,7 @@ import torch
 from tiny_shell import PROMPT, SUBJECT, TARGET, TinyHouse, ok, refusal
 
 from rome_lens.backends import as_backend
+from rome_lens.loading.tiny import tiny_model
 
 PROMPTS = ("the tower is in the city of", "where stands the museum", "a river")
 
@@ -97,9 +98,18 @@ def test_more_tokens_than_there_are(shell, house):
 
 
 def test_many_prompts_go_through_in_parts(shell, house):
-    prompts = [f"the {'old ' * n}museum" for n in range(20)]
+    prompts = [f"the {'old ' * (n % 5)}museum" for n in range(90)]
     said = json.loads(ok(shell.run("ask", *prompts, "--json")))["prompts"]
     assert [one["next"][0]["id"] for one in said] == [int(plain(house.model, prompt).argmax()) for prompt in prompts]
+
+
+def test_a_model_that_gives_no_numbers(shell, house, monkeypatch):
+    model = tiny_model("auto")
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    monkeypatch.setattr("rome_lens.loading.load_model", lambda *_, **__: model)
+    for form in ([], ["--json"]):
+        assert "gives numbers that are not finite in " in refusal(shell.run("ask", "a river", *form), code=1)
 
 
 def test_what_the_shell_typed_is_shown_and_never_obeyed(shell):

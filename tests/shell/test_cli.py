@@ -425,6 +425,14 @@ def test_models_tells_of_a_damaged_file(shell, tmp_path, monkeypatch):
     assert re.search(r"^FAILED default model +damaged at ", result.stdout, re.MULTILINE)
 
 
+def test_a_damaged_file_is_not_needed_beside_an_intact_copy(shell, tmp_path, monkeypatch):
+    for name, intact in (("cached_default_model", False), ("cached_conversion", True)):
+        state = rome_lens.loading.CacheState(path=tmp_path / name, present=True, intact=intact, size=7)
+        monkeypatch.setattr(rome_lens.loading, name, lambda state=state: state)
+    assert "  damaged, and not needed; kept at " in _ok(shell.run("models"))
+    assert re.search(r"^ok     default model +damaged at .*, and not needed: ", _ok(shell.run("doctor")), re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("intact", "listed", "checked"),
     [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from effort import slow
 from tiny_shell import TinyHouse, ok, refusal
 
 import rome_lens as rl
@@ -531,11 +532,12 @@ def test_folders_that_cannot_be_merged(shell, folder):
     assert not (folder / "m").exists()
 
 
-def test_two_workers_give_the_numbers_of_one_process(shell, folder):
+@pytest.mark.parametrize("workers", [1, slow(2)])
+def test_workers_give_the_numbers_of_this_process(shell, folder, workers):
     args = (*FULL, "-e", "none", "--batch", "1", "--limit", "2")
     done(shell.run(*args, "--out", "here"), "here")
     shell.loads.clear()
-    done(shell.run(*args, "--out", "there", "--workers", "2"), "there")
+    done(shell.run(*args, "--out", "there", "--workers", f"{workers}"), "there")
     # Each worker loads the model from its folder.
     assert shell.loads == []
     here, there = (summary_of(folder / name) for name in ("here", "there"))

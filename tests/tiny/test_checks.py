@@ -22,7 +22,9 @@ def test_whole_numbers(value):
     assert type(as_whole(value)) is int
 
 
-@pytest.mark.parametrize("value", [3.0, np.float64(3), "3", None, True, np.True_, [3], np.array([3, 4])], ids=repr)
+@pytest.mark.parametrize(
+    "value", [3.0, np.float64(3), "3", None, True, np.True_, torch.tensor(True), [3], np.array([3, 4])], ids=repr
+)
 def test_what_is_no_whole_number(value):
     assert as_whole(value) is None
     with pytest.raises(SettingError, match=r"^n is .*; expected a whole number$"):
@@ -46,7 +48,15 @@ def test_ranges(value, bounds, expected):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(2, 2), (0.5, 0.5), (np.float32(0.5), 0.5), (np.int64(2), 2), (float("nan"), None), (float("inf"), None)],
+    [
+        (2, 2),
+        (0.5, 0.5),
+        (np.float32(0.5), 0.5),
+        (np.int64(2), 2),
+        (float("nan"), None),
+        (float("inf"), None),
+        (10**400, None),
+    ],
 )
 def test_real_numbers(value, expected):
     found = as_real(value)

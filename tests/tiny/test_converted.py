@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tiny_gguf import write_tiny_gguf
 
 from rome_lens.errors import DownloadError
@@ -86,7 +87,7 @@ def told(caplog) -> list[str]:
 
 
 def nothing_left_behind(cache) -> bool:
-    return {path.name for path in (cache / "smollm2-135m").iterdir()} <= {"tiny.gguf", "lock", "converted"}
+    return {path.name for path in (cache / "smollm2-135m").iterdir()} <= {"tiny.gguf", "lock", "converted-1"}
 
 
 def test_the_copy_is_made_once_and_read_from_then_on(cache, reads, caplog):
@@ -95,7 +96,7 @@ def test_the_copy_is_made_once_and_read_from_then_on(cache, reads, caplog):
     assert reads == ["gguf", "copy"]
     state = cached_conversion(cache)
     assert (state.present, state.intact) == (True, True)
-    assert state.path == cache / "smollm2-135m" / "converted"
+    assert state.path == cache / "smollm2-135m" / "converted-1"
     assert state.size == sum(path.stat().st_size for path in state.path.iterdir())
     load(cache)
     assert reads == ["gguf", "copy", "copy"]
@@ -150,7 +151,7 @@ def test_a_model_of_the_copy_computes_what_one_of_the_file_does(cache, file, bac
 
 def test_everybody_may_read_what_the_owner_may(cache):
     load(cache)
-    modes = {path.stat().st_mode & 0o777 for path in (cache / "smollm2-135m" / "converted").iterdir()}
+    modes = {path.stat().st_mode & 0o777 for path in (cache / "smollm2-135m" / "converted-1").iterdir()}
     assert len(modes) == 1
     assert modes == {default_model_path(cache).stat().st_mode & 0o777}
 
@@ -198,6 +199,10 @@ def note_is_another(folder):
     (folder / "rome_lens.json").write_text('["files"]')
 
 
+def note_counts_no_bytes(folder):
+    change_note(folder, files=sorted({path.name for path in folder.iterdir()} - {"rome_lens.json"}))
+
+
 def of_another_conversion(folder):
     change_note(folder, conversion=converted.CONVERSION - 1)
 
@@ -228,6 +233,7 @@ HARMS = [
     half_written,
     note_is_no_json,
     note_is_another,
+    note_counts_no_bytes,
     of_another_conversion,
     of_another_file,
     a_file_in_its_place,
@@ -248,6 +254,24 @@ def test_a_copy_that_does_not_hold_is_told_and_made_anew(cache, file, reads, cap
     assert cached_conversion(cache).intact
     assert same_weights(loaded, from_gguf(file))
     assert nothing_left_behind(cache)
+
+
+def test_an_earlier_conversion_gives_way_and_a_later_one_stays(cache, file, reads, caplog, monkeypatch):
+    load(cache)
+    monkeypatch.setattr(converted, "CONVERSION", 2)
+    assert not cached_conversion(cache).present
+    assert same_weights(load(cache), from_gguf(file))
+    folder = cache / "smollm2-135m"
+    assert {path.name for path in folder.glob("converted*")} == {"converted-2"}
+    monkeypatch.setattr(converted, "CONVERSION", 1)
+    load(cache)
+    assert {path.name for path in folder.glob("converted*")} == {"converted-1", "converted-2"}
+    assert told(caplog) == []
+    reads.clear()
+    load(cache)
+    monkeypatch.setattr(converted, "CONVERSION", 2)
+    load(cache)
+    assert reads == ["copy", "copy"]
 
 
 def test_an_error_of_an_intact_copy_is_no_reason_to_make_it_anew(cache, reads, monkeypatch):
@@ -288,6 +312,18 @@ def test_a_disk_without_room_is_seen_before_the_work(cache, file, reads, caplog,
     assert same_weights(loaded, from_gguf(file))
 
 
+def test_what_the_old_copy_takes_is_room_for_the_new_one(cache, reads, monkeypatch):
+    load(cache)
+    path = cached_conversion(cache).path
+    cut_weights(path)
+    room = converted._BYTES - cached_conversion(cache).size
+    monkeypatch.setattr(converted.shutil, "disk_usage", lambda path: type("Usage", (), {"free": room}))
+    reads.clear()
+    load(cache)
+    assert reads[-2:] == ["gguf", "copy"]
+    assert cached_conversion(cache).intact
+
+
 def test_a_disk_that_fills_meanwhile_leaves_nothing_behind(cache, file, caplog, monkeypatch):
     def full(folder, **_):
         (folder / "model.safetensors").write_bytes(b"half")
@@ -300,6 +336,16 @@ def test_a_disk_that_fills_meanwhile_leaves_nothing_behind(cache, file, caplog, 
     assert same_weights(loaded, from_gguf(file))
     assert nothing_left_behind(cache)
     assert not cached_conversion(cache).present
+
+
+def test_a_disk_that_fills_with_the_tokenizer(cache, file, reads, caplog, monkeypatch):
+    def full(*_, **__):
+        raise Exception("No space left on device (os error 28)")  # tokenizers raises no more than that
+
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "save_pretrained", full)
+    assert same_weights(load(cache), from_gguf(file))
+    assert "No space left on device" in told(caplog)[0]
+    assert nothing_left_behind(cache)
 
 
 def test_what_was_written_otherwise_is_no_copy(cache, file, caplog, monkeypatch):

@@ -59,6 +59,11 @@ def made(house, moments, kind, *, seed=0, prepend_bos=False, **settings):
     return make_editor(EditorSpec("mine", kind, settings), house.model, moments, seed=seed, prepend_bos=prepend_bos)
 
 
+def named_with(kind, **settings):
+    """Its spec, with settings as the shell gives them: nothing has been loaded yet."""
+    return specs_of([kind], [f"{name}={json.dumps(value)}" for name, value in settings.items()])
+
+
 def refused(call, *args, error=SettingError, **settings):
     with pytest.raises(error) as caught:
         call(*args, **settings)
@@ -229,7 +234,7 @@ def test_a_value_that_is_nested_too_deeply():
         ("r-rome", {"layer": 3}, "layer is 3; tiny has layers 0 to 2, counted from 0"),
         ("identity", {"layer": "1"}, "layer is '1'; tiny has layers 0 to 2, counted from 0"),
         ("ft", {"layer": -1}, "layer is -1; tiny has layers 0 to 2, counted from 0"),
-        ("rome", {"v_lr": "fast"}, "v_lr is 'fast'; expected a number above 0"),
+        ("rome", {"v_lr": "fast"}, "v_lr is 'fast'; expected a number above 0 and at most 1000"),
         ("rome", {"seed": "x"}, "seed is 'x'; expected a whole number from 0 to 4294967295"),
         ("random-layer", {"seed": 0.5}, "seed is 0.5; expected a whole number from 0 to 4294967295"),
         ("random-layer", {"n_layers": 0}, "n_layers is 0; expected a whole number of layers, 1 or more"),
@@ -247,6 +252,24 @@ def test_a_value_that_is_nested_too_deeply():
 )
 def test_settings_that_no_editor_can_be_made_with(house, moments, kind, settings, said):
     assert refused(made, house, moments, kind, **settings) == said
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("rome", {"v_lr": "fast"}, "v_lr is 'fast'; expected a number above 0 and at most 1000"),
+        ("rome", {"context_templates": 5}, "context_templates is 5; expected a list of texts that end with {}"),
+        (
+            "identity",
+            {"context_templates": True},
+            "context_templates is True; expected a list of texts that end with {}",
+        ),
+        ("ft-l", {"norm_constraint": 0}, "norm_constraint is 0; expected a number above 0, None or 'auto'"),
+        ("random-layer", {"n_layers": 0}, "n_layers is 0; expected a whole number of layers, 1 or more"),
+    ],
+)
+def test_settings_that_are_refused_before_there_is_a_model(kind, settings, said):
+    assert refused(named_with, kind, **settings) == said
 
 
 # --- what they are --------------------------------------------------------------------------------------------------

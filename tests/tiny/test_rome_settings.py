@@ -174,17 +174,15 @@ REFUSED = {
         for steps in (0, -1, True, 2.0, "20")
     },
     **{
-        f"{name} {value!r}": ({name: value}, f"{name} is {value!r}; expected a number above 0")
-        for name in ("v_lr", "clamp_norm_factor")
-        for value in (0, -1.0, True, float("nan"), "1")
+        f"clamp_norm_factor {value!r}": (
+            {"clamp_norm_factor": value},
+            f"clamp_norm_factor is {value!r}; expected a number above 0",
+        )
+        for value in (0, -1.0, True, float("nan"), float("inf"), "1")
     },
-    "clamp_norm_factor inf": (
-        {"clamp_norm_factor": float("inf")},
-        "clamp_norm_factor is inf; expected a number above 0",
-    ),
     **{
         f"v_lr {value!r}": ({"v_lr": value}, f"v_lr is {value!r}; expected a number above 0 and at most 1000")
-        for value in (1001, 1e300, float("inf"))
+        for value in (0, -1.0, True, float("nan"), "1", 1001, 1e300, float("inf"))
     },
     **{
         f"{name} {value!r}": ({name: value}, f"{name} is {value!r}; expected a number, 0 or more")

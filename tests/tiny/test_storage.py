@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from rome_lens import CausalTrace
 from rome_lens.errors import ArtefactError
-from rome_lens.storage import check_writable, load_tensors, save_tensors, write_whole
+from rome_lens.storage import check_writable, load_tensors, save_tensors, whole_folder, write_whole
 
 TRACE = CausalTrace(
     scores={
@@ -235,6 +235,14 @@ def test_a_path_that_can_be_written_is_left_as_it_is(path):
     path.write_text("old")
     check_writable(path)
     assert path.read_text() == "old"
+
+
+def test_a_folder_may_hold_folders(tmp_path):
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "chat_templates").mkdir()
+        (folder / "chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
+    assert (tmp_path / "out" / "chat_templates" / "tool_use.jinja").read_text() == "{{ messages }}"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_path_with_a_null_character_is_refused():
