@@ -48,10 +48,11 @@ format: $(VENV)/lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The tutorials can be executed side by side: make -j2 docs, with OMP_NUM_THREADS=1 for one thread each.
+# The tutorials can be executed side by side: make -j2 docs, with OMP_NUM_THREADS=1 for one thread each. No shapes are
+# checked here (addopts): the other tests do, and the pages would take a third longer.
 docs: $(VENV)/docs docs/assets/plotly.min.js $(TUTORIALS)
 	$(BIN)/mkdocs build --strict
-	$(PYTEST) --pages tests/docs
+	$(PYTEST) --pages -o addopts=-ra tests/docs
 
 docs/assets/plotly.min.js: docs/execute.py $(VENV)/docs
 	$(BIN)/python docs/execute.py --script

@@ -3,12 +3,15 @@
 import os
 
 import pytest
+import shapes
 
 # Models so small are slower on several threads, and two workers that each take all cores are slower still. Before torch
 # is imported, and for the processes that tests start, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What a test asks the hub for is not there, and nobody waits for that.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+shapes.install()
 
 _ALL = "ROME_LENS_TEST_ALL"
 

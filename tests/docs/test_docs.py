@@ -157,7 +157,6 @@ TEXTS = [*PAGES, *(page for page in sorted((ROOT / "docs" / "tutorials").glob("*
 
 
 @pytest.mark.pages
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
 def test_every_block_runs(page, monkeypatch, tmp_path):

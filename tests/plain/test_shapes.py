@@ -8,12 +8,13 @@ from jaxtyping import Float, Int, TypeCheckError, jaxtyped
 from shapes import check
 from torch import Tensor
 
+from rome_lens.checks import as_whole
 from rome_lens.editing.weight_edit import SAID
 from rome_lens.tracing.runs import joint_probability
 
 
 def checked(function):
-    return jaxtyped(function, typechecker=check)
+    return jaxtyped(typechecker=check)(function)
 
 
 def test_the_package_is_checked():
@@ -21,6 +22,11 @@ def test_the_package_is_checked():
     assert joint_probability(torch.zeros(2, 1, 4), torch.tensor([3])).tolist() == [0.25, 0.25]
     with pytest.raises(TypeCheckError, match="answer_ids"):
         joint_probability(torch.zeros(2, 1, 4), torch.tensor([3, 3, 3]))
+
+
+def test_what_names_no_array_has_no_wrapper():
+    assert hasattr(joint_probability, "__wrapped__")
+    assert not hasattr(as_whole, "__wrapped__")
 
 
 @checked
