@@ -129,6 +129,12 @@ def not_negative(name: str, value: object) -> float:
     return number
 
 
+def keep(frozen: object, **checked: object) -> None:
+    """Put what was checked into the fields of a frozen dataclass, in the place of what the caller gave."""
+    for name, value in checked.items():
+        object.__setattr__(frozen, name, value)
+
+
 def shown(value: object) -> str:
     """A value as an error writes it: numbers without the type that numpy writes around them."""
     if isinstance(value, Real) and type(value) not in (bool, int, float):  # numpy's float64 is a float

@@ -28,6 +28,11 @@ TEMPORARY = ".rome-lens-*.tmp"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
+def _temporary_beside(target: Path) -> Path:
+    # Not named after the target, whose name may already be as long as the file system takes.
+    return target.with_name(TEMPORARY.replace("*", secrets.token_hex(8)))
+
+
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file under a temporary name in its own folder, then rename it: a reader sees the old file or the new.
 
@@ -45,8 +50,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         if target.exists() and not target.is_file():
             target.write_bytes(content)
             return
-        # Not named after the target, whose name may already be as long as the file system takes.
-        temporary = target.with_name(TEMPORARY.replace("*", secrets.token_hex(8)))
+        temporary = _temporary_beside(target)
         try:
             with temporary.open("xb") as file:
                 file.write(content)
@@ -134,7 +138,7 @@ def whole_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
     from safetensors import SafetensorError
 
     target = check_folder(out)
-    temporary = target.with_name(TEMPORARY.replace("*", secrets.token_hex(8)))
+    temporary = _temporary_beside(target)
     try:
         temporary.mkdir()
         yield temporary

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Backend, Fingerprint, as_backend
-from rome_lens.checks import as_whole, shown
+from rome_lens.checks import as_whole, keep, shown
 from rome_lens.editing.moment_file import is_npz, read_moment, read_npz, write_moment
 from rome_lens.editing.symmetric import complaint_about
 from rome_lens.errors import ArtefactError, ModelMismatchError, SettingError
@@ -89,7 +89,7 @@ class SecondMoment:
         layer = as_whole(self.layer, least=0)
         if layer is None:
             raise SettingError(f"layer is {shown(self.layer)}; expected a whole number, counted from 0")
-        object.__setattr__(self, "layer", layer)
+        keep(self, layer=layer)
         complaint = complaint_about(self.matrix)
         if complaint is not None:
             raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")

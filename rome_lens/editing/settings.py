@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens.backends import Backend
-from rome_lens.checks import not_negative, positive, whole_number
+from rome_lens.checks import keep, not_negative, positive, whole_number
 from rome_lens.errors import ArtefactError
 from rome_lens.storage import write_whole
 
@@ -48,16 +48,15 @@ class Settings:
     source: str
 
     def __post_init__(self) -> None:
-        kept = {
-            "layer": whole_number("layer", self.layer, least=0),
-            "v_num_grad_steps": whole_number("v_num_grad_steps", self.v_num_grad_steps, least=1),
-            "v_lr": positive("v_lr", self.v_lr, most=_FASTEST),
-            "clamp_norm_factor": positive("clamp_norm_factor", self.clamp_norm_factor),
-            "v_weight_decay": not_negative("v_weight_decay", self.v_weight_decay),
-            "kl_factor": not_negative("kl_factor", self.kl_factor),
-        }
-        for name, value in kept.items():
-            object.__setattr__(self, name, value)
+        keep(
+            self,
+            layer=whole_number("layer", self.layer, least=0),
+            v_num_grad_steps=whole_number("v_num_grad_steps", self.v_num_grad_steps, least=1),
+            v_lr=positive("v_lr", self.v_lr, most=_FASTEST),
+            clamp_norm_factor=positive("clamp_norm_factor", self.clamp_norm_factor),
+            v_weight_decay=not_negative("v_weight_decay", self.v_weight_decay),
+            kl_factor=not_negative("kl_factor", self.kl_factor),
+        )
 
     @classmethod
     def check(cls, given: Mapping[str, Any]) -> None:

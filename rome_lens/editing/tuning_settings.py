@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from rome_lens.backends import Backend
-from rome_lens.checks import not_negative, positive, whole_number
+from rome_lens.checks import keep, not_negative, positive, whole_number
 
 OR_ELSE = "None or 'auto'"
 """What a bound may be beside a number."""
@@ -37,16 +37,15 @@ class FineTuningSettings:
 
     def __post_init__(self) -> None:
         bound = self.norm_constraint
-        kept = {
-            "layer": whole_number("layer", self.layer, least=0),
-            "norm_constraint": None if bound is None else positive("norm_constraint", bound, or_else=OR_ELSE),
-            "num_steps": whole_number("num_steps", self.num_steps, least=1),
-            "lr": positive("lr", self.lr),
-            "weight_decay": not_negative("weight_decay", self.weight_decay),
-            "stop_loss": not_negative("stop_loss", self.stop_loss),
-        }
-        for name, value in kept.items():
-            object.__setattr__(self, name, value)
+        keep(
+            self,
+            layer=whole_number("layer", self.layer, least=0),
+            norm_constraint=None if bound is None else positive("norm_constraint", bound, or_else=OR_ELSE),
+            num_steps=whole_number("num_steps", self.num_steps, least=1),
+            lr=positive("lr", self.lr),
+            weight_decay=not_negative("weight_decay", self.weight_decay),
+            stop_loss=not_negative("stop_loss", self.stop_loss),
+        )
 
 
 _PAPER = "the paper's appendix; EasyEdit's hparams/FT, which carry on the released ROME code's, say the same"

@@ -58,6 +58,11 @@ class EditorSpec:
     settings: Mapping[str, Any] = field(default_factory=dict)
     made: Any = None
 
+    @property
+    def is_named(self) -> bool:
+        """Whether it is one of `EDITORS`, which is made here from its settings, and nobody's own."""
+        return self.made is None and self.kind in EDITORS
+
     def to_dict(self) -> dict[str, Any]:
         """As a run's settings hold it."""
         return {"kind": self.kind, "settings": dict(self.settings)}
@@ -105,7 +110,7 @@ def specs_of(editors: Any, settings: Sequence[str] = ()) -> tuple[EditorSpec, ..
         )
     specs = _with_settings(specs, settings)
     for spec in specs:
-        if spec.made is None and spec.kind in EDITORS:
+        if spec.is_named:
             check = fine_tune.check_choices if spec.kind in _FINE_TUNING else rome.check_choices
             check(spec.settings)
             if spec.kind == RANDOM_LAYER and "n_layers" in spec.settings:

@@ -11,7 +11,7 @@ from typing import Any
 from rome_lens import __version__
 from rome_lens.data.records import CounterFactRecord, RecordSet, ZsreRecord, builtin_counterfact
 from rome_lens.errors import SettingError
-from rome_lens.evaluation.editors import EDITORS, EditorSpec, specs_of
+from rome_lens.evaluation.editors import EditorSpec, specs_of
 from rome_lens.evaluation.job import REFERENCES, EvaluationWork, tasks_of
 from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.result import Report
@@ -174,7 +174,7 @@ def _evaluate(
     source = ModelSource.of(model)
     source.check_executor(executor)
     specs = specs_of(editor, settings)
-    source.check_layers(spec.settings.get("layer") for spec in specs if spec.made is None and spec.kind in EDITORS)
+    source.check_layers(spec.settings.get("layer") for spec in specs if spec.is_named)
     part = Shard.of(shard)
     told = _settings(kind, source, specs, records, measures, second_moments, batch_size=batch_size, shard=part)
     moments_folder = None if out is None else Path(out).resolve() / MOMENTS

@@ -8,7 +8,7 @@ from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 
-from rome_lens.checks import as_real, seed_number, shown, whole_number
+from rome_lens.checks import as_real, keep, seed_number, shown, whole_number
 from rome_lens.editing.texts import read_texts
 from rome_lens.errors import ArtefactError, SettingError
 
@@ -54,8 +54,7 @@ class Measures:
                 f"perplexity_bound is {shown(self.perplexity_bound)}; expected a factor above 1, such as 1.2"
             )
         kept["perplexity_bound"] = bound
-        for name, value in kept.items():
-            object.__setattr__(self, name, value)
+        keep(self, **kept)
         if self.engine not in _ENGINES:
             raise SettingError(f"engine is {self.engine!r}; choose one of {', '.join(_ENGINES)}")
 

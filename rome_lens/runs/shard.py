@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
-from rome_lens.checks import as_whole
+from rome_lens.checks import as_whole, keep
 from rome_lens.errors import SettingError
 
 _Task = TypeVar("_Task")
@@ -29,8 +29,7 @@ class Shard:
             raise SettingError(
                 f"shard {self.number}/{self.count}; expected i/n with i from 1 to n, such as 2/4 for the second of four"
             )
-        object.__setattr__(self, "number", number)
-        object.__setattr__(self, "count", count)
+        keep(self, number=number, count=count)
 
     def __str__(self) -> str:
         """As `parse` reads it."""

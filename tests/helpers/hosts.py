@@ -3,8 +3,13 @@
 from collections.abc import Collection
 from typing import Any
 
+import pytest
 from architectures import BACKENDS, BRIDGE, HOOKED
 from effort import slow
+
+needs_hooked = pytest.mark.skipif(
+    HOOKED not in BACKENDS, reason="the installed TransformerLens has no HookedTransformer"
+)
 
 # TransformerLens 3.9 does not host the others as a HookedTransformer (under transformers 5).
 HOOKED_HOSTS = [

@@ -7,14 +7,13 @@ import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture
 from edits import TOKENS, assert_close, logits, own, random_edit, w_out
-from hosts import hosted
+from hosts import hosted, needs_hooked
 
 import rome_lens as rl
 from rome_lens.editing.edit import Edit
 from rome_lens.errors import EditStateError, ModelMismatchError, SettingError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
-needs_hooked = pytest.mark.skipif(HOOKED not in BACKENDS, reason="this TransformerLens has no HookedTransformer")
 
 
 @pytest.mark.parametrize(("name", "backend"), hosted(without=["mixtral"]))

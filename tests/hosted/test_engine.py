@@ -4,7 +4,7 @@ import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
 from budgets import tighten
-from hosts import EACH_BACKEND, hosted
+from hosts import EACH_BACKEND, hosted, needs_hooked
 from oracle import cell_score, grid, request_of
 
 import rome_lens as rl
@@ -173,7 +173,7 @@ def test_numbers_do_not_depend_on_memory(sizes, monkeypatch):
         torch.testing.assert_close(narrow.scores[stream], scores, rtol=1e-9, atol=0)
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="the installed TransformerLens has no HookedTransformer")
+@needs_hooked
 def test_processed_hooked_transformer_equals_the_oracle():
     pretrained = Pretrained(name="gpt2", model=hugging_face_model("gpt2"), tokenizer=byte_tokenizer())
     model = to_transformer_lens(pretrained, backend=HOOKED)
@@ -293,7 +293,7 @@ def test_unknown_block_argument_goes_the_plain_way(monkeypatch):
     assert "'per_layer_inputs' of shape (2, 3)" in traced.notes[0]
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="the installed TransformerLens has no HookedTransformer")
+@needs_hooked
 @pytest.mark.parametrize("kind", ["shortformer", "attn_only"])
 def test_home_made_hooked_transformers(kind):
     from transformer_lens import HookedTransformer, HookedTransformerConfig

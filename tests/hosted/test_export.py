@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
+from hosts import needs_hooked
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
@@ -18,17 +19,14 @@ from rome_lens.editing.edit import Edit, Probabilities
 from rome_lens.editing.export import NOTE, export_adapter, export_model
 from rome_lens.errors import ArtefactError, EditError, EditStateError, ModelError, ModelMismatchError, SettingError
 from rome_lens.facts import EditRequest
-from rome_lens.loading import cached_conversion
 from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained
-from rome_lens.loading.options import has_hooked_transformer
 from rome_lens.loading.pretrained import load_pretrained
 
 peft = pytest.importorskip("peft")
 
 NAMES = ["gpt2", "llama", "neox", "opt"]
 TOKENS = torch.tensor([[3, 141, 59, 26, 53, 58, 97, 93]])
-needs_hooked = pytest.mark.skipif(not has_hooked_transformer(), reason="no HookedTransformer in this TransformerLens")
 
 
 def make_edit(model, layer=1, *, seed=0, **changes):
@@ -341,7 +339,6 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not cached_conversion().intact, reason="the default model is not on this machine")
 def test_default_model_is_written_out(tmp_path, monkeypatch):
     settings = {"dtype": torch.float32, "device": torch.device("cpu"), "tokenizer_as_stored": True}
     pretrained = load_pretrained("smollm2-135m", **settings)

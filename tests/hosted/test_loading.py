@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from hosts import needs_hooked
 from huggingface_hub import constants as hub_constants
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -24,7 +25,6 @@ from rome_lens.loading.options import has_hooked_transformer
 
 HOOKED = has_hooked_transformer()
 BACKENDS = ["hooked-transformer", "transformer-bridge"] if HOOKED else ["transformer-bridge"]
-needs_hooked = pytest.mark.skipif(not HOOKED, reason="the installed TransformerLens has no HookedTransformer")
 
 SIZES = {
     "vocab_size": 258,
@@ -276,7 +276,7 @@ def test_nothing_is_printed_and_nothing_global_stays_changed(saved, capfd, backe
         root.handlers = handlers
 
 
-@pytest.mark.skipif(not HOOKED, reason="the installed TransformerLens has no HookedTransformer")
+@needs_hooked
 def test_that_memory_is_short_is_said_where_nobody_has_set_up_logging(saved, capfd, monkeypatch):
     monkeypatch.setattr(convert, "free_bytes", lambda device: 100)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])

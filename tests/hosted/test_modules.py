@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, CONFIGS, HOOKED, architecture, byte_tokenizer, hugging_face_model
+from hosts import needs_hooked
 from torch import nn
 
 from rome_lens.backends import as_backend
@@ -59,7 +60,7 @@ def test_a_layer_that_does_not_exist_has_no_name():
     assert hugging_face_module(as_backend(architecture("gpt2", BRIDGE)), 4) is None
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="no HookedTransformer in this TransformerLens")
+@needs_hooked
 @pytest.mark.parametrize("origin", [None, "", "neel", "NoSuchForCausalLM", 3])
 def test_unknown_origin_has_no_name(origin):
     model = architecture("gpt2", HOOKED)
@@ -70,7 +71,7 @@ def test_unknown_origin_has_no_name(origin):
     assert hugging_face_module(odd, 1) is None
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="no HookedTransformer in this TransformerLens")
+@needs_hooked
 def test_configuration_stays_as_it_was():
     model = architecture("bloom", HOOKED)  # its table's maker writes into the configuration
     before = repr(sorted(vars(model.cfg).items(), key=lambda item: item[0]))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
 from effort import slow
-from hosts import hosted
+from hosts import hosted, needs_hooked
 from rome_oracle import STOP_LOSS, plain_rome
 from tiny_rome import REQUEST, SETTINGS, TEMPLATES, moment, rome
 
@@ -104,7 +104,7 @@ def test_float32_equals_the_oracle(backend):
     assert (edit.u.dtype, edit.dtype) == (torch.float32, "float32")
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="the installed TransformerLens has no HookedTransformer")
+@needs_hooked
 def test_processed_hooked_transformer_equals_the_oracle():
     pretrained = Pretrained(name="gpt2", model=hugging_face_model("gpt2"), tokenizer=byte_tokenizer())
     model = to_transformer_lens(pretrained, backend=HOOKED)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, HOOKED, architecture
+from architectures import BACKENDS, BRIDGE, architecture
 from budgets import tighten
 from effort import slow
+from hosts import needs_hooked
 from oracle import request_of, severed_grid
 
 import rome_lens as rl
@@ -119,7 +120,7 @@ def test_what_cannot_be_severed_is_refused(settings, message):
     assert str(caught.value) == message
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="the installed TransformerLens has no HookedTransformer")
+@needs_hooked
 def test_a_model_without_mlps_has_none_to_sever():
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 

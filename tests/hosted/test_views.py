@@ -5,15 +5,12 @@ import logging
 import pytest
 import torch
 from architectures import HOOKED, byte_tokenizer, hugging_face_model
-from hosts import HOOKED_HOSTS
+from hosts import HOOKED_HOSTS, needs_hooked
 
 from rome_lens.loading import convert
 from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained
-from rome_lens.loading.options import has_hooked_transformer
 from rome_lens.loading.views import bytes_beside, without_sharing
-
-needs_hooked = pytest.mark.skipif(not has_hooked_transformer(), reason="no HookedTransformer in this TransformerLens")
 
 
 def is_view(tensor, of) -> bool:

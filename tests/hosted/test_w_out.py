@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture
-from hosts import hosted
+from hosts import hosted, needs_hooked
 
 import rome_lens as rl
 from rome_lens.backends import Fingerprint, as_backend
@@ -50,7 +50,7 @@ def test_a_value_behind_a_norm_or_a_scale_is_refused(name, monkeypatch):
         wrapped.check_w_out(1, TOKENS)
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="TransformerLens 4 has no HookedTransformer")
+@needs_hooked
 def test_a_hooked_transformer_that_norms_its_values_is_refused():
     model = copy.deepcopy(architecture("llama", HOOKED))
     model.cfg.use_normalization_before_and_after = True
@@ -64,7 +64,7 @@ def test_layers_that_are_none_are_refused(layer):
         as_backend(architecture("gpt2", BACKENDS[0])).w_out(layer)
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="TransformerLens 4 has no HookedTransformer")
+@needs_hooked
 @pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
 def test_a_layer_is_known_again_in_the_other_class_processed_or_in_half_precision(name):
     hooked, bridge = (as_backend(architecture(name, backend)) for backend in (HOOKED, BRIDGE))

@@ -4,22 +4,12 @@ import json
 
 import pytest
 import torch
-from tiny_shell import PROMPT, SUBJECT, TARGET, TinyHouse, ok, refusal
+from tiny_shell import PROMPT, SUBJECT, TARGET, ok, refusal
 
 from rome_lens.backends import as_backend
 from rome_lens.loading.tiny import tiny_model
 
 PROMPTS = ("the tower is in the city of", "where stands the museum", "a river")
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    return TinyHouse(tmp_path_factory.mktemp("ask"))
-
-
-@pytest.fixture
-def shell(house, monkeypatch):
-    return house.shell(monkeypatch)
 
 
 def plain(model, prompt, *, prepend_bos=False):

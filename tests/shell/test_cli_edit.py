@@ -6,8 +6,9 @@ import re
 import pytest
 import torch
 import typer
-from architectures import BACKENDS, BRIDGE, HOOKED, architecture
-from tiny_shell import PROMPT, SUBJECT, TARGET, C, TinyHouse, ok, refusal
+from architectures import BRIDGE, architecture
+from hosts import needs_hooked
+from tiny_shell import PROMPT, SUBJECT, TARGET, C, ok, refusal
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
@@ -26,16 +27,6 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 
 def _json(result):
     return json.loads(ok(result))
-
-
-@pytest.fixture(scope="module")
-def tiny_house(tmp_path_factory):
-    return TinyHouse(tmp_path_factory.mktemp("house"))
-
-
-@pytest.fixture
-def shell(tiny_house, monkeypatch):
-    return tiny_house.shell(monkeypatch)
 
 
 @pytest.fixture
@@ -216,9 +207,9 @@ def test_every_option_of_edit_has_a_test():
 
 
 @pytest.fixture(scope="module")
-def plain_report(tiny_house):
+def plain_report(house):
     with pytest.MonkeyPatch.context() as patch:
-        return _json(tiny_house.shell(patch).run(*FAST, "--json"))
+        return _json(house.shell(patch).run(*FAST, "--json"))
 
 
 @pytest.mark.parametrize("option", EFFECTS)
@@ -356,7 +347,7 @@ def test_a_mixture_of_experts(shell, tmp_path):
     )
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="the installed TransformerLens has no HookedTransformer")
+@needs_hooked
 def test_a_norm_behind_the_mlp(shell, monkeypatch):
     monkeypatch.setattr(shell.model.cfg, "use_normalization_before_and_after", True)
     assert refusal(shell.run(*EDIT), code=1) == (

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
-from tiny_shell import PROMPT, SUBJECT, TARGET, C, TinyHouse, ok
+from tiny_shell import PROMPT, SUBJECT, TARGET, C, ok
 
 from rome_lens.cli.terminal import stdout
 
@@ -15,16 +15,6 @@ FAST = (*EDIT, "--template", "it was old. {}", "--bare-weight", "0.9", "--genera
 
 # The shell is under test here; what is computed has tests of its own.
 pytestmark = pytest.mark.usefixtures("unchecked")
-
-
-@pytest.fixture(scope="module")
-def tiny_house(tmp_path_factory):
-    return TinyHouse(tmp_path_factory.mktemp("house"))
-
-
-@pytest.fixture
-def shell(tiny_house, monkeypatch):
-    return tiny_house.shell(monkeypatch)
 
 
 WIDE = [
@@ -48,13 +38,13 @@ def test_no_line_is_longer_than_eighty_columns(shell, args, colours):
     assert not [c for c in printed.replace("\n", "") if not c.isprintable()]
 
 
-def test_long_words_are_shortened(tiny_house):
+def test_long_words_are_shortened(house):
     from rome_lens.cli.edit_report import print_measured
     from rome_lens.cli.effect import Effect, Measured, Reading
 
     readings = Reading(0.1, 0.2, " extraordinarily"), Reading(0.3, 0.4, " incomprehensible")
     console = Console(width=80, file=io.StringIO())
-    print_measured(console, tiny_house.edit, Measured((Effect("prompt", "x" * 99, "", *readings),), None), texts_seed=1)
+    print_measured(console, house.edit, Measured((Effect("prompt", "x" * 99, "", *readings),), None), texts_seed=1)
     lines = console.file.getvalue().splitlines()
     assert max(map(cell_len, lines)) <= 80
     assert lines[1].endswith("0.100 → 0.300  0.200 → 0.400  extr…ly → inco…le")

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from architectures import BACKENDS, HOOKED
 from budgets import tighten
+from hosts import needs_hooked
 from known_facts import known_facts, make_model, unknown_fact
 
 import rome_lens as rl
@@ -278,7 +278,7 @@ def test_severed_by_default_is_what_the_model_and_the_streams_have():
     assert average(FACTS[:2]).severed == ("mlp", "attn")
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="the installed TransformerLens has no HookedTransformer")
+@needs_hooked
 def test_a_model_without_mlps():
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 

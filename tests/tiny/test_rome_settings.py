@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture
-from hosts import EACH_BACKEND
+from hosts import EACH_BACKEND, needs_hooked
 from tiny_rome import DEFAULTS, REQUEST, SETTINGS, moment, rome
 
 import rome_lens as rl
@@ -259,7 +259,7 @@ def test_models_without_one_matrix():
         rl.ROME("gpt2", layer=1, second_moment=moment(24))
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="the installed TransformerLens has no HookedTransformer")
+@needs_hooked
 def test_a_norm_behind_the_mlp_is_refused_where_no_hook_point_lies_in_between():
     model = tiny_model(HOOKED)
     model.cfg.use_normalization_before_and_after = True
