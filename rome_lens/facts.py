@@ -2,15 +2,17 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
-from rome_lens.errors import AnswerError, ArtefactError, PromptError, SubjectError
+from rome_lens.checks import keep
+from rome_lens.errors import AnswerError, ArtefactError, PromptError, SettingError, SubjectError
+from rome_lens.joining import check_joined
+from rome_lens.subjects import PLACE, Template, find_subject, is_apart, occurrences
 
-_PLACE = "{}"
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _AboutSubject:
     """A prompt with one place for its subject."""
 
@@ -18,67 +20,126 @@ class _AboutSubject:
     subject: str
 
     def __post_init__(self) -> None:
-        places = self.prompt.count(_PLACE)
-        if places != 1:
-            raise PromptError(
-                f"the prompt {self.prompt!r} has {places} places for the subject; write {_PLACE} once, where it stands"
-            )
-        if not self.subject.strip():
+        subject = self.subject.strip()
+        if not subject:
             raise SubjectError(f"the subject of the prompt {self.prompt!r} is empty; name who or what it is about")
+        template = Template.read(self.prompt)
+        if subject != self.subject:
+            # White space around a subject is the prompt's: which token it belongs to is no matter of the subject.
+            front, behind = self.subject.split(subject)
+            template = Template(template.before + front, behind + template.after)
+            keep(self, prompt=template.prompt, subject=subject)
 
     @property
     def text(self) -> str:
         """The prompt with the subject filled in."""
-        return self.prompt.replace(_PLACE, self.subject)
+        template = Template.read(self.prompt)
+        return template.before + self.subject + template.after
 
     @property
     def subject_span(self) -> tuple[int, int]:
         """The subject's characters in `text`: the first, and the one after the last."""
-        start = self.prompt.index(_PLACE)
+        start = len(Template.read(self.prompt).before)
         return start, start + len(self.subject)
 
+    @property
+    def asked(self) -> tuple[str, str, int]:
+        """What `causal_trace` takes for the same place in the same text: prompt, subject and occurrence.
 
-@dataclass(frozen=True)
+        Raises:
+            SubjectError: the subject is inside of another word there, and elsewhere a word of its own.
+        """
+        text, start = self.text, self.subject_span[0]
+        places = occurrences(text, self.subject)
+        if start not in places:
+            raise SubjectError(
+                f"the subject {self.subject!r} of {text!r} is inside of another word, and elsewhere a word of its own; "
+                "name a prompt and a subject"
+            )
+        return text, self.subject, places.index(start) + 1
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, as JSON holds them; `answer_joined` where it is set."""
+        return {name: value for name, value in asdict(self).items() if name != "answer_joined" or value is not None}
+
+
+@dataclass(frozen=True, repr=False)
 class Fact(_AboutSubject):
     """A subject, a prompt that ends where the answer begins, and the answer.
 
     Attributes:
-        prompt: the prompt with one `{}` where the subject stands. Nothing else in it is special: not `%s`, not `{0}`.
-        subject: the subject, as it stands in the prompt; braces in it are text.
-        answer: what completes the prompt, without the space in front.
+        prompt: the prompt with one `{}` where the subject stands. Nothing else in it is special: not `%s`, not `{0}`;
+            a `{}` that is text is written `{{}}` there.
+        subject: the subject, as it stands in the prompt; braces in it are text. White space around it is the prompt's,
+            and moves there.
+        answer: what completes the prompt.
+        answer_joined: what stands between the prompt and the answer: "" or white space. None goes by what both sides
+            write there (`rome_lens.joining`): a blank between words, nothing behind an opening quote, and so on.
 
     Raises:
         PromptError: the prompt has no `{}`, or several.
         SubjectError: the subject is empty or blank.
         AnswerError: the answer is empty or blank.
+        SettingError: `answer_joined` is not white space.
     """
 
     answer: str
+    answer_joined: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.answer.strip():
             raise AnswerError(f"the answer to {self.text!r} is empty; give the text that completes it")
+        if self.answer_joined is not None:
+            check_joined(self.answer_joined)
+
+    @classmethod
+    def in_text(
+        cls, text: str, *, subject: str, answer: str, answer_joined: str | None = None, occurrence: int = 1
+    ) -> Self:
+        """A fact whose prompt holds the subject itself, in place of `{}`.
+
+        Args:
+            text: the prompt; braces in it are text.
+            subject: the subject, letter for letter.
+            answer: what completes the prompt.
+            answer_joined: as the attribute.
+            occurrence: which occurrence of the subject: 1 is the first, -1 the last (`causal_trace`).
+
+        Raises:
+            SubjectError: the text does not hold the subject, or not that often. Others as the class.
+        """
+        prompt = Template.around(text, find_subject(text, subject, occurrence)).prompt
+        return cls(prompt, subject.strip(), answer, answer_joined)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EditRequest(_AboutSubject):
     """What an edit shall make the model say.
 
     Attributes:
-        prompt: a prompt with one `{}` where the subject stands; it ends where the target begins.
-        subject: whom or what the fact is about, as it stands in the prompt; braces in it are text.
-        target_new: what the model shall say after the prompt, of one token or several, without the space in front.
+        prompt: a prompt with one `{}` where the subject stands; it ends where the target begins. A `{}` that is text is
+            written `{{}}` there.
+        subject: whom or what the fact is about, as it stands in the prompt; braces in it are text. White space around
+            it is the prompt's, and moves there.
+        target_new: what the model shall say after the prompt, of one token or several.
         target_true: what it says now, if that is known; None lets the editor ask the model.
+        answer_joined: what stands between the prompt and either target: "" or white space. None goes by what both sides
+            write there (`rome_lens.joining`): a blank between words, nothing behind an opening quote, and so on.
 
     Raises:
         PromptError: the prompt has no `{}`, or several.
         SubjectError: the subject is empty or blank.
         AnswerError: a target is empty or blank, or both are the same.
+        SettingError: `answer_joined` is not white space.
     """
 
     target_new: str
     target_true: str | None = None
+    answer_joined: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,14 +151,44 @@ class EditRequest(_AboutSubject):
                 f"target_new and target_true of {self.text!r} are both {self.target_new.strip()!r}; "
                 "an edit needs a target that is not the old answer"
             )
+        if self.answer_joined is not None:
+            check_joined(self.answer_joined)
+
+    @classmethod
+    def in_text(
+        cls,
+        text: str,
+        *,
+        subject: str,
+        target_new: str,
+        target_true: str | None = None,
+        answer_joined: str | None = None,
+        occurrence: int = 1,
+    ) -> Self:
+        """A request whose prompt holds the subject itself, in place of `{}`.
+
+        Args:
+            text: the prompt; braces in it are text.
+            subject: the subject, letter for letter.
+            target_new: as the attribute.
+            target_true: as the attribute.
+            answer_joined: as the attribute.
+            occurrence: which occurrence of the subject: 1 is the first, -1 the last (`causal_trace`).
+
+        Raises:
+            SubjectError: the text does not hold the subject, or not that often. Others as the class.
+        """
+        prompt = Template.around(text, find_subject(text, subject, occurrence)).prompt
+        return cls(prompt, subject.strip(), target_new, target_true, answer_joined)
 
 
 def read_known_facts(path: str | os.PathLike[str]) -> list[Fact]:
     """Read facts in the form in which the ROME authors published theirs (`known_1000.json`).
 
-    The file is a JSON list of objects with the texts `subject`, `prompt` and `attribute` (the answer); other keys are
-    ignored. The prompt holds the subject itself, or `{}` in its place. Where the subject occurs more than once, the
-    first occurrence counts, as in the released code.
+    The file is a JSON list of objects with the texts `subject`, `prompt` and `attribute` (the answer), and perhaps
+    `answer_joined` (see `Fact`); other keys are ignored. The prompt holds the subject itself, and then braces in it are
+    text, or `{}` in its place. Where the subject occurs more than once, the first occurrence counts, as in the released
+    code, one that stands as a word of its own before those inside of other words.
 
     Raises:
         ArtefactError: no such file, not JSON, or a record that is no fact; records are counted from 0.
@@ -126,13 +217,22 @@ def _known_fact(record: object, *, where: str) -> Fact:
             raise ArtefactError(f"{where} has no {key!r}; expected the texts subject, prompt and attribute")
         if not isinstance(record[key], str):
             raise ArtefactError(f"{where}: {key!r} is {type(record[key]).__name__}; expected a text")
-    subject, prompt = record["subject"], record["prompt"]
-    # A subject with braces in it can bring the only `{}` of a prompt, which is then no place for a subject.
-    if subject and (_PLACE not in prompt or _PLACE in subject):
-        if subject not in prompt:
-            raise ArtefactError(f"{where}: the subject {subject!r} is not in the prompt {prompt!r}")
-        prompt = prompt.replace(subject, _PLACE, 1)
+    joined = record.get("answer_joined")
     try:
-        return Fact(prompt, subject, record["attribute"])
-    except PromptError as error:
+        return _fact(record["prompt"], record["subject"], record["attribute"], joined)
+    except (PromptError, SettingError) as error:
         raise ArtefactError(f"{where}: {error}") from error
+
+
+def _fact(prompt: str, subject: str, answer: str, joined: str | None) -> Fact:
+    """A fact whose prompt holds its subject, or `{}` in its place."""
+    wanted = subject.strip()
+    in_text = bool(wanted) and wanted in prompt
+    if in_text and PLACE in prompt and PLACE not in wanted:
+        # Inside of another word it is there by chance, and `{}` is its place.
+        in_text = is_apart(prompt, *find_subject(prompt, wanted))
+    if in_text:
+        return Fact.in_text(prompt, subject=subject, answer=answer, answer_joined=joined)
+    if wanted and PLACE not in prompt:
+        raise SubjectError(f"the subject {wanted!r} is not in the prompt {prompt!r}")
+    return Fact(prompt, subject, answer, joined)

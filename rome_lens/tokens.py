@@ -4,16 +4,13 @@ Spans come from character offsets, never from decoding single tokens: a token ma
 SentencePiece tokens do not decode to the text they came from.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rome_lens.checks import as_whole, shown
 from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
-
-# Scripts that are written without spaces between words, as the names of their characters begin.
-_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+from rome_lens.joining import between, check_answer, check_joined
+from rome_lens.subjects import find_subject
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ def tokenise(
     subject: str,
     *,
     answer: str | None = None,
+    answer_joined: str | None = None,
     occurrence: int = 1,
     prepend_bos: bool = False,
 ) -> TokenisedPrompt:
@@ -57,26 +55,34 @@ def tokenise(
         tokenizer: a fast Hugging Face tokenizer (one that reports character offsets).
         prompt: the text up to the answer.
         subject: the part of the prompt that names the subject, letter for letter; white space around it is ignored.
-        answer: the text that follows. It is joined to the prompt with one space, unless either side brings its own
-            or the scripts on both sides are written without spaces.
-        occurrence: which of several occurrences of the subject is meant: 1 is the first, -1 the last.
+        answer: the text that follows. A blank stands between words, and none where the two sides are written without
+            one (`rome_lens.joining`).
+        answer_joined: what stands between the two, if the caller says so: "" or white space.
+        occurrence: which of several occurrences of the subject is meant: 1 is the first, -1 the last
+            (`subjects.find_subject`).
         prepend_bos: put the tokenizer's BOS token in front.
 
     Raises:
         PromptError: the prompt is empty, gives no tokens, or holds half a character.
         SubjectError: the prompt does not hold the subject, or not that often.
         AnswerError: the answer is empty, shares a token with the prompt, or is unknown to the tokenizer.
-        SettingError: `prepend_bos` for a tokenizer that has no BOS token, or an occurrence that is
-            no whole number, or 0.
+        SettingError: `prepend_bos` for a tokenizer that has no BOS token, an `answer_joined` that is not white space,
+            or an occurrence that is no whole number, or 0.
         ModelError: the tokenizer reports no offsets.
     """
     check_prompt(prompt)
     span = find_subject(prompt, subject, occurrence)
-    return tokenise_span(tokenizer, prompt, span, answer=answer, prepend_bos=prepend_bos)
+    return tokenise_span(tokenizer, prompt, span, answer=answer, answer_joined=answer_joined, prepend_bos=prepend_bos)
 
 
 def tokenise_span(
-    tokenizer: Any, prompt: str, span: tuple[int, int], *, answer: str | None = None, prepend_bos: bool = False
+    tokenizer: Any,
+    prompt: str,
+    span: tuple[int, int],
+    *,
+    answer: str | None = None,
+    answer_joined: str | None = None,
+    prepend_bos: bool = False,
 ) -> TokenisedPrompt:
     """The same for a subject whose characters in the prompt are known.
 
@@ -85,13 +91,14 @@ def tokenise_span(
         prompt: the text up to the answer.
         span: the subject's characters (start, end) in the prompt; the end is exclusive.
         answer: the text that follows.
+        answer_joined: what stands between the two, if the caller says so.
         prepend_bos: put the tokenizer's BOS token in front.
 
     Raises:
         PromptError, SubjectError, AnswerError, SettingError, ModelError: as `tokenise` does.
     """
     (start, end), subject = span, prompt[slice(*span)]
-    joined = "" if answer is None else _join(prompt, answer)
+    joined = "" if answer is None else joint(tokenizer, prompt, answer, answer_joined) + answer.rstrip()
     ids, offsets = encode(tokenizer, prompt + joined)
     if not ids:
         raise PromptError(f"the prompt {prompt!r} gives no tokens with this model's tokenizer")
@@ -126,13 +133,7 @@ def encode(tokenizer: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]
         PromptError: the text holds half a character.
         ModelError: there is no tokenizer, or it reports no offsets.
     """
-    if tokenizer is None:
-        raise ModelError("the model has no tokenizer; give it one (model.set_tokenizer, or tokenizer= when loading)")
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(
-            f"the tokenizer {type(tokenizer).__name__} reports no character offsets; load its fast version "
-            "(AutoTokenizer.from_pretrained(..., use_fast=True))"
-        )
+    check_tokenizer(tokenizer)
     half = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
     if half is not None:
         raise PromptError(f"{text!r} holds {half!r}, which is half a character; write the text in UTF-8")
@@ -155,14 +156,19 @@ def check_prompt(prompt: str) -> None:
         raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
 
 
-def check_answer(answer: str) -> None:
-    """Refuse an answer of nothing but white space.
+def check_tokenizer(tokenizer: Any) -> None:
+    """Refuse a tokenizer that does not say which characters a token stands for.
 
     Raises:
-        AnswerError: it is one.
+        ModelError: there is none, or it reports no offsets.
     """
-    if not answer.strip():
-        raise AnswerError(f"the answer {answer!r} is empty; expected a word or a name")
+    if tokenizer is None:
+        raise ModelError("the model has no tokenizer; give it one (model.set_tokenizer, or tokenizer= when loading)")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"the tokenizer {type(tokenizer).__name__} reports no character offsets; load its fast version "
+            "(AutoTokenizer.from_pretrained(..., use_fast=True))"
+        )
 
 
 def _bos_id(tokenizer: Any) -> int:
@@ -171,55 +177,18 @@ def _bos_id(tokenizer: Any) -> int:
     return int(tokenizer.bos_token_id)
 
 
-def find_subject(prompt: str, subject: str, occurrence: int) -> tuple[int, int]:
-    """Character span (start, end) of the chosen occurrence of a subject, overlapping ones counted.
+def joint(tokenizer: Any, prompt: str, answer: str, answer_joined: str | None = None) -> str:
+    """What stands between a prompt and its answer: what the caller says, or else what the rule does (`joining`).
 
     Raises:
-        SubjectError: the prompt does not hold the subject, or not that often.
-        SettingError: an occurrence that is no whole number, or 0.
+        AnswerError: the answer is empty.
+        SettingError: `answer_joined` is not white space.
     """
-    wanted = subject.strip()
-    if not wanted:
-        raise SubjectError("the subject is empty; expected a part of the prompt, such as 'The Eiffel Tower'")
-    number = as_whole(occurrence)
-    if not number:
-        raise SettingError(
-            f"occurrence is {shown(occurrence)}; expected 1 for the first occurrence of the subject, -1 for the last"
-        )
-    starts = [i for i in range(len(prompt)) if prompt.startswith(wanted, i)]
-    if not starts:
-        raise SubjectError(f"the subject {wanted!r} is not in the prompt {prompt!r}{_near_miss(prompt, wanted)}")
-    index = number - 1 if number > 0 else len(starts) + number
-    if not 0 <= index < len(starts):
-        raise SubjectError(
-            f"occurrence {number} of the subject {wanted!r} was asked for, but the prompt holds it {len(starts)} "
-            f"time{'s' if len(starts) > 1 else ''}"
-        )
-    return starts[index], starts[index] + len(wanted)
-
-
-def _near_miss(prompt: str, subject: str) -> str:
-    """A hint where the subject differs from the prompt only in case or in its Unicode form."""
-    at = prompt.lower().find(subject.lower())
-    if at >= 0 and len(prompt.lower()) == len(prompt):
-        return f"; the prompt writes it {prompt[at : at + len(subject)]!r}"
-    if unicodedata.normalize("NFC", subject) in unicodedata.normalize("NFC", prompt):
-        return "; the same letters are there in another Unicode form (NFC or NFD): copy the subject from the prompt"
-    return "; give it letter for letter"
-
-
-def _join(prompt: str, answer: str) -> str:
-    """The answer with the space that sets it off from the prompt."""
-    check_answer(answer)
-    text = answer.rstrip()
-    if text[0].isspace() or prompt[-1].isspace() or (_unspaced(prompt[-1]) and _unspaced(text[0])):
-        return text
-    return " " + text
-
-
-def _unspaced(character: str) -> bool:
-    """Whether a character belongs to a script that is written without spaces between words."""
-    return unicodedata.name(character, "").startswith(_UNSPACED)
+    if answer_joined is not None:
+        check_answer(answer)
+        return check_joined(answer_joined)
+    check_tokenizer(tokenizer)
+    return between(prompt, answer, tokens=tokenizer.get_added_vocab())
 
 
 def _answer_start(offsets: list[tuple[int, int]], prompt: str, joined: str) -> int:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rome_lens.backends.w_out import Fingerprint, WOut, sketch_matrix
 from rome_lens.checks import check_layer
-from rome_lens.errors import ModelError
+from rome_lens.errors import AnswerError, ModelError, PromptError
+from rome_lens.tokens import TokenisedPrompt
 
 STREAMS = ("resid", "mlp", "attn")
 _STREAM_HOOK = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out"}
@@ -94,6 +95,12 @@ class Backend(ABC):
     @property
     def d_vocab(self) -> int:
         return int(self.model.cfg.d_vocab)
+
+    @property
+    def d_vocab_out(self) -> int:
+        """How many tokens the model gives a logit to: as many as it embeds, unless its configuration says otherwise."""
+        d_vocab_out = getattr(self.model.cfg, "d_vocab_out", None)
+        return int(d_vocab_out) if d_vocab_out and d_vocab_out > 0 else self.d_vocab
 
     @property
     def n_ctx(self) -> int | None:
@@ -184,14 +191,14 @@ class Backend(ABC):
         """What passes `hook_embed`: token embeddings before position information, scaled as the model scales them."""
         seen: list[Tensor] = []
         with self.hooked([("hook_embed", lambda x: seen.append(x.detach().clone()))]):
-            self._forward(tokens, stop_at_layer=0)
+            self._checked_forward(tokens, stop_at_layer=0)
         return seen[0]
 
     @torch.no_grad()
     def logits(self, tokens: Int[Tensor, "batch pos"], keep: int) -> Float[Tensor, "batch keep d_vocab"]:
         """The model's own forward, unembedding the last `keep` positions only."""
         with self.hooked([("unembed.hook_in", lambda x: x[:, -keep:])]):
-            return self._forward(tokens)
+            return self._checked_forward(tokens)
 
     @staticmethod
     def key_hook(layer: int) -> str:
@@ -285,7 +292,42 @@ class Backend(ABC):
             tokens: token ids, without padding in front.
             layers: run so many layers at least, from the first on; None is all, and then the logits are returned.
         """
-        return self._forward(tokens, stop_at_layer=layers if layers is not None and layers < self.n_layers else None)
+        return self._checked_forward(
+            tokens, stop_at_layer=layers if layers is not None and layers < self.n_layers else None
+        )
+
+    def check_text(self, text: TokenisedPrompt) -> None:
+        """Refuse a text with tokens that the tokenizer has and the model has not.
+
+        Raises:
+            PromptError: the model embeds no such token. AnswerError: it gives no logit to one of the answer's.
+        """
+        self._check_ids(text.ids[:-1] if text.answer_ids else text.ids)
+        beyond = next((i for i in text.answer_ids if i >= self.d_vocab_out), None)
+        if beyond is not None:
+            raise AnswerError(
+                f"the answer {text.answer.strip()!r} holds {self._token(beyond)}, and {self.model_name} gives logits "
+                f"to {self.d_vocab_out} tokens; name another answer"
+            )
+
+    def _checked_forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:
+        # What an index beyond the embedding does depends on the device: on a GPU it ends all work of the process.
+        if tokens.numel():
+            self._check_ids((int(tokens.min()), int(tokens.max())))
+        return self._forward(tokens, stop_at_layer=stop_at_layer)
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        beyond = next((i for i in ids if not 0 <= i < self.d_vocab), None)
+        if beyond is not None:
+            raise PromptError(
+                f"the text holds {self._token(beyond)}, and {self.model_name} embeds {self.d_vocab} tokens; leave it "
+                "out, or load a model whose embedding was resized with its tokenizer"
+            )
+
+    def _token(self, token: int) -> str:
+        """A token as an error writes it."""
+        text = None if self.tokenizer is None or token < 0 else self.tokenizer.convert_ids_to_tokens(token)
+        return f"the token {token}" if text is None else f"the token {text!r} (id {token})"
 
     @abstractmethod
     def _forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:

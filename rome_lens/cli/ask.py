@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rome_lens.checks import whole_number
-from rome_lens.cli.options import Backend, Device, Dtype, Json, Model
+from rome_lens.cli.options import Backend, Device, Dtype, Json, Model, answer_joined_option
 from rome_lens.cli.terminal import print_json, progress_bar, stdout
-from rome_lens.tokens import check_answer, check_prompt
+from rome_lens.errors import SettingError
+from rome_lens.joining import check_answer, check_joined
+from rome_lens.tokens import check_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +61,7 @@ def ask(
             **_ASKED,
         ),
     ] = None,
+    answer_joined: Annotated[str | None, answer_joined_option(_ASKED["rich_help_panel"])] = None,
     bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS token in front.", **_ASKED)] = False,
     model: Model = "smollm2-135m",
     backend: Backend = "auto",
@@ -79,6 +82,12 @@ def ask(
         check_prompt(prompt)
     for text in answer or ():
         check_answer(text)
+    if answer_joined is not None:
+        check_joined(answer_joined)
+        if not answer:
+            raise SettingError(
+                f"answer-joined is {answer_joined!r}, and no --answer was given; there is nothing to join"
+            )
     with progress_bar() as progress:
         progress(0, 0, "starting")
         from rome_lens.backends import as_backend
@@ -94,7 +103,7 @@ def ask(
         with ExitStack() as carried, host.evaluating():
             for each in edits:
                 carried.enter_context(each.applied(host.model))
-            answered = _ask(host, prompts, answer or [], most=top, prepend_bos=bos)
+            answered = _ask(host, prompts, answer or [], most=top, prepend_bos=bos, answer_joined=answer_joined)
     said = {"model": host.model_name, "backend": host.name, "dtype": str(host.dtype).removeprefix("torch.")}
     said |= {"device": str(host.device), "prepend_bos": bos}
     edited = [f"{each.request.text} → {each.request.target_new.strip()}" for each in edits]
@@ -104,13 +113,23 @@ def ask(
         _print(answered, said, edited)
 
 
-def _ask(host: "Host", prompts: list[str], answers: list[str], *, most: int, prepend_bos: bool) -> list[_Answered]:
+def _ask(
+    host: "Host",
+    prompts: list[str],
+    answers: list[str],
+    *,
+    most: int,
+    prepend_bos: bool,
+    answer_joined: str | None,
+) -> list[_Answered]:
     from rome_lens.editing.measure import joint_probabilities, next_tokens
     from rome_lens.tokens import decode_each, tokenise
     from rome_lens.tracing.request import check_length, not_finite
 
     def row(prompt: str, answer: str | None = None) -> "TokenisedPrompt":
-        text = tokenise(host.tokenizer, prompt, prompt, answer=answer, prepend_bos=prepend_bos)
+        text = tokenise(
+            host.tokenizer, prompt, prompt, answer=answer, answer_joined=answer_joined, prepend_bos=prepend_bos
+        )
         check_length(host, text)
         return text
 

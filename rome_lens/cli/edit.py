@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rome_lens.cli.options import Backend, Device, Dtype, Json, Model
+from rome_lens.cli.options import Backend, Device, Dtype, Json, Model, answer_joined_option
 from rome_lens.cli.terminal import print_json, progress_bar, say, stdout
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.storage import check_writable
+from rome_lens.subjects import PLACE
 from rome_lens.tokens import check_prompt
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def edit(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            help="A text with {} where the subject stands, which ends where the target begins.",
+            help="A text with the subject, or {} in its place, which ends where the target begins.",
             show_default="the Eiffel Tower's",
             metavar="PROMPT",
         ),
@@ -61,6 +62,7 @@ def edit(
         str | None,
         typer.Option(help="What it says now.", show_default="the model's next token", metavar="TEXT", **_REQUEST),
     ] = None,
+    answer_joined: Annotated[str | None, answer_joined_option(_REQUEST["rich_help_panel"])] = None,
     model: Model = "smollm2-135m",
     backend: Backend = "auto",
     device: Device = None,
@@ -194,7 +196,7 @@ def edit(
 
     For example: rome-lens edit "{} is in the city of" -s "The Colosseum" -t Berlin
     """
-    request = _request(prompt, subject, target, old)
+    request = _request(prompt, subject, target, old, answer_joined)
     if request.text == _EIFFEL.text and prompt is None:
         paraphrase, neighbour = paraphrase or list(_PARAPHRASES), neighbour or list(_NEIGHBOURS)
     share = _share(bare_weight)
@@ -266,18 +268,22 @@ def edit(
         _print(made, measured, where=str(host.cfg.device), texts_seed=other_seed(editor))
 
 
-def _request(prompt: str | None, subject: str | None, target: str | None, old: str | None) -> EditRequest:
+def _request(
+    prompt: str | None, subject: str | None, target: str | None, old: str | None, answer_joined: str | None
+) -> EditRequest:
     given = {"PROMPT": prompt, "--subject": subject, "--target": target}
     missing = [name for name, text in given.items() if text is None]
     if len(missing) == len(given):
-        return EditRequest(_EIFFEL.prompt, _EIFFEL.subject, _EIFFEL.target_new, old)
+        return EditRequest(_EIFFEL.prompt, _EIFFEL.subject, _EIFFEL.target_new, old, answer_joined)
     if prompt is None or subject is None or target is None:
         names = " and ".join(missing)
         raise SettingError(
             f"{names} {'is' if len(missing) == 1 else 'are'} missing; give a prompt, its --subject and a --target, or "
             "none of them for the Eiffel Tower"
         )
-    return EditRequest(prompt, subject, target, old)
+    if PLACE in prompt:
+        return EditRequest(prompt, subject, target, old, answer_joined)
+    return EditRequest.in_text(prompt, subject=subject, target_new=target, target_true=old, answer_joined=answer_joined)
 
 
 def _share(bare_weight: str | None) -> float | str | None:

@@ -104,7 +104,14 @@ def watch(
     backend = as_backend(editor.model)
 
     def watched(kind: str, prompt: str) -> Watched:
-        row = tokenise(backend.tokenizer, prompt, prompt, answer=request.target_new, prepend_bos=editor.prepend_bos)
+        row = tokenise(
+            backend.tokenizer,
+            prompt,
+            prompt,
+            answer=request.target_new,
+            answer_joined=request.answer_joined,
+            prepend_bos=editor.prepend_bos,
+        )
         check_length(backend, row)
         return Watched(kind, prompt, row)
 
@@ -180,7 +187,12 @@ def _old_answers(
     for each, token in zip(watched, said, strict=True):
         if each.kind != NEIGHBOUR and request.target_true is not None:
             answer = tokenise(
-                backend.tokenizer, each.prompt, each.prompt, answer=request.target_true, prepend_bos=prepend_bos
+                backend.tokenizer,
+                each.prompt,
+                each.prompt,
+                answer=request.target_true,
+                answer_joined=request.answer_joined,
+                prepend_bos=prepend_bos,
             )
         else:
             answer = _followed_by(backend, each.row, token if each.kind == NEIGHBOUR else said[0])

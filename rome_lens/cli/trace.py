@@ -19,6 +19,7 @@ from rome_lens.cli.options import (
     Samples,
     Stream,
     Window,
+    answer_joined_option,
 )
 from rome_lens.cli.terminal import print_json, progress_bar, say, stdout
 from rome_lens.errors import SettingError
@@ -63,8 +64,14 @@ def trace(
             help="Trace this answer, predicted or not.", show_default="the model's next token", metavar="TEXT", **_FACT
         ),
     ] = None,
+    answer_joined: Annotated[str | None, answer_joined_option(_FACT["rich_help_panel"])] = None,
     occurrence: Annotated[
-        int, typer.Option(help="Which occurrence of the subject: 1 is the first, -1 the last.", metavar="N", **_FACT)
+        int,
+        typer.Option(
+            help="Which occurrence of the subject: 1 is the first, -1 the last.",
+            metavar="N",
+            **_FACT,
+        ),
     ] = 1,
     model: Model = "smollm2-135m",
     backend: Backend = "auto",
@@ -133,7 +140,10 @@ def trace(
     """
     edits = _read_edits(edit or [])
     if prompt is None and subject is None:
-        prompt, subject = (edits[0].request.text, edits[0].request.subject) if edits else (_PROMPT, _SUBJECT)
+        prompt, subject = _PROMPT, _SUBJECT
+        if edits:
+            prompt, subject, own = edits[0].request.asked
+            occurrence = own if occurrence == 1 else occurrence
     elif prompt is None or subject is None:
         missing = "--subject" if subject is None else "PROMPT"
         raise SettingError(f"{missing} is missing; give a prompt and its --subject, or neither for the Eiffel Tower")
@@ -164,7 +174,7 @@ def trace(
         check_severed(severed or (), engine=engine)
         parse_noise(noise)
         check_corruption(noise, noise_replaces=noise_replaces, swap=swap)
-        wanted_answer(answer, expect)
+        wanted_answer(answer, expect, answer_joined)
         if window is not None:
             Outline.of(model).check_window(window)
         host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
@@ -183,6 +193,7 @@ def trace(
             prepend_bos=bos,
             answer=answer,
             expect=expect,
+            answer_joined=answer_joined,
             occurrence=occurrence,
             facts=measured,
             edits=edits,

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from rome_lens.data.hub import HUB, hub_records
-from rome_lens.errors import AnswerError, ArtefactError, PromptError
+from rome_lens.errors import AnswerError, ArtefactError, PromptError, SettingError, SubjectError
 from rome_lens.facts import EditRequest
+from rome_lens.joining import check_joined
+from rome_lens.subjects import Template, find_subject
 
 _JSON_LINES = (".jsonl", ".ndjson")
 
@@ -25,7 +27,8 @@ class CounterFactRecord:
         number: place in the data set, from 0.
         case_id: the data set's own name for it.
         relation: such as `P176`; None where the data set names none.
-        request: the edit that is asked for; `target_true` is the fact.
+        request: the edit that is asked for; `target_true` is the fact. Its `answer_joined`, which a file may give
+            beside the prompt, holds for all prompts of the record.
         paraphrases: whole prompts that ask the same in other words.
         neighbours: whole prompts about other subjects of which `target_true` is true as well.
         generation_prompts: beginnings of texts about the subject.
@@ -47,7 +50,8 @@ class ZsreRecord:
     Attributes:
         number: place in the data set, from 0.
         case_id: the same; zsRE has no names for its records.
-        request: the question and its first answer.
+        request: the question and its first answer. Its `answer_joined`, which a file may give beside the question,
+            holds for all questions of the record.
         rephrase: the question in other words.
         unrelated: a question about something else, with its question mark.
         unrelated_answer: the answer to that.
@@ -116,7 +120,9 @@ class RecordSet(Sequence[R], Generic[R]):
     @property
     def digest(self) -> str:
         """SHA-256 of what the records say: by it a run knows its data again, wherever the file lies."""
-        content = json.dumps([asdict(record) for record in self.records], sort_keys=True)
+        content = json.dumps(
+            [{**asdict(record), "request": record.request.as_dict()} for record in self.records], sort_keys=True
+        )
         return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -226,7 +232,8 @@ def _counterfact(number: int, record: Any) -> CounterFactRecord:
         target = _member(rewrite, name, inside, Mapping, "an object with the text str")
         targets[name] = _text(target, "str", f"{inside}{name}.")
     prompt, subject = _text(rewrite, "prompt", inside), _text(rewrite, "subject", inside)
-    request = _request(prompt, subject, targets["target_new"], targets["target_true"], inside=inside)
+    joined = _joined(rewrite, inside)
+    request = _request(prompt, subject, targets["target_new"], targets["target_true"], joined, inside=inside)
     relation = rewrite.get("relation_id")
     if relation is not None and not isinstance(relation, str):
         raise _FieldError(f"{inside}relation_id", f"is {type(relation).__name__}; expected a text")
@@ -247,26 +254,44 @@ def _counterfact(number: int, record: Any) -> CounterFactRecord:
 def _zsre(number: int, record: Any) -> ZsreRecord:
     question, subject = _text(record, "src", ""), _text(record, "subject", "")
     answers = _texts(record, "answers")
-    if subject not in question:
-        raise _FieldError("subject", f"{subject!r} is not in src {question!r}")
-    # The first occurrence; braces in a question are text.
-    start = question.index(subject)
-    prompt = question[:start] + "{}" + question[start + len(subject) :]
+    try:
+        # The first occurrence, as a word of its own if there is one; braces in a question are text.
+        prompt = Template.around(question, find_subject(question, subject)).prompt
+    except SubjectError as error:
+        raise _FieldError("subject", f"{subject!r} is not in src {question!r}") from error
+    except PromptError as error:
+        raise _FieldError("src", f"makes no request: {error}") from error
     return ZsreRecord(
         number=number,
         case_id=number,
-        request=_request(prompt, subject, answers[0], None, field="src"),
+        request=_request(prompt, subject.strip(), answers[0], None, _joined(record, ""), field="src"),
         rephrase=_text(record, "rephrase", ""),
         unrelated=_text(record, "loc", "") + "?",
         unrelated_answer=_text(record, "loc_ans", ""),
     )
 
 
+def _joined(record: Mapping[str, Any], inside: str) -> str | None:
+    """What stands between a record's prompts and its answers, where it says so."""
+    joined = record.get("answer_joined")
+    try:
+        return None if joined is None else check_joined(joined)
+    except SettingError as error:
+        raise _FieldError(f"{inside}answer_joined", f"is {joined!r}; expected '' or white space") from error
+
+
 def _request(
-    prompt: str, subject: str, new: str, true: str | None, *, inside: str = "", field: str = "prompt"
+    prompt: str,
+    subject: str,
+    new: str,
+    true: str | None,
+    joined: str | None,
+    *,
+    inside: str = "",
+    field: str = "prompt",
 ) -> EditRequest:
     try:
-        return EditRequest(prompt, subject, target_new=new, target_true=true)
+        return EditRequest(prompt, subject, target_new=new, target_true=true, answer_joined=joined)
     except PromptError as error:
         at_fault = "target_new.str" if isinstance(error, AnswerError) else field
         raise _FieldError(inside + at_fault, f"makes no request: {error}") from error

@@ -35,8 +35,10 @@ def old_answers(
                 request.text,
                 request.subject_span,
                 answer=request.target_true,
+                answer_joined=request.answer_joined,
                 prepend_bos=prepend_bos,
             )
+            backend.check_text(answer)
         if answer.answer_ids == prompt.answer_ids:
             raise AnswerError(
                 f"the target {request.target_new!r} is what the model says after {request.text!r} already; there "

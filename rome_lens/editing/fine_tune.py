@@ -178,8 +178,10 @@ class FineTuning:
             request.text,
             request.subject_span,
             answer=request.target_new,
+            answer_joined=request.answer_joined,
             prepend_bos=self.prepend_bos,
         )
+        self._backend.check_text(prompt)
         n_ctx = self._backend.n_ctx
         if n_ctx is not None and len(prompt.ids) - 1 > n_ctx:
             raise PromptError(

@@ -12,7 +12,7 @@ from rome_lens.backends.decoding import pad_rows
 from rome_lens.errors import PromptError, SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.memory import free_bytes
-from rome_lens.tokens import TokenisedPrompt, tokenise_span
+from rome_lens.tokens import TokenisedPrompt, joint, tokenise_span
 
 BARE = "{}"
 # What shall stay as it is, whatever is edited (paper, equation 4).
@@ -136,13 +136,22 @@ def tokenise_request(
         PromptError: a row is longer than the model's context. SubjectError, AnswerError: as `tokens.tokenise` raises.
     """
     start, end = request.subject_span
+    # What stands in front of the prompt is no matter of what stands between it and its target.
+    joined = joint(backend.tokenizer, request.text, request.target_new, request.answer_joined)
     rewriting = []
     for template in templates:
         prefix = template.removesuffix(BARE)
         span = (len(prefix) + start, len(prefix) + end)
         text = prefix + request.text
         rewriting.append(
-            tokenise_span(backend.tokenizer, text, span, answer=request.target_new, prepend_bos=prepend_bos)
+            tokenise_span(
+                backend.tokenizer,
+                text,
+                span,
+                answer=request.target_new,
+                answer_joined=joined,
+                prepend_bos=prepend_bos,
+            )
         )
     subject = request.subject
     essence = tokenise_span(
@@ -158,6 +167,8 @@ def tokenise_request(
             essence.bos,
         )
     rows = RequestRows(request, tuple(rewriting), essence)
+    for row in rows.rows:
+        backend.check_text(row)
     longest = max(len(row.ids) - bool(row.answer_ids) for row in rows.rows)
     if backend.n_ctx is not None and longest > backend.n_ctx:
         raise PromptError(

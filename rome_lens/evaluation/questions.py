@@ -82,7 +82,15 @@ def questions_of(
     questions = []
     for kind, prompt, answers, wanted in asked:
         rows = [
-            tokenise(backend.tokenizer, prompt, prompt, answer=answer, prepend_bos=prepend_bos) for answer in answers
+            tokenise(
+                backend.tokenizer,
+                prompt,
+                prompt,
+                answer=answer,
+                answer_joined=request.answer_joined,
+                prepend_bos=prepend_bos,
+            )
+            for answer in answers
         ]
         for row in rows:
             check_length(backend, row)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from rome_lens.backends import Backend
 from rome_lens.errors import OutOfMemoryError, SettingError, SubjectError
-from rome_lens.tokens import TokenisedPrompt, encode, find_subject
+from rome_lens.subjects import find_subject
+from rome_lens.tokens import TokenisedPrompt, encode
 
 _FORMS = "a number, s3 (times the embeddings' deviation), m, t5 (degrees of freedom) or u0.5 (uniform, half width)"
 

@@ -1,6 +1,6 @@
 """What is asked of a trace, checked before anything runs: settings, the answer, and the corruption."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,9 @@ from rome_lens.checks import seed_number, whole_number
 from rome_lens.data import builtin_facts
 from rome_lens.errors import AnswerError, FactNotKnownError, ModelError, PromptError, SettingError
 from rome_lens.facts import Fact
-from rome_lens.tokens import TokenisedPrompt, check_answer, check_prompt, decode_each, find_subject
+from rome_lens.joining import check_answer, check_joined, otherwise
+from rome_lens.subjects import find_subject
+from rome_lens.tokens import TokenisedPrompt, check_prompt, decode_each, joint
 from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.corruption import FittedNoise, NoiseRule, fit_noise
 from rome_lens.tracing.runs import Case, Corruption, joint_probability
@@ -105,11 +107,11 @@ def check_streams(backend: Backend, streams: Sequence[str]) -> tuple[str, ...]:
     return tuple(stream for stream in STREAMS if stream in asked)
 
 
-def wanted_answer(answer: str | None, expect: str | None) -> str | None:
+def wanted_answer(answer: str | None, expect: str | None, answer_joined: str | None = None) -> str | None:
     """The answer that the caller names, if any.
 
     Raises:
-        SettingError: `answer` and `expect` name two.
+        SettingError: `answer` and `expect` name two, `answer_joined` is not white space, or there is nothing to join.
         AnswerError: it is empty.
     """
     if answer is not None and expect is not None and answer.strip() != expect.strip():
@@ -117,6 +119,12 @@ def wanted_answer(answer: str | None, expect: str | None) -> str | None:
     named = answer if expect is None else expect
     if named is not None:
         check_answer(named)
+    if answer_joined is not None:
+        check_joined(answer_joined)
+        if named is None:
+            raise SettingError(
+                f"answer_joined is {answer_joined!r}, and no answer was given; the model's own is taken as it writes it"
+            )
     return named
 
 
@@ -124,8 +132,10 @@ def check_length(backend: Backend, text: TokenisedPrompt) -> None:
     """Refuse a text that the model cannot take.
 
     Raises:
-        PromptError: it is longer than the context.
+        PromptError: it is longer than the context, or holds a token that the model has not. AnswerError: its answer
+            does.
     """
+    backend.check_text(text)
     # The last token of an answer is read off the one before it and is never run.
     n_run = len(text.ids) - (1 if text.answer_ids else 0)
     if backend.n_ctx is not None and n_run > backend.n_ctx:
@@ -151,6 +161,55 @@ def with_own_answer(backend: Backend, text: TokenisedPrompt) -> TokenisedPrompt:
             "missing, or name one with answer"
         )
     return replace(text, ids=(*text.ids, answer_id), answer=answer)
+
+
+def known_text(
+    backend: Backend,
+    read: Callable[[str | None], TokenisedPrompt],
+    *,
+    prompt: str,
+    answer: str,
+    answer_joined: str | None,
+) -> tuple[TokenisedPrompt, tuple[str, ...]]:
+    """A prompt with the answer that the model is expected to give, with a blank in front or without: as it gives it.
+
+    Args:
+        backend: the model.
+        read: tokenises the prompt with its answer, joined as it is told.
+        prompt: the prompt.
+        answer: the answer.
+        answer_joined: what stands between the two; None tries the rule's choice and then the other one.
+
+    Returns:
+        The text, and a note where it is not the rule's choice.
+
+    Raises:
+        FactNotKnownError: the model predicts neither, saying what it predicts instead.
+        AnswerError: the answer cannot follow the prompt. PromptError: the text is too long.
+        ModelError: the model gives no numbers.
+    """
+
+    def known(joined: str | None) -> TokenisedPrompt:
+        text = read(joined)
+        check_length(backend, text)
+        check_known(backend, text)
+        return text
+
+    try:
+        return known(answer_joined), ()
+    except (AnswerError, FactNotKnownError) as error:
+        ruled = joint(backend.tokenizer, prompt, answer)
+        other = None if answer_joined is not None else otherwise(prompt, answer, ruled)
+        if other is None:
+            raise
+        try:
+            text = known(other)
+        except (AnswerError, FactNotKnownError):
+            if isinstance(error, FactNotKnownError):
+                raise FactNotKnownError(f"{error}; nor does it say {other + answer.rstrip()!r}") from error
+            raise error from None
+        looked_for = ruled + answer.rstrip()
+        return text, (f"the model gives the answer as {text.answer!r}; {looked_for!r} was looked for first",)
 
 
 def check_known(backend: Backend, text: TokenisedPrompt) -> None:
@@ -200,7 +259,10 @@ def fitted_noise(backend: Backend, rule: NoiseRule, facts: Sequence[Fact] | None
         backend,
         rule,
         subjects=[fact.subject for fact in measured],
-        texts=[f"{fact.text} {fact.answer}" for fact in measured],
+        texts=[
+            fact.text + joint(backend.tokenizer, fact.text, fact.answer, fact.answer_joined) + fact.answer
+            for fact in measured
+        ],
     )
 
 

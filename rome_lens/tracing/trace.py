@@ -10,18 +10,18 @@ import torch
 from rome_lens.backends import STREAMS, as_backend
 from rome_lens.facts import EditRequest, Fact
 from rome_lens.progress import Progress
-from rome_lens.tokens import tokenise
+from rome_lens.tokens import TokenisedPrompt, tokenise
 from rome_lens.tracing.cells import window_of
 from rome_lens.tracing.corruption import parse_noise, swapped_tokens
 from rome_lens.tracing.grid import Grids, Wanted, score_grids
 from rome_lens.tracing.request import (
     check_corruption,
-    check_known,
     check_length,
     check_settings,
     check_severed,
     check_streams,
     fitted_noise,
+    known_text,
     noisy_case,
     several,
     wanted_answer,
@@ -64,6 +64,7 @@ def causal_trace(
     prepend_bos: bool = False,
     answer: str | None = None,
     expect: str | None = None,
+    answer_joined: str | None = None,
     occurrence: int = 1,
     facts: Sequence[Fact] | None = None,
     edits: Sequence[EditLike] = (),
@@ -90,8 +91,11 @@ def causal_trace(
         seed: seed of the noise; 1 is the released code's.
         prepend_bos: put BOS in front. The released code does not; TransformerLens does by default.
         answer: trace this answer's probability, of one token or several; by default the model's own next token.
-        expect: the same, but refuse if the model does not predict it.
-        occurrence: which occurrence of the subject in the prompt: 1 is the first, -1 the last.
+        expect: the same, but refuse if the model does not predict it, neither with a blank in front nor without.
+        answer_joined: what stands between the prompt and the answer: "" or white space. None goes by what both sides
+            write there: a blank between words, nothing behind an opening quote, between digits, and so on.
+        occurrence: which occurrence of the subject in the prompt: 1 is the first, -1 the last. Those that stand as
+            words of their own count ("Rome", not "Romeo"), or all of them where there is none.
         facts: the facts that `s`, `m` and `t` are measured on: by default those that ship with rome_lens.
         edits: trace the model with these edits in its weights, and without them for the same answer and the same
             noise (`CausalTrace.unedited`). Without `answer` that is what the edited model says. The weights are put
@@ -115,23 +119,37 @@ def causal_trace(
         prompt, subject, streams=streams, occurrence=occurrence, samples=samples, seed=seed, engine=engine
     )
     check_severed(severed, engine=engine)
-    wanted, rule = wanted_answer(answer, expect), parse_noise(noise, replace=noise_replaces)
+    wanted, rule = wanted_answer(answer, expect, answer_joined), parse_noise(noise, replace=noise_replaces)
     check_corruption(noise, noise_replaces=noise_replaces, swap=swap)
     backend = as_backend(model)
     streams = check_streams(backend, streams)
     window = window_of(window, backend.n_layers)
     wanted_grids = Wanted(streams, check_streams(backend, several(severed)), window)
-    text = tokenise(backend.tokenizer, prompt, subject, answer=wanted, occurrence=occurrence, prepend_bos=prepend_bos)
-    check_length(backend, text)
-    swapped = None
-    if swap is not None:
-        swapped = swapped_tokens(backend.tokenizer, text, prompt, subject, swap=swap, occurrence=occurrence)
+
+    def read(joined: str | None) -> TokenisedPrompt:
+        return tokenise(
+            backend.tokenizer,
+            prompt,
+            subject,
+            answer=wanted,
+            answer_joined=joined,
+            occurrence=occurrence,
+            prepend_bos=prepend_bos,
+        )
+
     edits = tuple(edits)
+    taken: tuple[str, ...] = ()
     with backend.evaluating(), _carrying(edits, model):
+        if wanted is not None and expect is not None:
+            text, taken = known_text(backend, read, prompt=prompt, answer=wanted, answer_joined=answer_joined)
+        else:
+            text = read(answer_joined)
+            check_length(backend, text)
+        swapped = None
+        if swap is not None:
+            swapped = swapped_tokens(backend.tokenizer, text, prompt, subject, swap=swap, occurrence=occurrence)
         if wanted is None:
             text = with_own_answer(backend, text)
-        elif expect is not None:
-            check_known(backend, text)
         if swapped is not None:
             fitted, tokens = None, torch.tensor(text.ids[:-1], device=backend.device)
             corruption = Corruption(text.subject_span, None, False, swapped[: len(tokens)].to(backend.device))
@@ -170,7 +188,7 @@ def causal_trace(
             dtype=str(backend.dtype).removeprefix("torch."),
             device=str(backend.device),
             engine=grids.engine,
-            notes=(*grids.notes, *little),
+            notes=(*taken, *grids.notes, *little),
             seconds=time.perf_counter() - since,
             edits=tuple(f"{edit.request.text} → {edit.request.target_new.strip()}" for edit in carried),
             unedited=unedited,

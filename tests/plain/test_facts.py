@@ -80,7 +80,8 @@ def test_requests_are_equal_when_they_ask_for_the_same():
         (
             ("{} {}", "Paris", "Rome"),
             PromptError,
-            "the prompt '{} {}' has 2 places for the subject; write {} once, where it stands",
+            "the prompt '{} {}' has 2 places for the subject; write {} once, where it stands, and {{}} where it is "
+            "text",
         ),
         (
             ("{} is in", "\n", "Rome"),
@@ -171,6 +172,29 @@ def test_a_known_subject_with_braces_is_found_as_text(tmp_path):
     assert fact.text == "say a {} b and"
 
 
+@pytest.mark.parametrize(
+    ("subject", "prompt", "text", "at"),
+    [
+        ("Python", "In Python, an empty dict is written {} and is", "In Python, an empty dict is written {} and is", 3),
+        # Inside of another word it is there by chance.
+        ("It", "{} was filmed in the Italian city of", "It was filmed in the Italian city of", 0),
+        ("Rome", "Romeo was born in Rome, in", "Romeo was born in Rome, in", 18),
+        ("Rome ", "Romeo was born in {}, in", "Romeo was born in Rome , in", 18),
+        ("Chile ", "The capital of Chile is", "The capital of Chile is", 15),
+    ],
+)
+def test_where_the_subject_of_a_known_fact_is(tmp_path, subject, prompt, text, at):
+    path = _write(tmp_path / "known.json", [{"subject": subject, "attribute": "x", "prompt": prompt}])
+    (fact,) = read_known_facts(path)
+    assert (fact.text, fact.subject) == (text, subject.strip())
+    assert fact.subject_span == (at, at + len(subject.strip()))
+
+
+def test_a_file_says_what_stands_between_a_prompt_and_its_answer(tmp_path):
+    path = _write(tmp_path / "known.json", [{**_GOOD, "answer_joined": ""}, _GOOD])
+    assert [fact.answer_joined for fact in read_known_facts(path)] == ["", None]
+
+
 def test_a_byte_order_mark_does_no_harm(tmp_path):
     path = tmp_path / "known.json"
     record = [{"subject": "Chile", "attribute": "Santiago", "prompt": "The capital of Chile is"}]
@@ -196,6 +220,8 @@ _GOOD = {"subject": "Chile", "attribute": "Santiago", "prompt": "The capital of 
         ([{**_GOOD, "subject": ""}], "record 0 of "),
         ([{**_GOOD, "subject": " "}], "is empty"),
         ([{**_GOOD, "attribute": ""}], "the answer to 'The capital of Chile is' is empty"),
+        ([{**_GOOD, "answer_joined": "-"}], "answer_joined is '-'; expected what stands between"),
+        ([{**_GOOD, "answer_joined": 1}], "answer_joined is 1; expected what stands between"),
         ([{**_GOOD, "prompt": "{} or {} is"}], "has 2 places for the subject"),
     ],
 )

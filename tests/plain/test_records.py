@@ -1,6 +1,8 @@
 """Readers of CounterFact and zsRE: what is published is read, and what breaks the schema is named and left out."""
 
 import copy
+import dataclasses
+import hashlib
 import json
 import sys
 
@@ -130,7 +132,10 @@ def test_a_path_may_be_a_text(tmp_path):
     ("subject", "question", "prompt"),
     [
         ("Ada", "Is Ada the Ada of Adam?", "Is {} the Ada of Adam?"),
-        ("a", "Was it a cat?", "W{}s it a cat?"),
+        ("a", "Was it a cat?", "Was it {} cat?"),
+        ("It", "In which Italian city was It filmed?", "In which Italian city was {} filmed?"),
+        ("at", "Was it a cat?", "Was it a c{}?"),
+        ("Ada ", "Is Ada the {}?", "Is {} the {{}}?"),
         ("{x}", "Is {x} in {y}?", "Is {} in {y}?"),
         ("{}", "What is {}?", "What is {}?"),
         ("Ada", "Ada", "{}"),
@@ -139,7 +144,7 @@ def test_a_path_may_be_a_text(tmp_path):
 def test_the_subject_stands_where_the_question_names_it_first(tmp_path, subject, question, prompt):
     record = QUESTION | {"subject": subject, "src": question}
     (read,) = read_zsre(write(tmp_path, [record]))
-    assert (read.request.prompt, read.request.subject, read.request.text) == (prompt, subject, question)
+    assert (read.request.prompt, read.request.subject, read.request.text) == (prompt, subject.strip(), question)
 
 
 def test_braces_in_prompts_are_text(tmp_path):
@@ -171,7 +176,7 @@ COUNTERFACT_BREAKS = [
         [REWRITE, "prompt"],
         "{} and {}",
         "requested_rewrite.prompt makes no request: the prompt '{} and {}' has 2 places for the subject; write {} "
-        "once, where it stands",
+        "once, where it stands, and {{}} where it is text",
     ),
     ([REWRITE, "subject"], ..., "requested_rewrite.subject is missing; expected a text"),
     ([REWRITE, "subject"], ["x"], "requested_rewrite.subject is list; expected a text"),
@@ -225,9 +230,16 @@ ZSRE_BREAKS = [
     (["loc_ans"], " ", "loc_ans is empty; expected a text"),
     (
         ["src"],
-        "Did Watts Humphrey write {}?",
-        "src makes no request: the prompt 'Did {} write {}?' has 2 places for the subject; write {} once, where it "
-        "stands",
+        "Did {Watts Humphrey} write {}?",
+        "src makes no request: the prompt 'Did {…} write {}?' has braces right around its subject, and others "
+        "elsewhere, which no prompt with {} can say; rephrase it",
+    ),
+    (["answer_joined"], "x", "answer_joined is 'x'; expected '' or white space"),
+    (["answer_joined"], 1, "answer_joined is 1; expected '' or white space"),
+    (
+        ["subject"],
+        "Nobody",
+        "subject 'Nobody' is not in src 'What university did Watts Humphrey attend?'",
     ),
 ]
 
@@ -454,3 +466,27 @@ def test_the_built_in_records_are_all_read():
     assert all(record.relation and record.request.target_true for record in found)
     assert {(len(r.paraphrases), len(r.neighbours), len(r.generation_prompts)) for r in found} == {(2, 10, 10)}
     assert found.digest == builtin_counterfact().digest
+
+
+def test_a_file_says_what_stands_between_its_prompts_and_answers(tmp_path):
+    told = changed(FACT, [REWRITE, "answer_joined"], "")
+    one, other = read_counterfact(write(tmp_path, [told, FACT]))
+    assert (one.request.answer_joined, other.request.answer_joined) == ("", None)
+    (asked,) = read_zsre(write(tmp_path, [QUESTION | {"answer_joined": " "}]))
+    assert asked.request.answer_joined == " "
+
+
+def test_a_digest_does_not_change_where_nothing_is_said_of_joining(tmp_path):
+    # A run that an earlier version began goes on.
+    path = write(tmp_path, [FACT])
+    plain = [dataclasses.asdict(record) for record in read_counterfact(path)]
+    del plain[0]["request"]["answer_joined"]
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    assert read_counterfact(path).digest == digest
+    assert read_counterfact(write(tmp_path, [changed(FACT, [REWRITE, "answer_joined"], "")])).digest != digest
+
+
+def test_white_space_at_a_subject_s_end_is_the_question_s(tmp_path):
+    (blank,) = read_zsre(write(tmp_path, [QUESTION | {"subject": "Watts Humphrey "}]))
+    (plain,) = read_zsre(write(tmp_path, [QUESTION]))
+    assert blank.request == plain.request

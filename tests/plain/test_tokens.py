@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
+from rome_lens.subjects import occurrences
 from rome_lens.tokens import encode, tokenise, tokenise_span
 
 PROMPT = "The Eiffel Tower is in the city of"
@@ -283,6 +284,10 @@ def test_a_prompt_that_cannot_be_tokenised(prompt, subject, error, message):
         (PROMPT, "東京", " 東京"),
         ("東京は", "日本", "日本"),
         ("東京は", "Paris", " Paris"),
+        ("東京は", "1998", "1998"),
+        ("It ended in 19", "45", "45"),
+        ('It is called "', "Paris", "Paris"),
+        ("In the city<s>", "Paris", "Paris"),
         ("とうきょう", "カタカナ", "カタカナ"),
         ("กรุงเทพ", "ไทย", "ไทย"),
     ],
@@ -292,6 +297,14 @@ def test_the_space_between_prompt_and_answer(prompt, answer, joined):
     text = tokenise(tokenizer, prompt, prompt.strip(), answer=answer)
     assert text.answer == joined
     assert text.ids == tuple(tokenizer(prompt + joined, add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize("joined", ["", " ", "\n", "  "])
+def test_what_stands_between_prompt_and_answer_is_what_the_caller_says(joined):
+    for answer in ("Paris", " Paris"):
+        text = tokenise(single_bytes(), PROMPT, "Eiffel", answer=answer, answer_joined=joined)
+        assert single_bytes().decode(text.ids) == PROMPT + joined + answer
+        assert text.answer == joined + answer
 
 
 @pytest.mark.parametrize("kind", [byte_level, sentence_piece, llama_like], ids=lambda kind: kind.__name__)
@@ -378,13 +391,19 @@ def test_a_span_of_characters_that_no_token_covers():
 
 
 def _chosen(prompt, first, end):
-    """The part of a prompt between two characters as a subject: its first and end without white space, its number."""
+    """The part of a prompt between two characters as a subject, and its first and end, without white space."""
     part = prompt[first:end]
     assume(part.strip())
     start = first + len(part) - len(part.lstrip())
-    subject = part.strip()
-    occurrence = sum(prompt.startswith(subject, i) for i in range(start + 1))
-    return start, start + len(subject), subject, occurrence
+    return start, start + len(part.strip()), part.strip()
+
+
+def _tokenised_at(tokenizer, prompt, start, subject, **options):
+    """By the subject's number, where it has one: inside of a word it has none if it stands elsewhere by itself."""
+    places = occurrences(prompt, subject)
+    if start in places:
+        return tokenise(tokenizer, prompt, subject, occurrence=places.index(start) + 1, **options)
+    return tokenise_span(tokenizer, prompt, (start, start + len(subject)), **options)
 
 
 TEXTS = st.text(st.sampled_from("aeThis  \n.é東京は😀ã\u0301ß"), min_size=1, max_size=30) | st.text(
@@ -397,9 +416,9 @@ TEXTS = st.text(st.sampled_from("aeThis  \n.é東京は😀ã\u0301ß"), min_siz
     prompt=TEXTS, cuts=st.tuples(st.integers(0, 30), st.integers(1, 30)), bos=st.booleans(), trim_offsets=st.booleans()
 )
 def test_the_span_holds_the_subjects_bytes_and_no_smaller_span_does(prompt, cuts, bos, trim_offsets):
-    start, end, subject, occurrence = _chosen(prompt, cuts[0], cuts[0] + cuts[1])
+    start, end, subject = _chosen(prompt, cuts[0], cuts[0] + cuts[1])
     tokenizer = byte_level(trim_offsets=trim_offsets)
-    text = tokenise(tokenizer, prompt, subject, occurrence=occurrence, prepend_bos=bos)
+    text = _tokenised_at(tokenizer, prompt, start, subject, prepend_bos=bos)
 
     # In a byte-level vocabulary every letter of a token stands for one byte of the text.
     sizes = [len(token) for token in tokenizer.convert_ids_to_tokens(text.ids[bos:])]
@@ -413,8 +432,8 @@ def test_the_span_holds_the_subjects_bytes_and_no_smaller_span_does(prompt, cuts
 @settings(deadline=None)
 @given(prompt=TEXTS, cuts=st.tuples(st.integers(0, 30), st.integers(1, 30)), kind=st.sampled_from(ALL_KINDS[2:4]))
 def test_the_span_covers_the_subject_and_its_neighbours_do_not_touch_it(prompt, cuts, kind):
-    start, end, subject, occurrence = _chosen(prompt, cuts[0], cuts[0] + cuts[1])
-    first, after = _span(kind(), prompt, subject, occurrence=occurrence)
+    start, end, subject = _chosen(prompt, cuts[0], cuts[0] + cuts[1])
+    first, after = _tokenised_at(kind(), prompt, start, subject).subject_span
     offsets = encode(kind(), prompt)[1]
     covered = {i for a, b in offsets[first:after] for i in range(a, b)}
     assert covered >= set(range(start, end))

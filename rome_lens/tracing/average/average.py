@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict
 from typing import Any
 
 from rome_lens import __version__
@@ -101,7 +100,7 @@ def average_causal_effect(
         "kind": AVERAGE,
         "model": source.to_dict(),
         **settings.to_dict(),
-        "data": {"facts": len(facts), "digest": digest_of([asdict(fact) for fact in facts])},
+        "data": {"facts": len(facts), "digest": digest_of([fact.as_dict() for fact in facts])},
         "batch_size": batch_size,
         "shard": None if part is None else str(part),
         "version": __version__,

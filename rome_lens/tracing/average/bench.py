@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,10 +21,9 @@ from rome_lens.tracing.cells import window_of
 from rome_lens.tracing.grid import Grids, Wanted, score_grids
 from rome_lens.tracing.request import (
     SEVERED,
-    check_known,
-    check_length,
     check_streams,
     fitted_noise,
+    known_text,
     noisy_case,
 )
 from rome_lens.tracing.roles import LAST_SUBJECT, roles_of
@@ -108,13 +107,20 @@ class AverageBench(Bench):
             FactNotKnownError: the model does not know it. PromptError, AnswerError: it does not fit the model.
         """
         backend, settings = self._backend, self.settings
-        text = tokenise_span(
-            backend.tokenizer, fact.text, fact.subject_span, answer=fact.answer, prepend_bos=settings.prepend_bos
-        )
-        check_length(backend, text)
-        check_known(backend, text)
+
+        def read(joined: str | None) -> TokenisedPrompt:
+            return tokenise_span(
+                backend.tokenizer,
+                fact.text,
+                fact.subject_span,
+                answer=fact.answer,
+                answer_joined=joined,
+                prepend_bos=settings.prepend_bos,
+            )
+
+        text, taken = known_text(backend, read, prompt=fact.text, answer=fact.answer, answer_joined=fact.answer_joined)
         case = noisy_case(backend, text, self._noise, samples=settings.samples, seed=settings.seed)
-        return _Known(number, fact, text, case)
+        return _Known(number, fact, text, case, taken)
 
     def _traced(self, several: "Sequence[_Known]", progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
         """Facts of one shape, together."""
@@ -139,10 +145,11 @@ class _Known:
     fact: Fact
     text: TokenisedPrompt
     case: Case
+    notes: tuple[str, ...]
 
 
 def _asked(number: int, fact: Fact) -> dict[str, Any]:
-    return {"number": number, **asdict(fact)}
+    return {"number": number, **fact.as_dict()}
 
 
 def _record(known: _Known, grids: Grids, wanted: Wanted) -> dict[str, Any]:
@@ -159,7 +166,7 @@ def _record(known: _Known, grids: Grids, wanted: Wanted) -> dict[str, Any]:
         "severed_at": at,
         "severed": {stream: grid[:, at].tolist() for stream, grid in grids.severed.items()},
         "engine": grids.engine,
-        "notes": list(grids.notes),
+        "notes": [*known.notes, *grids.notes],
     }
 
 

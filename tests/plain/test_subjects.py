@@ -1,0 +1,108 @@
+"""What a subject is: the words that a text holds, the place that a prompt keeps for it, and white space around it."""
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from rome_lens.errors import PromptError, SubjectError
+from rome_lens.facts import EditRequest, Fact
+from rome_lens.subjects import Template, find_subject
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "at"),
+    [
+        ("Romeo was born in Rome, which is a city in", "Rome", 18),
+        ("In which Italian city was It filmed?", "It", 26),
+        ("Rome's rivals met in Romeo's house", "Rome", 0),
+        ("In 1984, 19 of them", "19", 9),
+        ("Cote and Co. are", "Co", 9),
+        # Accents belong to the letter in front of them, in either form.
+        ("Jose\u0301 and Jose are", "Jose", 10),
+        # Scripts without spaces have no words of their own; Hangul's particles end none.
+        ("北京市在北京", "北京", 0),
+        ("서울은 한국의 수도이고 서울 시장은", "서울", 0),
+        # There is none that stands by itself.
+        ("Was it a cat?", "at", 10),
+        ("C++ and C# are", "C#", 8),
+    ],
+)
+def test_words_of_their_own_go_before_those_inside_of_others(text, subject, at):
+    assert find_subject(text, subject) == (at, at + len(subject))
+
+
+def test_an_occurrence_that_no_word_of_its_own_has():
+    with pytest.raises(SubjectError) as told:
+        find_subject("Romeo left Rome for Rome", "Rome", 3)
+    assert str(told.value) == (
+        "occurrence 3 of the subject 'Rome' was asked for, but the prompt holds it 2 times as a word of its own"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before", "after"),
+    [
+        ("{} is in", "", " is in"),
+        ("In {{}} is", "In {", "} is"),
+        ("\\textbf{{}} is", "\\textbf{", "} is"),
+        ("In {}, an empty dict is written {{}} and", "In ", ", an empty dict is written {} and"),
+        ("{{}} is what {} says of {{}} and {{{}}}", "{} is what ", " says of {} and {{}}"),
+        ("{ {} }{{}}{x}%s{0}", "{ ", " }{}{x}%s{0}"),
+    ],
+)
+def test_braces_that_are_text(prompt, before, after):
+    assert Template.read(prompt) == Template(before, after)
+
+
+@pytest.mark.parametrize(("prompt", "places"), [("{}{}", 2), ("{{}} {{}}", 0), ("{{}} {} {}", 2), ("", 0)])
+def test_a_prompt_without_the_one_place(prompt, places):
+    with pytest.raises(PromptError, match=f"has {places} places for the subject; write {{}} once"):
+        Template.read(prompt)
+
+
+_TEXT = st.text("ab {}", max_size=12)
+
+
+@given(before=_TEXT, after=_TEXT)
+def test_any_text_around_a_subject_is_read_back(before, after):
+    template = Template(before, after)
+    try:
+        prompt = template.prompt
+    except PromptError:
+        # What {} cannot say: braces right around the subject, and others elsewhere.
+        assert before.endswith("{")
+        assert after.startswith("}")
+        return
+    assert Template.read(prompt) == template
+
+
+@given(
+    words=st.lists(st.text("ab{}é東 ", min_size=1, max_size=6), min_size=3, max_size=3),
+    front=st.text(" \n\t\u00a0\u3000", max_size=2),
+    behind=st.text(" \n\t\u00a0\u3000", max_size=2),
+)
+def test_white_space_around_a_subject_moves_into_the_prompt(words, front, behind):
+    before, subject, after = words
+    assume(subject.strip() and "{" not in before + after and "}" not in before + after)
+    subject = subject.strip()
+    blank = EditRequest(f"{before}{{}}{after}", front + subject + behind, "x")
+    assert blank == EditRequest(f"{before}{front}{{}}{behind}{after}", subject, "x")
+    assert blank.text == before + front + subject + behind + after
+    start, end = blank.subject_span
+    assert blank.text[start:end] == blank.subject == subject
+    assert Fact(f"{before}{{}}{after}", front + subject + behind, "x").subject_span == blank.subject_span
+
+
+def test_a_request_or_a_fact_of_a_text_that_holds_its_subject():
+    text = "In Python, an empty dict is written {} and its type in Python is"
+    request = EditRequest.in_text(text, subject=" Python", target_new="set", answer_joined="")
+    assert (request.text, request.subject_span, request.answer_joined) == (text, (3, 9), "")
+    assert request.prompt == "In {}, an empty dict is written {{}} and its type in Python is"
+    assert request.asked == (text, "Python", 1)
+    fact = Fact.in_text(text, subject="Python", answer="dict", occurrence=-1)
+    assert (fact.text, fact.text[slice(*fact.subject_span)], fact.asked) == (text, "Python", (text, "Python", 2))
+
+
+def test_where_a_trace_cannot_be_asked_for_the_same_place():
+    with pytest.raises(SubjectError, match="inside of another word, and elsewhere a word of its own"):
+        _ = EditRequest("{}o was born in Rome, in", "Rome", "France").asked
