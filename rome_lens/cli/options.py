@@ -80,7 +80,7 @@ def answer_joined_option(panel: str) -> Any:
     """The option that says what stands between a prompt and its answer, in a panel of the help."""
     return typer.Option(
         "--answer-joined",
-        help="What stands between a prompt and its answer: '' for nothing, ' ' for a blank.",
+        help='What stands between a prompt and its answer: "" for nothing, " " for a blank.',
         show_default="by what both write there",
         metavar="TEXT",
         rich_help_panel=panel,

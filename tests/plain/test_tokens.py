@@ -1,94 +1,16 @@
 """Subject spans, and where the answer begins, with tokenizers of every kind that models come with."""
 
 import unicodedata
-from functools import cache
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizer_kinds import ALL_KINDS, PROMPT, byte_level, llama_like, sentence_piece, single_bytes, word_level
+from tokenizers import processors
 
 from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
 from rome_lens.subjects import occurrences
 from rome_lens.tokens import encode, tokenise, tokenise_span
-
-PROMPT = "The Eiffel Tower is in the city of"
-LINES = [PROMPT, "The Space Needle is in Seattle", "The tower of the city is the tower", "東京は日本", "東京"]
-SPECIAL = ["<unk>", "<s>"]
-FALLBACK = [f"<0x{byte:02X}>" for byte in range(256)]
-
-
-def _fast(tokenizer, **special):
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **{"bos_token": "<s>"} | special)
-
-
-def _byte_level(model, *, trim_offsets):
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=trim_offsets)
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-@cache
-def single_bytes():
-    """GPT-2's scheme without a single merge: every byte is a token."""
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    return _fast(_byte_level(models.BPE(vocab=vocabulary, merges=[]), trim_offsets=True))
-
-
-@cache
-def byte_level(*, trim_offsets=True):
-    """GPT-2's scheme, trained: words with their space in front, and characters in several tokens."""
-    tokenizer = _byte_level(models.BPE(), trim_offsets=trim_offsets)
-    trainer = trainers.BpeTrainer(
-        vocab_size=340,
-        special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(LINES * 3, trainer)
-    return _fast(tokenizer)
-
-
-@cache
-def sentence_piece():
-    """Unigram as T5 and others have it: `▁` for a space, one in front of all, bytes for what is unknown."""
-    pieces = ["▁The", "▁Eiffel", "▁Tower", "▁is", "▁in", "▁the", "▁city", "▁of", "▁Par", "▁", "is", *"TSao"]
-    vocabulary = [(token, 0.0) for token in SPECIAL] + [(byte, -20.0) for byte in FALLBACK]
-    return _fast(
-        _metaspace(models.Unigram([*vocabulary, *((p, -float(i + 1)) for i, p in enumerate(pieces))], 0, True))
-    )
-
-
-@cache
-def llama_like():
-    """BPE over `▁` with bytes for what is unknown, as Llama 2 and Gemma have it."""
-    pieces = ["▁", *"Theis", "▁T", "▁Th", "▁The", "▁i", "▁is"]
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *FALLBACK, *pieces])}
-    merges = [("▁", "T"), ("▁T", "h"), ("▁Th", "e"), ("▁", "i"), ("▁i", "s")]
-    return _fast(_metaspace(models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>")))
-
-
-def _metaspace(model):
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    return tokenizer
-
-
-@cache
-def word_level(**special):
-    """Words and nothing else. Control characters vanish, as BERT's do."""
-    words = sorted({word for line in LINES for word in line.split()})
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, handle_chinese_chars=False, strip_accents=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return _fast(tokenizer, **special)
-
-
-ALL_KINDS = [single_bytes, byte_level, sentence_piece, llama_like, word_level]
 
 
 def _span(tokenizer, prompt, subject, **options):

@@ -138,7 +138,7 @@ def test_a_token_that_the_model_does_not_embed(beyond):
         (
             PromptError,
             told,
-            lambda: rl.causal_trace(beyond, "ab is", subject="ab", facts=[rl.Fact("{} is", "<FACT>", "x")]),
+            lambda: rl.causal_trace(beyond, "ab is", subject="ab", facts=facts),
         ),
     ]:
         with pytest.raises(kind) as caught:
