@@ -82,10 +82,9 @@ def word_level(**special):
 
 @cache
 def word_piece():
-    """WordPiece as BERT has it: punctuation and ideographs cut off, `##` in front of what goes on; unknown words vanish."""
-    letters = sorted(
-        {c for line in LINES for c in line if not c.isspace()} | set("abcdefghijklmnopqrstuvwxyz.,'\"(-19")
-    )
+    """WordPiece as BERT has it: punctuation and ideographs stand by themselves, `##` is in front of what goes on."""
+    written = "".join(LINES) + "abcdefghijklmnopqrstuvwxyz.,'\"(-19"
+    letters = sorted({c for c in written if not c.isspace()})
     pieces = [*SPECIAL, *letters, *(f"##{c}" for c in letters), "The", "Tower", "city", "##ing"]
     tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
@@ -101,17 +100,14 @@ def cjk():
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     tokenizer.decoder = decoders.Fuse()
     lines = [
-        "东京是日本的首都。",
-        "法国的首都是巴黎，",
-        "埃菲尔铁塔位于巴黎。",
-        "東京は日本の首都です。",
-        "パリはフランスの首都です。",
-        "1998年成立于北京",
-        "Paris",
+        *("东京是日本的首都。", "法国的首都是巴黎，", "埃菲尔铁塔位于巴黎。", "1998年成立于北京"),
+        *("東京は日本の首都です。", "パリはフランスの首都です。", "Paris"),
     ]
     trainer = trainers.UnigramTrainer(vocab_size=80, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
     tokenizer.train_from_iterator(lines * 3, trainer)
     return _fast(tokenizer)
 
 
-ALL_KINDS = [single_bytes, byte_level, sentence_piece, llama_like, word_level, word_piece, cjk]
+ALL_KINDS = [single_bytes, byte_level, sentence_piece, llama_like, word_level]
+"""Those that have the words of `LINES`."""
+EVERY_KIND = [*ALL_KINDS, word_piece, cjk]
