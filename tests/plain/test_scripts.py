@@ -1,0 +1,119 @@
+"""Scripts with and without spaces, and where words end in them."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rome_lens.scripts import is_cjk_punctuation, is_unspaced, is_word_character, within_word, word_goes_on
+
+
+@pytest.mark.parametrize("character", "黎龍東々〻〇〆ーｰひカｶﾞㄅㆠ𠮷กำิລາខြမᦀབꦏᬅᨀꪀꀀ")
+def test_scripts_without_spaces(character):
+    assert is_unspaced(character)
+    assert not is_cjk_punctuation(character)
+
+
+@pytest.mark.parametrize("character", "aéЖγא한ᄒaａ1１๑༡ 　.。、・「（$฿￥_-\n")
+def test_what_is_not_of_such_a_script(character):
+    assert not is_unspaced(character)
+
+
+@pytest.mark.parametrize(
+    "character", "、。「」『』【】《》〈〉（）：？！；，．・〜～｡｢｣､･［］｛｝＂＇－／゠︵﹁﹏﹑＄％￥"
+)
+def test_east_asian_punctuation(character):
+    assert is_cjk_punctuation(character)
+
+
+@pytest.mark.parametrize("character", ".,:;!?()\"'“”…—a黎ーヽ々〇１Ａ한 　")
+def test_what_is_no_east_asian_punctuation(character):
+    assert not is_cjk_punctuation(character)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("Romeo", "Rome"),
+        ("Rome2", "Rome"),
+        ("Rome_x", "Rome"),
+        ("1998", "19"),
+        ("Jose\u0301", "Jose"),
+        ("दिल्ली", "दिल्ल"),
+        ("می\u200cخواهم", "می"),  # behind a zero-width non-joiner the word goes on
+        ("क्\u200dष", "क्"),
+        ("โรมี", "โรม"),
+        ("ข้าวนา", "ข้าวน"),
+        ("人々", "人"),
+        ("パリー", "パリ"),
+        ("キャベツ", "キ"),
+        ("か\u3099", "か"),
+        ("ក្រុង", "ក"),
+        ("서\u11af", "서"),  # the syllable is not complete
+    ],
+)
+def test_words_that_go_on(text, word):
+    assert word_goes_on(text, len(word))
+    assert within_word(text, len(word))
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("Rome", "Rome"),
+        ("Rome is", "Rome"),
+        ("Rome's", "Rome"),
+        ("Rome-born", "Rome"),
+        ("C++", "C++"),
+        ("C++ is", "C++"),
+        ("U.S. army", "U.S."),
+        ("巴黎是法国的首都", "巴黎"),
+        ("東京です", "東京"),
+        ("東京って", "東京"),
+        ("โรมเป็น", "โรม"),
+        ("ໂຣມແມ່ນ", "ໂຣມ"),
+        ("រ៉ូមគឺ", "រ៉ូម"),
+        ("Rome是", "Rome"),
+        ("巴黎Rome", "巴黎"),
+        ("1998年", "1998"),
+        ("巴黎2024", "巴黎"),
+        ("巴黎。", "巴黎"),
+        ("巴黎 是", "巴黎"),
+        ("Rome\u200b is", "Rome"),
+        ("Rome\u200d", "Rome"),
+    ],
+)
+def test_words_that_end(text, word):
+    assert not word_goes_on(text, len(word))
+    assert not within_word(text, len(word))
+
+
+@pytest.mark.parametrize(("text", "word"), [("서울입니다", "서울"), ("Paris는", "Paris"), ("1998년", "1998")])
+def test_particles_are_written_onto_korean_words(text, word):
+    assert not word_goes_on(text, len(word))
+    # In front of a word there are none: 서울 in 북서울 stands inside another.
+    assert within_word(text, len(word))
+
+
+def test_at_both_ends_of_a_text_no_word_runs_on():
+    for index in (-1, 0, 4, 5):
+        assert not within_word("Rome", index)
+        assert not word_goes_on("Rome", index)
+    assert not within_word("", 0)
+
+
+def test_a_mark_behind_a_blank_belongs_to_nothing():
+    assert not within_word(" \u0301", 1)
+
+
+@given(st.characters(exclude_categories=["Cs"]))
+def test_no_character_is_both(character):
+    assert not (is_unspaced(character) and is_cjk_punctuation(character))
+    if is_unspaced(character) and unicodedata.category(character)[0] in "LM":
+        assert is_word_character(character)
+
+
+@given(st.text(st.sampled_from("aé1_ .'巴ー\u0301한는ก")))
+def test_what_goes_on_at_the_end_of_a_word_stands_inside_one(text):
+    assert all(within_word(text, i) for i in range(len(text) + 1) if word_goes_on(text, i))
