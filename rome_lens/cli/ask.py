@@ -171,7 +171,7 @@ def _as_json(one: _Answered) -> dict[str, Any]:
 
 
 def _print(answered: list[_Answered], said: dict[str, Any], edited: list[str]) -> None:
-    from rome_lens.figures import visible
+    from rome_lens.figures import format_probability, visible
 
     console = stdout()
     console.print(
@@ -186,9 +186,4 @@ def _print(answered: list[_Answered], said: dict[str, Any], edited: list[str]) -
         for token, probability in zip(one.tokens, one.says.probabilities, strict=True):
             console.print(f"  {probability:.4f}  {visible(token)}")
         for answer, probability in one.answers.items():
-            console.print(f"  {_probability(probability)}  {visible(answer.strip())} (asked for)")
-
-
-def _probability(value: float) -> str:
-    """Four decimals, or where they would all be 0 as many digits as tell it from 0."""
-    return f"{value:.4f}" if value >= 5e-5 or value == 0 else f"{value:.1e}"
+            console.print(f"  {format_probability(probability, 4)}  {visible(answer.strip())} (asked for)")

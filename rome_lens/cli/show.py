@@ -173,7 +173,7 @@ def _print_moment(console: Console, moment: "SecondMoment") -> None:
 
 def _print_trace(console: Console, trace: "CausalTrace") -> None:
     from rome_lens.cli.layout import print_labelled
-    from rome_lens.figures import render_heat_map, visible
+    from rome_lens.figures import format_probability, render_heat_map, visible
 
     console.print(f"{visible(trace.prompt)} → {visible(trace.answer).strip()}")
     console.print(
@@ -187,7 +187,7 @@ def _print_trace(console: Console, trace: "CausalTrace") -> None:
         f"{trace.seed}"
     )
     print_labelled(console, "subject", visible(f"{trace.subject!r}, {noise}, samples {trace.samples}"))
-    print_labelled(console, "high, low", f"{trace.high:.4f}, {trace.low:.4f}")
+    print_labelled(console, "high, low", ", ".join(format_probability(p, 4) for p in (trace.high, trace.low)))
     print_labelled(console, "streams", visible(f"{', '.join(trace.scores)}, window {trace.window}"))
     for edit in getattr(trace, "edits", ()):
         print_labelled(console, "edit", visible(str(edit)))

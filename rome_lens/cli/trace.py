@@ -258,17 +258,19 @@ def _print(traced: "CausalTrace") -> None:
 
 def _print_grids(console: "Console", traced: "CausalTrace", broken: str) -> None:
     """The maps of one state of the model."""
-    from rome_lens.figures import render_heat_map, visible
+    from rome_lens.figures import format_probability, render_heat_map, visible
 
     first, end = traced.subject_span
-    console.print(f"high {traced.high:.4f}  clean run")
-    console.print(f"low  {traced.low:.4f}  {visible(broken)}")
+    console.print(f"high {format_probability(traced.high, 4)}  clean run")
+    console.print(f"low  {format_probability(traced.low, 4)}  {visible(broken)}")
     for heat_map in traced.heat_maps()[-len(traced.scores) - len(traced.severed) :]:
         console.print()
         console.print(render_heat_map(heat_map, width=console.width))
+        if heat_map.blank:
+            continue
         layer, pos = heat_map.peak_of(range(first, end))
         console.print(
-            f"  best of the subject: layer {layer}, p = {heat_map.score(layer, pos):.3f}, "
+            f"  best of the subject: layer {layer}, p = {format_probability(heat_map.score(layer, pos))}, "
             f'token "{visible(heat_map.labels[pos])}"'
         )
     if traced.notes:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rome_lens.backends import Backend
 from rome_lens.backends.decoding import pad_rows
+from rome_lens.backends.likelihood import log_probabilities
 from rome_lens.editing.hooks import rank_one_hooks
 from rome_lens.tokens import TokenisedPrompt
 
@@ -35,8 +36,7 @@ def joint_probabilities(
     probabilities = []
     for row, read in zip(rows, logits, strict=True):
         answer = torch.tensor(row.answer_ids, device=read.device)
-        log_probs = read[: len(answer)].log_softmax(dim=-1).gather(1, answer[:, None])
-        probabilities.append(log_probs.sum().exp().item())
+        probabilities.append(log_probabilities(read[: len(answer)], answer).sum().exp().item())
     return probabilities
 
 

@@ -6,6 +6,7 @@ here: an answer comes with its mean negative log-probability, or with which of i
 
 import math
 import re
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from itertools import pairwise
 from statistics import fmean
 
 import numpy as np
+
+from rome_lens.scripts import is_cjk_punctuation, is_hangul, is_unspaced, is_word_character, word_goes_on
 
 REWRITE, PARAPHRASE, NEIGHBOUR = "rewrite", "paraphrase", "neighborhood"
 """What a prompt is asked for, in the data sets' words."""
@@ -28,6 +31,10 @@ _SUCCESS = {REWRITE: "ES", PARAPHRASE: "PS", NEIGHBOUR: "NS"}
 _MAGNITUDE = {REWRITE: "EM", PARAPHRASE: "PM", NEIGHBOUR: "NM"}
 _ACCURACY = {REWRITE: "efficacy", PARAPHRASE: "paraphrase", NEIGHBOUR: "specificity"}
 _WORD = re.compile(r"\w")
+# What goes on with a number behind its last digit: 3 is no 3.14, and 1 no 1,998; "in 1998,1999" holds two numbers.
+_GROUPED = re.compile(r"\.\d|,\d{3}(?!\d)")
+_QUOTES = "\"'`´‘’‚‛“”„‟«»‹›「『《〈〝﹁﹃"
+_WIDTHLESS = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 _CUT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -68,30 +75,52 @@ def free_scores(free: Mapping[str, Sequence[bool]], *, zsre: bool) -> dict[str, 
 
 
 def begins_with(text: str, answer: str) -> bool:
-    """Whether a text begins with an answer, and a word ends there; case and Unicode's forms do not matter."""
-    said, wanted = _plain(text), _plain(answer)
-    behind = said[len(wanted) :][:1]
-    # An accent or a vowel sign belongs to the letter in front of it.
-    goes_on = bool(_WORD.match(behind)) or unicodedata.category(behind or " ").startswith("M")
-    return said.startswith(wanted) and not goes_on
+    """Whether a text begins with an answer, and a word ends there; case and Unicode's forms do not matter.
+
+    Where a word ends depends on its script (`rome_lens.scripts`): it does behind "巴黎" in "巴黎是", and not behind
+    "Rome" in "Romeo". Quotation marks and characters of no width in front of either are passed over.
+    """
+    said, wanted = _comparable(text, answer)
+    return said.startswith(wanted) and not _goes_on(said, len(wanted))
+
+
+def _goes_on(text: str, end: int) -> bool:
+    """Whether what ends in front of `text[end]` is only a part of what stands there."""
+    number = _GROUPED.match(text, end) and text[end - 1 : end].isdecimal()
+    # 一九四 is no 一九四五, though ideographs may end a word anywhere.
+    counted = text[end : end + 1].isnumeric() and text[:end].isnumeric()
+    if number or counted or word_goes_on(text, end):
+        return True
+    # Of an answer that ends in a sign: "U.S." in "U.S.A.".
+    last, behind = text[end - 1 : end], text[end : end + 1]
+    if not behind or is_word_character(last) or is_cjk_punctuation(last):
+        return False
+    return is_word_character(behind) and not is_unspaced(behind) and not is_hangul(behind)
 
 
 def may_begin_with(text: str, answer: str) -> bool:
     """Whether a text that goes on may yet begin with an answer, or does; a character may be cut at its end."""
-    said, wanted = _plain(text.rstrip(_CUT)), _plain(answer)
+    # Taken apart: what a letter's beginning looks like does not depend on the accent that is yet to come.
+    said, wanted = (unicodedata.normalize("NFKD", part) for part in _comparable(text.rstrip(_CUT), answer))
     return said.startswith(wanted) or wanted.startswith(said)
 
 
-def _plain(text: str) -> str:
-    # Taken apart: what a letter's beginning looks like does not depend on the accent that is yet to come.
-    return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()).strip()
+def _comparable(text: str, answer: str) -> tuple[str, str]:
+    """Both without case and Unicode's forms, and without what may stand in front of an answer."""
+    said, wanted = (
+        unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", part).casefold()).strip() for part in (text, answer)
+    )
+    in_front = _WIDTHLESS + _QUOTES + string.whitespace
+    # An answer of nothing but quotation marks is what it is.
+    return (said.lstrip(in_front), bare) if (bare := wanted.lstrip(in_front)) else (said, wanted)
 
 
 def fluency(texts: Sequence[str]) -> float:
     """GE: entropy of a text's 2- and 3-grams of words, (2/3 H2 + 4/3 H3) / 2 in bits, the mean over texts, x100.
 
     Words and punctuation are told apart by NLTK's tokenizer, as in the released code, which also splits sentences first
-    (that takes a download, and moves a full stop now and then).
+    (that takes a download, and moves a full stop now and then). Of scripts that are written without spaces between
+    words, which NLTK does not cut, every character counts as a word.
     """
     return 100 * fmean(_entropy(text) for text in texts)
 
@@ -99,10 +128,24 @@ def fluency(texts: Sequence[str]) -> float:
 def _entropy(text: str) -> float:
     from nltk.tokenize import word_tokenize
 
-    words = word_tokenize(text, preserve_line=True)
+    words = word_tokenize(_set_apart(text), preserve_line=True)
     pairs = list(pairwise(words))
     triples = list(zip(words, words[1:], words[2:], strict=False))
     return (2 / 3 * _bits(pairs) + 4 / 3 * _bits(triples)) / 2
+
+
+def _set_apart(text: str) -> str:
+    """The text with spaces around the characters of scripts that have none between words, and their punctuation."""
+    if not any(map(is_unspaced, text)):
+        return text
+    units: list[str] = []
+    for character in text:
+        # A vowel sign or a tone belongs to the letter in front of it.
+        if units and unicodedata.category(character).startswith("M"):
+            units[-1] += character
+        else:
+            units.append(character)
+    return "".join(f" {unit} " if is_unspaced(unit[0]) or is_cjk_punctuation(unit[0]) else unit for unit in units)
 
 
 def _bits(grams: Sequence[tuple[str, ...]]) -> float:
@@ -115,7 +158,8 @@ def consistency(
 ) -> list[float]:
     """RS: cosine of the TF-IDF vectors of a record's generations and of its reference texts, x100.
 
-    The inverse document frequencies are those of a corpus: of all reference texts of a run.
+    The inverse document frequencies are those of a corpus: of all reference texts of a run. Of scripts that are written
+    without spaces between words, every character counts as a word.
 
     Args:
         texts: [record] what the model wrote about each record's subject.
@@ -126,9 +170,10 @@ def consistency(
 
     if not any(_WORD.search(text) for text in corpus):
         return [0.0] * len(texts)
-    vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit(sorted(set(corpus)))
-    written = vectorizer.transform([" ".join(each) for each in texts])
-    expected = vectorizer.transform([" ".join(each) for each in references])
+    vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit(sorted(set(map(_set_apart, corpus))))
+    written, expected = (
+        vectorizer.transform([_set_apart(" ".join(each)) for each in several]) for several in (texts, references)
+    )
     return [100 * float(cosine) for cosine in np.asarray(written.multiply(expected).sum(axis=1)).ravel()]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rome_lens.backends import Backend
 from rome_lens.backends.decoding import pad_rows
+from rome_lens.backends.likelihood import normalisers
 from rome_lens.data.records import CounterFactRecord, ZsreRecord
 from rome_lens.evaluation.metrics import NEIGHBOUR, PARAPHRASE, REWRITE
 from rome_lens.tokens import TokenisedPrompt, encode, tokenise
@@ -147,10 +148,9 @@ class Chunk:
 
     def read(self, logits: Float[Tensor, "place d_vocab"]) -> list[Reading]:
         """The readings, in the order of `owners`."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        log_probs = logits.log_softmax(dim=-1)
+        log_probs = logits[self.read_place, self.read_target].double() - normalisers(logits)[self.read_place]
         # A model that an edit has ruined gives no numbers at all: then every answer is as unlikely as can be.
-        nll = -log_probs[self.read_place, self.read_target].double().nan_to_num(nan=-_RUINED, neginf=-_RUINED)
+        nll = -log_probs.nan_to_num(nan=-_RUINED, neginf=-_RUINED)
         said = logits.argmax(dim=-1)[self.read_place]
         parts = (x.split(list(self.lengths)) for x in (nll, said == self.read_target, said))
         return [

@@ -59,6 +59,11 @@ class HeatMap:
         """The top of the colour scale: a restored state can beat the clean run, and must not run off the scale."""
         return max(_number(self.high), _number(self.score(*self.peak)))
 
+    @property
+    def blank(self) -> bool:
+        """Whether the answer has no probability anywhere, so that no cell is the highest."""
+        return not self.measure and self.top == 0
+
     def score(self, layer: int, pos: int) -> float:
         """The answer's probability with this cell restored."""
         return float(self.scores[layer][pos])

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 
 from rome_lens.errors import ArtefactError
 from rome_lens.figures.heat_map import HeatMap
+from rome_lens.figures.numbers import format_probability
 from rome_lens.figures.plotly_text import FONT, INK, QUIET, SCALE, layout_of, literal, page_config, shortened, wrapped
 from rome_lens.storage import write_whole
 
@@ -75,7 +76,8 @@ def heat_map_figure(
         ends = (heat_map.low, heat_map.top) if heat_map.measure else (bottom, top)
         panel.draw(bottom=ends[0], top=ends[1], labelled=column == 1 or not shared, bar_drop=axis_room / inner_height)
     if subtitle is None:
-        clean = f"{maps[0].high:.3f} in the clean run, {maps[0].low:.3f} with the subject corrupted"
+        high, low = format_probability(maps[0].high), format_probability(maps[0].low)
+        clean = f"{high} in the clean run, {low} with the subject corrupted"
         below_title = f"p({_answer(maps[0])}): {clean}; * marks the subject"
     else:
         below_title = literal(subtitle)
@@ -187,9 +189,12 @@ class _Panel:
             row=self.row,
             col=self.column,
         )
-        self._mark_peak()
-        layer, pos = heat_map.peak
-        peak = f"peak {heat_map.score(layer, pos):.3f}: layer {layer}, “{literal(shortened(heat_map.labels[pos]))}”"
+        peak = "no peak: every score is 0"
+        if not heat_map.blank:
+            self._mark_peak()
+            layer, pos = heat_map.peak
+            shown = format_probability(heat_map.score(layer, pos))
+            peak = f"peak {shown}: layer {layer}, “{literal(shortened(heat_map.labels[pos]))}”"
         self.figure.add_annotation(
             text=f"{wrapped(heat_map.title, self.width, pixels=7.0)}<br>"
             f'<span style="font-size:11px;color:{QUIET}">{peak}</span>',
@@ -298,9 +303,11 @@ def _one_line(text: str) -> str:
 def _hover(heat_map: HeatMap, measure: str) -> str:
     if heat_map.measure:
         return f"%{{customdata[0]}}<br>layer %{{x}}<br>{measure} = %{{z:+.4f}}<extra></extra>"
+    # Of an answer so unlikely that four decimals show nothing, three digits.
+    digits = ".4f" if heat_map.blank or heat_map.top >= 5e-4 else ".2e"
     return (
         "token “%{customdata[0]}”, position %{customdata[1]}<br>layer %{x}<br>"
-        f"{measure} = %{{z:.4f}}<br>effect = %{{customdata[2]:+.4f}}<extra></extra>"
+        f"{measure} = %{{z:{digits}}}<br>effect = %{{customdata[2]:+{digits}}}<extra></extra>"
     )
 
 

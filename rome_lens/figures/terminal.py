@@ -15,6 +15,7 @@ from rich.style import Style
 from rich.text import Text
 
 from rome_lens.figures.heat_map import HeatMap
+from rome_lens.figures.numbers import format_probability
 from rome_lens.figures.ramps import colour_ramp
 from rome_lens.figures.visible import visible
 
@@ -118,10 +119,11 @@ def _lines(heat_map: HeatMap, paper: _Paper) -> list[Text]:
         line = _line()
         shown = paper.text(label, grid.label_width)
         line.append(" " * (grid.label_width - cell_len(shown)) + shown + paper.edge)
+        marked = pos == peak_pos and not heat_map.blank
         for cell in range(grid.cells):
             layers = grid.members(cell)
             level = max(heat_map.level(heat_map.score(layer, pos)) for layer in layers)
-            characters, style = paper.cell(level, grid.cell_width, mark=pos == peak_pos and peak_layer in layers)
+            characters, style = paper.cell(level, grid.cell_width, mark=marked and peak_layer in layers)
             line.append(characters, style)
         lines.append(line)
     lines.append(_axis(grid))
@@ -131,10 +133,13 @@ def _lines(heat_map: HeatMap, paper: _Paper) -> list[Text]:
         lines += _wrapped(paper, f"one column: the highest of {grid.layers_per_cell} layers", "dim", indent=indent)
     lines.append(_scale(heat_map, paper, top=top))
     cross = "x" if paper.ascii_only else "×"
-    number, token = heat_map.score(peak_layer, peak_pos), "" if heat_map.measure else "token "
-    words = f"{cross} peak: layer {peak_layer}, {heat_map.measure or 'p'} = {number:.3f}, {token}"
-    room = max(4, paper.width - cell_len(words) - 2)
-    lines += _wrapped(paper, words + f'"{paper.text(heat_map.labels[peak_pos], room)}"', "", shown=True)
+    if heat_map.blank:
+        lines += _wrapped(paper, "no peak: every score is 0", "")
+    else:
+        shown, token = format_probability(heat_map.score(peak_layer, peak_pos)), "" if heat_map.measure else "token "
+        words = f"{cross} peak: layer {peak_layer}, {heat_map.measure or 'p'} = {shown}, {token}"
+        room = max(4, paper.width - cell_len(words) - 2)
+        lines += _wrapped(paper, words + f'"{paper.text(heat_map.labels[peak_pos], room)}"', "", shown=True)
     for line in lines:
         if line.cell_len > paper.width:  # a terminal of a few columns
             line.truncate(paper.width, overflow="crop")
@@ -167,8 +172,8 @@ def _axis(grid: _Grid) -> Text:
 
 def _scale(heat_map: HeatMap, paper: _Paper, *, top: float) -> Text:
     answer = paper.text(heat_map.answer.strip() or heat_map.answer, max(4, paper.width // 3))
-    beaten = "" if top <= heat_map.high else f" peak (high {heat_map.high:.3f})"
-    ends = f"{heat_map.low:.3f} ", f" {top:.3f}"
+    beaten = "" if top <= heat_map.high else f" peak (high {format_probability(heat_map.high)})"
+    ends = f"{format_probability(heat_map.low)} ", f" {format_probability(top)}"
     said = ((f"p({answer})  low ", beaten or " high"), (f"p({answer}) ", beaten), (f"p({answer}) ", ""), ("", ""))
     if heat_map.measure:
         said = ((f"{heat_map.measure} ", ""), ("", ""))

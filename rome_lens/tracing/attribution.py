@@ -45,14 +45,13 @@ def approximate_cells(
         clean, _ = _run(backend, runs.tokens[:1], case, wanted, corrupted=False)
     with torch.enable_grad():
         seen, logits = _run(backend, runs.tokens[1:], case, wanted, corrupted=True)
-        probabilities = runs.answer_probability(
+        logarithms = runs.answer_log_probability(
             logits, torch.zeros(runs.n_samples, dtype=torch.long, device=logits.device)
         )
         # dp = p d(log p), and where p is small half precision has no numbers for its gradient. Rows do not see each
         # other: the gradient of the sum is that of each row.
-        total = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log().sum()
-        gradients = torch.autograd.grad(total, [seen[key] for key in wanted], allow_unused=True)
-    shares = probabilities.detach().double()[:, None]
+        gradients = torch.autograd.grad(logarithms.sum(), [seen[key] for key in wanted], allow_unused=True)
+    shares = logarithms.detach().exp()[:, None]
     effects: dict[tuple[str, int], Tensor] = {}
     for key, gradient in zip(wanted, gradients, strict=True):
         if gradient is None:

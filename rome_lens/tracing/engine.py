@@ -358,7 +358,7 @@ class _Engine:
                     self.budget.halve_after(error)
                     continue
                 done += rows.shape[0]
-        scores = torch.cat(parts).double()
+        scores = torch.cat(parts)
         return lanes, reduce(scores, "(lane sample) -> lane", "mean", sample=self.n_samples).tolist()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rome_lens.backends import STREAMS
 from rome_lens.errors import ArtefactError, SettingError
-from rome_lens.figures import HeatMap
+from rome_lens.figures import HeatMap, format_probability
 from rome_lens.storage import load_tensors, save_tensors
 from rome_lens.tracing.attribution import ATTRIBUTION
 
@@ -94,11 +94,15 @@ class CausalTrace:
     severed: Mapping[str, Float[Tensor, "layer pos"]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        peaks = ", ".join(f"{s} {self.scores[s].max():.3f} at {self.peak(s)}" for s in self.scores)
+        peaks = ", ".join(
+            f"{heat_map.stream} {format_probability(heat_map.score(*heat_map.peak))} at {heat_map.peak}"
+            for heat_map in self._maps("")[: len(self.scores)]
+            if not heat_map.blank
+        )
         how = ", approximated" if self.approximate else ""
         return (
-            f"CausalTrace({self.prompt!r} -> {self.answer!r}, {self.model_name}, low {self.low:.3f}, "
-            f"high {self.high:.3f}, peaks by (layer, pos){how}: {peaks})"
+            f"CausalTrace({self.prompt!r} -> {self.answer!r}, {self.model_name}, low {format_probability(self.low)}, "
+            f"high {format_probability(self.high)}, peaks by (layer, pos){how}: {peaks or 'none, all scores are 0'})"
         )
 
     @property

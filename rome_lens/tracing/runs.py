@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 import torch
 from einops import reduce, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend, BlockReplay
+from rome_lens.backends.likelihood import log_probabilities
 
 
 @dataclass(frozen=True)
@@ -134,19 +135,26 @@ class Runs:
 
     def answer_probability(
         self, logits: Float[Tensor, "row read d_vocab"], cases: Int[Tensor, " row"]
-    ) -> Float[Tensor, " row"]:
-        """Joint probability of the answer's tokens of each row's case; in float32 at least."""
-        return joint_probability(logits, torch.stack([case.answer_ids for case in self.cases])[cases])
+    ) -> Float64[Tensor, " row"]:
+        """Joint probability of the answer's tokens of each row's case."""
+        return self.answer_log_probability(logits, cases).exp()
+
+    def answer_log_probability(
+        self, logits: Float[Tensor, "row read d_vocab"], cases: Int[Tensor, " row"]
+    ) -> Float64[Tensor, " row"]:
+        """Its natural logarithm, which is a number even where the probability is too small for one."""
+        return _joint_log_probability(logits, torch.stack([case.answer_ids for case in self.cases])[cases])
 
 
 def joint_probability(
     logits: Float[Tensor, "row read d_vocab"], answer_ids: Int[Tensor, " read"] | Int[Tensor, "row read"]
-) -> Float[Tensor, " row"]:
+) -> Float64[Tensor, " row"]:
     """Probability of the answer's tokens one after the other, teacher forced: the product of their softmaxes."""
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    chosen = logits.gather(-1, answer_ids.to(logits.device).expand(logits.shape[0], -1)[..., None]).squeeze(-1)
-    return (chosen - logits.logsumexp(dim=-1)).sum(dim=-1).exp()
+    return _joint_log_probability(logits, answer_ids).exp()
+
+
+def _joint_log_probability(logits: Tensor, answer_ids: Tensor) -> Float64[Tensor, " row"]:
+    return log_probabilities(logits, answer_ids.expand(logits.shape[0], -1)).sum(dim=-1)
 
 
 def break_embeddings(
@@ -193,7 +201,7 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -
         logits = backend.logits(rows, keep=n_read)
     answers = torch.stack([case.answer_ids for case in cases])
     answers = torch.cat([answers, repeat(answers, "case read -> (case sample) read", sample=n_samples)])
-    scores = joint_probability(logits, answers).double()
+    scores = joint_probability(logits, answers)
     return Runs(
         cases=tuple(cases),
         tokens=rows,

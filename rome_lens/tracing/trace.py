@@ -201,8 +201,13 @@ def causal_trace(
 
 
 def _little_effect(grids: Grids, *, sure: bool) -> tuple[str, ...]:
-    """Say it where there is little for a state to bring back."""
-    if not grids.high or grids.low < _LEFT * grids.high:
+    """Say it where there is little for a state to bring back, or nothing that a number could show."""
+    if not grids.high:
+        return (
+            "the answer's probability in the clean run is below 1e-323, the least that a number can be, and counts as "
+            "0: its scores cannot be compared; name a shorter answer",
+        )
+    if grids.low < _LEFT * grids.high:
         return ()
     kept = "all" if grids.low >= grids.high else f"{grids.low / grids.high:.0%}"
     doubt = "" if sure else "this may be no fact that the model knows (expect=, in a shell --expect, makes sure), or "

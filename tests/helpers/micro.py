@@ -5,7 +5,7 @@ from math import exp
 import pytest
 import torch
 from architectures import BACKENDS, HOOKED
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 needs_hooked = pytest.mark.skipif(HOOKED not in BACKENDS, reason="built by hand as a HookedTransformer")
@@ -19,16 +19,18 @@ def softmax_of_a(**logits: float) -> float:
     return exp(all_logits["a"]) / sum(exp(value) for value in all_logits.values())
 
 
-def micro_model():
-    """The model, made anew."""
+def micro_model(*, words=WORDS, spaced=True):
+    """The model, made anew; without spaces its words are single characters."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<s>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<s>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace() if spaced else pre_tokenizers.Split(Regex("."), "isolated")
+    if not spaced:
+        tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", pad_token="<s>", name_or_path="micro", add_bos_token=True
     )
-    n = len(WORDS)
+    n = len(words)
     cfg = HookedTransformerConfig(
         n_layers=2, d_model=n, n_heads=1, d_head=n, d_mlp=2, d_vocab=n, n_ctx=4, act_fn="relu",
         normalization_type=None, dtype=torch.float64,

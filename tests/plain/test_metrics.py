@@ -1,8 +1,10 @@
 """Every metric against numbers worked out by hand, and the conventions of those who published them (SPEC 4)."""
 
 import math
+import unicodedata
 
 import pytest
+from nltk.tokenize import word_tokenize
 
 from rome_lens.evaluation import metrics
 from rome_lens.evaluation.metrics import (
@@ -115,6 +117,38 @@ def test_all_that_is_scored_has_its_place_in_the_tables():
         (" ŁÓDŹ", "Łódź"),
         (" दिल्ली में", "दिल्ली"),
         (" 1999.", "1999"),
+        (" 1999, 12 years later", "1999"),
+        (" 1998,1999", "1998"),
+        ("巴黎是法国的首都", "巴黎"),
+        ("巴黎。", "巴黎"),
+        ("東京です", "東京"),
+        ("東京って", "東京"),
+        ("ﾊﾟﾘです", "パリ"),  # kana of half width
+        ("โรมเป็น", "โรม"),
+        ("ວຽງຈັນເປັນ", "ວຽງຈັນ"),
+        ("ភ្នំពេញជា", "ភ្នំពេញ"),
+        ("ရန်ကုန်သည်", "ရန်ကုန်"),
+        ("서울입니다", "서울"),
+        (unicodedata.normalize("NFD", "서울입니다"), "서울"),
+        ("Paris는", "Paris"),
+        ("Rome是", "Rome"),
+        ("巴黎Paris", "巴黎"),
+        ("1998年", "1998"),
+        ("3月", "3"),
+        ("十月", "十"),
+        ("“巴黎”是", "巴黎"),
+        ("「東京」", "東京"),
+        ('"Rome" is', "Rome"),
+        (" «Рим»", "Рим"),
+        (' "Heroes" by', '"Heroes"'),
+        ("\u200bRome", "Rome"),
+        ("\ufeff Rome", "Rome"),
+        (" Rome\u200b is", "Rome"),
+        (" New York's", "New York"),
+        (" C++ and", "C++"),
+        (" U.S. army", "U.S."),
+        (" U.S.是", "U.S."),
+        (" Yahoo!", "Yahoo!"),
     ],
 )
 def test_texts_that_begin_with_the_answer(text, answer):
@@ -137,6 +171,26 @@ def test_texts_that_begin_with_the_answer(text, answer):
         (" New Yorkers", "New York"),
         (" New", "New York"),
         (" 19991", "1999"),
+        (" 1998", "19"),
+        (" 3.14", "3"),
+        (" 1,998 people", "1"),
+        ("一九四五年", "一九四"),
+        ("๑๙๙๘", "๑๙"),
+        ("巴西", "巴黎"),
+        ("巴", "巴黎"),
+        ("在巴黎", "巴黎"),
+        ("人々", "人"),
+        ("キャベツ", "キ"),
+        ("โรมี", "โรม"),
+        ("โรมาเนีย", "โรม"),
+        ("서울", "서우"),
+        (" Jose\u0301", "Jose"),
+        (" José", "Jose"),
+        (" U.S.A.", "U.S."),
+        (" C++11", "C++"),
+        ("می\u200cخواهم", "می"),
+        (' "Romeo"', "Rome"),
+        ("Heroes", '"Heroes"'),
     ],
 )
 def test_texts_that_do_not_begin_with_the_answer(text, answer):
@@ -157,11 +211,21 @@ def test_texts_that_do_not_begin_with_the_answer(text, answer):
         (" Ra", "Rome", False),
         (" 西\ufffd", "東京", False),
         (" the", "Rome", False),
+        (' "', "Rome", True),
+        ("「", "東京", True),
+        ("\u200b", "Rome", True),
+        (' "Ra', "Rome", False),
+        ("서", "서울", True),
         (" \ufffdo", "Rome", False),
     ],
 )
 def test_the_beginning_of_a_text_may_become_the_answer(text, answer, may):
     assert may_begin_with(text, answer) is may
+
+
+def test_an_answer_of_quotation_marks_is_what_it_is():
+    assert begins_with(' " is', '"')
+    assert not begins_with("Rome", '"')
 
 
 # --- what a model writes --------------------------------------------------------------------------------------------
@@ -173,6 +237,27 @@ def test_fluency_is_the_entropy_of_pairs_and_triples_in_bits():
     assert fluency(["a b a b"]) == approx(100 * (2 / 3 * h2 + 4 / 3 * 1) / 2)
     # Four words of their own: three pairs, two triples.
     assert fluency(["one two three four"]) == approx(100 * (2 / 3 * math.log2(3) + 4 / 3) / 2)
+
+
+def test_without_spaces_every_character_is_a_word():
+    spaced = fluency(["a b c d e f g h , h f c i j k l a m n o"])
+    assert fluency(["法国的首都是巴黎，黎是的红花草木法水火土"]) == approx(spaced)
+    assert fluency(["法国的首都是巴黎，巴黎是一个美丽的城市。"]) > 300
+    assert fluency(["月张张张"]) == approx(fluency(["a b b b"]))
+    # A vowel sign or a tone is a part of its letter.
+    assert fluency(["กินข้าว"]) == approx(fluency(["กิ น ข้ า ว"]))
+
+
+def test_other_words_of_a_mixed_text_stay_words():
+    assert fluency(["I love 東京 and don't"]) == approx(fluency(["I love a b and don't"]))
+    assert fluency(["Rome《罗马》is"]) == approx(fluency(["a b c d e f"]))
+    assert fluency(["iPhone的iPhone的"]) == approx(fluency(["a b a b"]))
+
+
+@pytest.mark.parametrize("text", ["Rome, in 1998 (“the city”)… isn't", "서울은 한국의 수도입니다.", "Café—Ωμέγα"])
+def test_texts_with_spaces_are_nltks_business_alone(text):
+    words = word_tokenize(text, preserve_line=True)
+    assert fluency([text]) == fluency([" ".join(str(words.index(word)) for word in words)])
 
 
 def test_fluency_is_averaged_over_texts():
@@ -220,6 +305,11 @@ def compared(texts, references):
 
 def test_letters_of_their_own_are_words():
     assert compared([["a b c"]], [["a b c"]]) == approx([100.0])
+
+
+def test_without_spaces_characters_are_compared():
+    assert compared([["巴黎是首都"]], [["巴黎是城"]]) == approx(compared([["a b c d e"]], [["a b c f"]]))
+    assert compared([["東京です"]], [["北京市"]])[0] > 0
 
 
 def test_the_same_text_is_wholly_consistent_and_case_does_not_matter():

@@ -38,12 +38,17 @@ def micro():
     return micro_model()
 
 
-@pytest.fixture
-def model(micro):
+def always_on(micro):
+    """Let its hidden units be 1, whatever it reads."""
     with torch.no_grad():
         for block in micro.blocks:
             block.mlp.b_in.fill_(1)
-    yield micro
+    return micro
+
+
+@pytest.fixture
+def model(micro):
+    yield always_on(micro)
     with torch.no_grad():
         for block in micro.blocks:
             block.mlp.b_in.zero_()
@@ -51,6 +56,11 @@ def model(micro):
 
 @pytest.fixture
 def editor(model):
+    return by_hand(model)
+
+
+def by_hand(model):
+    """An editor that adds C to the last word."""
     backend = as_backend(model)
     y = torch.zeros(5, dtype=torch.float64)
     y[WORDS.index("y")] = C
@@ -125,6 +135,17 @@ def test_scores(model, editor):
         },
         abs=1e-9,
     )
+
+
+def test_free_answers_without_spaces_between_words():
+    model = always_on(micro_model(words=["<s>", "法", "国", "的", "月"], spaced=False))
+    asked = CounterFactRecord(0, 7, "P1", rl.EditRequest("{}的", "法", "月", "国"), ("的",), ("国的",), ())
+    report = evaluate_counterfact(model, {"by-hand": by_hand(model)}, [asked], measures=Measures(watched=()))
+    # As above: 月 has the logit 3 and 的 has 2.25 behind "法的"; what has been written makes it likelier still.
+    (record,) = report.records["by-hand"]
+    assert record["answers"][0]["free"] == "月月"
+    assert report.scores["ES_free"] == 100.0
+    assert report.scores["PS_free"] == 0.0
 
 
 def test_zsre(model, editor):
