@@ -67,3 +67,11 @@ class EditError(RomeLensError):
 
 class EditStateError(EditError):
     """An edit cannot be put on or taken off: it is on already, it is not on, or somebody else changed the weights."""
+
+
+def one_line(error: BaseException, *, limit: int = 200) -> str:
+    """The first line of an error with the addresses taken out, short enough to end a sentence with."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    words = ("an address" if "://" in word else word for word in lines[0].split())
+    text = " ".join(words).rstrip(".:;, ")
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -7,6 +7,7 @@ from rome_lens.backends.hooked_transformer import HookedTransformerBackend
 from rome_lens.backends.products import fast_products
 from rome_lens.backends.transformer_bridge import TransformerBridgeBackend
 from rome_lens.backends.w_out import Fingerprint, WOut
+from rome_lens.backends.ways import called_alone, fast_or_plain, hooks_of_the_owner
 from rome_lens.errors import ModelError
 
 __all__ = [
@@ -18,8 +19,11 @@ __all__ = [
     "ReplayError",
     "WOut",
     "as_backend",
+    "called_alone",
     "check_replayed",
+    "fast_or_plain",
     "fast_products",
+    "hooks_of_the_owner",
 ]
 
 

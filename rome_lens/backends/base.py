@@ -187,18 +187,52 @@ class Backend(ABC):
         return self._points[name]
 
     @torch.no_grad()
-    def embeddings(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """What passes `hook_embed`: token embeddings before position information, scaled as the model scales them."""
+    def embeddings(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos embed_width"]:
+        """What passes `hook_embed`: token embeddings before position information, scaled as the model scales them.
+
+        Raises:
+            ModelError: nothing passes it.
+        """
         seen: list[Tensor] = []
         with self.hooked([("hook_embed", lambda x: seen.append(x.detach().clone()))]):
             self._checked_forward(tokens, stop_at_layer=0)
+        if not seen:
+            raise self.silent("hook_embed")
         return seen[0]
+
+    @property
+    def embed_width(self) -> int:
+        """Numbers of one position that pass `hook_embed`; OPT-350m embeds in fewer than its `d_model`."""
+        return self.embeddings(torch.zeros((1, 1), dtype=torch.long, device=self.device)).shape[-1]
+
+    def silent(self, name: str) -> ModelError:
+        """The error for a hook point that is there, and that nothing passes."""
+        return ModelError(
+            f"{self.model_name} lists the hook point {name!r}, but nothing passes it in a forward; rome_lens cannot "
+            "work on this model as TransformerLens hosts it"
+        )
 
     @torch.no_grad()
     def logits(self, tokens: Int[Tensor, "batch pos"], keep: int) -> Float[Tensor, "batch keep d_vocab"]:
         """The model's own forward, unembedding the last `keep` positions only."""
         with self.hooked([("unembed.hook_in", lambda x: x[:, -keep:])]):
-            return self._checked_forward(tokens)
+            # Cut once more for a model in whose forward nothing passes the point.
+            return self._checked_forward(tokens)[:, -keep:]
+
+    @torch.no_grad()
+    def logits_at(
+        self, tokens: Int[Tensor, "batch pos"], rows: Int[Tensor, " place"], columns: Int[Tensor, " place"]
+    ) -> Float[Tensor, "place d_vocab"]:
+        """The model's own forward, unembedding single places only."""
+        cut: list[bool] = []
+
+        def places(x: Tensor) -> Tensor:
+            cut.append(True)
+            return x[rows, columns][:, None]
+
+        with self.hooked([("unembed.hook_in", places)]):
+            logits = self._checked_forward(tokens)
+        return logits[:, 0] if cut else logits[rows, columns]
 
     @staticmethod
     def key_hook(layer: int) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 from rome_lens.backends.base import Backend, KeysValues, ReplayError
 from rome_lens.backends.decoding import Embedding, check_logits, make_ready, room_for, write
 from rome_lens.backends.products import fast_products
+from rome_lens.backends.ways import called_alone
 from rome_lens.errors import ModelError, PromptError, SettingError
 from rome_lens.progress import Progress
 from rome_lens.tokens import encode
@@ -243,10 +244,6 @@ class _Steps:
     def __init__(self, backend: Backend, tokens: Int[Tensor, "row pos"], n_prompt: int, stack: ExitStack) -> None:
         self._backend, self._tokens, self._n_prompt = backend, tokens, n_prompt
         self._cached: _Cached | None = None
-        # With foreign hooks anything may go wrong in a call of one position; a whole forward has the last word.
-        self._harmless = (
-            (ReplayError, RuntimeError, LookupError, ValueError) if backend.foreign_hooks() else ReplayError
-        )
         if tokens.shape[1] > n_prompt + 1:
             self._try(lambda: self._start(stack))
 
@@ -273,9 +270,11 @@ class _Steps:
 
     def _try(self, function: Callable[[], Any]) -> Any:
         """What a function gives, or None and no more replay from then on."""
+        # Anything may go wrong in a call of one position, in a block or in a hook; a whole forward has the last word.
         try:
-            return function()
-        except self._harmless:
+            with called_alone():
+                return function()
+        except ReplayError:
             self._cached = None
             return None
 

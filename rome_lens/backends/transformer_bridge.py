@@ -139,8 +139,9 @@ class BridgeReplay(BlockReplay):
         if name == "cache_position" and value.shape == (n,):
             return value[here]
         if name == "attention_mask" and value.ndim == 4 and value.shape[-2:] == (n, n):
-            return value[:1, :, here, first - n_past : first + n_pos]
-        if name == "alibi" and value.shape[-1] == n and value.shape[0] % self._n_rows == 0:
+            # XGLM asks for a mask a row; the others take either.
+            return value[:1, :, here, first - n_past : first + n_pos].expand(rows, -1, -1, -1)
+        if name == "alibi" and value.ndim == 3 and value.shape[-1] == n and value.shape[0] % self._n_rows == 0:
             heads = value.shape[0] // self._n_rows
             return value[:heads, :, first - n_past : first + n_pos].repeat(rows, 1, 1)
         raise ReplayError(f"its blocks take an argument {name!r} of shape {tuple(value.shape)}")
@@ -164,7 +165,7 @@ class BridgeReplay(BlockReplay):
             mask = value[0][:, places.here[:, :, None], places.seen[:, None, :]].transpose(0, 1)
             hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
             return mask.masked_fill(places.outside[:, None, None, :], hidden)
-        if name == "alibi" and value.shape[-1] == n and value.shape[0] % self._n_rows == 0:
+        if name == "alibi" and value.ndim == 3 and value.shape[-1] == n and value.shape[0] % self._n_rows == 0:
             heads = value.shape[0] // self._n_rows
             return value[:heads, 0, places.seen].transpose(0, 1).flatten(0, 1)[:, None]
         raise ReplayError(f"its blocks take an argument {name!r} of shape {tuple(value.shape)}")

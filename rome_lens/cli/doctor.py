@@ -11,7 +11,7 @@ import typer
 from rome_lens import __version__
 from rome_lens.cli.options import Json
 from rome_lens.cli.terminal import print_json, progress_bar, stdout
-from rome_lens.loading.progress import one_line
+from rome_lens.errors import one_line
 
 _PACKAGES = ("torch", "transformer-lens", "transformers", "gguf", "safetensors", "plotly", "pandas")
 

@@ -157,6 +157,8 @@ class ReplayForward(Forward):
         keep = self.backend.hooked([(point, lambda x: final.append(x.clone()))])
         with self.backend.recording() as self.replay, keep:
             self.backend.logits(batch.tokens[self.watched], keep=1)
+        if len(final) != 1:
+            raise ReplayError(f"nothing passes {point} in a forward")
         self.final: Float[Tensor, "2 pos d_model"] = final[0]
 
     def _check(self, entering: Float[Tensor, "row pos d_model"]) -> None:

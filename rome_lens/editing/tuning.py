@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends import Backend, ReplayError, check_replayed, fast_products
+from rome_lens.backends import Backend, ReplayError, check_replayed, fast_or_plain, fast_products
 from rome_lens.backends.decoding import make_ready, pad_rows
 from rome_lens.editing.hooks import matrix_hooks
-from rome_lens.editing.ways import fast_or_plain
 from rome_lens.errors import EditError
 from rome_lens.progress import Progress
 from rome_lens.tokens import TokenisedPrompt
@@ -211,7 +210,7 @@ def tune(
     batch = TuningBatch.of(prompts, backend.device)
     backend.check_w_out(layer, batch.tokens)
 
-    def tuned(forward: PlainTuning, *notes: str) -> Tuned:
+    def tuned(forward: PlainTuning, progress: Progress | None, *notes: str) -> Tuned:
         with forward.ready():
             deltas, curves = _descend(forward, prompts, descent=descent, progress=progress)
         return Tuned(deltas, curves, forward.name, notes)
@@ -219,10 +218,13 @@ def tune(
     return fast_or_plain(
         backend,
         engine=engine,
-        fast=lambda: tuned(BlockTuning(backend, layer, batch)),
+        fast=lambda told: tuned(BlockTuning(backend, layer, batch), told),
         plain=lambda reason: tuned(
-            PlainTuning(backend, layer, batch), f"W_out was fine-tuned by whole forwards, which is slower: {reason}"
+            PlainTuning(backend, layer, batch),
+            progress,
+            f"W_out was fine-tuned by whole forwards, which is slower: {reason}",
         ),
+        progress=progress,
     )
 
 

@@ -8,12 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend
+from rome_lens.backends import Backend, fast_or_plain
 from rome_lens.editing.constant import Forward, Known, ReplayForward
 from rome_lens.editing.edit import Loss
 from rome_lens.editing.rows import Batch, RequestRows, make_batch
 from rome_lens.editing.settings import Settings
-from rome_lens.editing.ways import fast_or_plain
 from rome_lens.errors import EditError
 from rome_lens.progress import Progress
 
@@ -68,7 +67,7 @@ def find_values(
     """
     batch = make_batch(requests, bare_weight=bare_weight, device=backend.device)
 
-    def optimised(forward: Forward, *notes: str) -> Values:
+    def optimised(forward: Forward, progress: Progress | None, *notes: str) -> Values:
         with forward.ready():
             known = forward.known()
             backend.check_values(layer, known.key, known.value)
@@ -80,10 +79,13 @@ def find_values(
     return fast_or_plain(
         backend,
         engine=engine,
-        fast=lambda: optimised(ReplayForward(backend, layer, batch)),
+        fast=lambda told: optimised(ReplayForward(backend, layer, batch), told),
         plain=lambda reason: optimised(
-            Forward(backend, layer, batch), f"values were optimised by whole forwards, which is slower: {reason}"
+            Forward(backend, layer, batch),
+            progress,
+            f"values were optimised by whole forwards, which is slower: {reason}",
         ),
+        progress=progress,
     )
 
 

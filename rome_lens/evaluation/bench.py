@@ -4,14 +4,14 @@ import inspect
 import math
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from rome_lens.backends import Backend, as_backend
+from rome_lens.backends import Backend, ReplayError, as_backend
 from rome_lens.backends.generation import never_text
 from rome_lens.data.records import CounterFactRecord
 from rome_lens.errors import RomeLensError, SettingError
@@ -26,6 +26,8 @@ from rome_lens.evaluation.updates import Updates, as_edits
 from rome_lens.evaluation.writing import Prompt, continue_prompts
 from rome_lens.progress import Progress
 from rome_lens.tokens import encode
+
+_T = TypeVar("_T")
 
 # What the unedited model is asked about an object, so that there is a text to compare generations with.
 _REFERENCES = ("{} is", "{} is known for", "All about {}:", "When people think of {}, they", "The story of {}:")
@@ -73,6 +75,8 @@ class EvaluationBench:
         self._engine: Engine | None = None
         self._batch: tuple[tuple[Record, ...], _Batch] | None = None
         self._watched: tuple[Asked, float] | None = None
+        # Why the model's blocks are not called alone any more.
+        self._failed: str | None = None
 
     def close(self) -> None:
         """Leave the model as it was found; whatever is asked next opens it again."""
@@ -93,12 +97,12 @@ class EvaluationBench:
         Yields:
             The number of a record, and all that is known of it as JSON holds it.
         """
-        batch = self._put(tuple(records))
-        self._watched_before()
+        batch = self._or_plainly(lambda: self._put(tuple(records)))
         started = time.perf_counter()
         edits = _find_edits(editor, batch.records, progress)
         seconds = (time.perf_counter() - started) / max(1, len(edits))
-        measured = self._measure(batch, edits)
+        # Put once more only if the engine has changed meanwhile.
+        measured = self._or_plainly(lambda: self._measure(self._put(tuple(records)), edits))
         engine = self._engine
         assert engine is not None
         for number, reason in batch.unfit.items():
@@ -106,7 +110,16 @@ class EvaluationBench:
         for record, edit, found in zip(batch.records, edits, measured, strict=True):
             bound = self.measures.perplexity_bound
             told = written(record, name, edit, found, seconds=seconds, perplexity_bound=bound)
-            yield record.number, {**told, "engine": engine.name}
+            yield record.number, {**told, "engine": engine.name, "notes": [engine.reason] if engine.reason else []}
+
+    def _or_plainly(self, run: Callable[[], _T]) -> _T:
+        """What `run` gives; once more by whole forwards where a block fails that the first texts did not show."""
+        try:
+            return run()
+        except ReplayError as error:
+            self._failed = str(error)
+        self.close()
+        return run()
 
     def _put(self, records: tuple[Record, ...]) -> _Batch:
         """The batch, put to the unedited model; kept until the next one comes, for the next editor."""
@@ -126,6 +139,7 @@ class EvaluationBench:
         engine = self._engine_for(self._longest(fit, questions))
         asked = engine.ask(questions, keep=self._layers)
         batch = _Batch(tuple(fit), unfit, asked)
+        self._watched_before()
         self._batch = (records, batch)
         return batch
 
@@ -153,7 +167,9 @@ class EvaluationBench:
             rows = [(ids[start:] * wanted)[:wanted] for start in (0, 1)]
             text = torch.tensor(rows, device=self._backend.device)
             self._open.enter_context(self._backend.evaluating())
-            self._engine = self._open.enter_context(open_engine(self._backend, text, engine=self.measures.engine))
+            self._engine = self._open.enter_context(
+                open_engine(self._backend, text, engine=self.measures.engine, failed=self._failed)
+            )
         return self._engine
 
     def _measure(self, batch: _Batch, edits: Sequence[Any]) -> list[Measured]:
@@ -273,8 +289,13 @@ class EvaluationBench:
             for name in objects
             for place, prompt in enumerate(_REFERENCES)
         ]
-        self._engine_for(self.measures.text_length)
-        texts = [prompt + text for (_, prompt, _), text in zip(asked, self._texts(asked, None), strict=True)]
+
+        def written() -> list[str]:
+            self._engine_for(self.measures.text_length)
+            return self._texts(asked, None)
+
+        new = self._or_plainly(written)
+        texts = [prompt + text for (_, prompt, _), text in zip(asked, new, strict=True)]
         each = len(_REFERENCES)
         return [texts[place : place + each] for place in range(0, len(texts), each)]
 

@@ -13,7 +13,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, check_replayed, fast_products
+from rome_lens.backends import (
+    Backend,
+    BlockReplay,
+    KeysValues,
+    ReplayError,
+    called_alone,
+    check_replayed,
+    fast_or_plain,
+    fast_products,
+)
 from rome_lens.backends.decoding import Embedding, enter, make_ready
 from rome_lens.evaluation.questions import Chunk, Question, Reading, make_chunks
 from rome_lens.evaluation.updates import Updates
@@ -51,12 +60,13 @@ class Engine(ABC):
         backend: the model, in evaluation mode.
         name: `blocks`, or `plain` for whole forwards.
         n_tokens: positions of the longest row that can be run.
+        reason: why it is `plain`; None for `blocks`.
     """
 
     name: str
 
-    def __init__(self, backend: Backend, n_tokens: int) -> None:
-        self.backend, self.n_tokens = backend, n_tokens
+    def __init__(self, backend: Backend, n_tokens: int, reason: str | None = None) -> None:
+        self.backend, self.n_tokens, self.reason = backend, n_tokens, reason
 
     @abstractmethod
     def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Asked:
@@ -65,11 +75,18 @@ class Engine(ABC):
         Args:
             questions: each with the number of its record.
             keep: layers from which edits will go on.
+
+        Raises:
+            ReplayError: a block fails on these texts that did not on the first ones.
         """
 
     @abstractmethod
     def ask_again(self, asked: Asked, updates: Updates) -> list[tuple[Reading, ...]]:
-        """Put the same questions to the model under edits, [question][answer]."""
+        """Put the same questions to the model under edits, [question][answer].
+
+        Raises:
+            ReplayError: as `ask` does.
+        """
 
     @staticmethod
     def _sorted(asked: Sequence[tuple[int, Question]], readings: Sequence[tuple[Chunk, Sequence[Reading]]]) -> list:
@@ -99,9 +116,8 @@ class PlainEngine(Engine):
 
     def _run(self, chunk: Chunk, updates: Updates | None) -> list[Reading]:
         hooks = [] if updates is None else updates.all_hooks(chunk.stem_record)
-        places = (chunk.place_row, chunk.place_column)
-        with self.backend.hooked([*hooks, ("unembed.hook_in", lambda x: x[places][:, None])]):
-            return chunk.read(self.backend.run(chunk.stems)[:, 0])
+        with self.backend.hooked(hooks):
+            return chunk.read(self.backend.logits_at(chunk.stems, chunk.place_row, chunk.place_column))
 
 
 class BlockEngine(Engine):
@@ -136,6 +152,8 @@ class BlockEngine(Engine):
             with torch.no_grad():
                 with backend.recording() as replay, backend.hooked([(point, lambda x: final.append(x.clone()))]):
                     backend.logits(text, keep=1)
+                if len(final) != 1:
+                    raise ReplayError(f"nothing passes {point} in a forward")
                 engine = cls(backend, replay, Embedding.of(backend, text[:1]), text.shape[1])
                 make_ready(backend, replay, stack)
                 engine._check(text, final[0])
@@ -159,6 +177,7 @@ class BlockEngine(Engine):
             check_replayed(added, final[places], entering[places], "on a part of the positions")
 
     @torch.no_grad()
+    @called_alone()
     def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Asked:
         chunks = make_chunks(self.backend, questions, share=True)
         entering, readings = [], []
@@ -170,6 +189,7 @@ class BlockEngine(Engine):
         return Asked(tuple(questions), tuple(chunks), tuple(self._sorted(questions, readings)), tuple(entering))
 
     @torch.no_grad()
+    @called_alone()
     def ask_again(self, asked: Asked, updates: Updates) -> list[tuple[Reading, ...]]:
         if updates.start >= self.backend.n_layers:
             return list(asked.readings)
@@ -240,19 +260,24 @@ class BlockEngine(Engine):
 
 
 @contextmanager
-def open_engine(backend: Backend, text: Int[Tensor, "row pos"], *, engine: str = "auto") -> Iterator[Engine]:
+def open_engine(
+    backend: Backend, text: Int[Tensor, "row pos"], *, engine: str = "auto", failed: str | None = None
+) -> Iterator[Engine]:
     """The fast way where the model's blocks can be called alone, whole forwards where not.
 
     Args:
         backend: the model, in evaluation mode.
         text: as long as any row that will be run.
         engine: `auto`, or `plain` for whole forwards.
+        failed: why the blocks are not to be tried again; None where nothing is known against them.
     """
+    if failed is not None:
+        yield PlainEngine(backend, text.shape[1], failed)
+        return
     with ExitStack() as stack:
-        opened: Engine = PlainEngine(backend, text.shape[1])
-        if engine != "plain" and not backend.foreign_hooks():
-            try:
-                opened = stack.enter_context(BlockEngine.opened(backend, text))
-            except ReplayError:
-                opened = PlainEngine(backend, text.shape[1])
-        yield opened
+        yield fast_or_plain(
+            backend,
+            engine=engine,
+            fast=lambda _: stack.enter_context(BlockEngine.opened(backend, text)),
+            plain=lambda reason: PlainEngine(backend, text.shape[1], reason),
+        )

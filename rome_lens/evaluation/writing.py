@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends.base import KeysValues
+from rome_lens.backends import KeysValues, called_alone
 from rome_lens.backends.decoding import pad_rows, room_for, rows_together, write
 from rome_lens.evaluation.engine import BlockEngine, Engine
 from rome_lens.evaluation.updates import Updates
@@ -61,6 +61,9 @@ def continue_prompts(
 
     Returns:
         What each text gained.
+
+    Raises:
+        ReplayError: a block fails on these texts that did not on the first ones.
     """
     backend = engine.backend
     longest = max((len(prompt.ids) for prompt in prompts), default=0) + n_new
@@ -98,6 +101,7 @@ def _choice(rows: Sequence[Prompt], *, n_new: int, top_k: int, banned: Sequence[
     return choose
 
 
+@called_alone()
 def _by_blocks(
     engine: Any,
     prompts: Sequence[tuple[int, ...]],
@@ -146,8 +150,8 @@ def _by_forwards(
     hooks = [] if updates is None else updates.all_hooks(records)
     for step in range(n_new):
         last = (lengths + step - 1).clamp(max=engine.n_tokens - 1)
-        with engine.backend.hooked([*hooks, ("unembed.hook_in", lambda x, last=last: x[rows, last][:, None])]):
-            logits = engine.backend.run(tokens[:, : int(last.max()) + 1])[:, 0]
+        with engine.backend.hooked(hooks):
+            logits = engine.backend.logits_at(tokens[:, : int(last.max()) + 1], rows, last)
         tokens[rows, lengths + step] = choose(logits, step)
     return _new(tokens, lengths, n_new)
 

@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rome_lens.errors import ModelError
+from rome_lens.errors import ModelError, one_line
 from rome_lens.loading.hugging_face import Pretrained
 from rome_lens.loading.options import HOOKED_TRANSFORMER, TRANSFORMER_BRIDGE, has_hooked_transformer
-from rome_lens.loading.progress import one_line
 from rome_lens.loading.views import bytes_beside, without_sharing
 from rome_lens.memory import free_bytes
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rome_lens.errors import ModelError, ModelNotFoundError
+from rome_lens.errors import ModelError, ModelNotFoundError, one_line
 from rome_lens.loading.default_model import DEFAULT_MODEL
-from rome_lens.loading.progress import one_line, quiet
+from rome_lens.loading.progress import quiet
 from rome_lens.progress import Progress
 
 if TYPE_CHECKING:

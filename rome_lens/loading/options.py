@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rome_lens.errors import ModelError, SettingError
-from rome_lens.loading.progress import one_line
+from rome_lens.errors import ModelError, SettingError, one_line
 
 if TYPE_CHECKING:
     import torch

@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 _NOISY = ("transformers", "huggingface_hub", "gguf")
 
 
-def one_line(error: BaseException, *, limit: int = 200) -> str:
-    """The first line of an error with the addresses taken out, short enough to end a sentence with."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    words = ("an address" if "://" in word else word for word in lines[0].split())
-    text = " ".join(words).rstrip(".:;, ")
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
 @contextlib.contextmanager
 def quiet(what: str, *, progress: Progress | None) -> Iterator[type[tqdm]]:
     """Keep transformers, huggingface_hub and gguf off the screen, and hand their progress to ours.

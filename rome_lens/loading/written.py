@@ -6,8 +6,8 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rome_lens.errors import ModelError
-from rome_lens.loading.progress import one_line, quiet
+from rome_lens.errors import ModelError, one_line
+from rome_lens.loading.progress import quiet
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -142,7 +142,7 @@ def _embeddings_of(backend: Backend, texts: Sequence[str]) -> Float[Tensor, "tok
     ids = [i for text in texts for i in encode(backend.tokenizer, text)[0]]
     step = min(backend.n_ctx or 512, 512)
     rows = [torch.tensor([ids[i : i + step]], device=backend.device) for i in range(0, len(ids), step)]
-    return torch.cat([backend.embeddings(row)[0].cpu() for row in rows]) if rows else torch.empty(0, backend.d_model)
+    return torch.cat([backend.embeddings(row)[0].cpu() for row in rows]) if rows else torch.empty(0, 1)
 
 
 def swapped_tokens(

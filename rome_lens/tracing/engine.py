@@ -138,14 +138,19 @@ def score_cells(
     """
     if runs.replay is None:
         raise ReplayError("the runs were not recorded")
-    engine = _Engine(backend, runs, runs.replay, budget, tick)
+    if runs.resid_pre is None or len(runs.resid_post) != backend.n_layers:
+        raise ReplayError("nothing shows in a forward what enters and what leaves each of them")
+    engine = _Engine(backend, runs, runs.replay, runs.resid_pre, budget, tick)
     with torch.no_grad(), engine.hooked(), fast_products(device=backend.device, dtype=backend.dtype):
         return engine.run(lanes)
 
 
 class _Engine:
-    def __init__(self, backend: Backend, runs: Runs, replay: BlockReplay, budget: Budget, tick: Tick) -> None:
+    def __init__(
+        self, backend: Backend, runs: Runs, replay: BlockReplay, resid_pre: Tensor, budget: Budget, tick: Tick
+    ) -> None:
         self.backend, self.runs, self.replay, self.budget, self.tick = backend, runs, replay, budget, tick
+        self.resid_pre = resid_pre
         self.n_layers, self.n_samples, self.n_tokens = backend.n_layers, runs.n_samples, runs.n_tokens
         self.restoring = _Restoring()
 
@@ -193,7 +198,7 @@ class _Engine:
 
     def _run_batch(self, lanes: Sequence[Lane]) -> tuple[list[Lane], list[float]]:
         groups = self._groups(lanes)
-        base = self.runs.resid_pre
+        base = self.resid_pre
         for layer in range(self.n_layers):
             with self.replay.layer_ready(layer):
                 here = self._base_layer(layer, base)
@@ -214,7 +219,7 @@ class _Engine:
             members.sort(key=lambda lane: (lane.born, lane.leader is not None))
             shape = (len(members), self.n_samples, self.n_tokens - pos, self.backend.d_model)
             cases = torch.tensor([lane.case for lane in members], device=self.backend.device)
-            groups.append(_Group(pos, members, cases, self.runs.resid_pre.new_empty(shape)))
+            groups.append(_Group(pos, members, cases, self.resid_pre.new_empty(shape)))
         return groups
 
     def _base_layer(self, layer: int, resid_pre: Tensor) -> _Layer:
@@ -238,7 +243,7 @@ class _Engine:
         and where a layer writes numbers of a thousand times the usual size it would be taken for one.
         """
         runs, half = self.runs, self.n_tokens // 2
-        entering = runs.resid_post[layer - 1] if layer else runs.resid_pre[runs.watched]
+        entering = runs.resid_post[layer - 1] if layer else self.resid_pre[runs.watched]
         expected = runs.resid_post[layer]
         whole = self._watched_call(layer, entering)
         check_replayed(whole.resid, expected, entering, "on all positions")

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend, ReplayError
+from rome_lens.backends import Backend, fast_or_plain
 from rome_lens.progress import Progress
 from rome_lens.tracing.attribution import ATTRIBUTION, approximate_cells
 from rome_lens.tracing.cells import Cell, known_score, plan_cells
@@ -87,22 +87,26 @@ def score_grids(
     Raises:
         ModelError: the model gives no numbers.
     """
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     if engine == "auto" and (hooked := backend.foreign_hooks()):
-        notes.append(
+        notes = (
             f"the model carries hooks of yours ({', '.join(hooked[:3])}{', …' if len(hooked) > 3 else ''}): whole "
-            "forwards were run, so that they see every position of every cell"
+            "forwards were run, so that they see every position of every cell",
         )
         engine = PLAIN
-    parts = _Parts(
-        backend, cases, [w.cells(case, backend.n_layers) for case, w in zip(cases, wanted, strict=True)], progress
+    cells = [w.cells(case, backend.n_layers) for case, w in zip(cases, wanted, strict=True)]
+    parts = _Parts(backend, cases, cells, progress)
+    if engine != "auto":
+        return parts.run(engine, notes=notes)
+    return fast_or_plain(
+        backend,
+        engine=engine,
+        fast=lambda told: replace(parts, progress=told).run(BLOCKS, notes=()),
+        plain=lambda reason: parts.run(
+            PLAIN, notes=(f"the model's blocks cannot be called alone ({reason}): whole forwards were run",)
+        ),
+        progress=progress,
     )
-    if engine == "auto":
-        try:
-            return parts.run(BLOCKS, notes=())
-        except ReplayError as error:
-            notes.append(f"the model's blocks cannot be called alone ({error}): whole forwards were run")
-    return parts.run(PLAIN if engine == "auto" else engine, notes=tuple(notes))
 
 
 @dataclass

@@ -270,6 +270,6 @@ def noisy_case(backend: Backend, text: TokenisedPrompt, noise: FittedNoise, *, s
     """A prompt with its answer, whose subject the noise breaks, drawn for this subject."""
     tokens = torch.tensor(text.ids[:-1], device=backend.device)
     first, end = text.subject_span
-    drawn = noise.draw(samples=samples, n_tokens=end - first, d_model=backend.d_model, seed=seed)
+    drawn = noise.draw(samples=samples, n_tokens=end - first, d_model=backend.embed_width, seed=seed)
     corruption = Corruption(text.subject_span, drawn.to(backend.device), noise.rule.replace, tokens)
     return Case(tokens, corruption, torch.tensor(text.answer_ids, device=backend.device))

@@ -92,7 +92,7 @@ class Runs:
     Attributes:
         cases: the cases, of one shape.
         tokens: [row, pos] token ids.
-        resid_pre: what enters the first block, [row, pos, d_model].
+        resid_pre: what enters the first block, [row, pos, d_model]; None where nothing shows it.
         resid_post: what leaves each block in the rows `watched`, [watched, pos, d_model] a layer; where recorded.
         high: by case, the answer's probability in the clean run.
         low: by case, the answer's probability in the corrupted runs, averaged.
@@ -101,7 +101,7 @@ class Runs:
 
     cases: tuple[Case, ...]
     tokens: Int[Tensor, "row pos"]
-    resid_pre: Float[Tensor, "row pos d_model"]
+    resid_pre: Float[Tensor, "row pos d_model"] | None
     resid_post: Sequence[Float[Tensor, "watched pos d_model"]]
     high: tuple[float, ...]
     low: tuple[float, ...]
@@ -181,6 +181,9 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -
         backend: the model.
         cases: cases of one shape.
         record: watch how the model calls its blocks, so that they can be called alone afterwards.
+
+    Raises:
+        ModelError: noise has to break the embeddings, and nothing passes `hook_embed`.
     """
     n_samples, n_read = cases[0].corruption.n_samples, cases[0].answer_ids.shape[0]
     clean = torch.stack([case.tokens for case in cases])
@@ -188,8 +191,15 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -
     watched = _watched(len(cases), n_samples, rows.device)
     entering: list[Tensor] = []
     leaving: list[Tensor] = []
+    noisy = any(case.corruption.noise is not None for case in cases)
+    broken: list[bool] = []
+
+    def corrupt(x: Tensor) -> Tensor:
+        broken.append(True)
+        return break_embeddings(cases, x)
+
     hooks = [
-        ("hook_embed", lambda x: break_embeddings(cases, x)),
+        ("hook_embed", corrupt),
         ("blocks.0.hook_resid_pre", lambda x: entering.append(x.clone())),
     ]
     if record:
@@ -199,13 +209,15 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -
         ]
     with backend.recording() if record else nullcontext() as replay, backend.hooked(hooks):
         logits = backend.logits(rows, keep=n_read)
+    if noisy and not broken:
+        raise backend.silent("hook_embed")
     answers = torch.stack([case.answer_ids for case in cases])
     answers = torch.cat([answers, repeat(answers, "case read -> (case sample) read", sample=n_samples)])
     scores = joint_probability(logits, answers)
     return Runs(
         cases=tuple(cases),
         tokens=rows,
-        resid_pre=entering[0],
+        resid_pre=entering[0] if entering else None,
         resid_post=leaving,
         high=tuple(scores[: len(cases)].tolist()),
         low=tuple(reduce(scores[len(cases) :], "(case sample) -> case", "mean", sample=n_samples).tolist()),

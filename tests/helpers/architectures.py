@@ -59,6 +59,25 @@ CONFIGS: dict[str, Any] = {
     "falcon": lambda: transformers.FalconConfig(
         **{k: v for k, v in _SIZES.items() if k not in ("intermediate_size", "max_position_embeddings")}
     ),
+    "falcon-alibi": lambda: transformers.FalconConfig(
+        **{k: v for k, v in _SIZES.items() if k not in ("intermediate_size", "max_position_embeddings")},
+        alibi=True,
+        parallel_attn=False,
+        multi_query=False,
+        bias=True,
+    ),
+    # Its blocks do not show what leaves them.
+    "gpt1": lambda: transformers.OpenAIGPTConfig(**_GPT),
+    "xglm": lambda: transformers.XGLMConfig(
+        vocab_size=258, d_model=32, ffn_dim=24, num_layers=4, attention_heads=4, max_position_embeddings=64, **_IDS
+    ),
+    # Embeds in fewer numbers than its residual stream has, as OPT-350m does.
+    "opt-narrow": lambda: transformers.OPTConfig(
+        **{k: v for k, v in _SIZES.items() if k != "intermediate_size"},
+        ffn_dim=24,
+        word_embed_proj_dim=16,
+        do_layer_norm_before=False,
+    ),
     "granite": lambda: transformers.GraniteConfig(**_GQA, residual_multiplier=0.7, logits_scaling=2.0),
     "olmo2": lambda: transformers.Olmo2Config(**_GQA),
     "stablelm": lambda: transformers.StableLmConfig(**_GQA),
