@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         MatrixEdit,
         SecondMoment,
         applied_edits,
+        forget_edits,
         hooks_for_rows,
         load_edit,
     )
@@ -109,6 +110,7 @@ __all__ = [
     "causal_trace",
     "evaluate_counterfact",
     "evaluate_zsre",
+    "forget_edits",
     "hooks_for_rows",
     "load_edit",
     "load_model",
@@ -139,6 +141,7 @@ _HOMES = {
     "evaluate_zsre": "rome_lens.evaluation",
     "Fact": "rome_lens.facts",
     "FineTuning": "rome_lens.editing",
+    "forget_edits": "rome_lens.editing",
     "hooks_for_rows": "rome_lens.editing",
     "LayerSuggestion": "rome_lens.evaluation",
     "load_edit": "rome_lens.editing",

@@ -1,6 +1,6 @@
 """Edits of `W_out`: the second moment, keys and values, closed forms, and edits as objects."""
 
-from rome_lens.editing.applied import applied_edits
+from rome_lens.editing.applied import applied_edits, forget_edits
 from rome_lens.editing.edit import Edit, Loss, Probabilities, load_edit
 from rome_lens.editing.fine_tune import FineTuning
 from rome_lens.editing.hooks import hooks_for_rows
@@ -21,6 +21,7 @@ __all__ = [
     "SecondMoment",
     "Settings",
     "applied_edits",
+    "forget_edits",
     "hooks_for_rows",
     "load_edit",
     "settings_for",

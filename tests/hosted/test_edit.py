@@ -11,7 +11,7 @@ from hosts import hosted, needs_hooked
 
 import rome_lens as rl
 from rome_lens.editing.edit import Edit
-from rome_lens.errors import EditStateError, ModelMismatchError, SettingError
+from rome_lens.errors import EditStateError, ModelError, ModelMismatchError, SettingError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 
@@ -163,8 +163,8 @@ def test_the_block_ends_with_the_edit_off_whatever_happens():
 
 NAME = "the edit 'The tower is in' -> 'Rome 0' (layer 1)"
 CHANGED = (
-    "somebody else has changed W_out of layer 1 since it was edited; undoing the edit would undo that too: put the "
-    "weights back as they were, or load the model anew"
+    "somebody else has changed W_out of layer 1 since it was edited, and undoing the edit would undo that too: put the "
+    "weights back as they were, edited or not, or keep them as they are with rome_lens.forget_edits(model, layer=1)"
 )
 
 
@@ -227,7 +227,8 @@ def test_a_model_that_changed_its_precision(backend, caplog):
         edit.revert(model)
     assert str(caught.value) == (
         "the model was torch.float32 when layer 1 was edited and is torch.float64 now; bring it back with "
-        "model.to(torch.float32), then revert"
+        "model.to(torch.float32), then revert, or keep the weights as they are with rome_lens.forget_edits(model, "
+        "layer=1)"
     )
     model.to(torch.float32)
     edit.revert(model)
@@ -311,3 +312,163 @@ def test_a_bridge_that_is_brought_into_compatibility_mode(name, kept, no_process
         with pytest.raises(EditStateError) as caught:
             edit.revert(model)
         assert str(caught.value) == CHANGED
+
+
+def _kept(model):
+    return {name: x.clone() for name, x in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_that_were_loaded_as_they_were_carry_no_edit(backend, assign):
+    """F4: a record that the weights belie is dropped by whatever asks for it."""
+    model = own("llama", backend, dtype=torch.float32)
+    edit, other, kept = random_edit(model), random_edit(model, seed=1), _kept(model)
+    original, plain, hooked = w_out(model).clone(), logits(model), logits(model, edit.hooks(model))
+
+    def restored():
+        edit.apply(model)
+        model.load_state_dict({name: x.clone() for name, x in kept.items()}, assign=assign)
+        return model
+
+    assert not edit.is_applied(restored())
+    assert rl.applied_edits(restored()) == ()
+    assert rl.forget_edits(restored()) == ()
+    with pytest.raises(EditStateError, match="there is nothing to revert"):
+        edit.revert(restored())
+    assert torch.equal(logits(restored(), edit.hooks(model)), hooked)
+    assert_close(logits(restored(), rl.hooks_for_rows(model, [edit, None]))[1], plain[1], 1e-6)
+    for step in (edit.apply, other.apply):
+        step(restored())
+        assert len(rl.applied_edits(model)) == 1
+        rl.applied_edits(model)[0].revert(model)
+        assert torch.equal(w_out(model), original)
+    with edit.applied(model):
+        model.load_state_dict(kept)
+    assert torch.equal(logits(model), plain)
+    assert "_rome_lens_edits" not in model.__dict__
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_of_a_moment_between_two_edits(backend):
+    """F4: what the loaded weights hold is what is applied; layers do not ask for one another."""
+    model = own("llama", backend, dtype=torch.float32)
+    first, second, third = (random_edit(model, seed=seed) for seed in range(3))
+    elsewhere, original = random_edit(model, layer=3, seed=3), w_out(model).clone()
+    states = []
+    for edit in (elsewhere, first, second, third):
+        edit.apply(model)
+        states.append(_kept(model))
+    model.load_state_dict(states[1])
+    assert rl.applied_edits(model) == (first, elsewhere)
+    second.apply(model)
+    assert torch.equal(w_out(model), _of(states[2], model))
+    third.apply(model)
+    everything = _kept(model)
+    second.revert(model)
+    without_second = _kept(model)
+    second.apply(model)
+    model.load_state_dict(everything)
+    model.load_state_dict(without_second)
+    assert rl.applied_edits(model) == (first, third, elsewhere)
+    for edit in (third, first):
+        edit.revert(model)
+    assert torch.equal(w_out(model), original)
+    assert rl.applied_edits(model) == (elsewhere,)
+
+
+def _of(state, model):
+    """W_out of layer 1 in a saved state."""
+    twin = copy.deepcopy(model)
+    twin.load_state_dict(state)
+    return w_out(twin)
+
+
+def _train(model):
+    with torch.no_grad():
+        w_out(model).mul_(1.0001)
+
+
+def _load_other_weights(model):
+    model.load_state_dict({name: x * 1.0001 for name, x in model.state_dict().items()}, assign=True)
+
+
+def _halve(model):
+    model.to(torch.bfloat16)
+
+
+def _halve_and_back(model):
+    model.to(torch.bfloat16)
+    model.to(torch.float32)
+
+
+@pytest.mark.parametrize("change", [_train, _load_other_weights, _halve, _halve_and_back])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_edits_in_weights_that_others_changed_can_be_forgotten(backend, change, caplog):
+    """F4: no dead end: the error names the layer and the way on, and on it goes."""
+    caplog.set_level(logging.ERROR)
+    model = own("llama", backend, dtype=torch.float32)
+    edit, elsewhere = random_edit(model), random_edit(model, layer=3, seed=1)
+    edit.apply(model)
+    change(model)
+    changed = w_out(model).clone()
+    with pytest.raises(EditStateError) as caught:
+        edit.revert(model)
+    assert str(caught.value).endswith("as they are with rome_lens.forget_edits(model, layer=1)")
+    elsewhere.apply(model, force=True)
+    elsewhere.revert(model)
+    assert rl.forget_edits(model, layer=3) == ()
+    assert rl.forget_edits(model) == (edit,)
+    assert (rl.applied_edits(model), edit.is_applied(model)) == ((), False)
+    assert torch.equal(w_out(model), changed)
+    another = random_edit(model, seed=2)
+    another.apply(model)
+    another.revert(model)
+    assert torch.equal(w_out(model), changed)
+
+
+def test_forgetting_asks_for_a_model_and_a_layer_of_it():
+    with pytest.raises(ModelError, match="expected a HookedTransformer or a TransformerBridge, got str"):
+        rl.forget_edits("no model")
+    with pytest.raises(SettingError, match="layer is 9"):
+        rl.forget_edits(architecture("gpt2", BACKENDS[0]), layer=9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_edit_of_weights_that_are_no_numbers_goes_on_and_off(backend):
+    model = own("llama", backend, dtype=torch.float32)
+    edit = random_edit(model)
+    with torch.no_grad():
+        w_out(model)[2, 3] = float("nan")
+    original = w_out(model).clone()
+    edit.apply(model, force=True)
+    assert edit.is_applied(model)
+    edit.revert(model)
+    torch.testing.assert_close(w_out(model), original, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_edit_that_rounds_to_nothing_is_applied_all_the_same(backend):
+    model = own("llama", backend, dtype=torch.bfloat16)
+    edit = random_edit(model)
+    edit = random_edit(model, u=edit.u, v=edit.v * 1e-6)
+    original = w_out(model).clone()
+    edit.apply(model)
+    assert torch.equal(w_out(model), original)
+    assert edit.is_applied(model)
+    edit.revert(model)
+    assert not edit.is_applied(model)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_editor_of_a_layer_that_others_changed_asks_to_forget(backend):
+    """The kept matrix is no longer what the layer was before: nothing is measured against it in silence."""
+    model = own("llama", backend, dtype=torch.float32)
+    random_edit(model).apply(model)
+    _train(model)
+    moment = torch.eye(w_out(model).shape[0])
+    with pytest.raises(EditStateError, match="forget_edits"):
+        rl.ROME(model, layer=1, second_moment=moment)
+    rl.ROME(model, layer=2, second_moment=moment)
+    rl.forget_edits(model)
+    rl.ROME(model, layer=1, second_moment=moment)

@@ -72,6 +72,8 @@ class EditedModel(RuleBasedStateMachine):
                 self.w_out(layer).copy_(original(self.backend)[layer])
         self.edits = list(edits_of(self.backend))
         self.on: list[int] = []
+        # Saved states of the model that the record can still tell: the edits that were on, and the weights.
+        self.saved: list[tuple[tuple[int, ...], dict[str, torch.Tensor]]] = []
         self.folder = tempfile.TemporaryDirectory()
 
     def w_out(self, layer):
@@ -151,6 +153,40 @@ class EditedModel(RuleBasedStateMachine):
                 self._nest(others, fails)
         finally:
             self.on.remove(first)
+
+    @rule()
+    def keep_the_state(self):
+        self.saved.append((tuple(self.on), {name: x.clone() for name, x in self.model.state_dict().items()}))
+
+    @precondition(lambda self: self.saved)
+    @rule(data=st.data())
+    def load_a_state(self, data):
+        """Of a layer's edits those are left that the loaded weights hold, if it is a set that the record can tell."""
+        on, state = data.draw(st.sampled_from(self.saved))
+        now = copy.deepcopy(self.model.state_dict())
+        self.model.load_state_dict(state)
+        for layer in (0, 1):
+            mine = [number for number in self.on if LAYERS[number] == layer]
+            theirs = [number for number in on if LAYERS[number] == layer]
+            told = [mine[:n] for n in range(len(mine) + 1)] + [mine[:i] + mine[i + 1 :] for i in range(len(mine))]
+            if not any(set(theirs) == set(some) for some in told):
+                self.model.load_state_dict(now)  # a state from before edits that came and went; that is foreign
+                return
+        gone = set(self.on) - set(on)
+        self.on = [number for number in self.on if number not in gone]
+
+    @precondition(lambda self: self.on)
+    @rule(layer=st.sampled_from((0, 1)))
+    def forget(self, layer):
+        """Without its record an edited matrix is as good as any other."""
+        twin = copy.deepcopy(self.model)
+        forgotten = rl.forget_edits(twin, layer=layer)
+        assert [edit.id for edit in forgotten] == [self.edits[i].id for i in self.on if LAYERS[i] == layer]
+        left = [number for number in self.on if LAYERS[number] != layer]
+        assert [number for number in range(5) if self.edits[number].is_applied(twin)] == sorted(left)
+        assert all(
+            torch.equal(as_backend(twin).w_out(one).matrix, as_backend(self.model).w_out(one).matrix) for one in (0, 1)
+        )
 
     @precondition(lambda self: self.on)
     @rule(number=some_edit, layer=st.sampled_from((0, 1)))
