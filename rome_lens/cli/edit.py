@@ -8,7 +8,7 @@ import typer
 
 from rome_lens.cli.options import Backend, Device, Dtype, Json, Model, answer_joined_option
 from rome_lens.cli.terminal import print_json, progress_bar, say, stdout
-from rome_lens.errors import SettingError
+from rome_lens.errors import SettingError, SubjectError
 from rome_lens.facts import EditRequest
 from rome_lens.storage import check_writable
 from rome_lens.subjects import PLACE
@@ -283,6 +283,11 @@ def _request(
         )
     if PLACE in prompt:
         return EditRequest(prompt, subject, target, old, answer_joined)
+    if subject.strip() not in prompt:
+        raise SubjectError(
+            f"the subject {subject!r} is not in the prompt {prompt!r}; give it letter for letter, or write {PLACE} where "
+            "it stands"
+        )
     return EditRequest.in_text(prompt, subject=subject, target_new=target, target_true=old, answer_joined=answer_joined)
 
 

@@ -103,9 +103,11 @@ def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def hugging_face_model(name: str, *, dtype: torch.dtype = torch.float64) -> Any:
+def hugging_face_model(name: str, *, dtype: torch.dtype = torch.float64, vocab_size: int | None = None) -> Any:
     """The same random weights at every call, large enough for the corruption to matter."""
     config = CONFIGS[name]()
+    if vocab_size is not None:
+        config.vocab_size = vocab_size
     if name == "mixtral":
         config._experts_implementation = "eager"  # the fast one has no float64
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")

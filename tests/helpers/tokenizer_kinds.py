@@ -12,7 +12,9 @@ FALLBACK = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def _fast(tokenizer, **special):
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **{"bos_token": "<s>"} | special)
+    # What TransformerLens asks a tokenizer for, which it would look for on the hub otherwise.
+    special = {"bos_token": "<s>", "name_or_path": "tiny", "add_bos_token": True} | special
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **special)
 
 
 def _byte_level(model, *, trim_offsets):

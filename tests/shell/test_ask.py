@@ -120,3 +120,13 @@ def test_what_the_shell_typed_is_shown_and_never_obeyed(shell):
 def test_what_is_refused(shell, args, code, expected, loads):
     assert refusal(shell.run("ask", *args), code=code) == expected
     assert len(shell.loads) == loads
+
+
+def test_what_stands_between_a_prompt_and_a_named_answer(shell):
+    asked = ["ask", PROMPTS[0], "--answer", "the old museum", "--json"]
+    one, other = (json.loads(ok(shell.run(*asked, *joined))) for joined in ([], ["--answer-joined", " "]))
+    assert one["prompts"] == other["prompts"]
+    said = refusal(shell.run(*asked, "--answer-joined", ""), code=1)
+    assert said.startswith("the answer 'the old museum' shares the token ")
+    said = refusal(shell.run("ask", PROMPTS[0], "--answer-joined", ""), code=2)
+    assert said == "answer-joined is '', and no --answer was given that it could join"

@@ -128,6 +128,7 @@ EFFECTS = {
     "--subject": (["--subject", "tower"], {"subject": "tower", "subject_span": [1, 2]}),
     "--expect": (["--expect", "city"], {"answer": " city"}),
     "--answer": (["--answer", "in the"], {"answer": " in the"}),
+    "--answer-joined": (["--answer", "in the", "--answer-joined", "  "], {"answer": "  in the"}),
     "--occurrence": (["--subject", "the", "--occurrence", "2"], {"subject_span": [4, 5]}),
     "--stream": (["--stream", "attn", "--stream", "mlp"], {"scores": lambda v: list(v) == ["mlp", "attn"]}),
     "--severed": (["--severed", "mlp"], {"severed": lambda v: list(v) == ["mlp"]}),

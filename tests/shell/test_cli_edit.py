@@ -179,6 +179,7 @@ EFFECTS = {
     "--subject": (["--subject", "the museum"], ("edit", "request", "subject"), "the museum"),
     "--target": (["--target", "berlin"], ("edit", "request", "target_new"), "berlin"),
     "--old": (["--old", "paris"], ("prompts", 0, "old_answer"), " paris"),
+    "--answer-joined": (["--answer-joined", "  "], ("edit", "request", "answer_joined"), "  "),
     "--layer": (["--layer", "0", "--second-moment", "C0"], ("edit", "layer"), 0),
     "--variant": (["--variant", "p-rome"], ("edit", "variant"), "p-rome"),
     "--second-moment": (["--second-moment", "C0"], ("edit", "layer"), 0),
@@ -260,13 +261,14 @@ BEFORE_LOADING = {
     "no place": (
         1,
         ["edit", "where is it", *EDIT[2:]],
-        "the prompt 'where is it' has 0 places for the subject; write {}",
+        "the subject 'the tower' is not in the prompt 'where is it'; give it letter for letter, or write {}",
     ),
     "two places": (
         1,
         ["edit", "{} and {}", *EDIT[2:]],
         "the prompt '{} and {}' has 2 places for the subject; write {}",
     ),
+    "joined": (2, [*EDIT, "--answer-joined", "-"], "answer_joined is '-'; expected what stands between the prompt"),
     "empty subject": (1, [*EDIT, "-s", " "], "the subject of the prompt 'where stands {}' is empty; name who"),
     "empty target": (1, [*EDIT, "-t", ""], "a target of 'where stands the tower' is empty; give the text"),
     "the old answer": (1, [*EDIT, "--old", TARGET], "target_new and target_true of 'where stands the tower' are both"),
@@ -378,3 +380,12 @@ def test_a_short_context_leaves_out_texts_that_do_not_fit(shell):
     kinds = [effect["kind"] for effect in found["prompts"]]
     assert set(kinds) <= {"prompt", "behind_text"}
     assert len(found["continuations"]["after"].split()) <= 12
+
+
+def test_an_edit_takes_a_prompt_that_holds_its_subject(shell):
+    given = ["-s", "the tower", "-t", "paris", "--second-moment", "C1", "--steps", "1", "--template", "{}", "--json"]
+    one, other = (
+        json.loads(shell.run("edit", prompt, *given, "--generate", "0", "--paraphrase", "in paris").stdout)
+        for prompt in ("where stands the tower", "where stands {}")
+    )
+    assert one["edit"]["request"] == other["edit"]["request"]
