@@ -28,6 +28,7 @@ import torch
 import transformers
 
 import rome_lens as rl
+from rome_lens.editing.settings import Settings
 from rome_lens.errors import RomeLensError
 from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained
@@ -383,7 +384,7 @@ def _artefact(rng: random.Random) -> None:
         "edit": rl.load_edit,
         "trace": rl.CausalTrace.load,
         "moment": rl.SecondMoment.load,
-        "settings": rl.Settings.load,
+        "settings": Settings.load,
     }[rng.choice([kind] * 5 + ["edit", "trace", "moment", "settings"])]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{kind}.safetensors"
@@ -411,7 +412,8 @@ def _arguments(rng: random.Random) -> None:
     kind, arguments = rng.choice(list(_CALLS.items()))
     told: dict[str, Any] = dict(arguments)
     for _ in range(rng.randrange(1, 3)):
-        told[rng.choice(list(told))] = rng.choice(odd)
+        name = rng.choice(list(told))
+        told[name] = rng.choice(odd if name in _COUNTED else [*odd, 10**30])
     _CALLED[kind](model, **told)
 
 
@@ -454,6 +456,8 @@ _CALLS: dict[str, dict[str, Any]] = {
         **{"window": 1, "seed": 1, "prepend_bos": False, "engine": "auto", "batch_size": 1},
     },
 }
+# What a large number of takes long, as it should.
+_COUNTED = ("samples", "v_num_grad_steps", "num_steps", "max_tokens")
 _CALLED: dict[str, Callable[..., None]] = {
     "causal_trace": _traced,
     "ROME": _edited,

@@ -129,4 +129,4 @@ def test_what_stands_between_a_prompt_and_a_named_answer(shell):
     said = refusal(shell.run(*asked, "--answer-joined", ""), code=1)
     assert said.startswith("the answer 'the old museum' shares the token ")
     said = refusal(shell.run("ask", PROMPTS[0], "--answer-joined", ""), code=2)
-    assert said == "answer-joined is '', and no --answer was given that it could join"
+    assert said == "answer-joined is '', and no --answer was given; there is nothing to join"
