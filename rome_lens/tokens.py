@@ -146,6 +146,11 @@ def decode_each(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
     return tuple(tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids)
 
 
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of tokens that follow one another."""
+    return tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+
 def check_prompt(prompt: str) -> None:
     """Refuse a prompt of nothing but white space.
 

@@ -1,6 +1,5 @@
 """`rome-lens edit`: make the model say something else about one subject, and see what that did."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ from rome_lens.tokens import check_prompt
 
 if TYPE_CHECKING:
     from rome_lens.cli.effect import Measured
-    from rome_lens.editing import Edit
+    from rome_lens.editing import Edit, Probabilities
 
 _REQUEST: dict[str, Any] = {"rich_help_panel": "The request"}
 _HOW: dict[str, Any] = {"rich_help_panel": "How it is edited"}
@@ -60,7 +59,7 @@ def edit(
     ] = None,
     old: Annotated[
         str | None,
-        typer.Option(help="What it says now.", show_default="the model's next token", metavar="TEXT", **_REQUEST),
+        typer.Option(help="What it says now.", show_default="the model's own answer", metavar="TEXT", **_REQUEST),
     ] = None,
     answer_joined: Annotated[str | None, answer_joined_option(_REQUEST["rich_help_panel"])] = None,
     model: Model = "smollm2-135m",
@@ -259,7 +258,7 @@ def edit(
     if save is not None:
         made.save(save)
         say(f"wrote {save}")
-    shortfall = _shortfall(made, measured.effects[0].after.target)
+    shortfall = _shortfall(made, measured.effects[0].after.probabilities)
     if shortfall is not None:
         say(shortfall)
     if as_json:
@@ -306,21 +305,25 @@ def _share(bare_weight: str | None) -> float | str | None:
     return share
 
 
-def _shortfall(made: "Edit", reached: float) -> str | None:
+def _shortfall(made: "Edit", reached: "Probabilities") -> str | None:
     """That the edit did not do what was asked, and what may help; None where it did."""
-    from rome_lens.editing.weight_edit import SAID
+    from rome_lens.editing.shortfall import answers_mean_key, shortfall
 
-    if reached >= SAID:
+    settings = made.settings
+    n_templates, bare_weight = len(settings["context_templates"]), settings["bare_weight"]
+    mean_key = answers_mean_key(made.variant, n_templates=n_templates, bare_weight=bare_weight)
+    cause = shortfall(reached, made.loss_curve, mean_key=mean_key)
+    if cause is None:
         return None
-    # The mean over all texts may be good where the prompt with nothing in front, whose key is another, is not.
-    found = bool(made.loss_curve) and made.loss_curve[-1].target < -math.log(SAID)
-    advice = (
-        f"the optimised value gives it (loss {made.loss_curve[-1].target:.2f}), so try a larger --bare-weight or "
-        "--variant p-rome"
-        if found
-        else "try another --layer, more --steps or a larger --clamp"
-    )
-    return f"the target is not reached: p({made.request.target_new.strip()}) is {reached:.3f} after the edit; {advice}"
+    loss = made.loss_curve[-1].target
+    advice = {
+        "key": f"the optimised value gives it (loss {loss:.2f}), so try a larger --bare-weight or --variant p-rome",
+        "value": "try another --layer, more --steps or a larger --clamp",
+        "token": f"a token of it has {reached.target_mean:.2g} on average, but not each is the likeliest at its place; "
+        "try another --layer, more --steps or a shorter --target",
+    }[cause]
+    target = made.request.target_new.strip()
+    return f"the target is not reached: p({target}) is {reached.target:.3f} after the edit; {advice}"
 
 
 def _as_json(made: "Edit", measured: "Measured", save: Path | None) -> dict[str, Any]:

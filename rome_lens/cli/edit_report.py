@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -98,7 +99,7 @@ def print_measured(console: Console, edit: "Edit", measured: "Measured", *, text
 
 
 class _Table:
-    """Prompt, p(target), p(old answer) and the next token, each before and after, as wide as the terminal."""
+    """Prompt, p(target), p(old answer) and what the model says, each before and after, as wide as the terminal."""
 
     def __init__(self, console: Console, edit: "Edit", effects: Sequence["Effect"]) -> None:
         self.console = console
@@ -121,7 +122,7 @@ class _Table:
             before, after = effect.before, effect.after
             words = [_word(reading.says) for reading in (before, after)]
             if sum(map(cell_len, words)) > self.said_width - len(_ARROW):
-                words = [shorten(word, each) for word in words]
+                words = [shorten(word, each) for word in _apart(words, each)]
             self._print_row(
                 _GAP + shorten(effect.prompt, self.prompt_width - len(_GAP)),
                 f"{before.target:.3f}{_ARROW}{after.target:.3f}",
@@ -136,6 +137,15 @@ class _Table:
     @staticmethod
     def _probability(answer: str) -> str:
         return f"p({shorten(answer.strip(), _PAIR - 3)})"
+
+
+def _apart(words: Sequence[str], width: int) -> list[str]:
+    """Two answers without the words that both begin with, where nothing else would be left of them when cut."""
+    alike = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*words, strict=False)))
+    if len(set(words)) == 1 or cell_len(alike) < width - 2:
+        return list(words)
+    start = alike.rfind(" ") + 1
+    return [f"…{word[start:]}" for word in words]
 
 
 def _word(token: str) -> str:

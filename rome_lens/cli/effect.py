@@ -1,17 +1,19 @@
 """What an edit did, measured on the edited weights: on its prompt, on others about the subject, on other subjects."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rome_lens.backends import Backend, as_backend
 from rome_lens.backends.generation import continue_texts
 from rome_lens.editing import ROME, Edit
-from rome_lens.editing.measure import joint_probabilities, own_next_tokens
+from rome_lens.editing.answers import followed_by
+from rome_lens.editing.measure import AnswerReading, own_answers, read_answers
 from rome_lens.editing.templates import sample_templates
+from rome_lens.editing.weight_edit import Probabilities
 from rome_lens.errors import PromptError
 from rome_lens.facts import EditRequest
-from rome_lens.tokens import TokenisedPrompt, decode_each, tokenise
+from rome_lens.tokens import TokenisedPrompt, decode, tokenise
 from rome_lens.tracing.request import check_length
 
 PROMPT, PARAPHRASE, BEHIND_TEXT, NEIGHBOUR = "prompt", "paraphrase", "behind_text", "neighbour"
@@ -45,12 +47,22 @@ class Reading:
     Attributes:
         target: the probability of the edit's target.
         old: the probability of the old answer.
-        says: the most probable next token.
+        says: what the model says by itself: the most probable next token, or as many as it takes for what it says
+            before and after the edit to differ.
+        target_mean: the probability of a token of the target, on average (the geometric mean).
+        target_written: whether greedy decoding writes the target.
     """
 
     target: float
     old: float
     says: str
+    target_mean: float
+    target_written: bool
+
+    @property
+    def probabilities(self) -> Probabilities:
+        """The same as an edit holds it."""
+        return Probabilities(self.target, self.old, self.target_mean, self.target_written)
 
 
 @dataclass(frozen=True)
@@ -162,29 +174,33 @@ def measure(edit: Edit, model: Any, watched: Sequence[Watched], *, prepend_bos: 
         return continue_texts(backend, [edit.request.text], n_new=n_new, prepend_bos=prepend_bos)[0]
 
     with backend.evaluating():
-        said = _next_tokens(backend, rows)
-        old = _old_answers(backend, edit.request, watched, said, prepend_bos=prepend_bos)
+        own_before = _own_answers(backend, rows)
+        old = _old_answers(backend, edit.request, watched, own_before, prepend_bos=prepend_bos)
         before, text_before = _read(backend, rows, old), continuation()
         with edit.applied(model):
+            own_after = _own_answers(backend, rows)
             after, text_after = _read(backend, rows, old), continuation()
-    effects = tuple(
-        Effect(each.kind, each.prompt, answer.answer, *readings)
-        for each, answer, *readings in zip(watched, old, before, after, strict=True)
-    )
-    return Measured(effects, None if text_before is None or text_after is None else (text_before, text_after))
+    effects = []
+    for i, each in enumerate(watched):
+        # What begins alike is shown until one of the two leaves the target: there they differ, if they do.
+        n_shown = min(len(own_before[i]), len(own_after[i]))
+        pairs = (own_before[i], before[i]), (own_after[i], after[i])
+        readings = (_reading(backend, own[:n_shown], *answers) for own, answers in pairs)
+        effects.append(Effect(each.kind, each.prompt, old[i].answer, *readings))
+    return Measured(tuple(effects), None if text_before is None or text_after is None else (text_before, text_after))
 
 
 def _old_answers(
     backend: Backend,
     request: EditRequest,
     watched: Sequence[Watched],
-    said: Sequence[int],
+    own: Sequence[tuple[int, ...]],
     *,
     prepend_bos: bool,
 ) -> list[TokenisedPrompt]:
     """Each prompt followed by the old answer; a neighbour by what the model says there."""
     old = []
-    for each, token in zip(watched, said, strict=True):
+    for each, ids in zip(watched, own, strict=True):
         if each.kind != NEIGHBOUR and request.target_true is not None:
             answer = tokenise(
                 backend.tokenizer,
@@ -195,28 +211,26 @@ def _old_answers(
                 prepend_bos=prepend_bos,
             )
         else:
-            answer = _followed_by(backend, each.row, token if each.kind == NEIGHBOUR else said[0])
+            answer = followed_by(backend, each.row, ids if each.kind == NEIGHBOUR else own[0])
         old.append(answer)
     return old
 
 
-def _followed_by(backend: Backend, row: TokenisedPrompt, token: int) -> TokenisedPrompt:
-    (text,) = decode_each(backend.tokenizer, [token])
-    return replace(row, ids=(*row.ids[: row.n_prompt], token), answer=text)
+def _read(
+    backend: Backend, rows: Sequence[TokenisedPrompt], old: Sequence[TokenisedPrompt]
+) -> list[tuple[AnswerReading, AnswerReading]]:
+    """What the model gives to the target and to the old answer after each prompt."""
+    target, other = ([each for part in _parts(some) for each in read_answers(backend, part)] for some in (rows, old))
+    return list(zip(target, other, strict=True))
 
 
-def _read(backend: Backend, rows: Sequence[TokenisedPrompt], old: Sequence[TokenisedPrompt]) -> list[Reading]:
-    target = _probabilities(backend, rows)
-    says = decode_each(backend.tokenizer, _next_tokens(backend, rows))
-    return [Reading(*each) for each in zip(target, _probabilities(backend, old), says, strict=True)]
+def _reading(backend: Backend, own: tuple[int, ...], target: AnswerReading, old: AnswerReading) -> Reading:
+    says = decode(backend.tokenizer, own)
+    return Reading(target.probability, old.probability, says, target.mean, target.written)
 
 
-def _probabilities(backend: Backend, rows: Sequence[TokenisedPrompt]) -> list[float]:
-    return [p for part in _parts(rows) for p in joint_probabilities(backend, part)]
-
-
-def _next_tokens(backend: Backend, rows: Sequence[TokenisedPrompt]) -> list[int]:
-    return [token for part in _parts(rows) for token in own_next_tokens(backend, part)]
+def _own_answers(backend: Backend, rows: Sequence[TokenisedPrompt]) -> list[tuple[int, ...]]:
+    return [own for part in _parts(rows) for own in own_answers(backend, part)]
 
 
 def _parts(rows: Sequence[TokenisedPrompt]) -> list[Sequence[TokenisedPrompt]]:

@@ -134,6 +134,9 @@ def _print_edit(console: Console, edit: "Edit | MatrixEdit") -> None:
     for name, said in names.items():
         before, after = getattr(edit.before, name), getattr(edit.after, name)
         console.print(f"{said:{width}}  {before:.3f} → {after:.3f}")
+        if name == "target" and edit.after.target_mean not in (None, edit.after.target):
+            earlier, now = (p.target_mean for p in (edit.before, edit.after))
+            console.print(f"{'a token':{width}}  {earlier:.3f} → {now:.3f} on average")
     print_size(console, edit)
     print_sources(console, edit)
     module = edit.module or "unknown: it can go into a model folder, and not into an adapter"

@@ -4,16 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rome_lens.backends import Backend
-from rome_lens.editing.measure import own_next_tokens
+from rome_lens.editing.measure import own_answers
 from rome_lens.errors import AnswerError
 from rome_lens.facts import EditRequest
-from rome_lens.tokens import TokenisedPrompt, decode_each, tokenise_span
+from rome_lens.tokens import TokenisedPrompt, decode, tokenise_span
 
 
 def old_answers(
     backend: Backend, requests: Sequence[EditRequest], bare: Sequence[TokenisedPrompt], *, prepend_bos: bool
 ) -> list[TokenisedPrompt]:
     """The bare prompts followed by what the model says now, or by what the request says that it says.
+
+    What the model says now is its most probable token, or where the target begins with that, as many as it takes to
+    differ from the target: "New York", and not "New", where the target is "New Delhi".
 
     Args:
         backend: the model, in evaluation mode.
@@ -25,10 +28,9 @@ def old_answers(
         AnswerError: that is the target.
     """
     old = []
-    for request, prompt, token in zip(requests, bare, own_next_tokens(backend, bare), strict=True):
+    for request, prompt, own in zip(requests, bare, own_answers(backend, bare), strict=True):
         if request.target_true is None:
-            (text,) = decode_each(backend.tokenizer, [token])
-            answer = replace(prompt, ids=(*prompt.ids[: prompt.n_prompt], token), answer=text)
+            answer = followed_by(backend, prompt, own)
         else:
             answer = tokenise_span(
                 backend.tokenizer,
@@ -46,3 +48,21 @@ def old_answers(
             )
         old.append(answer)
     return old
+
+
+def followed_by(backend: Backend, prompt: TokenisedPrompt, ids: tuple[int, ...]) -> TokenisedPrompt:
+    """The same prompt, followed by these tokens."""
+    text = decode(backend.tokenizer, ids)
+    return replace(prompt, ids=(*prompt.ids[: prompt.n_prompt], *ids), answer=text)
+
+
+def alike(target: TokenisedPrompt, old: TokenisedPrompt) -> tuple[str, ...]:
+    """Say it where one answer is how the other begins, so that its probability holds the other's."""
+    shorter, longer = sorted((target, old), key=lambda row: len(row.answer_ids))
+    if longer.answer_ids[: len(shorter.answer_ids)] != shorter.answer_ids:
+        return ()
+    names = ("target", "old answer") if shorter is target else ("old answer", "target")
+    return (
+        f"the {names[0]} {shorter.answer.strip()!r} is how the {names[1]} {longer.answer.strip()!r} begins, so its "
+        f"probability holds that of the {names[1]}: name more of the {names[0]}",
+    )

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -48,7 +48,8 @@ class Edit(WeightEdit):
         layer: the layer whose `W_out` changes.
         u: [d_mlp], the direction of keys that the update answers to, of length 1.
         v: [d_model], what it adds to the value, times the key's product with `u`.
-        old_answer: what the model said before: the request's `target_true`, or the model's own next token.
+        old_answer: what the model said before: the request's `target_true`, or the model's own answer: its next
+            token, or as many as it takes to differ from the target.
         before: probabilities in the unedited model.
         after: probabilities with the edit.
         key_norm: length of the key that the update was made for.
@@ -171,8 +172,8 @@ def _from_dict(
             raise ValueError(f"{name} is {known[name]}")
     return known | {
         "request": _record(EditRequest, settings["request"], str | None),
-        "before": _record(Probabilities, settings["before"], float | int),
-        "after": _record(Probabilities, settings["after"], float | int),
+        "before": _probabilities(settings["before"]),
+        "after": _probabilities(settings["after"]),
         "loss_curve": tuple(_loss(kind, loss) for loss in settings["loss_curve"]),
         "settings": dict(settings["settings"]),
         "fingerprint": fingerprint,
@@ -186,6 +187,14 @@ def _loss(kind: type[Edit] | type[MatrixEdit], loss: Any) -> Loss | float:
         return _record(Loss, loss, float | int)
     _check_kind("loss_curve", loss, float | int)
     return loss
+
+
+def _probabilities(values: Mapping[str, Any]) -> Probabilities:
+    # Files of earlier versions do not say it.
+    said = {name: values[name] for name in ("target_mean", "target_written") if values.get(name) is not None}
+    for name, value in said.items():
+        _check_kind(name, value, bool if name == "target_written" else float | int)
+    return replace(_record(Probabilities, {name: values[name] for name in ("target", "old")}, float | int), **said)
 
 
 def _record(kind: type[Any], values: Mapping[str, Any], of: Any) -> Any:

@@ -11,14 +11,14 @@ from torch import Tensor
 from rome_lens.backends import Backend, as_backend, fast_products
 from rome_lens.backends.modules import hugging_face_module
 from rome_lens.checks import positive, whole_number
-from rome_lens.editing.answers import old_answers
+from rome_lens.editing.answers import alike, old_answers
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.hooks import matrix_hooks
 from rome_lens.editing.matrix_edit import MatrixEdit
-from rome_lens.editing.measure import joint_probabilities
+from rome_lens.editing.measure import read_answers
 from rome_lens.editing.tuning import Descent, tune
 from rome_lens.editing.tuning_settings import OR_ELSE, FineTuningSettings, choose_tuning
-from rome_lens.editing.weight_edit import SAID, Probabilities
+from rome_lens.editing.weight_edit import Probabilities
 from rome_lens.errors import PromptError, SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.memory import free_bytes
@@ -210,29 +210,35 @@ class FineTuning:
         answers = [*prompts, *old]
         hooks = matrix_hooks(backend, self.layer, torch.stack([*tuned.deltas, *tuned.deltas]))
         with fast_products(device=backend.device, dtype=backend.dtype):
-            before = joint_probabilities(backend, answers)
+            before = read_answers(backend, answers)
             with backend.hooked(hooks):
-                after = joint_probabilities(backend, answers)
+                after = read_answers(backend, answers)
         norm = backend.w_out(self.layer).matrix.double().norm().item()
         fingerprint = backend.fingerprint(self.layer, unedited_matrix(backend, self.layer))
         module, transposed = hugging_face_module(backend, self.layer) or (None, True)
         record = {**asdict(settings), "prepend_bos": self.prepend_bos, "engine": tuned.engine}
         seconds = (time.perf_counter() - started) / len(requests)
         n = len(requests)
+        reached = [Probabilities.of(after[i], after[n + i]) for i in range(n)]
         return [
             MatrixEdit(
                 request=request,
                 layer=self.layer,
                 delta=delta.cpu(),
                 old_answer=old[i].answer,
-                before=Probabilities(before[i], before[n + i]),
-                after=Probabilities(after[i], after[n + i]),
+                before=Probabilities.of(before[i], before[n + i]),
+                after=reached[i],
                 relative_norm=_norm(delta) / norm,
                 loss_curve=curve,
                 variant=self.variant,
                 settings=record,
                 fingerprint=fingerprint,
-                notes=(f"settings: {settings.source}", *tuned.notes, *_shortfall(request, after[i])),
+                notes=(
+                    f"settings: {settings.source}",
+                    *tuned.notes,
+                    *alike(prompts[i], old[i]),
+                    *_shortfall(request, reached[i]),
+                ),
                 module=module,
                 module_transposed=transposed,
                 backend=backend.name,
@@ -247,12 +253,12 @@ def _norm(delta: Tensor) -> float:
     return delta.double().norm().item()
 
 
-def _shortfall(request: EditRequest, probability: float) -> tuple[str, ...]:
+def _shortfall(request: EditRequest, after: Probabilities) -> tuple[str, ...]:
     """Say it where an edit does not do what was asked."""
-    if probability >= SAID:
+    if after.reached:
         return ()
     return (
-        f"the target {request.target_new!r} is not reached, its probability is {probability:.2g}: choose another "
+        f"the target {request.target_new!r} is not reached, its probability is {after.target:.2g}: choose another "
         "layer, more steps or a larger norm_constraint",
     )
 

@@ -24,7 +24,8 @@ class MatrixEdit(WeightEdit):
         request: what was asked.
         layer: the layer whose `W_out` changes.
         delta: [d_mlp, d_model], what `W_out` gains.
-        old_answer: what the model said before: the request's `target_true`, or the model's own next token.
+        old_answer: what the model said before: the request's `target_true`, or the model's own answer: its next
+            token, or as many as it takes to differ from the target.
         before: probabilities in the unedited model.
         after: probabilities with the edit.
         relative_norm: Frobenius norm of the update over that of `W_out`.

@@ -1,7 +1,9 @@
 """Probabilities of answers after a prompt, with rank-one updates or without them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from jaxtyping import Float
@@ -14,16 +16,44 @@ from rome_lens.editing.hooks import rank_one_hooks
 from rome_lens.tokens import TokenisedPrompt
 
 
+@dataclass(frozen=True)
+class AnswerReading:
+    """What a model gives to the tokens of an answer, one after the other, teacher forced.
+
+    Attributes:
+        log_probs: the log-probability of each token, natural logarithm.
+        likeliest: whether each is the most probable one at its place.
+    """
+
+    log_probs: tuple[float, ...]
+    likeliest: tuple[bool, ...]
+
+    @property
+    def probability(self) -> float:
+        """Of all tokens, jointly."""
+        return math.exp(math.fsum(self.log_probs))
+
+    @property
+    def mean(self) -> float:
+        """Of a token, on average (the geometric mean): answers of any length can be compared."""
+        return math.exp(math.fsum(self.log_probs) / len(self.log_probs))
+
+    @property
+    def written(self) -> bool:
+        """Whether greedy decoding writes the answer."""
+        return all(self.likeliest)
+
+
 @torch.no_grad()
-def joint_probabilities(
+def read_answers(
     backend: Backend,
     rows: Sequence[TokenisedPrompt],
     *,
     layer: int = 0,
     u: Float[Tensor, "row d_mlp"] | None = None,
     v: Float[Tensor, "row d_model"] | None = None,
-) -> list[float]:
-    """The probability of each row's answer after its prompt, teacher forced; of several tokens, jointly.
+) -> list[AnswerReading]:
+    """What the model gives to each row's answer after its prompt.
 
     Args:
         backend: the model, in evaluation mode.
@@ -32,12 +62,22 @@ def joint_probabilities(
         u: each row's update; None leaves the model as it is.
         v: the same.
     """
-    logits = _read(backend, rows, layer=layer, u=u, v=v)
-    probabilities = []
-    for row, read in zip(rows, logits, strict=True):
+    readings = []
+    for row, read in zip(rows, _read(backend, rows, layer=layer, u=u, v=v), strict=True):
         answer = torch.tensor(row.answer_ids, device=read.device)
-        probabilities.append(log_probabilities(read[: len(answer)], answer).sum().exp().item())
-    return probabilities
+        log_probs = log_probabilities(read, answer)
+        readings.append(AnswerReading(tuple(log_probs.tolist()), tuple((read.argmax(dim=-1) == answer).tolist())))
+    return readings
+
+
+def joint_probabilities(backend: Backend, rows: Sequence[TokenisedPrompt]) -> list[float]:
+    """The probability of each row's answer after its prompt, teacher forced; of several tokens, jointly.
+
+    Args:
+        backend: the model, in evaluation mode.
+        rows: prompts with their answers.
+    """
+    return [reading.probability for reading in read_answers(backend, rows)]
 
 
 @dataclass(frozen=True)
@@ -70,9 +110,22 @@ def next_tokens(backend: Backend, rows: Sequence[TokenisedPrompt], *, most: int)
 
 
 @torch.no_grad()
-def own_next_tokens(backend: Backend, rows: Sequence[TokenisedPrompt]) -> list[int]:
-    """The most probable token after each prompt."""
-    return [int(read[0].argmax()) for read in _read(backend, rows)]
+def own_answers(backend: Backend, rows: Sequence[TokenisedPrompt]) -> list[tuple[int, ...]]:
+    """What the model says by itself after each prompt: most probable tokens, until they differ from the row's answer.
+
+    An answer that the model says to its end comes back whole. As long as the model says what the answer says, greedy
+    decoding and teacher forcing are the same.
+
+    Args:
+        backend: the model, in evaluation mode.
+        rows: prompts with answers.
+    """
+    found = []
+    for row, read in zip(rows, _read(backend, rows), strict=True):
+        own = read.argmax(dim=-1).tolist()
+        alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, row.answer_ids, strict=True)))
+        found.append(tuple(own[: alike + 1]))
+    return found
 
 
 def _read(

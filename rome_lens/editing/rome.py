@@ -1,7 +1,6 @@
 """ROME: a rank-one edit of one layer's `W_out` that makes a model say something else (Meng et al. 2022, section 3)."""
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,18 +13,18 @@ from torch import Tensor
 from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
 from rome_lens.checks import as_real, seed_number, shown, whole_number
-from rome_lens.editing.answers import old_answers
+from rome_lens.editing.answers import alike, old_answers
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.edit import Edit, Loss, Probabilities
-from rome_lens.editing.measure import joint_probabilities
+from rome_lens.editing.measure import read_answers
 from rome_lens.editing.rows import RequestRows, check_templates, split_requests, tokenise_request
 from rome_lens.editing.second_moment import SecondMoment
 from rome_lens.editing.settings import Settings, settings_for
 from rome_lens.editing.shipped import shipped_moment
+from rome_lens.editing.shortfall import answers_mean_key, shortfall
 from rome_lens.editing.templates import sample_templates
 from rome_lens.editing.update import Keys, RankOne, check_variant, rank_one
 from rome_lens.editing.values import Values, find_values
-from rome_lens.editing.weight_edit import SAID
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
@@ -253,8 +252,9 @@ class ROME:
         updates = [self._update(values, index) for index in range(len(rows))]
         answers = [answer for row, other in zip(rows, old, strict=True) for answer in (row.rewriting[0], other)]
         u, v = (torch.stack([getattr(update, x) for update in updates for _ in range(2)]) for x in ("u", "v"))
-        before = joint_probabilities(self._backend, answers)
-        after = joint_probabilities(self._backend, answers, layer=self.layer, u=u, v=v)
+        before = read_answers(self._backend, answers)
+        after = read_answers(self._backend, answers, layer=self.layer, u=u, v=v)
+        reached = [Probabilities.of(*after[2 * i : 2 * i + 2]) for i in range(len(rows))]
         norm = self._backend.w_out(self.layer).matrix.double().norm().item()
         fingerprint = self._backend.fingerprint(self.layer, unedited_matrix(self._backend, self.layer))
         module, transposed = hugging_face_module(self._backend, self.layer) or (None, True)
@@ -266,8 +266,8 @@ class ROME:
                 u=update.u,
                 v=update.v,
                 old_answer=old[i].answer,
-                before=Probabilities(*before[2 * i : 2 * i + 2]),
-                after=Probabilities(*after[2 * i : 2 * i + 2]),
+                before=Probabilities.of(*before[2 * i : 2 * i + 2]),
+                after=reached[i],
                 key_norm=update.key_norm,
                 key_dot=update.key_dot,
                 relative_norm=update.v.double().norm().item() / norm,
@@ -280,7 +280,8 @@ class ROME:
                     *self.second_moment.warnings,
                     *self._other_bos(),
                     *values.notes,
-                    *_shortfall(row, after[2 * i], values.curves[i]),
+                    *alike(row.rewriting[0], old[i]),
+                    *self._shortfall(row, reached[i], values.curves[i]),
                 ),
                 module=module,
                 module_transposed=transposed,
@@ -298,6 +299,22 @@ class ROME:
             return ()
         with_or_without = ("without", "with") if self.prepend_bos else ("with", "without")
         return ("the second moment was collected {} BOS in front, and the edit was made {}".format(*with_or_without),)
+
+    def _shortfall(self, row: RequestRows, after: Probabilities, curve: Sequence[Loss]) -> tuple[str, ...]:
+        """Say it where an edit does not do what was asked."""
+        n_templates = len(row.rewriting)
+        mean_key = answers_mean_key(self.variant, n_templates=n_templates, bare_weight=self.bare_weight)
+        cause = shortfall(after, curve, mean_key=mean_key)
+        if cause is None:
+            return ()
+        why = {
+            "key": "the value says it, but the bare prompt's key differs from the one that is answered: raise "
+            "bare_weight, or take variant='p-rome'",
+            "value": "the value itself falls short: choose another layer, more steps or a larger clamp_norm_factor",
+            "token": f"a token of it has {after.target_mean:.2g} on average, but not each is the likeliest at its "
+            "place: choose another layer, more steps or a shorter target",
+        }[cause]
+        return (f"the target {row.request.target_new!r} is not reached, its probability is {after.target:.2g}: {why}",)
 
     def _update(self, values: Values, index: int) -> RankOne:
         """The closed form for one request, in float64; rounded to the model's precision, float32 at least."""
@@ -323,20 +340,6 @@ class ROME:
             "engine": values.engine,
             "second_moment": self.second_moment.to_dict(),
         }
-
-
-def _shortfall(row: RequestRows, probability: float, curve: Sequence[Loss]) -> tuple[str, ...]:
-    """Say it where an edit does not do what was asked."""
-    if probability >= SAID:
-        return ()
-    reached = math.exp(-curve[-1].target)
-    why = (
-        "the value says it, but the bare prompt's key differs from the one that is answered: raise bare_weight, or "
-        "take variant='p-rome'"
-        if reached >= SAID
-        else "the value itself falls short: choose another layer, more steps or a larger clamp_norm_factor"
-    )
-    return (f"the target {row.request.target_new!r} is not reached, its probability is {probability:.2g}: {why}",)
 
 
 def check_choices(given: Mapping[str, Any]) -> None:
