@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rome_lens.errors import ModelError, one_line
+from rome_lens.loading.agreement import Reference
 from rome_lens.loading.hugging_face import Pretrained
 from rome_lens.loading.options import HOOKED_TRANSFORMER, TRANSFORMER_BRIDGE, has_hooked_transformer
+from rome_lens.loading.twin import twin_of
 from rome_lens.loading.views import bytes_beside, without_sharing
 from rome_lens.memory import free_bytes
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from transformer_lens import HookedTransformer  # pyright: ignore[reportAttributeAccessIssue]
     from transformer_lens.model_bridge import TransformerBridge
@@ -33,41 +34,68 @@ _AMPLE = 1.5
 # TransformerLens 3.9 reads the architecture off the path of a local folder where one of these words is in it.
 _MISLEADING = ("llama", "gemma", "wav2vec2", "hubert")
 
-# Largest difference between two implementations' logits, as a part of the largest logit. A wrong rotary base makes 6e-2
-# in float32, rounding 1e-6.
-_TOLERANCE = {"float64": 1e-5, "float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
-
 
 def to_transformer_lens(pretrained: Pretrained, *, backend: str) -> HookedTransformer | TransformerBridge:
-    """Build the TransformerLens model of the class that `backend` asks for.
+    """Build the TransformerLens model of the class that `backend` asks for, and hold it against the model.
 
     "auto" takes a HookedTransformer where the installed TransformerLens has that class, it fits into the free memory
-    and it reproduces the model, and a TransformerBridge otherwise; the logger `rome_lens.loading.convert` says why, of
-    memory at level WARNING, else at level INFO.
+    and it computes what the model computes, else a TransformerBridge that does; the logger `rome_lens.loading.convert`
+    says why, of memory at level WARNING, else at level INFO.
 
     Args:
         pretrained: the model; a bridge is built around it and changes it.
         backend: one of `BACKENDS`.
 
     Raises:
-        ModelError: TransformerLens cannot host the model in that class.
+        ModelError: TransformerLens does not host the model in that class, or in neither, or computes something else.
     """
-    if backend == TRANSFORMER_BRIDGE or not has_hooked_transformer():
-        return to_bridge(pretrained)
-    if backend != HOOKED_TRANSFORMER and (missing := _room_missing(pretrained)) is not None:
-        logger.warning("%s; using a TransformerBridge", missing)
-        return to_bridge(pretrained)
+    reference = Reference.of(pretrained.model, name=pretrained.name)
+    if backend == TRANSFORMER_BRIDGE:
+        return _the_bridge(pretrained, reference)
+    against_hooked = None
+    if has_hooked_transformer():
+        against_hooked = None if backend == HOOKED_TRANSFORMER else _room_missing(pretrained)
+        if against_hooked is not None:
+            logger.warning("%s; using a TransformerBridge", against_hooked)
+        else:
+            try:
+                return to_hooked_transformer(pretrained, reference)
+            except _NotHostedError as error:
+                against_hooked = str(error)
+                if backend != HOOKED_TRANSFORMER:
+                    logger.info("%s; using a TransformerBridge", against_hooked)
     try:
-        return to_hooked_transformer(pretrained)
-    except ModelError as error:
-        if backend == HOOKED_TRANSFORMER:
-            raise
-        logger.info("%s; using a TransformerBridge", error)
-        return to_bridge(pretrained)
+        bridge = to_bridge(pretrained, reference)
+    except _NotHostedError as error:
+        reasons = (against_hooked, str(error), _elsewhere())
+        raise ModelError("; ".join(reason for reason in reasons if reason)) from error
+    if backend == HOOKED_TRANSFORMER:
+        # Only now is it known that this advice is good.
+        raise ModelError(f"{against_hooked}; use the backend {TRANSFORMER_BRIDGE!r}")
+    return bridge
 
 
-def to_bridge(pretrained: Pretrained) -> TransformerBridge:
-    """Wrap the model in a TransformerBridge."""
+class _NotHostedError(ModelError):
+    """A class of TransformerLens does not host a model; the message says why and gives no advice."""
+
+
+def to_bridge(pretrained: Pretrained, reference: Reference) -> TransformerBridge:
+    """Wrap the model in a TransformerBridge, and check it against what the model said before.
+
+    Raises:
+        ModelError: TransformerLens cannot host it, or computes something else.
+    """
+    twin = _twin(pretrained, reference)
+    if twin is None and not reference.whole:
+        reference = Reference.of(pretrained.model, name=pretrained.name, dear=True)
+    bridge = _boot(pretrained)
+    _check(bridge, reference, "TransformerBridge")
+    if twin is not None:
+        _check(_boot(twin[0]), twin[1], "TransformerBridge")
+    return bridge
+
+
+def _boot(pretrained: Pretrained) -> TransformerBridge:
     from transformer_lens.model_bridge import TransformerBridge
 
     model = pretrained.model
@@ -81,35 +109,99 @@ def to_bridge(pretrained: Pretrained) -> TransformerBridge:
             dtype=model.dtype,
         )
     except Exception as error:  # adapters of eighty architectures, each failing in its own way
-        raise ModelError(
-            f"TransformerLens cannot host {pretrained.name!r}, a {type(model).__name__}, as a TransformerBridge "
-            f"({one_line(error)})"
-        ) from error
+        raise _cannot_host(pretrained, "TransformerBridge", error) from error
     bridge.cfg.model_name = pretrained.name
     return bridge.eval()
 
 
-def to_hooked_transformer(pretrained: Pretrained) -> HookedTransformer:
-    """Make a HookedTransformer of the model's own weights, unprocessed, and check it against the model."""
-    kind = type(pretrained.model).__name__
+def to_hooked_transformer(pretrained: Pretrained, reference: Reference) -> HookedTransformer:
+    """Make a HookedTransformer of the model's own weights, unprocessed, and check it against the model.
+
+    Raises:
+        ModelError: TransformerLens cannot host it, or computes something else.
+    """
+    hooked = _converted(pretrained)
+    _check(hooked, reference, "HookedTransformer")
+    twin = _twin(pretrained, reference)
+    if twin is not None:
+        _check(_converted(twin[0]), twin[1], "HookedTransformer")
+    elif not reference.whole:
+        _check(hooked, Reference.of(pretrained.model, name=pretrained.name, dear=True), "HookedTransformer")
+    return hooked
+
+
+def _converted(pretrained: Pretrained) -> HookedTransformer:
     try:
-        hooked = _convert(pretrained)
-        difference = _logit_difference(hooked, pretrained.model)
-    except ModelError:
+        return _convert(pretrained)
+    except _NotHostedError:
         raise
     except Exception as error:  # one converter per architecture, each failing in its own way
-        raise ModelError(
-            f"TransformerLens cannot host {pretrained.name!r}, a {kind}, as a HookedTransformer ({one_line(error)}); "
-            f"use the backend {TRANSFORMER_BRIDGE!r}"
-        ) from error
-    tolerance = _TOLERANCE[str(pretrained.model.dtype).removeprefix("torch.")]
-    if not difference <= tolerance:  # a NaN is no agreement
-        raise ModelError(
-            f"as a HookedTransformer {pretrained.name!r} computes other logits than the {kind} that it was read from "
-            f"(relative difference {difference:.1e}, at most {tolerance:.0e} is rounding); "
-            f"use the backend {TRANSFORMER_BRIDGE!r}"
-        )
-    return hooked
+        raise _cannot_host(pretrained, "HookedTransformer", error) from error
+
+
+def _twin(pretrained: Pretrained, reference: Reference) -> tuple[Pretrained, Reference] | None:
+    """A small model of the same kind, in float32, with what it says.
+
+    Where a text longer than the model's windows was too dear, and where rounding could hide a difference; otherwise it
+    is None. So it is where no such model can be made, and then the dear text is what is left.
+    """
+    if reference.whole and reference.exact:
+        return None
+    try:
+        twin = twin_of(pretrained.model)
+        said = Reference.of(twin, name=pretrained.name, small=True)
+    except Exception as error:  # configurations of two hundred families, with rules of their own on their widths
+        logger.info("no small model like %r can be made (%s)", pretrained.name, one_line(error))
+        return None
+    return Pretrained(said.name, twin, pretrained.tokenizer), said
+
+
+def _check(model: Any, reference: Reference, kind: str) -> None:
+    """Refuse a model that computes something else.
+
+    Raises:
+        _NotHostedError: it does, or it cannot be run.
+    """
+    name, source = reference.name, reference.kind
+    try:
+        difference = reference.difference(model)
+    except Exception as error:  # a forward of any architecture, failing in its own way
+        raise _NotHostedError(f"as a {kind} {name!r}, a {source}, cannot be run ({one_line(error)})") from error
+    if difference is not None:
+        made = "that it was read from" if kind == "HookedTransformer" else "that it wraps"
+        raise _NotHostedError(f"as a {kind} {name!r} computes other logits than the {source} {made} ({difference})")
+
+
+def _the_bridge(pretrained: Pretrained, reference: Reference) -> TransformerBridge:
+    """The bridge, or an error that says what else could be right."""
+    try:
+        return to_bridge(pretrained, reference)
+    except _NotHostedError as error:
+        other = f"the backend {HOOKED_TRANSFORMER!r} may be right" if _convertible(pretrained) else _elsewhere()
+        raise ModelError(f"{error}; {other}") from error
+
+
+def _convertible(pretrained: Pretrained) -> bool:
+    """Whether the installed TransformerLens has the other class and knows the architecture there."""
+    if not has_hooked_transformer():
+        return False
+    try:
+        with _as_folder(pretrained.model) as folder:
+            _configuration(pretrained.model, folder, device="meta")
+    except Exception:  # one converter per architecture, each failing in its own way
+        return False
+    return True
+
+
+def _cannot_host(pretrained: Pretrained, kind: str, error: Exception) -> _NotHostedError:
+    name, source = pretrained.name, type(pretrained.model).__name__
+    return _NotHostedError(f"TransformerLens cannot host {name!r}, a {source}, as a {kind} ({one_line(error)})")
+
+
+def _elsewhere() -> str:
+    from importlib.metadata import version
+
+    return f"another version of TransformerLens than {version('transformer-lens')} may host it"
 
 
 def _convert(pretrained: Pretrained) -> HookedTransformer:
@@ -217,23 +309,7 @@ def _neutral_folder() -> str:
         path = Path(folder).resolve()
         if path.is_dir() and os.access(path, os.W_OK) and not any(word in str(path).lower() for word in _MISLEADING):
             return str(path)
-    raise ModelError(
+    raise _NotHostedError(
         f"TransformerLens cannot read a model below {folders[0]!r}, whose path names an architecture; "
-        f"set TMPDIR to a folder without {' and '.join(_MISLEADING[:2])} in its path, "
-        f"or use the backend {TRANSFORMER_BRIDGE!r}"
+        f"set TMPDIR to a folder without {' and '.join(_MISLEADING[:2])} in its path"
     )
-
-
-def _logit_difference(hooked: Any, model: Any) -> float:
-    """The largest difference of two models' logits on one short row of tokens, as a part of the largest logit."""
-    import torch
-
-    vocabulary = model.config.get_text_config().vocab_size
-    length = min(12, hooked.cfg.n_ctx)
-    # Spread over the vocabulary and the same every time; no random numbers are drawn.
-    tokens = (torch.arange(1, length + 1, device=model.device) * (vocabulary // 13 + 1))[None] % vocabulary
-    with torch.no_grad():
-        expected: torch.Tensor = model(tokens, use_cache=False).logits
-        found: torch.Tensor = hooked(tokens, prepend_bos=False)
-    found = found[..., : expected.shape[-1]]
-    return ((found - expected).abs().max() / expected.abs().max()).item()

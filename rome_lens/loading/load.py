@@ -36,8 +36,9 @@ def load_model(
     Args:
         name: "smollm2-135m", a folder, or a name on the hub such as "gpt2" or "EleutherAI/pythia-70m".
         backend: "hooked-transformer", "transformer-bridge", or "auto": the first where the installed TransformerLens
-            has it, it fits into the free memory and it reproduces the model, else the second. A HookedTransformer's
-            logits are compared once with those of the Hugging Face model that it was read from.
+            has it, it fits into the free memory and it reproduces the model, else the second. The logits of either are
+            compared once with those of the Hugging Face model, at all positions of a text that is longer than the
+            model's attention windows (where that is too dear, of a small model of the same settings).
         device: "cpu", "cuda", "cuda:1", …; by default the GPU where there is one.
         dtype: "float32" (the default), "float64", "bfloat16" or "float16", or the torch dtype.
         progress: called as `progress(done, total, what)`: bytes while the default model is fetched, tensors while
@@ -51,7 +52,8 @@ def load_model(
     Raises:
         SettingError: an unknown backend, dtype or device.
         ModelNotFoundError: no model of that name.
-        ModelError: not a decoder, unreadable, or not hosted by TransformerLens in the class asked for.
+        ModelError: not a decoder, unreadable, not hosted by TransformerLens in the class asked for, or computing
+            something else there than in transformers.
         DownloadError: the default model could not be fetched or stored.
     """
     check_backend(backend)
