@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from rome_lens.checks import as_path, as_text
 from rome_lens.errors import AnswerError, ArtefactError, PromptError, SubjectError
 
 _PLACE = "{}"
@@ -18,6 +19,8 @@ class _AboutSubject:
     subject: str
 
     def __post_init__(self) -> None:
+        as_text("prompt", self.prompt, error=PromptError)
+        as_text("subject", self.subject, error=SubjectError)
         places = self.prompt.count(_PLACE)
         if places != 1:
             raise PromptError(
@@ -48,15 +51,16 @@ class Fact(_AboutSubject):
         answer: what completes the prompt, without the space in front.
 
     Raises:
-        PromptError: the prompt has no `{}`, or several.
-        SubjectError: the subject is empty or blank.
-        AnswerError: the answer is empty or blank.
+        PromptError: the prompt is no text, or has no `{}`, or several.
+        SubjectError: the subject is no text, empty or blank.
+        AnswerError: the answer is no text, empty or blank.
     """
 
     answer: str
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        as_text("answer", self.answer, error=AnswerError)
         if not self.answer.strip():
             raise AnswerError(f"the answer to {self.text!r} is empty; give the text that completes it")
 
@@ -72,9 +76,9 @@ class EditRequest(_AboutSubject):
         target_true: what it says now, if that is known; None lets the editor ask the model.
 
     Raises:
-        PromptError: the prompt has no `{}`, or several.
-        SubjectError: the subject is empty or blank.
-        AnswerError: a target is empty or blank, or both are the same.
+        PromptError: the prompt is no text, or has no `{}`, or several.
+        SubjectError: the subject is no text, empty or blank.
+        AnswerError: a target is no text, empty or blank, or both are the same.
     """
 
     target_new: str
@@ -82,6 +86,9 @@ class EditRequest(_AboutSubject):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        as_text("target_new", self.target_new, error=AnswerError)
+        if self.target_true is not None:
+            as_text("target_true", self.target_true, error=AnswerError)
         for target in (self.target_new, self.target_true):
             if target is not None and not target.strip():
                 raise AnswerError(f"a target of {self.text!r} is empty; give the text that shall complete it")
@@ -102,7 +109,7 @@ def read_known_facts(path: str | os.PathLike[str]) -> list[Fact]:
     Raises:
         ArtefactError: no such file, not JSON, or a record that is no fact; records are counted from 0.
     """
-    name = repr(os.fspath(path))
+    name = repr(as_path("the file", path))
     try:
         records = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rome_lens.checks import as_whole, shown
+from rome_lens.checks import as_text, as_whole, shown
 from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
 
 # Scripts that are written without spaces between words, as the names of their characters begin.
@@ -146,22 +146,22 @@ def decode_each(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
 
 
 def check_prompt(prompt: str) -> None:
-    """Refuse a prompt of nothing but white space.
+    """Refuse a prompt that is no text, or nothing but white space.
 
     Raises:
         PromptError: it is one.
     """
-    if not prompt.strip():
+    if not as_text("prompt", prompt, error=PromptError).strip():
         raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
 
 
 def check_answer(answer: str) -> None:
-    """Refuse an answer of nothing but white space.
+    """Refuse an answer that is no text, or nothing but white space.
 
     Raises:
         AnswerError: it is one.
     """
-    if not answer.strip():
+    if not as_text("answer", answer, error=AnswerError).strip():
         raise AnswerError(f"the answer {answer!r} is empty; expected a word or a name")
 
 
@@ -178,7 +178,7 @@ def find_subject(prompt: str, subject: str, occurrence: int) -> tuple[int, int]:
         SubjectError: the prompt does not hold the subject, or not that often.
         SettingError: an occurrence that is no whole number, or 0.
     """
-    wanted = subject.strip()
+    wanted = as_text("subject", subject, error=SubjectError).strip()
     if not wanted:
         raise SubjectError("the subject is empty; expected a part of the prompt, such as 'The Eiffel Tower'")
     number = as_whole(occurrence)
