@@ -125,11 +125,11 @@ def causal_trace(
     wanted_grids = Wanted(streams, check_streams(backend, several(severed)), window)
     text = tokenise(backend.tokenizer, prompt, subject, answer=wanted, occurrence=occurrence, prepend_bos=prepend_bos)
     check_length(backend, text)
-    swapped = None
-    if swap is not None:
-        swapped = swapped_tokens(backend.tokenizer, text, prompt, subject, swap=swap, occurrence=occurrence)
     edits = _checked_edits(edits)
+    swapped = None
     with backend.evaluating(), _carrying(edits, model):
+        if swap is not None:
+            swapped = swapped_tokens(backend.tokenizer, text, prompt, subject, swap=swap, occurrence=occurrence)
         if wanted is None:
             text = with_own_answer(backend, text)
         elif expect is not None:
