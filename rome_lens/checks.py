@@ -1,10 +1,16 @@
-"""Numbers that callers give, checked in one way: Python's, numpy's, or whatever else says that it is one."""
+"""What callers give, checked in one way: numbers of Python, numpy, torch or whatever else says it is one; texts."""
 
 import math
 import operator
+import os
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from typing import Any
 
-from rome_lens.errors import SettingError
+from rome_lens.errors import RomeLensError, SettingError
+
+# Of what was given, so many letters are enough to know it again.
+_LONGEST = 200
 
 SEEDS = 2**32
 """How many seeds there are: what numpy's and torch's generators both take."""
@@ -18,7 +24,8 @@ def as_whole(value: object, *, least: int | None = None, most: int | None = None
         least: the smallest that is allowed.
         most: the largest.
     """
-    if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+    value = _alone(value)
+    if isinstance(value, bool) or _is_array(value):
         return None
     try:
         number = operator.index(value)  # pyright: ignore[reportArgumentType]
@@ -48,6 +55,23 @@ def whole_number(
         bounds = "" if least is None else f", {least} or more" if most is None else f" from {least} to {most}"
         raise SettingError(f"{name} is {shown(value)}; expected {expected}{bounds}")
     return number
+
+
+def whole_numbers(name: str, values: object, *, expected: str = "a list of whole numbers") -> list[int]:
+    """Whole numbers that a setting has to be: a list or a range of them, an array, a tensor.
+
+    Raises:
+        SettingError: it is no list, or one of them is no whole number.
+    """
+    given = values
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes) or getattr(given, "shape", None) == ():
+        raise SettingError(f"{name} is {shown(values)}; expected {expected}")
+    given = list(given)
+    numbers = [as_whole(value) for value in given]
+    for value, number in zip(given, numbers, strict=True):
+        if number is None:
+            raise SettingError(f"{name} has {shown(value)} among its numbers; expected {expected}")
+    return [number for number in numbers if number is not None]
 
 
 def seed_number(value: object) -> int:
@@ -88,6 +112,7 @@ def check_window(window: object, *, n_layers: int) -> int:
 
 def as_real(value: object) -> float | None:
     """A finite number as Python's own, whole ones as int; None where it is none. True and False are none."""
+    value = _alone(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     try:
@@ -135,8 +160,78 @@ def keep(frozen: object, **checked: object) -> None:
         object.__setattr__(frozen, name, value)
 
 
-def shown(value: object) -> str:
-    """A value as an error writes it: numbers without the type that numpy writes around them."""
+def as_text(name: str, value: object, *, error: type[RomeLensError] = SettingError) -> str:
+    """A text that a caller has to give.
+
+    Args:
+        name: what it is, for the error.
+        value: what was given.
+        error: what to raise.
+
+    Raises:
+        RomeLensError: of the kind `error`: it is no text.
+    """
+    if not isinstance(value, str):
+        raise error(f"{name} is {shown(value)}; expected a text")
+    return value
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> str:
+    """One of the words that a setting may be.
+
+    Raises:
+        SettingError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise SettingError(f"{name} is {shown(value)}; choose one of {', '.join(known)}")
+    return value
+
+
+def as_path(name: str, value: Any) -> str:
+    """A path that a caller has to give, as a text.
+
+    Raises:
+        SettingError: it is none.
+    """
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str):
+        raise SettingError(f"{name} is {shown(value)}; expected a path, as a text or a pathlib.Path")
+    return path
+
+
+def as_texts(name: str, values: object) -> tuple[str, ...]:
+    """Texts that a caller has to give, in a list of any kind.
+
+    Raises:
+        SettingError: they are no list, such as one text alone, or one of them is no text.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise SettingError(f"{name} is {shown(values)}; expected a list of texts")
+    return tuple(as_text(f"{name}[{index}]", value) for index, value in enumerate(values))
+
+
+def shown(value: Any) -> str:
+    """A value as an error writes it, in one line: numbers without the type that numpy or torch writes around them."""
+    value = _alone(value)
+    if _is_array(value):
+        sides = " x ".join(map(str, value.shape)) or "no"
+        return f"a {type(value).__name__} of {sides} numbers"
     if isinstance(value, Real) and type(value) not in (bool, int, float):  # numpy's float64 is a float
         return repr(int(value) if isinstance(value, Integral) else float(value))
-    return repr(value)
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _alone(value: Any) -> Any:
+    """The one number that a numpy scalar, array or a tensor without dimensions holds; anything else as it is."""
+    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        try:
+            return value.item()
+        except (RuntimeError, ValueError, TypeError):  # a tensor without numbers, on the meta device
+            return value
+    return value
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array or a tensor, and no number of one."""
+    return isinstance(getattr(value, "shape", None), tuple) and not isinstance(value, Real)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from rome_lens.checks import keep
+from rome_lens.checks import as_path, as_text, keep
 from rome_lens.errors import AnswerError, ArtefactError, PromptError, SettingError, SubjectError
 from rome_lens.joining import check_joined
 from rome_lens.subjects import PLACE, Template, find_subject, is_apart, occurrences
@@ -20,7 +20,8 @@ class _AboutSubject:
     subject: str
 
     def __post_init__(self) -> None:
-        subject = self.subject.strip()
+        as_text("prompt", self.prompt, error=PromptError)
+        subject = as_text("subject", self.subject, error=SubjectError).strip()
         if not subject:
             raise SubjectError(f"the subject of the prompt {self.prompt!r} is empty; name who or what it is about")
         template = Template.read(self.prompt)
@@ -80,9 +81,9 @@ class Fact(_AboutSubject):
             write there (`rome_lens.joining`): a blank between words, nothing behind an opening quote, and so on.
 
     Raises:
-        PromptError: the prompt has no `{}`, or several.
-        SubjectError: the subject is empty or blank.
-        AnswerError: the answer is empty or blank.
+        PromptError: the prompt is no text, or has no `{}`, or several.
+        SubjectError: the subject is no text, empty or blank.
+        AnswerError: the answer is no text, empty or blank.
         SettingError: `answer_joined` is not white space.
     """
 
@@ -91,6 +92,7 @@ class Fact(_AboutSubject):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        as_text("answer", self.answer, error=AnswerError)
         if not self.answer.strip():
             raise AnswerError(f"the answer to {self.text!r} is empty; give the text that completes it")
         if self.answer_joined is not None:
@@ -131,9 +133,9 @@ class EditRequest(_AboutSubject):
             write there (`rome_lens.joining`): a blank between words, nothing behind an opening quote, and so on.
 
     Raises:
-        PromptError: the prompt has no `{}`, or several.
-        SubjectError: the subject is empty or blank.
-        AnswerError: a target is empty or blank, or both are the same.
+        PromptError: the prompt is no text, or has no `{}`, or several.
+        SubjectError: the subject is no text, empty or blank.
+        AnswerError: a target is no text, empty or blank, or both are the same.
         SettingError: `answer_joined` is not white space.
     """
 
@@ -143,6 +145,9 @@ class EditRequest(_AboutSubject):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        as_text("target_new", self.target_new, error=AnswerError)
+        if self.target_true is not None:
+            as_text("target_true", self.target_true, error=AnswerError)
         for target in (self.target_new, self.target_true):
             if target is not None and not target.strip():
                 raise AnswerError(f"a target of {self.text!r} is empty; give the text that shall complete it")
@@ -193,7 +198,7 @@ def read_known_facts(path: str | os.PathLike[str]) -> list[Fact]:
     Raises:
         ArtefactError: no such file, not JSON, or a record that is no fact; records are counted from 0.
     """
-    name = repr(os.fspath(path))
+    name = repr(as_path("the file", path))
     try:
         records = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:

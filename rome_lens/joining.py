@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Collection
 
+from rome_lens.checks import as_text
 from rome_lens.errors import AnswerError, SettingError
 from rome_lens.scripts import is_cjk_punctuation, is_unspaced
 
@@ -56,12 +57,12 @@ def otherwise(prompt: str, answer: str, joined: str) -> str | None:
 
 
 def check_answer(answer: str) -> None:
-    """Refuse an answer of nothing but white space.
+    """Refuse an answer that is no text, or nothing but white space.
 
     Raises:
         AnswerError: it is one.
     """
-    if not answer.strip():
+    if not as_text("answer", answer, error=AnswerError).strip():
         raise AnswerError(f"the answer {answer!r} is empty; expected a word or a name")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rome_lens.checks import as_path
 from rome_lens.errors import ArtefactError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     Raises:
         ArtefactError: no such folder, no permission, no room, or the path is a folder. Nothing is left behind.
     """
-    target = Path(path)
+    target = Path(as_path("the file", path))
     try:
         target = Path(os.path.realpath(path))
         if target.exists() and not target.is_file():
@@ -112,7 +113,7 @@ def check_folder(out: str | os.PathLike[str]) -> Path:
         ArtefactError: something is there, or its parent is no folder.
     """
     try:
-        target = Path(os.path.realpath(out))
+        target = Path(os.path.realpath(as_path("the folder", out)))
         if target.is_dir() and any(target.iterdir()):
             reason = "the folder is not empty; name a new one, or empty it"
         elif target.exists() and not target.is_dir():
@@ -187,7 +188,7 @@ def load_tensors(path: str | os.PathLike[str], *, kind: str) -> tuple[dict[str, 
     """
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).is_file():
+    if not Path(as_path("the file", path)).is_file():
         if Path(path).is_dir():
             raise ArtefactError(f"{os.fspath(path)!r} is a folder; expected a file that rome_lens saved")
         raise ArtefactError(f"there is no file {os.fspath(path)!r}; expected one that rome_lens saved")

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from rome_lens.checks import as_whole, shown
+from rome_lens.checks import as_text, as_whole, shown
 from rome_lens.errors import PromptError, SettingError, SubjectError
 from rome_lens.scripts import within_word, word_goes_on
 
@@ -114,7 +114,7 @@ def find_subject(text: str, subject: str, occurrence: int = 1) -> tuple[int, int
         SubjectError: the text does not hold the subject, or not that often.
         SettingError: an occurrence that is no whole number, or 0.
     """
-    wanted = subject.strip()
+    wanted = as_text("subject", subject, error=SubjectError).strip()
     if not wanted:
         raise SubjectError("the subject is empty; expected a part of the prompt, such as 'The Eiffel Tower'")
     number = as_whole(occurrence)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rome_lens.checks import as_text
 from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
 from rome_lens.joining import between, check_answer, check_joined
 from rome_lens.subjects import find_subject
@@ -152,12 +153,12 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def check_prompt(prompt: str) -> None:
-    """Refuse a prompt of nothing but white space.
+    """Refuse a prompt that is no text, or nothing but white space.
 
     Raises:
         PromptError: it is one.
     """
-    if not prompt.strip():
+    if not as_text("prompt", prompt, error=PromptError).strip():
         raise PromptError("the prompt is empty; expected a text that the model continues with the answer")
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rome_lens.backends.inference import ordinary_tensors
 from rome_lens.backends.w_out import Fingerprint, WOut, sketch_matrix
 from rome_lens.checks import check_layer
 from rome_lens.errors import AnswerError, ModelError, PromptError
@@ -137,11 +138,15 @@ class Backend(ABC):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The model in evaluation mode (no dropout); every module gets its own mode back afterwards."""
+        """The model in evaluation mode (no dropout); every module gets its own mode back afterwards.
+
+        A caller's inference mode is left, so that gradients can be taken, of a model that was made in one as well.
+        """
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            yield
+            with ordinary_tensors(self.model):
+                yield
         finally:
             for module, training in modes:
                 module.training = training

@@ -46,7 +46,9 @@ class WOut:
 
     def write(self, matrix: Float[Tensor, "d_mlp d_model"]) -> None:
         """Put a matrix in place of this one, in the parameter's dtype and on its device."""
-        with torch.no_grad():
+        # A tensor that was made in inference mode can be written to in that mode alone.
+        mode = torch.inference_mode() if self.parameter.is_inference() else torch.no_grad()
+        with mode:
             self.parameter.copy_(matrix.t() if self.transposed else matrix)
 
 

@@ -10,10 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
+from rome_lens.checks import as_path, as_text, as_texts, keep, whole_number
 from rome_lens.data.hub import HUB, hub_records
 from rome_lens.errors import AnswerError, ArtefactError, PromptError, SettingError, SubjectError
 from rome_lens.facts import EditRequest
 from rome_lens.joining import check_joined
+from rome_lens.kinds import request_of
 from rome_lens.subjects import Template, find_subject
 
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -32,6 +34,9 @@ class CounterFactRecord:
         paraphrases: whole prompts that ask the same in other words.
         neighbours: whole prompts about other subjects of which `target_true` is true as well.
         generation_prompts: beginnings of texts about the subject.
+
+    Raises:
+        SettingError: a field is of another kind.
     """
 
     number: int
@@ -41,6 +46,11 @@ class CounterFactRecord:
     paraphrases: tuple[str, ...]
     neighbours: tuple[str, ...]
     generation_prompts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _keep_names(self)
+        names = ("paraphrases", "neighbours", "generation_prompts")
+        keep(self, request=request_of(self.request), **{name: as_texts(name, getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,9 @@ class ZsreRecord:
         rephrase: the question in other words.
         unrelated: a question about something else, with its question mark.
         unrelated_answer: the answer to that.
+
+    Raises:
+        SettingError: a field is of another kind.
     """
 
     number: int
@@ -64,10 +77,23 @@ class ZsreRecord:
     unrelated: str
     unrelated_answer: str
 
+    def __post_init__(self) -> None:
+        _keep_names(self)
+        keep(self, request=request_of(self.request))
+        for name in ("rephrase", "unrelated", "unrelated_answer"):
+            as_text(name, getattr(self, name))
+
     @property
     def relation(self) -> None:
         """None: the files name no relations."""
         return
+
+
+def _keep_names(record: CounterFactRecord | ZsreRecord) -> None:
+    """By what a record is known, as files hold it: Python's own numbers."""
+    keep(record, number=whole_number("number", record.number))
+    if not isinstance(record.case_id, str):
+        keep(record, case_id=whole_number("case_id", record.case_id, expected="a whole number or a text"))
 
 
 @dataclass(frozen=True)
@@ -173,7 +199,7 @@ class _FieldError(Exception):
 
 
 def _read(source: str | os.PathLike[str], convert: Callable[[int, Any], R], what: str) -> RecordSet[R]:
-    name = os.fspath(source)
+    name = as_path("the file", source)
     if name.startswith(HUB):
         return _collect((record for record, _ in hub_records(name, instead="a file")), convert, what, name)
     return _collect(_from_file(Path(name), what), convert, what, name)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import rome_lens
 from rome_lens.backends import Backend, Fingerprint, fast_products
-from rome_lens.checks import seed_number, whole_number
+from rome_lens.checks import seed_number, shown, whole_number, whole_numbers
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.checkpoint import Checkpoint
 from rome_lens.editing.pieces import Cut, Pieces, SelfPieces, TextPieces, digest_of
@@ -86,6 +86,8 @@ def collect_sums(
         pieces: Pieces = SelfPieces(backend, max_tokens=max_tokens, seed=seed, cut=cut)
     else:
         opened = read_texts(texts, field=field) if isinstance(texts, str | PathLike) else texts
+        if not isinstance(opened, Iterable):
+            raise SettingError(f"texts is {shown(texts)}; expected texts, a file or a data set of them, or {SELF!r}")
         name = opened.source if isinstance(opened, Texts) else "texts"
         if max_tokens is None and isinstance(opened, Texts) and opened.endless:
             max_tokens = enough
@@ -129,9 +131,10 @@ def collect_sums(
 
 def _checked_layers(backend: Backend, layers: Iterable[int]) -> list[int]:
     """The layers in the order in which they were asked for, each once."""
-    asked = [] if isinstance(layers, str) or not isinstance(layers, Iterable) else list(layers)
+    expected = "a list of one or more layers, such as [4]"
+    asked = whole_numbers("layers", layers, expected=expected)
     if not asked:
-        raise SettingError(f"layers is {layers!r}; expected a list of one or more layers, such as [4]")
+        raise SettingError(f"layers is {shown(layers)}; expected {expected}")
     wanted = list(dict.fromkeys(backend.check_layer(layer) for layer in asked))
     for layer in wanted:
         backend.w_out(layer)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, as_backend, fast_products
 from rome_lens.backends.modules import hugging_face_module
-from rome_lens.checks import positive, whole_number
+from rome_lens.checks import choice, positive, whole_number
 from rome_lens.editing.answers import alike, old_answers
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.hooks import matrix_hooks
@@ -19,8 +19,9 @@ from rome_lens.editing.measure import read_answers
 from rome_lens.editing.tuning import Descent, tune
 from rome_lens.editing.tuning_settings import OR_ELSE, FineTuningSettings, choose_tuning
 from rome_lens.editing.weight_edit import Probabilities
-from rome_lens.errors import PromptError, SettingError
+from rome_lens.errors import PromptError
 from rome_lens.facts import EditRequest
+from rome_lens.kinds import request_of, requests_of
 from rome_lens.memory import free_bytes
 from rome_lens.progress import Progress
 from rome_lens.tokens import TokenisedPrompt, tokenise_span
@@ -96,7 +97,7 @@ class FineTuning:
         self.model = model
         published_layer, bound, source = choose_tuning(self._backend, constrained=norm_constraint is not None)
         given = [] if layer is None else ["layer"]
-        if norm_constraint is not None and norm_constraint != "auto":
+        if norm_constraint is not None and not (isinstance(norm_constraint, str) and norm_constraint == "auto"):
             bound = positive("norm_constraint", norm_constraint, or_else=OR_ELSE)
             given.append("norm_constraint")
         self.settings = FineTuningSettings(
@@ -110,10 +111,8 @@ class FineTuning:
         )
         self._backend.w_out(self.layer)
         self._backend.value_hook(self.layer)
-        if engine not in _ENGINES:
-            raise SettingError(f"engine is {engine!r}; choose one of {', '.join(_ENGINES)}")
-        self._engine = engine
-        self.prepend_bos = prepend_bos
+        self._engine = choice("engine", engine, _ENGINES)
+        self.prepend_bos = bool(prepend_bos)
 
     @property
     def layer(self) -> int:
@@ -133,7 +132,7 @@ class FineTuning:
             EditError: the loss is no number.
             ModelError: what leaves the layer's MLP is not its key times `W_out`.
         """
-        return self.edit_many([request], progress=progress)[0]
+        return self.edit_many([request_of(request)], progress=progress)[0]
 
     def edit_many(
         self, requests: Sequence[EditRequest], *, batch_size: int | None = None, progress: Progress | None = None
@@ -154,6 +153,7 @@ class FineTuning:
         """
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, least=1, expected="a whole number of requests")
+        requests = requests_of(requests)
         # A caller's inference mode would leave nothing to differentiate.
         with torch.inference_mode(False), self._backend.evaluating():
             prompts = [self._tokenise(request) for request in requests]

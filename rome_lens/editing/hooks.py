@@ -5,8 +5,9 @@ full rank is multiplied as it is. That is what the edited matrix does to every k
 whatever the edit changes at other positions.
 """
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Backend, as_backend
+from rome_lens.checks import shown, whole_numbers
 from rome_lens.editing.applied import check_same_model, is_applied
 from rome_lens.errors import EditStateError, SettingError
 
@@ -27,7 +29,10 @@ Hook = Callable[..., Tensor | None]
 def edit_hooks(edit: "WeightEdit", model: Any, *, rows: Sequence[int] | None, force: bool) -> list[tuple[str, Hook]]:
     """Hooks for one edit (`Edit.hooks`)."""
     _check(edit, model, force=force)
-    return edit.layer_hooks(as_backend(model), rows=None if rows is None else list(rows))
+    chosen = (
+        None if rows is None else whole_numbers("rows", rows, expected="a list of rows of the batch, such as [0, 2]")
+    )
+    return edit.layer_hooks(as_backend(model), rows=chosen)
 
 
 def hooks_for_rows(
@@ -47,7 +52,9 @@ def hooks_for_rows(
         EditStateError: one of the edits is in the model's weights, and would count twice.
         ModelMismatchError: an edit was made for another model.
     """
-    by_row = [_several(entry) for entry in edits]
+    if not isinstance(edits, Iterable):
+        raise SettingError(f"edits is {shown(edits)}; expected a list with an entry for each row of the batch")
+    by_row = [_several(entry, row) for row, entry in enumerate(edits)]
     for edit in {edit.id: edit for entry in by_row for edit in entry}.values():
         _check(edit, model, force=force)
     layers: dict[int, list[tuple[int, WeightEdit]]] = defaultdict(list)
@@ -90,10 +97,19 @@ def _layer_hooks(
     return hooks
 
 
-def _several(entry: "WeightEdit | Sequence[WeightEdit] | None") -> tuple["WeightEdit", ...]:
+def _several(entry: Any, row: int) -> tuple["WeightEdit", ...]:
+    from rome_lens.editing.weight_edit import WeightEdit
+
     if entry is None:
         return ()
-    return tuple(entry) if isinstance(entry, Sequence) else (entry,)
+    several: list[Any] = list(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else [entry]
+    for one in several:
+        if not isinstance(one, WeightEdit):
+            raise SettingError(
+                f"row {row} has {shown(one)}; expected an edit, a list of edits, or None for a row that is left alone"
+                f"{' (load_edit reads one from a file)' if isinstance(one, str | os.PathLike) else ''}"
+            )
+    return tuple(several)
 
 
 def _check(edit: "WeightEdit", model: Any, *, force: bool) -> None:

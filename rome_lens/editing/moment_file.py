@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Fingerprint
+from rome_lens.checks import as_path
 from rome_lens.editing.symmetric import pack, unpack
 from rome_lens.errors import ArtefactError
 from rome_lens.storage import load_tensors, save_tensors
@@ -90,6 +91,7 @@ def _field(settings: Mapping[str, Any], name: str, kinds: tuple[type, ...]) -> A
 
 def is_npz(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as a NumPy archive does, whatever it is called."""
+    path = as_path("the file", path)
     try:
         with Path(path).open("rb") as file:
             return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")

@@ -2,23 +2,22 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
-from rome_lens.checks import as_real, seed_number, shown, whole_number
+from rome_lens.checks import as_real, choice, seed_number, shown, whole_number
 from rome_lens.editing.answers import alike, old_answers
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.edit import Edit, Loss, Probabilities
 from rome_lens.editing.measure import read_answers
 from rome_lens.editing.rows import RequestRows, check_templates, split_requests, tokenise_request
-from rome_lens.editing.second_moment import SecondMoment
+from rome_lens.editing.second_moment import SecondMoment, moment_of
 from rome_lens.editing.settings import Settings, settings_for
 from rome_lens.editing.shipped import shipped_moment
 from rome_lens.editing.shortfall import answers_mean_key, shortfall
@@ -27,6 +26,7 @@ from rome_lens.editing.update import Keys, RankOne, check_variant, rank_one
 from rome_lens.editing.values import Values, find_values
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
+from rome_lens.kinds import request_of, requests_of
 from rome_lens.progress import Progress
 from rome_lens.tokens import TokenisedPrompt
 
@@ -53,7 +53,7 @@ class ROME:
         model: Any,
         *,
         layer: int | None = None,
-        second_moment: SecondMoment | Float[Tensor, "d_mlp d_mlp"] | None = None,
+        second_moment: SecondMoment | Tensor | None = None,
         variant: str = "r-rome",
         context_templates: Sequence[str] | None = None,
         bare_weight: float | str | None = "auto",
@@ -100,6 +100,8 @@ class ROME:
         self.model = model
         self.variant = check_variant(variant)
         published = settings_for(self._backend) if settings is None else settings
+        if not isinstance(published, Settings):
+            raise SettingError(f"settings is {shown(published)}; expected Settings, such as Settings.load(path) reads")
         given = {
             "layer": None if layer is None else self._backend.check_layer(layer),
             "v_num_grad_steps": v_num_grad_steps,
@@ -116,17 +118,16 @@ class ROME:
         self._backend.value_hook(self.settings.layer)
         if second_moment is None:
             second_moment = shipped_moment(self._backend, self.settings.layer)
-        elif isinstance(second_moment, Tensor):
-            second_moment = SecondMoment.from_matrix(second_moment, layer=self.settings.layer)
+        second_moment = moment_of(second_moment, layer=self.settings.layer)
         second_moment.check(self._backend, self.settings.layer, original)
         self.second_moment = second_moment
-        if bare_weight == "auto":
+        if isinstance(bare_weight, str) and bare_weight == "auto":
             bare_weight = 0.5 if variant == "r-rome" else None
         self.bare_weight = None if bare_weight is None else _share(bare_weight)
-        self.essence_at = _one_of("essence_at", essence_at or ("subject" if variant == "rome" else "last"), _ESSENCES)
-        self._engine = _one_of("engine", engine, _ENGINES)
+        self.essence_at = choice("essence_at", _essence_of(variant) if essence_at is None else essence_at, _ESSENCES)
+        self._engine = choice("engine", engine, _ENGINES)
         self.seed = seed_number(seed)
-        self.prepend_bos = prepend_bos
+        self.prepend_bos = bool(prepend_bos)
         self._templates = None if context_templates is None else check_templates(context_templates)
 
     @property
@@ -150,7 +151,7 @@ class ROME:
             EditError: the loss is no number, or the update would explode.
             ModelError: what leaves the layer's MLP is not its key times `W_out`.
         """
-        return self.edit_many([request], progress=progress)[0]
+        return self.edit_many([request_of(request)], progress=progress)[0]
 
     def edit_many(
         self, requests: Sequence[EditRequest], *, batch_size: int | None = None, progress: Progress | None = None
@@ -175,7 +176,7 @@ class ROME:
     def edit_many_under(
         self,
         requests: Sequence[EditRequest],
-        second_moments: Sequence[SecondMoment | Float[Tensor, "d_mlp d_mlp"]],
+        second_moments: Sequence[SecondMoment | Tensor],
         *,
         batch_size: int | None = None,
         progress: Progress | None = None,
@@ -184,7 +185,7 @@ class ROME:
 
         Args:
             requests: what to edit.
-            second_moments: of this editor's layer, instead of its own.
+            second_moments: of this editor's layer, instead of its own; bare matrices are [d_mlp, d_mlp].
             batch_size: as in `edit_many`.
             progress: the same.
 
@@ -197,6 +198,9 @@ class ROME:
         """
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, least=1, expected="a whole number of requests")
+        requests = requests_of(requests)
+        if isinstance(second_moments, str | SecondMoment | Tensor) or not isinstance(second_moments, Iterable):
+            raise SettingError(f"second_moments is {shown(second_moments)}; expected a list of second moments")
         editors = [self._under(moment) for moment in second_moments]
         # A caller's inference mode would leave nothing to differentiate.
         with torch.inference_mode(False), self._backend.evaluating():
@@ -238,8 +242,7 @@ class ROME:
         """The same editor with another C."""
         if second_moment is self.second_moment:
             return self
-        if isinstance(second_moment, Tensor):
-            second_moment = SecondMoment.from_matrix(second_moment, layer=self.layer)
+        second_moment = moment_of(second_moment, layer=self.layer)
         second_moment.check(self._backend, self.layer, unedited_matrix(self._backend, self.layer))
         other = copy.copy(self)
         other.second_moment = second_moment
@@ -356,9 +359,9 @@ def check_choices(given: Mapping[str, Any]) -> None:
     Settings.check(chosen)
     checks: dict[str, Callable[[Any], Any]] = {
         "variant": check_variant,
-        "bare_weight": lambda share: share == "auto" or _share(share),
-        "essence_at": lambda place: _one_of("essence_at", place, _ESSENCES),
-        "engine": lambda engine: _one_of("engine", engine, _ENGINES),
+        "bare_weight": lambda share: (isinstance(share, str) and share == "auto") or _share(share),
+        "essence_at": lambda place: choice("essence_at", place, _ESSENCES),
+        "engine": lambda engine: choice("engine", engine, _ENGINES),
         "seed": seed_number,
         "context_templates": check_templates,
     }
@@ -366,10 +369,8 @@ def check_choices(given: Mapping[str, Any]) -> None:
         checks[name](chosen[name])
 
 
-def _one_of(name: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise SettingError(f"{name} is {value!r}; choose one of {', '.join(known)}")
-    return value
+def _essence_of(variant: str) -> str:
+    return "subject" if variant == "rome" else "last"
 
 
 def _share(bare_weight: float | str) -> float:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Backend, Fingerprint, as_backend
-from rome_lens.checks import as_whole, keep, shown
+from rome_lens.checks import as_real, as_whole, keep, shown, whole_number
 from rome_lens.editing.moment_file import is_npz, read_moment, read_npz, write_moment
 from rome_lens.editing.symmetric import complaint_about
 from rome_lens.errors import ArtefactError, ModelMismatchError, SettingError
@@ -204,8 +204,8 @@ class SecondMoment:
         }
 
     @classmethod
-    def from_matrix(cls, matrix: Float[Tensor, "d_mlp d_mlp"], *, layer: int) -> "SecondMoment":
-        """A C that somebody else computed; nothing is known of its history.
+    def from_matrix(cls, matrix: Tensor, *, layer: int) -> "SecondMoment":
+        """A C that somebody else computed, [d_mlp d_mlp]; nothing is known of its history.
 
         Raises:
             SettingError: it is not square, symmetric (up to rounding) and finite.
@@ -248,6 +248,8 @@ class SecondMoment:
             ModelMismatchError: it belongs to another model, layer or width.
             SettingError: published statistics without a layer.
         """
+        if layer is not None:
+            layer = whole_number("layer", layer, least=0)
         if is_npz(path):
             if layer is None:
                 raise SettingError(
@@ -375,8 +377,13 @@ class SecondMoment:
 
     def _factor(self, ridge: float | None) -> tuple[float, Float[Tensor, "d_mlp d_mlp"]]:
         """A ridge and the Cholesky factor of C with it; the last one is kept."""
-        if ridge is not None and not 0 <= ridge < float("inf"):
-            raise SettingError(f"ridge is {ridge!r}; expected a number from 0, in units of the diagonal's mean")
+        if ridge is not None:
+            number = as_real(ridge)
+            if number is None or number < 0:
+                raise SettingError(
+                    f"ridge is {shown(ridge)}; expected a number from 0, in units of the diagonal's mean"
+                )
+            ridge = number
         kept = self._kept.get("factor")
         if kept is not None and kept[0] == ridge:
             return kept[1:]
@@ -390,6 +397,29 @@ class SecondMoment:
             f"the second moment of layer {self.layer} is not positive definite with a ridge of {ridges[-1]:g}; "
             "collect it from more tokens, or give a larger ridge"
         )
+
+
+def moment_of(given: Any, *, layer: int) -> SecondMoment:
+    """The second moment that a caller gave: one that was collected or read, or a bare matrix.
+
+    Raises:
+        SettingError: it is none; a path is to be read first, and of several one is to be chosen.
+    """
+    if isinstance(given, SecondMoment):
+        return given
+    if isinstance(given, Tensor):
+        return SecondMoment.from_matrix(given, layer=layer)
+    expected = "a SecondMoment, or a torch matrix [d_mlp, d_mlp]"
+    if isinstance(given, str | os.PathLike):
+        path = repr(os.fspath(given))
+        raise SettingError(f"second_moment is the path {path}; expected {expected}: read it, SecondMoment.load({path})")
+    if isinstance(given, Mapping) and given and all(isinstance(one, SecondMoment) for one in given.values()):
+        raise SettingError(
+            f"second_moment holds second moments of layers {list(given)}, as SecondMoment.collect gives them; expected "
+            f"that of layer {layer} alone: give it with [{layer}]"
+        )
+    as_tensor = ": torch.from_numpy(array) makes one" if type(given).__module__.partition(".")[0] == "numpy" else ""
+    raise SettingError(f"second_moment is {shown(given)}; expected {expected}{as_tensor}")
 
 
 def stats_command(layer: int, model_name: str | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens.backends import Backend
-from rome_lens.checks import keep, not_negative, positive, whole_number
+from rome_lens.checks import as_path, keep, not_negative, positive, whole_number
 from rome_lens.errors import ArtefactError
 from rome_lens.storage import write_whole
 
@@ -87,7 +87,7 @@ class Settings:
             ArtefactError: there is no such file, or it holds something else.
             SettingError: a setting is out of its range.
         """
-        name = repr(os.fspath(path))
+        name = repr(as_path("the file", path))
         try:
             told = json.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from rome_lens.checks import choice
 from rome_lens.editing.second_moment import SecondMoment
-from rome_lens.errors import EditError, SettingError
+from rome_lens.errors import EditError
 
 VARIANTS = ("r-rome", "rome", "p-rome")
 
@@ -54,9 +55,7 @@ def check_variant(variant: str) -> str:
     Raises:
         SettingError: it is none of `r-rome`, `rome`, `p-rome`.
     """
-    if variant not in VARIANTS:
-        raise SettingError(f"variant is {variant!r}; choose one of {', '.join(VARIANTS)}")
-    return variant
+    return choice("variant", variant, VARIANTS)
 
 
 def rank_one(keys: Keys, goal: Float[Tensor, " d_model"], moment: SecondMoment, *, variant: str) -> RankOne:

@@ -94,6 +94,13 @@ class WeightEdit(ABC):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def __eq__(self, other: object) -> bool:
+        """Edits are equal when their ids are: one that was saved and loaded is the one that it was."""
+        return self.id == other.id if isinstance(other, WeightEdit) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     @property
     @abstractmethod
     def update(self) -> Float[Tensor, "d_mlp d_model"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens import __version__
+from rome_lens.checks import as_path, shown
 from rome_lens.data.records import CounterFactRecord, RecordSet, ZsreRecord, builtin_counterfact
 from rome_lens.errors import SettingError
 from rome_lens.evaluation.editors import EditorSpec, specs_of
@@ -169,15 +170,18 @@ def _evaluate(
     shard: Shard | str | None,
     progress: Progress | None,
 ) -> Report:
+    _check_records(kind, records)
     batch_size = check_batches(batch_size, len(records), of="records")
-    measures = measures or Measures()
+    measures = Measures() if measures is None else measures
+    if not isinstance(measures, Measures):
+        raise SettingError(f"measures is {shown(measures)}; expected Measures, such as Measures(n_texts=0)")
     source = ModelSource.of(model)
     source.check_executor(executor)
     specs = specs_of(editor, settings)
     source.check_layers(spec.settings.get("layer") for spec in specs if spec.is_named)
     part = Shard.of(shard)
     told = _settings(kind, source, specs, records, measures, second_moments, batch_size=batch_size, shard=part)
-    moments_folder = None if out is None else Path(out).resolve() / MOMENTS
+    moments_folder = None if out is None else Path(as_path("out", out)).resolve() / MOMENTS
     with open_folder(out, told) as folder:
         work = EvaluationWork(
             fresh_token(), source, specs, measures, tuple(os.fspath(path) for path in second_moments), moments_folder
@@ -191,6 +195,22 @@ def _evaluate(
             progress=progress,
         )
         return _report(folder, told)
+
+
+def _check_records(kind: str, records: object) -> None:
+    """Refuse what are no records of this data set.
+
+    Raises:
+        SettingError: they are no list, or one of them is of another kind.
+    """
+    wanted, reader = {COUNTERFACT: (CounterFactRecord, "read_counterfact"), ZSRE: (ZsreRecord, "read_zsre")}[kind]
+    if not isinstance(records, Sequence) or isinstance(records, str | bytes):
+        raise SettingError(f"records is {shown(records)}; expected a list of {wanted.__name__}, as {reader} gives it")
+    for index, record in enumerate(records):
+        if not isinstance(record, wanted):
+            raise SettingError(
+                f"record {index} is {shown(record)}; expected a {wanted.__name__}, as {reader} reads it from a file"
+            )
 
 
 def _settings(

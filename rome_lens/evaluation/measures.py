@@ -8,7 +8,7 @@ from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 
-from rome_lens.checks import as_real, keep, seed_number, shown, whole_number
+from rome_lens.checks import as_real, as_texts, choice, keep, seed_number, shown, whole_number
 from rome_lens.editing.texts import read_texts
 from rome_lens.errors import ArtefactError, SettingError
 
@@ -54,9 +54,8 @@ class Measures:
                 f"perplexity_bound is {shown(self.perplexity_bound)}; expected a factor above 1, such as 1.2"
             )
         kept["perplexity_bound"] = bound
-        keep(self, **kept)
-        if self.engine not in _ENGINES:
-            raise SettingError(f"engine is {self.engine!r}; choose one of {', '.join(_ENGINES)}")
+        keep(self, **kept, watched=as_texts("watched", self.watched))
+        choice("engine", self.engine, _ENGINES)
 
 
 def builtin_texts() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rome_lens.backends import as_backend
+from rome_lens.checks import whole_numbers
 from rome_lens.data.records import CounterFactRecord, RecordSet, builtin_counterfact
 from rome_lens.editing import ROME
 from rome_lens.editing.settings import Settings, settings_for
@@ -219,7 +220,8 @@ def check_sweep(model: Any, layers: Iterable[int] | None) -> list[int] | None:
     if layers is None:
         return None
     backend = as_backend(model)
-    asked = sorted({backend.check_layer(layer) for layer in layers})
+    given = whole_numbers("layers", layers, expected="a list of layers, such as [4, 5]")
+    asked = sorted({backend.check_layer(layer) for layer in given})
     if not asked:
         raise SettingError("no layer to sweep; give one or more")
     return asked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from rome_lens.checks import as_path
 from rome_lens.loading.default_model import DEFAULT_MODEL
 from rome_lens.loading.options import BACKENDS as BACKENDS
 from rome_lens.loading.options import as_device, as_dtype, check_backend
@@ -57,6 +58,7 @@ def load_model(
         DownloadError: the default model could not be fetched or stored.
     """
     check_backend(backend)
+    as_path("name", name)
     place, precision = as_device(device), as_dtype(dtype)
 
     from rome_lens.loading.convert import to_transformer_lens

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from rome_lens.checks import as_path
 from rome_lens.errors import ArtefactError, RunError, SettingError
 from rome_lens.runs.differences import first_difference
 from rome_lens.runs.files import (
@@ -171,7 +172,7 @@ class RunFolder(Folder):
             RunError: another process has it.
             ArtefactError: it cannot be made, read or written.
         """
-        folder, asked = Path(path), json.loads(as_bytes(settings))
+        folder, asked = Path(as_path("the folder", path)), json.loads(as_bytes(settings))
         make_folder(folder)
         _refuse_foreign(folder)
         lock = lock_folder(folder) if exclusive else None

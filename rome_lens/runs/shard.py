@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
-from rome_lens.checks import as_whole, keep
+from rome_lens.checks import as_whole, keep, shown
 from rome_lens.errors import SettingError
 
 _Task = TypeVar("_Task")
@@ -42,6 +42,8 @@ class Shard:
         Raises:
             SettingError: as `parse` does.
         """
+        if not isinstance(asked, cls | str | None):
+            raise SettingError(f"shard is {shown(asked)}; expected a text such as 2/4, for the second of four")
         return cls.parse(asked) if isinstance(asked, str) else asked
 
     @classmethod

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend
+from rome_lens.checks import as_real, as_text, shown
 from rome_lens.errors import OutOfMemoryError, SettingError, SubjectError
 from rome_lens.subjects import find_subject
 from rome_lens.tokens import TokenisedPrompt, encode
@@ -52,19 +53,22 @@ def parse_noise(noise: float | str | None, *, replace: bool = False) -> NoiseRul
     Raises:
         SettingError: it is no rule, negative, infinite or not a number, or a `t` of 2 degrees of freedom or fewer.
     """
-    if isinstance(noise, bool) or not isinstance(noise, Real | str | None):
-        raise SettingError(f"noise is {noise!r}; expected {_FORMS}")
+    given = shown(noise)
+    if not isinstance(noise, str | None):
+        noise = noise if isinstance(noise, Real) and not isinstance(noise, bool) else as_real(noise)
+        if noise is None:
+            raise SettingError(f"noise is {given}; expected {_FORMS}")
     text = "s3" if noise is None else str(noise).strip().lower()
     if text == "m":
         return NoiseRule("m", 1.0, replace)
     kind, number = (text[:1], text[1:]) if text[:1] in ("s", "t", "u") else ("number", text)
     if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?|nan", number):
-        raise SettingError(f"noise is {noise!r}; expected {_FORMS}")
+        raise SettingError(f"noise is {given}; expected {_FORMS}")
     value = float(number)
     if not math.isfinite(value) or value < 0:
-        raise SettingError(f"noise is {noise!r}; expected {_FORMS}; the number must be finite and not negative")
+        raise SettingError(f"noise is {given}; expected {_FORMS}; the number must be finite and not negative")
     if kind == "t" and value <= 2:
-        raise SettingError(f"noise is {noise!r}; a Student-t needs more than 2 degrees of freedom, as in t5")
+        raise SettingError(f"noise is {given}; a Student-t needs more than 2 degrees of freedom, as in t5")
     return NoiseRule(kind, value, replace)
 
 
@@ -153,7 +157,7 @@ def swapped_tokens(
     Raises:
         SubjectError: the other subject does not fit: another number of tokens, or the tokens around it change too.
     """
-    if not swap.strip():
+    if not as_text("swap", swap, error=SubjectError).strip():
         raise SubjectError(f"swap {swap!r} is empty; expected another subject of as many tokens as {subject!r}")
     start, end = find_subject(prompt, subject, occurrence)
     ids, _ = encode(tokenizer, prompt[:start] + swap.strip() + prompt[end:] + clean.answer)

@@ -1,6 +1,6 @@
 """What is asked of a trace, checked before anything runs: settings, the answer, and the corruption."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import STREAMS, Backend
-from rome_lens.checks import seed_number, whole_number
+from rome_lens.checks import as_text, choice, seed_number, shown, whole_number
 from rome_lens.data import builtin_facts
 from rome_lens.errors import AnswerError, FactNotKnownError, ModelError, PromptError, SettingError
 from rome_lens.facts import Fact
 from rome_lens.joining import check_answer, check_joined, otherwise
+from rome_lens.kinds import facts_of
 from rome_lens.subjects import find_subject
 from rome_lens.tokens import TokenisedPrompt, check_prompt, decode_each, joint
 from rome_lens.tracing.attribution import ATTRIBUTION
@@ -56,8 +57,7 @@ def check_numbers(*, streams: Sequence[str], samples: int, seed: int, engine: st
         raise SettingError(f"stream is {unknown[0] if unknown else 'none'!r}; choose from {', '.join(STREAMS)}")
     samples = whole_number("samples", samples, least=1, expected="a whole number of corrupted copies")
     seed = seed_number(seed)
-    if engine not in ENGINES:
-        raise SettingError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
+    choice("engine", engine, ENGINES)
     return samples, seed
 
 
@@ -85,10 +85,18 @@ def check_severed(severed: Sequence[str] | None, *, engine: str) -> None:
 
 
 def several(streams: Sequence[str] | None) -> tuple[str, ...]:
-    """The streams as a tuple; one may be given by itself, and None stands for none."""
+    """The streams as a tuple; one may be given by itself, and None stands for none.
+
+    Raises:
+        SettingError: they are no list.
+    """
     if streams is None:
         return ()
-    return (streams,) if isinstance(streams, str) else tuple(streams)
+    if isinstance(streams, str):
+        return (streams,)
+    if not isinstance(streams, Iterable):
+        raise SettingError(f"stream is {shown(streams)}; choose from {', '.join(STREAMS)}")
+    return tuple(streams)
 
 
 def check_streams(backend: Backend, streams: Sequence[str]) -> tuple[str, ...]:
@@ -114,6 +122,9 @@ def wanted_answer(answer: str | None, expect: str | None, answer_joined: str | N
         SettingError: `answer` and `expect` name two, `answer_joined` is not white space, or there is nothing to join.
         AnswerError: it is empty.
     """
+    for name, text in (("answer", answer), ("expect", expect)):
+        if text is not None:
+            as_text(name, text, error=AnswerError)
     if answer is not None and expect is not None and answer.strip() != expect.strip():
         raise SettingError(f"answer {answer!r} and expect {expect!r} differ; give one of them")
     named = answer if expect is None else expect
@@ -254,7 +265,7 @@ def fitted_noise(backend: Backend, rule: NoiseRule, facts: Sequence[Fact] | None
     Raises:
         SettingError: the facts give nothing to measure.
     """
-    measured = builtin_facts() if facts is None else facts
+    measured = builtin_facts() if facts is None else facts_of(facts)
     return fit_noise(
         backend,
         rule,

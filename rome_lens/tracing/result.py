@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,9 +25,12 @@ _GRIDS = ("scores", "severed")
 RESTORED = {"resid": "residual state", "mlp": "MLP outputs", "attn": "attention outputs"}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CausalTrace:
     """The grids of one fact, and everything that they depend on.
+
+    Traces are equal when all that they hold is, to the bit: one that was saved and loaded is the one that it was; of
+    two runs `seconds` differs.
 
     Attributes:
         scores: by stream (`resid`, `mlp`, `attn`) the answer's probability with one cell restored, averaged over the
@@ -155,6 +159,17 @@ class CausalTrace:
         first, end = self.subject_span
         return tuple(f"{token}*" if first <= i < end else token for i, token in enumerate(self.tokens))
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CausalTrace):
+            return NotImplemented
+        plain = (f.name for f in fields(self) if f.name not in _GRIDS)
+        return all(getattr(self, name) == getattr(other, name) for name in plain) and all(
+            _equal_grids(getattr(self, name), getattr(other, name)) for name in _GRIDS
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.prompt, self.subject, self.answer_ids, self.model_name, self.seed, self.low, self.high))
+
     def heat_maps(self) -> tuple[HeatMap, ...]:
         """One picture's worth of numbers and labels a stream; with edits, those of the unedited model come first."""
         before = () if self.unedited is None else self.unedited._maps(", before the edit")
@@ -267,6 +282,13 @@ class CausalTrace:
         scores = {stream: tensors[stream] for stream in STREAMS if stream in tensors}
         severed = {stream: tensors[_SEVERED + stream] for stream in STREAMS if _SEVERED + stream in tensors}
         return cls(**values, scores=scores, severed=severed, unedited=unedited)
+
+
+def _equal_grids(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether the same streams have the same numbers, wherever they lie."""
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype and torch.equal(one[name].cpu(), other[name].cpu()) for name in one
+    )
 
 
 def _without_grids(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Causal tracing of one fact (Meng et al. 2022, section 2; the released code's `calculate_hidden_flow`)."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
 
 from rome_lens.backends import STREAMS, as_backend
+from rome_lens.checks import shown
+from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest, Fact
 from rome_lens.progress import Progress
 from rome_lens.tokens import TokenisedPrompt, tokenise
@@ -137,7 +139,7 @@ def causal_trace(
             prepend_bos=prepend_bos,
         )
 
-    edits = tuple(edits)
+    edits = _checked_edits(edits)
     taken: tuple[str, ...] = ()
     with backend.evaluating(), _carrying(edits, model):
         if wanted is not None and expect is not None:
@@ -177,12 +179,12 @@ def causal_trace(
             subject_span=text.subject_span,
             noise=None if fitted is None else fitted.level,
             noise_rule=None if fitted is None else str(rule),
-            noise_replaces=fitted is not None and noise_replaces,
+            noise_replaces=fitted is not None and bool(noise_replaces),
             swap=swap,
             window=window,
             samples=case.corruption.n_samples,
             seed=seed,
-            prepend_bos=prepend_bos,
+            prepend_bos=bool(prepend_bos),
             model_name=backend.model_name,
             backend=backend.name,
             dtype=str(backend.dtype).removeprefix("torch."),
@@ -198,6 +200,21 @@ def causal_trace(
         return trace((), None, started)
     unedited = trace((), None, time.perf_counter())
     return trace(edits, unedited, time.perf_counter())
+
+
+def _checked_edits(edits: Sequence[EditLike]) -> tuple[EditLike, ...]:
+    """The edits that a trace is to carry.
+
+    Raises:
+        SettingError: they are no list, or one of them is none.
+    """
+    if hasattr(edits, "applied") or not isinstance(edits, Iterable) or isinstance(edits, str):
+        raise SettingError(f"edits is {shown(edits)}; expected a list of edits, such as [edit]")
+    several = tuple(edits)
+    for edit in several:
+        if not hasattr(edit, "applied"):
+            raise SettingError(f"edits has {shown(edit)}; expected edits, as an editor makes them or load_edit reads")
+    return several
 
 
 def _little_effect(grids: Grids, *, sure: bool) -> tuple[str, ...]:

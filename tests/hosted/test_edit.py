@@ -472,3 +472,16 @@ def test_an_editor_of_a_layer_that_others_changed_asks_to_forget(backend):
     rl.ROME(model, layer=2, second_moment=moment)
     rl.forget_edits(model)
     rl.ROME(model, layer=1, second_moment=moment)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_edits_are_equal_when_their_ids_are(backend, tmp_path):
+    model = own("llama", backend, dtype=torch.float32)
+    edit, other = random_edit(model), random_edit(model, seed=1)
+    edit.save(tmp_path / "edit.safetensors")
+    loaded = rl.load_edit(tmp_path / "edit.safetensors")
+    assert loaded == edit
+    assert (loaded != other, edit == 3, len({edit, loaded, other})) == (True, False, 2)
+    with edit.applied(model):
+        assert loaded in rl.applied_edits(model)
+        assert other not in rl.applied_edits(model)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -119,3 +120,25 @@ def test_the_shell_traces_an_edit_file(house, monkeypatch):
     refused = shell.run("trace", "--edit", "nowhere")
     assert refused.exit_code == 1
     assert refused.stderr == "rome-lens: there is no file 'nowhere'; expected one that rome_lens saved\n"
+
+
+def test_traces_are_equal_when_all_that_they_hold_is(tmp_path):
+    model = architecture("gpt2", BACKENDS[0])
+    edit = random_edit(model)
+    ask = {"prompt": "ab cde fgh", "subject": "cde", "noise": 0.3, "samples": 2, "answer": "x"}
+    trace = rl.causal_trace(model, **ask, edits=[edit], severed="mlp")
+    trace.save(tmp_path / "trace.safetensors")
+    loaded = rl.CausalTrace.load(tmp_path / "trace.safetensors")
+    assert (trace == trace, loaded == trace, hash(loaded) == hash(trace)) == (True, True, True)
+    changed = {name: grid.clone() for name, grid in trace.scores.items()}
+    changed["mlp"][0, 0] += 1e-6
+    fewer = {name: grid for name, grid in changed.items() if name != "mlp"}
+    for other in (
+        replace(trace, scores=changed),
+        replace(trace, scores=fewer),
+        replace(trace, severed={}),
+        replace(trace, unedited=None),
+        replace(trace, seed=2),
+        "a trace",
+    ):
+        assert trace != other

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import rome_lens as rl
-from rome_lens.checks import as_real, as_whole, check_layer, check_window, shown, whole_number
+from rome_lens.checks import as_real, as_whole, check_layer, check_window, shown, whole_number, whole_numbers
 from rome_lens.editing.settings import Settings
 from rome_lens.editing.tuning_settings import FineTuningSettings
 from rome_lens.errors import SettingError
@@ -16,14 +16,30 @@ from rome_lens.runs import Shard, check_batches
 from rome_lens.tokens import find_subject
 
 
-@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), torch.tensor(3)], ids=repr)
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3)], ids=repr)
 def test_whole_numbers(value):
     assert as_whole(value) == 3
     assert type(as_whole(value)) is int
 
 
 @pytest.mark.parametrize(
-    "value", [3.0, np.float64(3), "3", None, True, np.True_, torch.tensor(True), [3], np.array([3, 4])], ids=repr
+    "value",
+    [
+        3.0,
+        np.float64(3),
+        "3",
+        None,
+        True,
+        np.True_,
+        torch.tensor(True),
+        [3],
+        np.array([3]),
+        torch.tensor([3]),
+        torch.tensor(3.0),
+        np.array(True),
+        torch.empty((), device="meta"),
+    ],
+    ids=repr,
 )
 def test_what_is_no_whole_number(value):
     assert as_whole(value) is None
@@ -165,3 +181,79 @@ def test_an_evaluation_of_numpys_numbers(tiny, tmp_path):
         out=tmp_path / "run",
     )
     assert report.editors["none"].n_records == 1
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=repr)
+def test_numbers_that_stand_alone_in_an_array_or_a_tensor(tiny, value):
+    assert (as_real(value), type(as_real(value)), shown(value)) == (0.5, float, "0.5")
+    settings = Settings(0, 1, value, value, value, value, "")
+    assert {type(getattr(settings, f)) for f in ("v_lr", "v_weight_decay", "clamp_norm_factor", "kl_factor")} == {float}
+    moment = rl.SecondMoment.from_matrix(torch.eye(tiny.cfg.d_mlp), layer=torch.tensor(0))
+    editor = rl.ROME(tiny, layer=np.array(0), second_moment=moment, bare_weight=value, v_lr=value)
+    assert (editor.bare_weight, editor.settings.v_lr, editor.layer) == (0.5, 0.5, 0)
+    tuner = rl.FineTuning(tiny, layer=torch.tensor(1), norm_constraint=value, lr=value, stop_loss=value)
+    assert (tuner.settings.norm_constraint, tuner.settings.lr, tuner.layer) == (0.5, 0.5, 1)
+    trace = rl.causal_trace(
+        tiny, "the tower is in", subject="the tower", noise=value, samples=np.array(2), streams="mlp"
+    )
+    assert (trace.noise, type(trace.noise), trace.samples) == (0.5, float, 2)
+    json.dumps(trace.to_dict())
+    assert rl.Measures(perplexity_bound=torch.tensor(1.5)).perplexity_bound == 1.5
+    key = torch.ones(tiny.cfg.d_mlp)
+    assert torch.equal(moment.solve(key, value), moment.solve(key, 0.5))
+
+
+@pytest.mark.parametrize("value", [np.array([0.5, 1]), torch.tensor([0.5]), "0.5", True, np.array(np.nan)], ids=repr)
+def test_what_is_no_number(tiny, value):
+    assert as_real(value) is None
+    moment = torch.eye(tiny.cfg.d_mlp)
+    ask = {"prompt": "the tower is in", "subject": "the tower"}
+    for step in (
+        lambda: rl.ROME(tiny, layer=0, second_moment=moment, v_lr=value),
+        lambda: rl.ROME(tiny, layer=0, second_moment=moment, bare_weight=value),
+        lambda: rl.FineTuning(tiny, norm_constraint=value),
+        lambda: rl.causal_trace(tiny, **ask, noise=[value]),
+        lambda: rl.SecondMoment.from_matrix(moment, layer=0).solve(moment[0], value),
+        lambda: rl.Measures(perplexity_bound=value),
+    ):
+        with pytest.raises(SettingError) as caught:
+            step()
+        assert "\n" not in str(caught.value)
+
+
+def test_long_arrays_are_shown_in_one_line():
+    assert shown(np.arange(5000)) == "a ndarray of 5000 numbers"
+    assert shown(torch.zeros(2, 3)) == "a Tensor of 2 x 3 numbers"
+    assert len(shown("x" * 5000)) < 300
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, np.int64(2)], [0, 2]),
+        (np.array([0, 2]), [0, 2]),
+        (torch.tensor([0, 2]), [0, 2]),
+        (range(2), [0, 1]),
+        ((), []),
+    ],
+    ids=repr,
+)
+def test_lists_of_whole_numbers(values, expected):
+    assert whole_numbers("rows", values) == expected
+    assert all(type(number) is int for number in whole_numbers("rows", values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [1, "01", b"1", None, torch.tensor(1), np.array(1), [True], np.array([True]), [1.0], [[1]], {"a": 1}],
+    ids=repr,
+)
+def test_what_is_no_list_of_whole_numbers(tiny, values):
+    with pytest.raises(SettingError, match=r"; expected a list of whole numbers$"):
+        whole_numbers("rows", values)
+    with pytest.raises(SettingError, match="expected a list of one or more layers, such as"):
+        rl.SecondMoment.collect(tiny, layers=values, texts=["the tower"])
+    edit = rl.FineTuning(tiny, layer=0, num_steps=1).edit(rl.EditRequest("{} is in the city", "the tower", "the"))
+    if values is not None:
+        with pytest.raises(SettingError, match=r"expected a list of rows of the batch, such as \[0, 2\]"):
+            edit.hooks(tiny, rows=values)

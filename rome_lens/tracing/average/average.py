@@ -10,6 +10,7 @@ from rome_lens import __version__
 from rome_lens.backends import STREAMS
 from rome_lens.data import builtin_facts
 from rome_lens.facts import Fact
+from rome_lens.kinds import facts_of
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
 from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, fresh_token, merge, open_folder, run
@@ -79,7 +80,7 @@ def average_causal_effect(
         RunError: a worker was lost; what is finished is kept.
         ModelError: the object is no decoder of TransformerLens, or lacks a stream that was asked for.
     """
-    facts = tuple(builtin_facts() if facts is None else facts)
+    facts = facts_of(builtin_facts() if facts is None else facts)
     batch_size = check_batches(batch_size, len(facts), of="facts")
     settings = AverageSettings(
         several(streams),

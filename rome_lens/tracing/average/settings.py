@@ -40,6 +40,8 @@ class AverageSettings:
         check_severed(self.severed, engine=self.engine)
         if self.severed_at not in SEVERED_AT:
             raise SettingError(f"severed_at is {self.severed_at!r}; choose from {', '.join(SEVERED_AT)}")
+        if not isinstance(self.noise, str | None):
+            keep(self, noise=self.rule.value)
         _ = self.rule
 
     @cached_property
