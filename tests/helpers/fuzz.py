@@ -5,9 +5,9 @@ why, and the largest differences from plain forwards of Hugging Face's modules. 
 wherever it is run.
 """
 
-import contextlib
 import itertools
 import json
+import math
 import random
 import re
 import sys
@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ import numpy as np
 import oracle
 import tokenizer_kinds
 import torch
-import transformers
 
 import rome_lens as rl
 from rome_lens.editing.settings import Settings
@@ -99,8 +98,9 @@ def run(kind: str, number: int) -> Outcome:
 
 def _pattern(said: str) -> str:
     """An error without what the input brought to it."""
-    said = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "…", said)
-    return re.sub(r"[-+]?\d[\d.e+-]*", "N", said)[:90]
+    said = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "…", said.split("; ")[0])
+    said = re.sub(r" (is|has|takes) .*", r" \1 …", re.sub(r"record \d+: ", "", said))
+    return re.sub(r"[-+]?\d[\d.e+-]*", "N", said)[:70]
 
 
 # ---- models
@@ -254,23 +254,19 @@ def _edit(rng: random.Random) -> float:
     )
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     edit = editor.edit(request)
-    between = request.answer_joined
-    written = [
-        request.text + ("" if j is None else j) + request.target_new.rstrip()
-        for j in ((between,) if between is not None else ("", " "))
-    ]
     bos = [model.tokenizer.bos_token_id] * edit.settings["prepend_bos"]
-    ids = [bos + model.tokenizer(text, add_special_tokens=False).input_ids for text in written]
-    befores = [_target(held, model, one, request, bos) for one in ids]
-    before, one = min(zip(befores, ids, strict=True), key=lambda pair: abs(pair[0] - edit.before.target))
-    apart = [_apart(edit.before.target, before)]
+    joints = ("", " ") if request.answer_joined is None else (request.answer_joined,)
+    written = [_tokens(model.tokenizer, request.text, joint + request.target_new.rstrip()) for joint in joints]
+    rows = [(bos + ids, len(bos) + n_prompt) for ids, n_prompt in written if n_prompt is not None]
+    ids, n_prompt = min(rows, key=lambda row: abs(plain(held, *row) - edit.before.target))
+    apart = [_apart(edit.before.target, plain(held, ids, n_prompt))]
     module = held.get_submodule(edit.module).weight
     kept = module.detach().clone()
     update = torch.outer(edit.u.double(), edit.v.double())
     try:
         with torch.no_grad():
             module.copy_(module + (update.T if edit.module_transposed else update))
-        apart.append(_apart(edit.after.target, _target(held, model, one, request, bos)))
+        apart.append(_apart(edit.after.target, plain(held, ids, n_prompt)))
     finally:
         with torch.no_grad():
             module.copy_(kept)
@@ -280,39 +276,54 @@ def _edit(rng: random.Random) -> float:
     return max(apart)
 
 
-def _target(held: Any, model: Any, ids: list[int], request: Any, bos: list[int]) -> float:
-    """The target's probability, with its tokens told from the prompt's by their characters."""
-    fast = model.tokenizer
-    text = request.text
-    for joined in ("", " ", "\n"):
-        whole = text + joined + request.target_new.rstrip()
-        encoded = fast(whole, add_special_tokens=False, return_offsets_mapping=True)
-        if bos + encoded.input_ids == ids:
-            first = next(i for i, (a, b) in enumerate(encoded.offset_mapping) if b > len(text) and b > a)
-            return plain(held, ids, len(bos) + first)
-    raise AssertionError("the target is joined in some other way")
-
-
 def _evaluation(rng: random.Random) -> float | None:
     model, held = _any_host(rng)
     prompt = texts.text(rng)
     request = rl.EditRequest.in_text(
-        prompt, subject=texts.subject(rng, prompt), target_new=texts.answer(rng), target_true=texts.answer(rng)
+        prompt,
+        subject=texts.subject(rng, prompt),
+        target_new=texts.answer(rng),
+        target_true=texts.answer(rng),
+        answer_joined=rng.choice([None, None, "", " "]),
     )
     record = rl.CounterFactRecord(0, 0, None, request, (texts.text(rng),), (texts.text(rng),), ())
-    report = rl.evaluate_counterfact(model, ["none"], [record], measures=rl.Measures(n_texts=0, watched=()))
-    (scores,) = report.editors
+    bos = [model.tokenizer.bos_token_id] * (rng.random() < 0.2)
+    measures = rl.Measures(n_texts=0, prepend_bos=bool(bos), engine=rng.choice(["auto", "auto", "plain"]))
+    (found,) = rl.evaluate_counterfact(model, ["none"], [record], measures=measures).records["none"]
+    if "unfit" in found:
+        raise rl.PromptError(found["unfit"])
     apart = []
-    for question in next(iter(scores.records.values()))["prompts"]:
-        for answer in question["answers"]:
-            apart.append(answer)
-    return None if not apart else 0.0
+    for asked in found["answers"]:
+        for name, target in (("nll_new", request.target_new), ("nll_true", request.target_true)):
+            least = min(
+                abs(asked[name] - nll) / max(nll, 1e-3)
+                for nll in _mean_nlls(held, model.tokenizer, asked["prompt"], target, bos)
+            )
+            assert least <= CLOSE, (asked, target)
+            apart.append(least)
+    return max(apart)
+
+
+def _mean_nlls(held: Any, fast: Any, prompt: str, target: str, bos: list[int]) -> Iterator[float]:
+    """Of an answer's tokens, with a blank in front and without: which of them is meant is not looked at here."""
+    for joined in ("", " "):
+        ids, n_prompt = _tokens(fast, prompt, joined + target.rstrip())
+        if n_prompt is not None:
+            log_probability = math.log(plain(held, bos + ids, len(bos) + n_prompt))
+            yield -log_probability / (len(ids) - n_prompt)
+
+
+def _tokens(fast: Any, prompt: str, answer: str) -> tuple[list[int], int | None]:
+    """A text's tokens, and which of them is the answer's first; None where it shares that with the prompt."""
+    encoded = fast(prompt + answer, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = encoded.offset_mapping
+    first = next((i for i, (a, b) in enumerate(offsets) if b > len(prompt) and b > a), None)
+    return encoded.input_ids, first or None
 
 
 def _files(rng: random.Random) -> None:
-    content: Any = [texts_of_a_fact(rng) for _ in range(rng.randrange(1, 4))]
     form = rng.choice(["known", "counterfact", "zsre"])
-    content = [_record(rng, form) for _ in range(rng.randrange(1, 4))]
+    content: Any = [_record(rng, form) for _ in range(rng.randrange(1, 4))]
     if rng.random() < 0.6:
         content = texts.broken(rng, content)
     raw = json.dumps(content, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
@@ -394,7 +405,7 @@ def _artefact(rng: random.Random) -> None:
 
 
 def _arguments(rng: random.Random) -> None:
-    model, _ = host("single_bytes", rng.choice(["gpt2", "llama"]), "auto")
+    model, _ = host("single_bytes", "gpt2", "auto")
     odd = [
         *texts.ODD,
         *(
@@ -407,7 +418,7 @@ def _arguments(rng: random.Random) -> None:
             torch.ones(2),
             b"x",
         ),
-        *(float("nan"), float("inf"), -0.0, 10**30, 1j, object(), print, Path("x"), rl.Fact("{} is", "ab", "x")),
+        *(float("nan"), float("inf"), -0.0, 1j, object(), print, Path("x"), rl.Fact("{} is", "ab", "x")),
     ]
     kind, arguments = rng.choice(list(_CALLS.items()))
     told: dict[str, Any] = dict(arguments)
@@ -446,7 +457,13 @@ _CALLS: dict[str, dict[str, Any]] = {
     },
     "ROME": {
         **{"prompt": "{} is", "subject": "ab", "target_new": "x", "target_true": "y", "layer": 1, "variant": "r-rome"},
-        **{"second_moment": None, "context_templates": ["{}"], "bare_weight": None, "seed": 0, "prepend_bos": False},
+        **{
+            "second_moment": torch.eye(64),
+            "context_templates": ["{}"],
+            "bare_weight": None,
+            "seed": 0,
+            "prepend_bos": False,
+        },
         **{"v_num_grad_steps": 1, "v_lr": 0.1, "v_weight_decay": 0.1, "clamp_norm_factor": 1.0, "kl_factor": 0.1},
     },
     "FineTuning": {"prompt": "{} is", "subject": "ab", "target_new": "x", "layer": 1, "num_steps": 1},
@@ -469,9 +486,23 @@ _CALLED: dict[str, Callable[..., None]] = {
 KINDS: dict[str, Callable[[random.Random], float | None]] = {
     "trace": _trace,
     "edit": _edit,
+    "evaluation": _evaluation,
     "files": _files,
     "artefact": _artefact,
     "arguments": _arguments,
 }
 # Of 10,000.
-SHARES = {"trace": 3500, "edit": 1000, "files": 3500, "artefact": 1000, "arguments": 1000}
+SHARES = {"trace": 2600, "edit": 1000, "evaluation": 400, "files": 3000, "artefact": 1000, "arguments": 2000}
+
+
+def main(how_many: int) -> None:
+    """Run so many inputs, each kind's share of them, and print the figures."""
+    figures = Figures()
+    for kind, share in SHARES.items():
+        for number in range(share * how_many // sum(SHARES.values())):
+            figures.add(kind, run(kind, number))
+    print("\n".join(figures.lines()))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else sum(SHARES.values()))
