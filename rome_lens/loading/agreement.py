@@ -77,7 +77,7 @@ class Reference:
         import torch
 
         length, whole = _length(model, dear=dear)
-        vocabulary: int = model.config.get_text_config().vocab_size
+        vocabulary = _setting(model, "vocab_size", 2)
         # Spread over the vocabulary by the golden ratio, and the same every time; no random numbers are drawn.
         stride = int(vocabulary * 0.618) | 1
         tokens = (torch.arange(1, length + 1, device=model.device) * stride)[None] % vocabulary
@@ -150,7 +150,8 @@ def _length(model: PreTrainedModel, *, dear: bool) -> tuple[int, bool]:
     widest = max((width for _, width in windows(settings) if width < most), default=0)
     needed = min(most, max(_SHORT, widest + max(8, widest // 4)))
     # Not beyond what the windows ask for, but where more costs nothing: a rotary rule shows the better.
-    cheap = min(most, _CHEAP)
+    # RoBERTa's positions begin behind those of its padding: not all that its configuration names can be used.
+    cheap = min(most * 3 // 4, _CHEAP)
     if cheap > needed and _operations(model, cheap) <= _UNNOTICED:
         return cheap, True
     limit = _MOST_ON_GPU if model.device.type == "cuda" else _MOST
@@ -162,13 +163,20 @@ def _length(model: PreTrainedModel, *, dear: bool) -> tuple[int, bool]:
 
 def _operations(model: PreTrainedModel, length: int) -> float:
     """Multiplications and additions of a forward, roughly; those of experts that are not asked count, too."""
-    config: Any = model.config.get_text_config()
-    pattern = 4 * length**2 * config.num_hidden_layers * config.hidden_size
+    pattern = 4 * length**2 * _setting(model, "num_hidden_layers", 1) * _setting(model, "hidden_size", 1)
     return 2.0 * length * sum(parameter.numel() for parameter in model.parameters()) + pattern
 
 
 def _bytes(model: PreTrainedModel, length: int) -> float:
     """Memory of a forward's largest moment, roughly: a layer's attention patterns, or the logits."""
+    pattern, logits = 3 * _setting(model, "num_attention_heads", 1) * length, _setting(model, "vocab_size", 1)
+    return model.dtype.itemsize * length * max(pattern, logits)
+
+
+def _setting(model: PreTrainedModel, name: str, default: int) -> int:
+    """A whole number of a configuration; the largest where each layer has its own, the default where there is none."""
     config: Any = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", 1)
-    return model.dtype.itemsize * length * max(3 * heads * length if isinstance(heads, int) else 0, config.vocab_size)
+    # Asked as a dictionary: where layers have their own, the attribute raises.
+    value = config.to_dict().get(config.attribute_map.get(name, name), default)
+    values = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)]
+    return max(values, default=default)

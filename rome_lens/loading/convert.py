@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,13 +85,11 @@ def to_bridge(pretrained: Pretrained, reference: Reference) -> TransformerBridge
     Raises:
         ModelError: TransformerLens cannot host it, or computes something else.
     """
-    twin = _twin(pretrained, reference)
-    if twin is None and not reference.whole:
+    if not _agrees_when_small(pretrained, reference, _boot, "TransformerBridge"):
+        # Before it is wrapped: afterwards nobody can ask the model itself.
         reference = Reference.of(pretrained.model, name=pretrained.name, dear=True)
     bridge = _boot(pretrained)
     _check(bridge, reference, "TransformerBridge")
-    if twin is not None:
-        _check(_boot(twin[0]), twin[1], "TransformerBridge")
     return bridge
 
 
@@ -122,10 +120,7 @@ def to_hooked_transformer(pretrained: Pretrained, reference: Reference) -> Hooke
     """
     hooked = _converted(pretrained)
     _check(hooked, reference, "HookedTransformer")
-    twin = _twin(pretrained, reference)
-    if twin is not None:
-        _check(_converted(twin[0]), twin[1], "HookedTransformer")
-    elif not reference.whole:
+    if not _agrees_when_small(pretrained, reference, _converted, "HookedTransformer"):
         _check(hooked, Reference.of(pretrained.model, name=pretrained.name, dear=True), "HookedTransformer")
     return hooked
 
@@ -139,21 +134,42 @@ def _converted(pretrained: Pretrained) -> HookedTransformer:
         raise _cannot_host(pretrained, "HookedTransformer", error) from error
 
 
-def _twin(pretrained: Pretrained, reference: Reference) -> tuple[Pretrained, Reference] | None:
-    """A small model of the same kind, in float32, with what it says.
+def _agrees_when_small(
+    pretrained: Pretrained, reference: Reference, make: Callable[[Pretrained], Any], kind: str
+) -> bool:
+    """Hold a small model of the same settings, in float32, against what it says itself, made in the same way.
 
-    Where a text longer than the model's windows was too dear, and where rounding could hide a difference; otherwise it
-    is None. So it is where no such model can be made, and then the dear text is what is left.
+    That is done where a text longer than the model's windows was too dear, and where rounding could hide a difference.
+
+    Args:
+        pretrained: the model, not wrapped yet.
+        reference: what it said.
+        make: makes a TransformerLens model of one of Hugging Face's.
+        kind: of that class.
+
+    Returns:
+        False where the dear text is what is left: no small model can be made.
+
+    Raises:
+        _NotHostedError: the small model computes something else; or not even it can be hosted, and nobody is to wait
+            for the dear text to learn that of the large one.
     """
     if reference.whole and reference.exact:
-        return None
+        return True
     try:
         twin = twin_of(pretrained.model)
         said = Reference.of(twin, name=pretrained.name, small=True)
+        difference = said.difference(make(Pretrained(said.name, twin, pretrained.tokenizer)))
+    except _NotHostedError:
+        if reference.whole:
+            return True
+        raise
     except Exception as error:  # configurations of two hundred families, with rules of their own on their widths
-        logger.info("no small model like %r can be made (%s)", pretrained.name, one_line(error))
-        return None
-    return Pretrained(said.name, twin, pretrained.tokenizer), said
+        logger.info("no small model like %r can be made and compared (%s)", pretrained.name, one_line(error))
+        return reference.whole
+    if difference is not None:
+        raise _computes_otherwise(said, kind, difference)
+    return True
 
 
 def _check(model: Any, reference: Reference, kind: str) -> None:
@@ -162,14 +178,20 @@ def _check(model: Any, reference: Reference, kind: str) -> None:
     Raises:
         _NotHostedError: it does, or it cannot be run.
     """
-    name, source = reference.name, reference.kind
     try:
         difference = reference.difference(model)
     except Exception as error:  # a forward of any architecture, failing in its own way
-        raise _NotHostedError(f"as a {kind} {name!r}, a {source}, cannot be run ({one_line(error)})") from error
+        raise _NotHostedError(
+            f"as a {kind} {reference.name!r}, a {reference.kind}, cannot be run ({one_line(error)})"
+        ) from error
     if difference is not None:
-        made = "that it was read from" if kind == "HookedTransformer" else "that it wraps"
-        raise _NotHostedError(f"as a {kind} {name!r} computes other logits than the {source} {made} ({difference})")
+        raise _computes_otherwise(reference, kind, difference)
+
+
+def _computes_otherwise(reference: Reference, kind: str, difference: str) -> _NotHostedError:
+    name, source = reference.name, reference.kind
+    made = "that it was read from" if kind == "HookedTransformer" else "that it wraps"
+    return _NotHostedError(f"as a {kind} {name!r} computes other logits than the {source} {made} ({difference})")
 
 
 def _the_bridge(pretrained: Pretrained, reference: Reference) -> TransformerBridge:

@@ -284,8 +284,8 @@ def test_how_long_the_text_is():
     neo = transformers.GPTNeoConfig(num_layers=12, hidden_size=768, attention_types=[[["global", "local"], 6]])
     assert length(neo) == (320, True), "a window of 256"
     assert length(transformers.GPT2Config(**GPT | {"n_positions": 10})) == (10, True)
-    assert length(transformers.GPT2Config(**GPT)) == (64, True)
-    assert length(transformers.MistralConfig(**SIZES, sliding_window=4096)) == (64, True), "bounds nothing"
+    assert length(transformers.GPT2Config(**GPT)) == (48, True)
+    assert length(transformers.MistralConfig(**SIZES, sliding_window=4096)) == (48, True), "bounds nothing"
 
 
 def test_a_model_that_transformers_cannot_run_is_refused(monkeypatch):
