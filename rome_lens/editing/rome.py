@@ -14,7 +14,7 @@ from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
 from rome_lens.checks import as_real, choice, seed_number, shown, whole_number
 from rome_lens.editing.answers import old_answers
-from rome_lens.editing.applied import unedited_matrix
+from rome_lens.editing.applied import edits_in_weights, unedited_matrix
 from rome_lens.editing.edit import Edit, Loss, Probabilities
 from rome_lens.editing.measure import joint_probabilities
 from rome_lens.editing.rows import RequestRows, check_templates, split_requests, tokenise_request
@@ -24,7 +24,7 @@ from rome_lens.editing.shipped import shipped_moment
 from rome_lens.editing.templates import sample_templates
 from rome_lens.editing.update import Keys, RankOne, check_variant, rank_one
 from rome_lens.editing.values import Values, find_values
-from rome_lens.editing.weight_edit import SAID
+from rome_lens.editing.weight_edit import SAID, found_on
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import request_of, requests_of
@@ -261,6 +261,7 @@ class ROME:
         norm = self._backend.w_out(self.layer).matrix.double().norm().item()
         fingerprint = self._backend.fingerprint(self.layer, unedited_matrix(self._backend, self.layer))
         module, transposed = hugging_face_module(self._backend, self.layer) or (None, True)
+        others = edits_in_weights(self._backend)
         seconds = (time.perf_counter() - started) / len(rows)
         return [
             Edit(
@@ -283,6 +284,7 @@ class ROME:
                     *self.second_moment.warnings,
                     *self._other_bos(),
                     *values.notes,
+                    *found_on(others, self.layer, second_moment=True),
                     *_shortfall(row, after[2 * i], values.curves[i]),
                 ),
                 module=module,
@@ -290,6 +292,7 @@ class ROME:
                 backend=self._backend.name,
                 dtype=str(self._backend.dtype).removeprefix("torch."),
                 seconds=seconds,
+                made_on=tuple(text for text, _ in others),
             )
             for i, (row, update) in enumerate(zip(rows, updates, strict=True))
         ]
@@ -324,7 +327,8 @@ class ROME:
             "seed": self.seed,
             "prepend_bos": self.prepend_bos,
             "engine": values.engine,
-            "second_moment": self.second_moment.to_dict(),
+            # An edit is handed on, and where things lie on this machine is nobody's business.
+            "second_moment": {k: v for k, v in self.second_moment.to_dict().items() if k != "loaded_from"},
         }
 
 
