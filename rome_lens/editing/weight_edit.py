@@ -53,8 +53,8 @@ def found_on(others: Sequence[tuple[str, int]], layer: int, *, second_moment: bo
     below = sorted({other for _, other in others if other < layer})
     if below and second_moment:
         notes.append(
-            f"edits of layer {', '.join(map(str, below))}, below layer {layer}, move its keys: a second moment that was "
-            "collected without them fits these keys less well"
+            f"edits of layer {', '.join(map(str, below))}, below layer {layer}, move its keys: a second moment that "
+            "was collected without them fits these keys less well"
         )
     return tuple(notes)
 
