@@ -74,6 +74,20 @@ class Fingerprint:
     norm: float
     sketch: tuple[float, ...]
 
+    def apart(self, other: "Fingerprint", less: Float[Tensor, "d_mlp d_model"] | None = None) -> float:
+        """How far the other layer of the same widths is from this one, in units of this one's norm, by its sketch.
+
+        Args:
+            other: of the other layer.
+            less: what to take out of the other layer's matrix first.
+        """
+        theirs = np.multiply(other.sketch, other.norm)
+        if less is not None:
+            norm, sketch = sketch_matrix(less)
+            theirs = theirs - np.multiply(sketch, norm)
+        gap = theirs - np.multiply(self.sketch, self.norm)
+        return float(np.sqrt(np.mean(np.square(gap)))) / (self.norm or 1.0)
+
     def difference(self, other: "Fingerprint") -> str | None:
         """What tells another fingerprint from this one, in words; None where nothing does."""
         for what in ("n_layers", "d_model", "d_mlp", "layer"):

@@ -10,6 +10,7 @@ no longer applied. Weights that are none of this are somebody else's: nothing is
 lets the record go.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend, as_backend
+from rome_lens.backends import Backend, Fingerprint, as_backend
+from rome_lens.backends.origin import Held, held_edits, in_words, layers_held, loaded_from
 from rome_lens.errors import EditStateError, ModelError, ModelMismatchError
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 _ATTRIBUTE = "_rome_lens_edits"
 # So many rows of a matrix tell which of many sets of edits it may hold; the whole matrix decides.
 _TELLING_ROWS = 4
+# A matrix that is farther than this from what an edit was made for, and so many times nearer to it without the edit,
+# holds the edit. Rounding to float32 moves a matrix by about 1e-8, other weights are no nearer in any of 8 directions.
+_AWAY, _NEARER = 1e-6, 0.25
 
 
 @dataclass
@@ -115,13 +120,22 @@ def check_same_model(edit: "WeightEdit", backend: Backend, *, force: bool) -> No
 
     Raises:
         ModelMismatchError: another shape; or other weights, unless `force`.
-        EditStateError: somebody else has changed the layer since it was edited.
+        EditStateError: the layer holds the edit already, unless `force`; or somebody else has changed it since it was
+            edited.
     """
     mine = edit.fingerprint
     if edit.layer < backend.n_layers:
         theirs = backend.fingerprint(edit.layer, unedited_matrix(backend, edit.layer))
         difference = mine.difference(theirs)
         fits = (mine.d_mlp, mine.d_model) == (theirs.d_mlp, theirs.d_model)
+        held = held_edits(backend, edit.layer, theirs)
+        if fits and not force and is_held(edit, theirs, held):
+            raise EditStateError(
+                f"{_name(edit)} is in these weights already, since before {loaded_from(backend)} was loaded or by "
+                "other ways than ours; force=True puts it on once more"
+            )
+        if held is not None and mine.difference(held.original) is None:
+            difference = None  # other edits lie on the same layer, as they may in memory
     else:
         difference, fits = f"layer {edit.layer} of {backend.n_layers}", False
     if difference is not None and not (force and fits):
@@ -130,6 +144,28 @@ def check_same_model(edit: "WeightEdit", backend: Backend, *, force: bool) -> No
             f"the edit was made for layer {edit.layer} of {mine.model_name}, and {backend.model_name} is another model "
             f"({difference}){hint}"
         )
+
+
+def edits_in_weights(backend: Backend) -> tuple[tuple[str, int], ...]:
+    """What a model's weights hold, edits that came with its folder first: each in words, with its layer."""
+    found: list[tuple[str, int]] = []
+    for layer in layers_held(backend):
+        held = held_edits(backend, layer, backend.fingerprint(layer, unedited_matrix(backend, layer)))
+        if held is not None:
+            found += [(text, layer) for text in in_words(held.edits)]
+    found += [
+        (f"{edit.request.text} → {edit.request.target_new.strip()} (layer {edit.layer}, {edit.id})", edit.layer)
+        for edit in applied_edits(backend.model)
+    ]
+    return tuple(found)
+
+
+def is_held(edit: "WeightEdit", now: Fingerprint, held: Held | None) -> bool:
+    """Whether a matrix that no record of ours is about has an edit in it: by its folder's note, or by the numbers."""
+    if held is not None and held.has(edit.id, json.loads(json.dumps(edit.to_dict()))):
+        return True
+    away = edit.fingerprint.apart(now)
+    return away > _AWAY and edit.fingerprint.apart(now, less=edit.update) < _NEARER * away
 
 
 def apply_edit(edit: "WeightEdit", model: Any, *, force: bool) -> None:

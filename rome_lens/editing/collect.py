@@ -21,6 +21,7 @@ from torch import Tensor
 
 import rome_lens
 from rome_lens.backends import Backend, Fingerprint, fast_products
+from rome_lens.backends.origin import loaded_from
 from rome_lens.checks import seed_number, shown, whole_number, whole_numbers
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.checkpoint import Checkpoint
@@ -113,6 +114,7 @@ def collect_sums(
         "n_tokens": pass_.n_tokens,
         "source": pieces.source if source is None else source,
         "model_name": backend.model_name,
+        "loaded_from": loaded_from(backend),
         "backend": backend.name,
         "revision": _revision(backend),
         "dtype": settings["dtype"],

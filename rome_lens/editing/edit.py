@@ -68,6 +68,7 @@ class Edit(WeightEdit):
         backend: `hooked-transformer` or `transformer-bridge`: what it was made on.
         dtype: of the model that it was made on.
         seconds: how long that took.
+        made_on: the edits that were in the weights while it was found, in words; empty for an unedited model.
     """
 
     tensor_names: ClassVar[tuple[str, ...]] = ("u", "v")
@@ -92,6 +93,7 @@ class Edit(WeightEdit):
     backend: str = ""
     dtype: str = ""
     seconds: float = field(default=0.0)
+    made_on: tuple[str, ...] = ()
 
     @property
     def update(self) -> Float[Tensor, "d_mlp d_model"]:
@@ -129,6 +131,7 @@ _PLAIN = {
     "variant": str,
     "settings": dict,
     "notes": list,
+    "made_on": list,
     "module": str | None,
     "module_transposed": bool,
     "backend": str,
@@ -178,6 +181,7 @@ def _from_dict(
         "settings": dict(settings["settings"]),
         "fingerprint": fingerprint,
         "notes": tuple(str(note) for note in known.get("notes", ())),
+        "made_on": tuple(str(other) for other in known.get("made_on", ())),
         **{name: tensors[name] for name in kind.tensor_names},
     }
 

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rome_lens.backends import as_backend
+from rome_lens.backends import Backend, as_backend
 from rome_lens.backends.modules import hugging_face_tree, is_wrapped
+from rome_lens.backends.origin import EDITED_MODEL, NOTE, Held, held_edits, held_in_folder, layers_held
 from rome_lens.backends.w_out import sketch_matrix
-from rome_lens.editing.applied import edited_matrix, unedited_matrices
+from rome_lens.editing.applied import edited_matrix, is_held, unedited_matrices, unedited_matrix
 from rome_lens.editing.edit import Edit
-from rome_lens.errors import EditError, ModelError, ModelMismatchError, SettingError
+from rome_lens.errors import EditError, EditStateError, ModelError, ModelMismatchError, SettingError
+from rome_lens.loading.default_model import DEFAULT_MODEL
 from rome_lens.loading.options import as_dtype
 from rome_lens.loading.pretrained import load_pretrained
 from rome_lens.loading.written import plain_config, write_pretrained
@@ -34,9 +36,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from rome_lens.editing.weight_edit import WeightEdit
-
-NOTE = "rome_lens.json"
-"""The file in an exported folder that says what was edited: `rome_lens` (our version), `kind`, `model`, `edits`."""
 
 
 def export_model(
@@ -60,7 +59,7 @@ def export_model(
     Raises:
         ModelMismatchError: an edit was made for another model.
         ModelError: weights that cannot be written: those of a HookedTransformer, processed or quantised ones.
-        EditStateError: somebody else has changed an edited layer of the bridge.
+        EditStateError: an edit is in the model already, or somebody else has changed an edited layer of the bridge.
         SettingError: no edits, or one of them twice.
         ArtefactError: the folder holds something already, or cannot be written.
     """
@@ -72,9 +71,11 @@ def export_model(
     by_module: dict[str, list[WeightEdit]] = {}
     for edit in edits:
         by_module.setdefault(_module_of(edit, source, weights), []).append(edit)
+    layers: list[Held] = []
     for name, here in by_module.items():
         matrix, transposed = _as_w_out(source.modules[name], weights[f"{name}.weight"])
         edited = edited_matrix(matrix, here)
+        layers.append(_held_after(here, matrix, edited, source.held))
         weights[f"{name}.weight"] = edited.t().contiguous() if transposed else edited
     with whole_folder(out) as folder:
         write_pretrained(
@@ -85,7 +86,8 @@ def export_model(
             config=config,
             weights=weights,
         )
-        _write_note(folder, kind="edited_model", model=source.name, edits=edits)
+        layers += [held for layer, held in source.held.items() if layer not in {held.layer for held in layers}]
+        _write_note(folder, kind=EDITED_MODEL, model=source.name, edits=edits, layers=layers)
 
 
 def export_adapter(edits: Sequence["WeightEdit"], out: str | os.PathLike[str]) -> None:
@@ -163,12 +165,14 @@ class _Source:
         model: the model; never changed.
         tokenizer: its tokeniser, or None.
         unedited: what belongs in place of a parameter that carries edits, by the parameter's id and in its layout.
+        held: by layer, the edits that the weights held before.
     """
 
     name: str
     model: "PreTrainedModel"
     tokenizer: Any
     unedited: Mapping[int, Tensor] = field(default_factory=dict)
+    held: Mapping[int, Held] = field(default_factory=dict)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -192,7 +196,8 @@ def _source(model_or_path: Any, edits: Sequence["WeightEdit"], *, dtype: torch.d
         pretrained = load_pretrained(
             model_or_path, dtype=dtype or _dtype_of(edits), device=torch.device("cpu"), tokenizer_as_stored=True
         )
-        return _Source(pretrained.name, pretrained.model, pretrained.tokenizer)
+        held = _held_in(os.fspath(model_or_path))
+        return _Source(pretrained.name, pretrained.model, pretrained.tokenizer, held=held)
     from transformers import PreTrainedModel
 
     if isinstance(model_or_path, PreTrainedModel):
@@ -214,7 +219,7 @@ def _source(model_or_path: Any, edits: Sequence["WeightEdit"], *, dtype: torch.d
     for layer, matrix in unedited_matrices(backend).items():
         w_out = backend.w_out(layer)
         unedited[id(w_out.parameter)] = matrix.t() if w_out.transposed else matrix
-    return _Source(name, original, backend.tokenizer, unedited)
+    return _Source(name, original, backend.tokenizer, unedited, held=_held_now(backend))
 
 
 def _source_of_transformers(model: "PreTrainedModel") -> _Source:
@@ -232,7 +237,7 @@ def _source_of_transformers(model: "PreTrainedModel") -> _Source:
             tokenizer = AutoTokenizer.from_pretrained(
                 model.name_or_path, local_files_only=True, trust_remote_code=False
             )
-    return _Source(name, model, tokenizer)
+    return _Source(name, model, tokenizer, held=_held_in(model.name_or_path))
 
 
 def _dtype_of(edits: Sequence["WeightEdit"]) -> torch.dtype:
@@ -257,8 +262,17 @@ def _module_of(edit: "WeightEdit", source: _Source, weights: Mapping[str, Tensor
     for name in [edit.module] if edit.module in fitting else fitting:
         matrix, _ = _as_w_out(source.modules[name], weights[f"{name}.weight"])
         norm, sketch = sketch_matrix(matrix)
-        if mine.difference(replace(mine, norm=norm, sketch=sketch)) is None:
-            return name
+        now, held = replace(mine, norm=norm, sketch=sketch), source.held.get(edit.layer)
+        held = held if held is not None and held.is_in(now) else None
+        # Other edits may lie on the same layer, as they may in memory.
+        if mine.difference(now) is not None and (held is None or mine.difference(held.original) is not None):
+            continue
+        if is_held(edit, now, held):
+            raise EditStateError(
+                f"the edit {edit.request.text!r} -> {edit.request.target_new!r} (layer {edit.layer}) is in the weights "
+                f"of {source.name} already; give the unedited model that it was made on"
+            )
+        return name
     reason = f"other weights in layer {edit.layer}" if fitting else f"no such matrix in layer {edit.layer}"
     raise ModelMismatchError(
         f"the edit was made for layer {edit.layer} of {mine.model_name}, and {source.name} is another model ({reason})"
@@ -292,10 +306,51 @@ def _check_edits(edits: Sequence["WeightEdit"]) -> None:
             )
 
 
-def _write_note(folder: Path, *, kind: str, model: str, edits: Sequence["WeightEdit"]) -> None:
+def _held_in(name: str | None) -> dict[int, Held]:
+    """What a folder's note says of the edits in it; nothing for a name, or where the note has no fingerprints."""
+    if not name or name == DEFAULT_MODEL:
+        return {}
+    folder = Path(name).expanduser()
+    return held_in_folder(folder, None) if folder.is_dir() else {}
+
+
+def _held_now(backend: Backend) -> dict[int, Held]:
+    """The edits that a model's folder held, in the layers that still do."""
+    found = {
+        layer: held_edits(backend, layer, backend.fingerprint(layer, unedited_matrix(backend, layer)))
+        for layer in layers_held(backend)
+    }
+    return {layer: held for layer, held in found.items() if held is not None}
+
+
+def _held_after(edits: Sequence["WeightEdit"], matrix: Tensor, edited: Tensor, before: Mapping[int, Held]) -> Held:
+    """What a layer holds once edits were written into it, on top of those that it held before."""
+    mark = edits[0].fingerprint
+    now, then = (replace(mark, norm=norm, sketch=sketch) for norm, sketch in map(sketch_matrix, (matrix, edited)))
+    earlier = before.get(edits[0].layer)
+    if earlier is not None and not earlier.is_in(now):
+        earlier = None
+    told = tuple(_described(edit) for edit in edits)
+    if earlier is None:
+        return Held(edits[0].layer, told, now, then)
+    return Held(edits[0].layer, (*earlier.edits, *told), earlier.original, then)
+
+
+def _described(edit: "WeightEdit") -> dict[str, Any]:
+    return {"id": edit.id, **edit.to_dict()}
+
+
+def _write_note(
+    folder: Path, *, kind: str, model: str, edits: Sequence["WeightEdit"], layers: Sequence[Held] = ()
+) -> None:
     from rome_lens import __version__
 
-    note = {"rome_lens": __version__, "kind": kind, "model": model, "edits": [edit.to_dict() for edit in edits]}
+    mine = {edit.id for edit in edits}
+    earlier = [dict(told) for held in layers for told in held.edits if told.get("id") not in mine]
+    note: dict[str, Any] = {"rome_lens": __version__, "kind": kind, "model": model}
+    note["edits"] = [*earlier, *(_described(edit) for edit in edits)]
+    if layers:
+        note["layers"] = [held.to_dict() for held in layers]
     _write_json(folder / NOTE, note)
 
 

@@ -12,13 +12,13 @@ from rome_lens.backends import Backend, as_backend, fast_products
 from rome_lens.backends.modules import hugging_face_module
 from rome_lens.checks import choice, positive, whole_number
 from rome_lens.editing.answers import alike, old_answers
-from rome_lens.editing.applied import unedited_matrix
+from rome_lens.editing.applied import edits_in_weights, unedited_matrix
 from rome_lens.editing.hooks import matrix_hooks
 from rome_lens.editing.matrix_edit import MatrixEdit
 from rome_lens.editing.measure import read_answers
 from rome_lens.editing.tuning import Descent, tune
 from rome_lens.editing.tuning_settings import OR_ELSE, FineTuningSettings, choose_tuning
-from rome_lens.editing.weight_edit import Probabilities
+from rome_lens.editing.weight_edit import Probabilities, found_on
 from rome_lens.errors import PromptError
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import request_of, requests_of
@@ -217,6 +217,8 @@ class FineTuning:
         fingerprint = backend.fingerprint(self.layer, unedited_matrix(backend, self.layer))
         module, transposed = hugging_face_module(backend, self.layer) or (None, True)
         record = {**asdict(settings), "prepend_bos": self.prepend_bos, "engine": tuned.engine}
+        others = edits_in_weights(backend)
+        found = found_on(others, self.layer, second_moment=False)
         seconds = (time.perf_counter() - started) / len(requests)
         n = len(requests)
         reached = [Probabilities.of(after[i], after[n + i]) for i in range(n)]
@@ -236,6 +238,7 @@ class FineTuning:
                 notes=(
                     f"settings: {settings.source}",
                     *tuned.notes,
+                    *found,
                     *alike(prompts[i], old[i]),
                     *_shortfall(request, reached[i]),
                 ),
@@ -244,6 +247,7 @@ class FineTuning:
                 backend=backend.name,
                 dtype=str(backend.dtype).removeprefix("torch."),
                 seconds=seconds,
+                made_on=tuple(text for text, _ in others),
             )
             for i, (request, delta, curve) in enumerate(zip(requests, tuned.deltas, tuned.curves, strict=True))
         ]

@@ -39,6 +39,7 @@ class MatrixEdit(WeightEdit):
         backend: `hooked-transformer` or `transformer-bridge`: what it was made on.
         dtype: of the model that it was made on.
         seconds: how long that took.
+        made_on: the edits that were in the weights while it was found, in words; empty for an unedited model.
     """
 
     tensor_names: ClassVar[tuple[str, ...]] = ("delta",)
@@ -60,6 +61,7 @@ class MatrixEdit(WeightEdit):
     backend: str = ""
     dtype: str = ""
     seconds: float = 0.0
+    made_on: tuple[str, ...] = ()
 
     @property
     def update(self) -> Float[Tensor, "d_mlp d_model"]:

@@ -46,6 +46,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "created": (str, type(None)),
     "command": (str, type(None)),
     "seconds": (*_NUMBERS, type(None)),
+    "loaded_from": (str, type(None)),
 }
 
 

@@ -13,7 +13,7 @@ from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
 from rome_lens.checks import as_real, choice, seed_number, shown, whole_number
 from rome_lens.editing.answers import alike, old_answers
-from rome_lens.editing.applied import unedited_matrix
+from rome_lens.editing.applied import edits_in_weights, unedited_matrix
 from rome_lens.editing.edit import Edit, Loss, Probabilities
 from rome_lens.editing.measure import read_answers
 from rome_lens.editing.rows import RequestRows, check_templates, split_requests, tokenise_request
@@ -24,6 +24,7 @@ from rome_lens.editing.shortfall import answers_mean_key, shortfall
 from rome_lens.editing.templates import sample_templates
 from rome_lens.editing.update import Keys, RankOne, check_variant, rank_one
 from rome_lens.editing.values import Values, find_values
+from rome_lens.editing.weight_edit import found_on
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import request_of, requests_of
@@ -261,6 +262,7 @@ class ROME:
         norm = self._backend.w_out(self.layer).matrix.double().norm().item()
         fingerprint = self._backend.fingerprint(self.layer, unedited_matrix(self._backend, self.layer))
         module, transposed = hugging_face_module(self._backend, self.layer) or (None, True)
+        others = edits_in_weights(self._backend)
         seconds = (time.perf_counter() - started) / len(rows)
         return [
             Edit(
@@ -283,6 +285,7 @@ class ROME:
                     *self.second_moment.warnings,
                     *self._other_bos(),
                     *values.notes,
+                    *found_on(others, self.layer, second_moment=True),
                     *alike(row.rewriting[0], old[i]),
                     *self._shortfall(row, reached[i], values.curves[i]),
                 ),
@@ -291,6 +294,7 @@ class ROME:
                 backend=self._backend.name,
                 dtype=str(self._backend.dtype).removeprefix("torch."),
                 seconds=seconds,
+                made_on=tuple(text for text, _ in others),
             )
             for i, (row, update) in enumerate(zip(rows, updates, strict=True))
         ]
@@ -341,7 +345,8 @@ class ROME:
             "seed": self.seed,
             "prepend_bos": self.prepend_bos,
             "engine": values.engine,
-            "second_moment": self.second_moment.to_dict(),
+            # An edit is handed on, and where things lie on this machine is nobody's business.
+            "second_moment": {k: v for k, v in self.second_moment.to_dict().items() if k != "loaded_from"},
         }
 
 

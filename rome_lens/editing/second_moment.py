@@ -7,6 +7,7 @@ edit should leave that key's value alone as well.
 """
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -16,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Backend, Fingerprint, as_backend
+from rome_lens.backends.origin import held_edits, loaded_from
 from rome_lens.checks import as_real, as_whole, keep, shown, whole_number
 from rome_lens.editing.moment_file import is_npz, read_moment, read_npz, write_moment
 from rome_lens.editing.symmetric import complaint_about
@@ -83,6 +85,7 @@ class SecondMoment:
     created: str | None = None
     command: str | None = None
     seconds: float | None = None
+    loaded_from: str | None = None
     _kept: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -260,7 +263,10 @@ class SecondMoment:
             matrix, history = read_moment(path)
             moment = cls._of_file(path, matrix=matrix, **history)
         if layer is not None and moment.layer != layer:
-            raise ModelMismatchError(moment._other_layer(layer, moment.model_name))
+            known = moment.loaded_from or moment.model_name
+            raise ModelMismatchError(
+                moment._other_layer(layer, known if model is None else loaded_from(as_backend(model)))
+            )
         if model is not None:
             moment.check(as_backend(model), moment.layer)
         return moment
@@ -301,26 +307,29 @@ class SecondMoment:
             ModelError: the layer has no `W_out`.
         """
         if self.layer != backend.check_layer(layer):
-            raise ModelMismatchError(self._other_layer(layer, backend.model_name))
+            raise ModelMismatchError(self._other_layer(layer, loaded_from(backend)))
         matrix = backend.w_out(layer).matrix if matrix is None else matrix
         if matrix.shape[0] != self.d_mlp:
             raise ModelMismatchError(
                 f"the second moment has {self.d_mlp} rows, but layer {layer} of {backend.model_name} has keys of "
-                f"{matrix.shape[0]} numbers; collect one from this model ({stats_command(layer, backend.model_name)})"
+                f"{matrix.shape[0]} numbers; collect one from this model ({stats_command(layer, loaded_from(backend))})"
             )
         if self.fingerprint is None:
             return
-        difference = self.fingerprint.difference(backend.fingerprint(layer, matrix))
-        if difference is not None:
+        now = backend.fingerprint(layer, matrix)
+        difference = self.fingerprint.difference(now)
+        # Edits that came with the model's folder changed the layer's values, and not its keys.
+        held = held_edits(backend, layer, now)
+        if difference is not None and not (held is not None and self.fingerprint.difference(held.original) is None):
             raise ModelMismatchError(
                 f"the second moment was collected from {self.model_name}, and this {backend.model_name} is another "
-                f"model ({difference}); collect one from it ({stats_command(layer, backend.model_name)})"
+                f"model ({difference}); collect one from it ({stats_command(layer, loaded_from(backend))})"
             )
 
-    def _other_layer(self, layer: int, model_name: str | None) -> str:
+    def _other_layer(self, layer: int, name: str | None) -> str:
         return (
             f"the second moment is of layer {self.layer}, and layer {layer} was asked for; "
-            f"collect that one ({stats_command(layer, model_name)})"
+            f"collect that one ({stats_command(layer, name)})"
         )
 
     @torch.no_grad()
@@ -422,6 +431,11 @@ def moment_of(given: Any, *, layer: int) -> SecondMoment:
     raise SettingError(f"second_moment is {shown(given)}; expected {expected}{as_tensor}")
 
 
-def stats_command(layer: int, model_name: str | None) -> str:
-    """The command that collects a layer's C."""
-    return f"rome-lens stats --model {model_name} --layer {layer}" if model_name else f"rome-lens stats --layer {layer}"
+def stats_command(layer: int, name: str | None) -> str:
+    """The command that collects a layer's C.
+
+    Args:
+        layer: the layer.
+        name: of the model, as `load_model` takes it; None where nobody knows it.
+    """
+    return f"rome-lens stats --model {'MODEL' if name is None else shlex.quote(name)} --layer {layer}"

@@ -3,6 +3,7 @@
 from importlib.resources import files
 
 from rome_lens.backends import Backend
+from rome_lens.backends.origin import loaded_from
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.second_moment import SecondMoment, stats_command
 from rome_lens.errors import ModelMismatchError, SettingError
@@ -27,7 +28,7 @@ def shipped_moment(backend: Backend, layer: int) -> SecondMoment:
         return moment
     raise SettingError(
         f"there is no second moment for layer {layer} of {backend.model_name}, and ROME is wrong without one; collect "
-        f"it once with '{stats_command(layer, backend.model_name)} --out FILE', or with "
+        f"it once with '{stats_command(layer, loaded_from(backend))} --out FILE', or with "
         f"SecondMoment.collect(model, layers=[{layer}], texts='self')[{layer}], and hand it over as second_moment (in "
         "a shell: --second-moment FILE)"
     )

@@ -22,6 +22,9 @@ from rome_lens.storage import save_tensors
 SAID = 0.5
 """From this probability on, a token counts as said."""
 
+# How many of the edits that were in the weights a note names.
+_NAMED = 3
+
 
 @dataclass(frozen=True)
 class Probabilities:
@@ -56,6 +59,27 @@ class Probabilities:
         return self.target >= SAID if self.target_written is None else self.target_written
 
 
+def found_on(others: Sequence[tuple[str, int]], layer: int, *, second_moment: bool) -> tuple[str, ...]:
+    """What is to be noted of an edit that was found while others were in the weights; nothing where there were none.
+
+    Args:
+        others: these, in words, with their layers.
+        layer: the layer that was edited.
+        second_moment: whether the edit rests on a second moment.
+    """
+    if not others:
+        return ()
+    named = "; ".join(text for text, _ in others[:_NAMED]) + ("; …" if len(others) > _NAMED else "")
+    notes = [f"found with {named} in the weights: alone it does something else"]
+    below = sorted({other for _, other in others if other < layer})
+    if below and second_moment:
+        notes.append(
+            f"edits of layer {', '.join(map(str, below))}, below layer {layer}, move its keys: a second moment that "
+            "was collected without them fits these keys less well"
+        )
+    return tuple(notes)
+
+
 class WeightEdit(ABC):
     """An edit of one layer's `W_out`. Its children are frozen dataclasses that hold the update and what it came from.
 
@@ -76,13 +100,15 @@ class WeightEdit(ABC):
     module: str | None
     module_transposed: bool
     dtype: str
+    made_on: tuple[str, ...]
 
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({self.request.text!r} -> {self.request.target_new!r}, layer {self.layer} of "
             f"{self.fingerprint.model_name}, {self.variant}, p(target) {self.before.target:.3f} -> "
             f"{self.after.target:.3f}, p({self.old_answer.strip()}) {self.before.old:.3f} -> {self.after.old:.3f}"
-            f"{'' if self.after.reached else '; not reached, see notes'})"
+            f"{'' if self.after.reached else '; not reached, see notes'}"
+            f"{f'; found with {len(self.made_on)} others in the weights' if self.made_on else ''})"
         )
 
     @cached_property
@@ -194,6 +220,7 @@ class WeightEdit(ABC):
             "settings": dict(self.settings),
             "fingerprint": self.fingerprint.to_dict(),
             "notes": list(self.notes),
+            "made_on": list(self.made_on),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:

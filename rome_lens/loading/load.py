@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rome_lens.checks import as_path
@@ -61,9 +62,15 @@ def load_model(
     as_path("name", name)
     place, precision = as_device(device), as_dtype(dtype)
 
+    from rome_lens.backends import as_backend
+    from rome_lens.backends.origin import keep_origin
     from rome_lens.loading.convert import to_transformer_lens
     from rome_lens.loading.pretrained import load_pretrained
 
     pretrained = load_pretrained(name, dtype=precision, device=place, cache_dir=cache_dir, progress=progress)
     with quiet(f"converting {pretrained.name}", progress=progress):
-        return to_transformer_lens(pretrained, backend=backend)
+        model = to_transformer_lens(pretrained, backend=backend)
+    folder = Path(name).expanduser()
+    is_folder = os.fspath(name) != DEFAULT_MODEL and folder.is_dir()
+    keep_origin(as_backend(model), pretrained.name, folder=folder if is_folder else None)
+    return model

@@ -1,0 +1,158 @@
+"""Where a model was loaded from, and which edits its weights held by then; it lies on the model, as its edits do."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rome_lens.backends.base import Backend
+from rome_lens.backends.w_out import Fingerprint
+from rome_lens.errors import RomeLensError
+
+NOTE = "rome_lens.json"
+"""The file in an exported folder that says what was edited: `rome_lens` (our version), `kind`, `model`, `edits`, and
+for a whole model `layers`, as `Held.to_dict` writes them."""
+
+EDITED_MODEL = "edited_model"
+"""The kind of a folder with a whole model in it."""
+
+_ATTRIBUTE = "_rome_lens_origin"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Edits that a layer's `W_out` holds since before the model was loaded, so that none can be taken out.
+
+    Attributes:
+        layer: the layer.
+        edits: what each of them was, as `Edit.to_dict` says it, with its `id` (which files of 0.1.0 lack).
+        original: of the layer before any of them.
+        edited: of the layer with them.
+    """
+
+    layer: int
+    edits: tuple[Mapping[str, Any], ...]
+    original: Fingerprint
+    edited: Fingerprint
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; the edits by their ids."""
+        ids = [edit.get("id") for edit in self.edits]
+        fingerprints = {"original": self.original.to_dict(), "edited": self.edited.to_dict()}
+        return {"layer": self.layer, "edits": ids, **fingerprints}
+
+    def is_in(self, now: Fingerprint) -> bool:
+        """Whether a layer is still the edited one, and not the original, or a third that somebody put there."""
+        return self.edited.difference(now) is None and self.edited.apart(now) < self.original.apart(now)
+
+    def has(self, number: str, described: Mapping[str, Any]) -> bool:
+        """Whether an edit is one of them.
+
+        Args:
+            number: its id.
+            described: what `Edit.to_dict` says of it, as JSON holds it.
+        """
+        return any(
+            edit["id"] == number
+            if "id" in edit
+            else all(described.get(name) == value for name, value in edit.items() if name in described)
+            for edit in self.edits
+        )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from.
+
+    Attributes:
+        name: what `load_model` takes: the default model's name, one on the hub, or a folder's whole path.
+        held: by layer, the edits that were in it.
+    """
+
+    name: str
+    held: Mapping[int, Held] = field(default_factory=dict)
+
+
+def keep_origin(backend: Backend, name: str, *, folder: Path | None) -> None:
+    """Note on a model where it was loaded from.
+
+    Args:
+        backend: the model, as it was loaded.
+        name: what `load_model` was given.
+        folder: the folder, where it is one.
+    """
+    if folder is not None:
+        name = str(folder.resolve())
+    held = {} if folder is None else held_in_folder(folder, backend.fingerprint)
+    # Plain assignment to a TransformerBridge would be handed on to the model inside.
+    backend.model.__dict__[_ATTRIBUTE] = Origin(name, held)
+
+
+def loaded_from(backend: Backend) -> str:
+    """What `load_model` takes to load this model again; where nobody has noted it, what the model is called."""
+    origin = _origin(backend)
+    return backend.model_name if origin is None else origin.name
+
+
+def held_edits(backend: Backend, layer: int, now: Fingerprint) -> Held | None:
+    """The edits that a layer held when its model was loaded, where its weights still do.
+
+    Args:
+        backend: the model.
+        layer: the layer.
+        now: of the layer without the edits that were applied since.
+    """
+    origin = _origin(backend)
+    held = None if origin is None else origin.held.get(layer)
+    return held if held is not None and held.is_in(now) else None
+
+
+def layers_held(backend: Backend) -> tuple[int, ...]:
+    """The layers that held edits when the model was loaded."""
+    origin = _origin(backend)
+    return () if origin is None else tuple(sorted(origin.held))
+
+
+def held_in_folder(folder: Path, fingerprint: Any) -> dict[int, Held]:
+    """What the note in a folder says that its weights hold; nothing where there is none that can be read.
+
+    Args:
+        folder: the folder.
+        fingerprint: gives that of a layer as it is in the folder, by its number.
+    """
+    try:
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        if note["kind"] != EDITED_MODEL:
+            return {}
+        edited = {told["layer"]: Fingerprint.from_dict(told["edited"]) for told in note.get("layers", ())}
+        original = {told["layer"]: Fingerprint.from_dict(told["original"]) for told in note.get("layers", ())}
+        by_layer: dict[int, list[Mapping[str, Any]]] = {}
+        for edit in note["edits"]:
+            by_layer.setdefault(edit["layer"], []).append(edit)
+        return {
+            layer: Held(
+                layer,
+                tuple(edits),
+                original[layer] if layer in original else Fingerprint.from_dict(edits[0]["fingerprint"]),
+                edited[layer] if layer in edited else fingerprint(layer),
+            )
+            for layer, edits in by_layer.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, RomeLensError):
+        return {}
+
+
+def in_words(edits: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Edits of a note, a line each."""
+    told = []
+    for edit in edits:
+        request = edit["request"]
+        text = str(request["prompt"]).replace("{}", str(request["subject"]))
+        number = f", {edit['id']}" if "id" in edit else ""
+        told.append(f"{text} → {str(request['target_new']).strip()} (layer {edit['layer']}{number})")
+    return tuple(told)
+
+
+def _origin(backend: Backend) -> Origin | None:
+    return getattr(backend.model, "__dict__", {}).get(_ATTRIBUTE)
