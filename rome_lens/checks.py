@@ -3,7 +3,7 @@
 import math
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -63,10 +63,10 @@ def whole_numbers(name: str, values: object, *, expected: str = "a list of whole
     Raises:
         SettingError: it is no list, or one of them is no whole number.
     """
-    given = values
-    if not isinstance(given, Iterable) or isinstance(given, str | bytes) or getattr(given, "shape", None) == ():
+    if not is_list(values):
         raise SettingError(f"{name} is {shown(values)}; expected {expected}")
-    given = list(given)
+    several: Any = values
+    given = list(several)
     numbers = [as_whole(value) for value in given]
     for value, number in zip(given, numbers, strict=True):
         if number is None:
@@ -176,6 +176,24 @@ def as_text(name: str, value: object, *, error: type[RomeLensError] = SettingErr
     return value
 
 
+def flag(name: str, value: object) -> bool:
+    """A setting that is on or off, as Python's own True or False.
+
+    Raises:
+        SettingError: it is neither: "no" and 2 count as true in Python.
+    """
+    alone = _alone(value)
+    if not isinstance(alone, bool):
+        raise SettingError(f"{name} is {shown(value)}; expected True or False")
+    return alone
+
+
+def is_list(value: object) -> bool:
+    """Whether something holds several things one after the other, and is no text, mapping or single number."""
+    one = isinstance(value, str | bytes | Mapping) or getattr(value, "shape", None) == ()
+    return isinstance(value, Iterable) and not one
+
+
 def choice(name: str, value: Any, known: Sequence[str]) -> str:
     """One of the words that a setting may be.
 
@@ -205,9 +223,10 @@ def as_texts(name: str, values: object) -> tuple[str, ...]:
     Raises:
         SettingError: they are no list, such as one text alone, or one of them is no text.
     """
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    if not is_list(values):
         raise SettingError(f"{name} is {shown(values)}; expected a list of texts")
-    return tuple(as_text(f"{name}[{index}]", value) for index, value in enumerate(values))
+    several: Any = values
+    return tuple(as_text(f"{name}[{index}]", value) for index, value in enumerate(several))
 
 
 def shown(value: Any) -> str:

@@ -1,9 +1,9 @@
 """Facts and requests that callers give, each of its kind; of anything else it is said what to write instead."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from rome_lens.checks import shown
+from rome_lens.checks import is_list, shown
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest, Fact
 
@@ -46,7 +46,7 @@ def requests_of(given: object) -> list[EditRequest]:
     """
     if isinstance(given, EditRequest):
         raise SettingError("requests is one EditRequest; edit_many takes a list of them, and edit takes one")
-    if not _is_list(given):
+    if not is_list(given):
         raise SettingError(f"requests is {_named(given)}; expected a list of EditRequest, such as [{_REQUEST}]")
     return [request_of(one, what=f"request {index}") for index, one in enumerate(given)]  # pyright: ignore[reportArgumentType]
 
@@ -57,7 +57,7 @@ def facts_of(given: object) -> tuple[Fact, ...]:
     Raises:
         SettingError: they are no list, or one of them is none.
     """
-    if not _is_list(given):
+    if not is_list(given):
         raise SettingError(f"facts is {_named(given)}; expected a list of Fact, such as read_known_facts(path) gives")
     facts = tuple(given)  # pyright: ignore[reportArgumentType]
     for index, fact in enumerate(facts):
@@ -69,11 +69,6 @@ def facts_of(given: object) -> tuple[Fact, ...]:
         if not isinstance(fact, Fact):
             raise SettingError(f"fact {index} is {_named(fact)}; expected a Fact: write {written}")
     return facts
-
-
-def _is_list(given: object) -> bool:
-    """Whether it holds several things one after the other, and is no text, mapping or path."""
-    return isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
 
 
 def _named(given: object) -> str:

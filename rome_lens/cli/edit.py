@@ -284,8 +284,8 @@ def _request(
         return EditRequest(prompt, subject, target, old, answer_joined)
     if subject.strip() not in prompt:
         raise SubjectError(
-            f"the subject {subject!r} is not in the prompt {prompt!r}; give it letter for letter, or write {PLACE} where "
-            "it stands"
+            f"the subject {subject!r} is not in the prompt {prompt!r}; give it letter for letter, or write {PLACE} "
+            "where it stands"
         )
     return EditRequest.in_text(prompt, subject=subject, target_new=target, target_true=old, answer_joined=answer_joined)
 

@@ -85,7 +85,7 @@ def _kind(path: Path) -> str | None:
     try:
         with safe_open(path, framework="pt") as file:
             kind = json.loads((file.metadata() or {})["rome_lens"])["kind"]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return kind if isinstance(kind, str) else None
 

@@ -22,7 +22,7 @@ from torch import Tensor
 import rome_lens
 from rome_lens.backends import Backend, Fingerprint, fast_products
 from rome_lens.backends.origin import loaded_from
-from rome_lens.checks import seed_number, shown, whole_number, whole_numbers
+from rome_lens.checks import flag, is_list, seed_number, shown, whole_number, whole_numbers
 from rome_lens.editing.applied import unedited_matrix
 from rome_lens.editing.checkpoint import Checkpoint
 from rome_lens.editing.pieces import Cut, Pieces, SelfPieces, TextPieces, digest_of
@@ -79,6 +79,7 @@ def collect_sums(
     if batch_positions is not None:
         batch_positions = whole_number("batch_positions", batch_positions, least=1)
     seed = seed_number(seed)
+    prepend_bos = flag("prepend_bos", prepend_bos)
     cut = Cut.checked(backend, text_length, prepend_bos=prepend_bos)
     own = isinstance(texts, str) and texts == SELF
     enough = tokens_per_row * max(backend.w_out(layer).matrix.shape[0] for layer in wanted)
@@ -87,7 +88,7 @@ def collect_sums(
         pieces: Pieces = SelfPieces(backend, max_tokens=max_tokens, seed=seed, cut=cut)
     else:
         opened = read_texts(texts, field=field) if isinstance(texts, str | PathLike) else texts
-        if not isinstance(opened, Iterable):
+        if not is_list(opened):
             raise SettingError(f"texts is {shown(texts)}; expected texts, a file or a data set of them, or {SELF!r}")
         name = opened.source if isinstance(opened, Texts) else "texts"
         if max_tokens is None and isinstance(opened, Texts) and opened.endless:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, as_backend, fast_products
 from rome_lens.backends.modules import hugging_face_module
-from rome_lens.checks import choice, positive, whole_number
+from rome_lens.checks import choice, flag, positive, whole_number
 from rome_lens.editing.answers import alike, old_answers
 from rome_lens.editing.applied import edits_in_weights, unedited_matrix
 from rome_lens.editing.hooks import matrix_hooks
@@ -112,7 +112,7 @@ class FineTuning:
         self._backend.w_out(self.layer)
         self._backend.value_hook(self.layer)
         self._engine = choice("engine", engine, _ENGINES)
-        self.prepend_bos = bool(prepend_bos)
+        self.prepend_bos = flag("prepend_bos", prepend_bos)
 
     @property
     def layer(self) -> int:

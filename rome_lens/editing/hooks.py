@@ -7,7 +7,7 @@ whatever the edit changes at other positions.
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Backend, as_backend
-from rome_lens.checks import shown, whole_numbers
+from rome_lens.checks import is_list, shown, whole_numbers
 from rome_lens.editing.applied import check_same_model, is_applied
 from rome_lens.errors import EditStateError, SettingError
 
@@ -52,7 +52,7 @@ def hooks_for_rows(
         EditStateError: one of the edits is in the model's weights, and would count twice.
         ModelMismatchError: an edit was made for another model.
     """
-    if not isinstance(edits, Iterable):
+    if not is_list(edits):
         raise SettingError(f"edits is {shown(edits)}; expected a list with an entry for each row of the batch")
     by_row = [_several(entry, row) for row, entry in enumerate(edits)]
     for edit in {edit.id: edit for entry in by_row for edit in entry}.values():

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
-from rome_lens.checks import as_real, choice, seed_number, shown, whole_number
+from rome_lens.checks import as_real, choice, flag, is_list, seed_number, shown, whole_number
 from rome_lens.editing.answers import alike, old_answers
 from rome_lens.editing.applied import edits_in_weights, unedited_matrix
 from rome_lens.editing.edit import Edit, Loss, Probabilities
@@ -128,7 +128,7 @@ class ROME:
         self.essence_at = choice("essence_at", _essence_of(variant) if essence_at is None else essence_at, _ESSENCES)
         self._engine = choice("engine", engine, _ENGINES)
         self.seed = seed_number(seed)
-        self.prepend_bos = bool(prepend_bos)
+        self.prepend_bos = flag("prepend_bos", prepend_bos)
         self._templates = None if context_templates is None else check_templates(context_templates)
 
     @property
@@ -200,7 +200,7 @@ class ROME:
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, least=1, expected="a whole number of requests")
         requests = requests_of(requests)
-        if isinstance(second_moments, str | SecondMoment | Tensor) or not isinstance(second_moments, Iterable):
+        if isinstance(second_moments, SecondMoment | Tensor) or not is_list(second_moments):
             raise SettingError(f"second_moments is {shown(second_moments)}; expected a list of second moments")
         editors = [self._under(moment) for moment in second_moments]
         # A caller's inference mode would leave nothing to differentiate.

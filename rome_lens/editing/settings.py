@@ -89,10 +89,10 @@ class Settings:
         """
         name = repr(as_path("the file", path))
         try:
-            told = json.loads(Path(path).read_text(encoding="utf-8"))
+            told = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ArtefactError(f"cannot read the settings {name}: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtefactError(f"{name} is not JSON, which settings are kept in: {error}") from error
         wanted = [f.name for f in fields(cls)]
         if not isinstance(told, dict) or told.get("kind") != _KIND or set(told) != {"kind", *wanted}:

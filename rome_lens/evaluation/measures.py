@@ -8,7 +8,7 @@ from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 
-from rome_lens.checks import as_real, as_texts, choice, keep, seed_number, shown, whole_number
+from rome_lens.checks import as_real, as_texts, choice, flag, keep, seed_number, shown, whole_number
 from rome_lens.editing.texts import read_texts
 from rome_lens.errors import ArtefactError, SettingError
 
@@ -55,6 +55,7 @@ class Measures:
             )
         kept["perplexity_bound"] = bound
         keep(self, **kept, watched=as_texts("watched", self.watched))
+        keep(self, prepend_bos=flag("prepend_bos", self.prepend_bos))
         choice("engine", self.engine, _ENGINES)
 
 

@@ -1,6 +1,6 @@
 """What is asked of a trace, checked before anything runs: settings, the answer, and the corruption."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import STREAMS, Backend
-from rome_lens.checks import as_text, choice, seed_number, shown, whole_number
+from rome_lens.checks import as_text, choice, is_list, seed_number, shown, whole_number
 from rome_lens.data import builtin_facts
 from rome_lens.errors import AnswerError, FactNotKnownError, ModelError, PromptError, SettingError
 from rome_lens.facts import Fact
@@ -94,7 +94,7 @@ def several(streams: Sequence[str] | None) -> tuple[str, ...]:
         return ()
     if isinstance(streams, str):
         return (streams,)
-    if not isinstance(streams, Iterable):
+    if not is_list(streams):
         raise SettingError(f"stream is {shown(streams)}; choose from {', '.join(STREAMS)}")
     return tuple(streams)
 

@@ -1,14 +1,14 @@
 """Causal tracing of one fact (Meng et al. 2022, section 2; the released code's `calculate_hidden_flow`)."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
 
 from rome_lens.backends import STREAMS, as_backend
-from rome_lens.checks import shown
+from rome_lens.checks import flag, is_list, shown
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest, Fact
 from rome_lens.progress import Progress
@@ -120,6 +120,7 @@ def causal_trace(
     samples, seed = check_settings(
         prompt, subject, streams=streams, occurrence=occurrence, samples=samples, seed=seed, engine=engine
     )
+    prepend_bos, noise_replaces = flag("prepend_bos", prepend_bos), flag("noise_replaces", noise_replaces)
     check_severed(severed, engine=engine)
     wanted, rule = wanted_answer(answer, expect, answer_joined), parse_noise(noise, replace=noise_replaces)
     check_corruption(noise, noise_replaces=noise_replaces, swap=swap)
@@ -179,12 +180,12 @@ def causal_trace(
             subject_span=text.subject_span,
             noise=None if fitted is None else fitted.level,
             noise_rule=None if fitted is None else str(rule),
-            noise_replaces=fitted is not None and bool(noise_replaces),
+            noise_replaces=fitted is not None and noise_replaces,
             swap=swap,
             window=window,
             samples=case.corruption.n_samples,
             seed=seed,
-            prepend_bos=bool(prepend_bos),
+            prepend_bos=prepend_bos,
             model_name=backend.model_name,
             backend=backend.name,
             dtype=str(backend.dtype).removeprefix("torch."),
@@ -208,7 +209,7 @@ def _checked_edits(edits: Sequence[EditLike]) -> tuple[EditLike, ...]:
     Raises:
         SettingError: they are no list, or one of them is none.
     """
-    if hasattr(edits, "applied") or not isinstance(edits, Iterable) or isinstance(edits, str):
+    if hasattr(edits, "applied") or not is_list(edits):
         raise SettingError(f"edits is {shown(edits)}; expected a list of edits, such as [edit]")
     several = tuple(edits)
     for edit in several:

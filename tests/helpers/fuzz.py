@@ -1,7 +1,7 @@
 """Random inputs through everything that takes them: each ends in the right numbers, or in a refusal of one line.
 
-`python tests/helpers/fuzz.py [HOW_MANY]` runs them and prints how many of each kind there were, how many were refused and
-why, and the largest differences from plain forwards of Hugging Face's modules. Input number n of a kind is the same
+`python tests/helpers/fuzz.py [HOW_MANY]` runs them and prints how many of each kind there were, how many were refused
+and why, and the largest differences from plain forwards of Hugging Face's modules. Input number n of a kind is the same
 wherever it is run.
 """
 
@@ -501,7 +501,7 @@ def main(how_many: int) -> None:
     for kind, share in SHARES.items():
         for number in range(share * how_many // sum(SHARES.values())):
             figures.add(kind, run(kind, number))
-    print("\n".join(figures.lines()))
+    sys.stdout.write("\n".join((*figures.lines(), "")))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from rome_lens.checks import keep, whole_number
+from rome_lens.checks import flag, keep, whole_number
 from rome_lens.errors import SettingError
 from rome_lens.tracing.corruption import NoiseRule, parse_noise
 from rome_lens.tracing.request import check_numbers, check_severed
@@ -37,6 +37,7 @@ class AverageSettings:
         if window is not None:
             window = whole_number("window", window, least=1, expected="a whole number of layers")
         keep(self, samples=samples, seed=seed, window=window)
+        keep(self, **{name: flag(name, getattr(self, name)) for name in ("noise_replaces", "prepend_bos")})
         check_severed(self.severed, engine=self.engine)
         if self.severed_at not in SEVERED_AT:
             raise SettingError(f"severed_at is {self.severed_at!r}; choose from {', '.join(SEVERED_AT)}")
