@@ -154,7 +154,7 @@ def _optimise(
                 if not going:
                     break
                 if step == 0:
-                    reach = _reach(losses[1], members)
+                    reach = _reach(losses[1], members, lengths)
                     for i in going:
                         if reach[i] <= torch.finfo(work).eps * members[i].curve[0].target:
                             raise _no_way_out(forward, requests[living[i]])
@@ -174,8 +174,10 @@ def _optimise(
     return torch.stack([one.delta.detach() for one in all_of_them]), tuple(tuple(one.curve) for one in all_of_them)
 
 
-def _reach(target: Float[Tensor, " request"], members: Sequence[_Optimised]) -> list[float]:
-    """How far each change could move the target's loss if that were linear, within the change's ball.
+def _reach(
+    target: Float[Tensor, " request"], members: Sequence[_Optimised], lengths: Float[Tensor, " request"]
+) -> list[float]:
+    """How far a change as long as the value itself could move the target's loss if that were linear, for each request.
 
     The target's own term is looked at: the divergence, which is read in another row, has a gradient of rounding even
     where nothing of the value reaches the end of the prompt, and Adam makes full steps of any gradient.
@@ -184,8 +186,8 @@ def _reach(target: Float[Tensor, " request"], members: Sequence[_Optimised]) -> 
         target.sum(), [member.delta for member in members], retain_graph=True, allow_unused=True
     )
     return [
-        0.0 if gradient is None else gradient.norm().item() * member.most
-        for gradient, member in zip(gradients, members, strict=True)
+        0.0 if gradient is None else gradient.norm().item() * length
+        for gradient, length in zip(gradients, lengths.tolist(), strict=True)
     ]
 
 
