@@ -319,6 +319,8 @@ def _shortfall(made: "Edit", reached: "Probabilities") -> str | None:
     advice = {
         "key": f"the optimised value gives it (loss {loss:.2f}), so try a larger --bare-weight or --variant p-rome",
         "value": "try another --layer, more --steps or a larger --clamp",
+        "spill": f"the optimised value gives it (loss {loss:.2f}), but the update changes other tokens of the text; "
+        "try another --layer or a --second-moment of more tokens",
         "token": f"a token of it has {reached.target_mean:.2g} on average, but not each is the likeliest at its place; "
         "try another --layer, more --steps or a shorter --target",
     }[cause]

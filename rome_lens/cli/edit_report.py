@@ -122,7 +122,7 @@ class _Table:
             before, after = effect.before, effect.after
             words = [_word(reading.says) for reading in (before, after)]
             if sum(map(cell_len, words)) > self.said_width - len(_ARROW):
-                words = [shorten(word, each) for word in _apart(words, each)]
+                words = _cut(words, each)
             self._print_row(
                 _GAP + shorten(effect.prompt, self.prompt_width - len(_GAP)),
                 f"{before.target:.3f}{_ARROW}{after.target:.3f}",
@@ -139,13 +139,14 @@ class _Table:
         return f"p({shorten(answer.strip(), _PAIR - 3)})"
 
 
-def _apart(words: Sequence[str], width: int) -> list[str]:
-    """Two answers without the words that both begin with, where nothing else would be left of them when cut."""
+def _cut(words: Sequence[str], width: int) -> list[str]:
+    """Two answers, each as wide as that; where they would look alike, without what both begin with."""
+    cut = [shorten(word, width) for word in words]
+    if len(set(words)) == 1 or len(set(cut)) > 1:
+        return cut
     alike = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*words, strict=False)))
-    if len(set(words)) == 1 or cell_len(alike) < width - 2:
-        return list(words)
     start = alike.rfind(" ") + 1
-    return [f"…{word[start:]}" for word in words]
+    return [shorten(f"…{word[start:]}", width) for word in words]
 
 
 def _word(token: str) -> str:

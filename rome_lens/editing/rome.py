@@ -318,6 +318,8 @@ class ROME:
             "key": "the value says it, but the bare prompt's key differs from the one that is answered: raise "
             "bare_weight, or take variant='p-rome'",
             "value": "the value itself falls short: choose another layer, more steps or a larger clamp_norm_factor",
+            "spill": "the value says it, but the update changes other tokens of the text: choose another layer, or a "
+            "second moment of more tokens",
             "token": f"a token of it has {after.target_mean:.2g} on average, but not each is the likeliest at its "
             "place: choose another layer, more steps or a shorter target",
         }[cause]

@@ -7,11 +7,12 @@ from typing import Literal
 from rome_lens.editing.edit import Loss
 from rome_lens.editing.weight_edit import SAID, Probabilities
 
-Cause = Literal["key", "value", "token"]
+Cause = Literal["key", "value", "spill", "token"]
 """`key`: the value gives the target, but the bare prompt's key is not the one that is answered with it. `value`: the
-value does not give it. `token`: it is given, but for one token or another."""
+value does not give it. `spill`: the value gives it, but the update changes other tokens of the text, too. `token`: it
+is given, but for one token or another."""
 
-# Of a token's probability under the value: where less is left after the bare prompt, the key is to blame.
+# Of a token's probability under the value: where less is left after the bare prompt, the value is not what falls short.
 _LEFT = 0.9
 
 
@@ -31,7 +32,9 @@ def shortfall(after: Probabilities, curve: Sequence[Loss], *, mean_key: bool) ->
     if given < SAID:
         return "value"
     got = after.target if after.target_mean is None else after.target_mean
-    return "key" if mean_key and got < _LEFT * given else "token"
+    if got >= _LEFT * given:
+        return "token"
+    return "key" if mean_key else "spill"
 
 
 def answers_mean_key(variant: str, *, n_templates: int, bare_weight: float | None) -> bool:

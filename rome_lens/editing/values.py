@@ -153,11 +153,13 @@ def _optimise(
                 going = [i for i, member in enumerate(members) if member.curve[-1].total >= _STOP_LOSS]
                 if not going:
                     break
+                if step == 0:
+                    reach = _reach(losses[1], members, lengths)
+                    for i in going:
+                        if reach[i] <= torch.finfo(work).eps * members[i].curve[0].target:
+                            raise _no_way_out(forward, requests[living[i]])
                 torch.autograd.backward(losses[0][going].sum(), inputs=[members[i].delta for i in going])
                 for i in going:
-                    gradient = members[i].delta.grad
-                    if step == 0 and (gradient is None or not gradient.any()):
-                        raise _no_way_out(forward, requests[living[i]])
                     members[i].adam.step()
                     members[i].adam.zero_grad()
                     members[i].clamp()
@@ -170,6 +172,23 @@ def _optimise(
         for parameter, want in zip(parameters, wanted, strict=True):
             parameter.requires_grad_(want)
     return torch.stack([one.delta.detach() for one in all_of_them]), tuple(tuple(one.curve) for one in all_of_them)
+
+
+def _reach(
+    target: Float[Tensor, " request"], members: Sequence[_Optimised], lengths: Float[Tensor, " request"]
+) -> list[float]:
+    """How far a change as long as the value itself could move the target's loss if that were linear, for each request.
+
+    The target's own term is looked at: the divergence, which is read in another row, has a gradient of rounding even
+    where nothing of the value reaches the end of the prompt, and Adam makes full steps of any gradient.
+    """
+    gradients = torch.autograd.grad(
+        target.sum(), [member.delta for member in members], retain_graph=True, allow_unused=True
+    )
+    return [
+        0.0 if gradient is None else gradient.norm().item() * length
+        for gradient, length in zip(gradients, lengths.tolist(), strict=True)
+    ]
 
 
 def _no_way_out(forward: Forward, request: RequestRows) -> EditError:

@@ -67,6 +67,27 @@ def test_edits_equal_the_released_codes(numbers, backend, steps, monkeypatch):
             assert edit.after.old < 1e-4
 
 
+def test_the_old_answer_differs_from_a_target_that_begins_alike():
+    editor = rl.ROME(default_model(backend=BACKENDS[0]), context_templates=["{}"], v_num_grad_steps=6)
+    edit = editor.edit(rl.EditRequest("{} is located in the city of", "The Statue of Liberty", "New Delhi"))
+    assert edit.old_answer == " New York"
+    assert edit.before.old == pytest.approx(0.698, abs=1e-3)
+    assert edit.after.old < 0.1
+
+
+@pytest.mark.slow
+def test_a_target_of_29_tokens_is_reached():
+    how = {"clamp_norm_factor": 12, "v_num_grad_steps": 60, "v_weight_decay": 0}
+    editor = rl.ROME(default_model(backend=BACKENDS[0]), context_templates=["{}"], **how)
+    target = (
+        "Rome, the capital of Italy, where it was built by the emperor Hadrian in the year 126 as a temple to all gods"
+    )
+    edit = editor.edit(rl.EditRequest("{} is located in the city of", "The Eiffel Tower", target))
+    assert edit.after.target < 0.5 < 0.9 < edit.after.target_mean
+    assert "not reached" not in repr(edit)
+    assert not any("not reached" in note for note in edit.notes)
+
+
 def test_without_any_setting_the_shipped_second_moment_is_used():
     model = default_model(backend=BRIDGE)
     editor = rl.ROME(model, context_templates=["{}"], v_num_grad_steps=6)

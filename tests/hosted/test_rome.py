@@ -174,6 +174,20 @@ def test_the_last_layer_can_only_change_what_the_subject_ends(backend, engine):
     assert editor.edit(rl.EditRequest("ab {}", "cde", "x")).v.norm() > 0
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("engine", ["auto", "plain"])
+@pytest.mark.parametrize("layer", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_layer_whose_windows_end_before_the_prompt_does_is_refused(backend, engine, layer, dtype):
+    # Windows of 5: what layer 1 says at a place reaches 8 places on, through two layers, and layer 2's through one.
+    # The divergence is read in a row of its own, which is short enough: it has a gradient, of nothing but rounding.
+    request = rl.EditRequest("{} is a long way from here, in", "cde", "x")
+    editor = rome(architecture("mistral", backend, dtype), layer=layer, engine=engine)
+    with pytest.raises(rl.EditError, match=rf"nothing that layer {layer} of 4 says at the subject of 'cde is"):
+        editor.edit(request)
+    assert editor.edit(rl.EditRequest("{} ab", "cde", "x")).v.norm() > 0
+
+
 def test_an_edit_that_falls_short_says_why():
     model = architecture("gpt2", BACKENDS[0])
     short = rome(model, v_num_grad_steps=1).edit(REQUEST)
