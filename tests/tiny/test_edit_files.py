@@ -21,7 +21,15 @@ from rome_lens.storage import save_tensors
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 
 # What a reader can do without: it says nothing about what the edit is.
-OPTIONAL = {"notes": (), "module": None, "module_transposed": True, "backend": "", "dtype": "", "seconds": 0.0}
+OPTIONAL = {
+    "notes": (),
+    "module": None,
+    "module_transposed": True,
+    "backend": "",
+    "dtype": "",
+    "seconds": 0.0,
+    "made_on": (),
+}
 NAN, INF = float("nan"), float("inf")
 
 

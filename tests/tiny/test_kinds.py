@@ -1,5 +1,7 @@
 """What callers give in the place of requests, facts, moments and edits: refused in one line, with advice."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -29,7 +31,7 @@ def rome(model, **settings):
     return rl.ROME(model, **settings)
 
 
-def refusal(step, *given, error=rl.SettingError, **named):
+def refusal(step: Any, *given: Any, error: Any = rl.SettingError, **named: Any) -> str:
     with pytest.raises(error) as caught:
         step(*given, **named)
     assert "\n" not in str(caught.value)
