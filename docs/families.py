@@ -276,22 +276,27 @@ def _traced(model: Any, folder: Path) -> tuple[str, str]:
 
 
 def _edited(model: Any, folder: Path) -> tuple[str, str]:
-    """An edit made, put on, taken off and exported."""
+    """An edit of the first layer that can be edited, made, put on, taken off and exported."""
     from rome_lens.backends import as_backend
 
     tokens = (torch.arange(12) * 37 % 256 + 2)[None]
-    try:
-        width = as_backend(model).w_out(1).matrix.shape[0]
-        editor = rl.ROME(model, layer=1, second_moment=torch.eye(width), context_templates=["{}"], v_num_grad_steps=3)
-        edit = editor.edit(rl.EditRequest("{} is in", "the tower", "Rome"))
-        backend = as_backend(model)
-        before = backend.logits(tokens, keep=12)
-        with edit.applied(model):
-            after = backend.logits(tokens, keep=12)
-        assert torch.equal(backend.logits(tokens, keep=12), before), "an edit taken off leaves something behind"
-        assert not torch.equal(after, before), "an edit does nothing"
-    except rl.RomeLensError as error:
-        return "no edits", str(error)
+    backend, errors = as_backend(model), []
+    for layer in range(backend.n_layers):
+        try:
+            moment = torch.eye(backend.w_out(layer).matrix.shape[0])
+            editor = rl.ROME(model, layer=layer, second_moment=moment, context_templates=["{}"], v_num_grad_steps=3)
+            edit = editor.edit(rl.EditRequest("{} is in", "the tower", "Rome"))
+            before = backend.logits(tokens, keep=12)
+            with edit.applied(model):
+                after = backend.logits(tokens, keep=12)
+            assert torch.equal(backend.logits(tokens, keep=12), before), "an edit taken off leaves something behind"
+            assert not torch.equal(after, before), "an edit does nothing"
+            break
+        except rl.RomeLensError as error:
+            errors.append(str(error))
+    else:
+        return f"no edits: {_why_not_edited(errors[-1])}", errors[-1]
+    said = f"edits from layer {layer} on" if errors else "edits"
     try:
         with tempfile.TemporaryDirectory() as out:
             edit.to_hf(folder, Path(out) / "edited")
@@ -299,12 +304,26 @@ def _edited(model: Any, folder: Path) -> tuple[str, str]:
                 Path(out) / "edited", attn_implementation="eager"
             ).eval()
             with torch.no_grad():
-                said = exported(tokens, use_cache=False).logits
-        apart = float((said - after[..., : said.shape[-1]]).abs().max() / said.abs().max())
+                read = exported(tokens, use_cache=False).logits
+        apart = float((read - after[..., : read.shape[-1]]).abs().max() / read.abs().max())
         assert apart < 1e-4, f"what is exported differs by {apart:.0e}"
     except rl.RomeLensError as error:
-        return "edits, no export", str(error)
-    return "edits", ""
+        return f"{said}, no export", str(error)
+    return said, ""
+
+
+def _why_not_edited(error: str) -> str:
+    """An error in a few words."""
+    for words, why in {
+        "has no W_out of its own": "experts, or no MLP",
+        "is not its key times W_out": "a norm behind W_out",
+        "norms what leaves its MLPs": "a norm behind W_out",
+        "does not show what enters": "W_out not shown",
+        "has no hook point": "W_out not shown",
+    }.items():
+        if words in error:
+            return why
+    return error.split(";")[0].split("(")[0].strip()[:60]
 
 
 def _why_not_loaded(error: str) -> str:

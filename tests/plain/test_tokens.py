@@ -5,10 +5,19 @@ import unicodedata
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tokenizer_kinds import ALL_KINDS, PROMPT, byte_level, llama_like, sentence_piece, single_bytes, word_level
+from tokenizer_kinds import (
+    ALL_KINDS,
+    EVERY_KIND,
+    PROMPT,
+    byte_level,
+    llama_like,
+    sentence_piece,
+    single_bytes,
+    word_level,
+)
 from tokenizers import processors
 
-from rome_lens.errors import AnswerError, ModelError, PromptError, SettingError, SubjectError
+from rome_lens.errors import AnswerError, ModelError, PromptError, RomeLensError, SettingError, SubjectError
 from rome_lens.subjects import occurrences
 from rome_lens.tokens import encode, tokenise, tokenise_span
 
@@ -379,3 +388,36 @@ def test_prompt_and_answer_in_one_text_or_an_answer_error(prompt, answer):
     held = (prompt + text.answer).encode()[sum(sizes[: text.n_prompt]) :].decode()
     assert held.endswith(text.answer)
     assert not held[: len(held) - len(text.answer)].strip()
+
+
+ANSWERS = st.text(st.sampled_from("aeThis  .é東京は1945\"'($-、。ไ"), min_size=1, max_size=8) | st.text(
+    min_size=1, max_size=6
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    prompt=TEXTS | st.text(st.sampled_from('The 19"(「は：ไท$-/'), min_size=1, max_size=12),
+    cuts=st.tuples(st.integers(0, 30), st.integers(1, 30)),
+    answer=ANSWERS,
+    joined=st.sampled_from([None, None, None, "", " ", "\n"]),
+    kind=st.sampled_from(EVERY_KIND),
+)
+def test_any_prompt_subject_and_answer_are_one_tokenisation_or_refused(prompt, cuts, answer, joined, kind):
+    start, end, _ = _chosen(prompt, cuts[0], cuts[0] + cuts[1])
+    tokenizer = kind()
+    try:
+        text = tokenise_span(tokenizer, prompt, (start, end), answer=answer, answer_joined=joined)
+    except RomeLensError:
+        return
+    assert text.answer.strip() == answer.strip()
+    assert joined is None or text.answer == joined + answer.rstrip()
+    whole = tokenizer(prompt + text.answer, add_special_tokens=False, return_offsets_mapping=True)
+    assert list(text.ids) == whole.input_ids
+    first = len(prompt) + len(text.answer) - len(text.answer.lstrip())
+    for index, (a, b) in enumerate(whole.offset_mapping):
+        visible = (prompt + text.answer)[a:b].strip()
+        if visible and index < text.n_prompt:
+            assert a < len(prompt), "the prompt's tokens hold letters of the answer's alone"
+        elif visible:
+            assert b > first, "the answer's tokens hold letters of the prompt's alone"
