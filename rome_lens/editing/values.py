@@ -192,9 +192,10 @@ def _reach(
 
 
 def _no_way_out(forward: Forward, request: RequestRows) -> EditError:
+    advice = "choose a lower layer" if forward.layer else "shorten what stands behind the subject"
     return EditError(
         f"nothing that layer {forward.layer} of {forward.backend.n_layers} says at the subject of "
-        f"{request.request.text!r} reaches the end of the prompt; choose a lower layer"
+        f"{request.request.text!r} reaches the end of the prompt; {advice}"
     )
 
 
