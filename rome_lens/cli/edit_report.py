@@ -19,7 +19,7 @@ _ARROW = " → "
 _GAP = "  "
 # "0.123 → 0.456"
 _PAIR = 13
-_MOST_SAID = 17
+_MOST_SAID = 24
 # What is printed in a place of its own.
 _ELSEWHERE = {"layer", "source", "context_templates", "second_moment"}
 
