@@ -140,12 +140,11 @@ class _Table:
 
 
 def _cut(words: Sequence[str], width: int) -> list[str]:
-    """Two answers, each as wide as that; where they would look alike, without what both begin with."""
-    cut = [shorten(word, width) for word in words]
-    if len(set(words)) == 1 or len(set(cut)) > 1:
-        return cut
+    """Two answers, each as wide as that; where they differ, without the words that both begin with."""
     alike = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*words, strict=False)))
     start = alike.rfind(" ") + 1
+    if not start or len(set(words)) == 1:
+        return [shorten(word, width) for word in words]
     return [shorten(f"…{word[start:]}", width) for word in words]
 
 

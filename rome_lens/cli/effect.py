@@ -56,8 +56,8 @@ class Reading:
     target: float
     old: float
     says: str
-    target_mean: float
-    target_written: bool
+    target_mean: float | None = None
+    target_written: bool | None = None
 
     @property
     def probabilities(self) -> Probabilities:
