@@ -98,7 +98,7 @@ def test_noise_is_as_wide_as_what_passes_hook_embed(noise, engine):
 
 
 def test_an_average_has_noise_as_wide_as_what_passes_hook_embed(monkeypatch):
-    monkeypatch.setattr("rome_lens.tracing.average.bench.check_known", lambda backend, text: None)
+    monkeypatch.setattr("rome_lens.tracing.request.check_known", lambda backend, text: None)
     average = rl.average_causal_effect(architecture("opt-narrow", BRIDGE), FACTS, samples=2, streams=("resid",))
     assert average.high != average.low
 

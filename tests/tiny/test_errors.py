@@ -152,13 +152,13 @@ REFUSED = {
         {"expect": "tower"},
         errors.FactNotKnownError,
         "the model does not know this fact: it continues with 'city' (0.232), and the expected ' tower' has "
-        "probability 0.13 (rank 5)",
+        "probability 0.13 (rank 5); nor does it say 'tower'",
     ),
     "fact that is half known": (
         {"expect": "city of"},
         errors.FactNotKnownError,
         "the model does not know this fact: it continues with 'city tower' (0.286), and the expected ' city of' has "
-        "probability 0.0099",
+        "probability 0.0099; nor does it say 'city of'",
     ),
     "swap and noise": (
         {"swap": "the city"},
