@@ -336,6 +336,22 @@ class Backend(ABC):
         )
 
     def check_text(self, text: TokenisedPrompt) -> None:
+        """Refuse a text that the model cannot take.
+
+        Raises:
+            PromptError: it is longer than the context, or holds a token that the model has not. AnswerError: its answer
+                does.
+        """
+        self.check_vocabulary(text)
+        # The last token of an answer is read off the one before it and is never run.
+        n_run = len(text.ids) - (1 if text.answer_ids else 0)
+        if self.n_ctx is not None and n_run > self.n_ctx:
+            raise PromptError(
+                f"the prompt{' with its answer' if text.answer_ids else ''} takes {n_run} positions, and "
+                f"{self.model_name} has {self.n_ctx}; shorten it"
+            )
+
+    def check_vocabulary(self, text: TokenisedPrompt) -> None:
         """Refuse a text with tokens that the tokenizer has and the model has not.
 
         Raises:

@@ -124,13 +124,13 @@ def _ask(
 ) -> list[_Answered]:
     from rome_lens.editing.measure import joint_probabilities, next_tokens
     from rome_lens.tokens import decode_each, tokenise
-    from rome_lens.tracing.request import check_length, not_finite
+    from rome_lens.tracing.request import not_finite
 
     def row(prompt: str, answer: str | None = None) -> "TokenisedPrompt":
         text = tokenise(
             host.tokenizer, prompt, prompt, answer=answer, answer_joined=answer_joined, prepend_bos=prepend_bos
         )
-        check_length(host, text)
+        host.check_text(text)
         return text
 
     bare = [row(prompt) for prompt in prompts]

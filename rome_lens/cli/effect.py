@@ -14,7 +14,6 @@ from rome_lens.editing.weight_edit import Probabilities
 from rome_lens.errors import PromptError
 from rome_lens.facts import EditRequest
 from rome_lens.tokens import TokenisedPrompt, decode, tokenise
-from rome_lens.tracing.request import check_length
 
 PROMPT, PARAPHRASE, BEHIND_TEXT, NEIGHBOUR = "prompt", "paraphrase", "behind_text", "neighbour"
 
@@ -116,15 +115,11 @@ def watch(
     backend = as_backend(editor.model)
 
     def watched(kind: str, prompt: str) -> Watched:
-        row = tokenise(
-            backend.tokenizer,
-            prompt,
-            prompt,
-            answer=request.target_new,
-            answer_joined=request.answer_joined,
-            prepend_bos=editor.prepend_bos,
-        )
-        check_length(backend, row)
+        row, *_ = [
+            _asked(backend, prompt, request, target, prepend_bos=editor.prepend_bos)
+            for target in (request.target_new, None if kind == NEIGHBOUR else request.target_true)
+            if target is not None
+        ]
         return Watched(kind, prompt, row)
 
     chosen = [watched(PROMPT, request.text)]
@@ -190,6 +185,24 @@ def measure(edit: Edit, model: Any, watched: Sequence[Watched], *, prepend_bos: 
     return Measured(tuple(effects), None if text_before is None or text_after is None else (text_before, text_after))
 
 
+def _asked(backend: Backend, prompt: str, request: EditRequest, target: str, *, prepend_bos: bool) -> TokenisedPrompt:
+    """A prompt followed by one of a request's targets.
+
+    Raises:
+        PromptError, AnswerError: the prompt is empty, too long, or cannot be followed by the target.
+    """
+    text = tokenise(
+        backend.tokenizer,
+        prompt,
+        prompt,
+        answer=target,
+        answer_joined=request.answer_joined,
+        prepend_bos=prepend_bos,
+    )
+    backend.check_text(text)
+    return text
+
+
 def _old_answers(
     backend: Backend,
     request: EditRequest,
@@ -202,14 +215,7 @@ def _old_answers(
     old = []
     for each, ids in zip(watched, own, strict=True):
         if each.kind != NEIGHBOUR and request.target_true is not None:
-            answer = tokenise(
-                backend.tokenizer,
-                each.prompt,
-                each.prompt,
-                answer=request.target_true,
-                answer_joined=request.answer_joined,
-                prepend_bos=prepend_bos,
-            )
+            answer = _asked(backend, each.prompt, request, request.target_true, prepend_bos=prepend_bos)
         else:
             answer = followed_by(backend, each.row, ids if each.kind == NEIGHBOUR else own[0])
         old.append(answer)

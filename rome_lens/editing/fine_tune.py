@@ -19,7 +19,6 @@ from rome_lens.editing.measure import read_answers
 from rome_lens.editing.tuning import Descent, tune
 from rome_lens.editing.tuning_settings import OR_ELSE, FineTuningSettings, choose_tuning
 from rome_lens.editing.weight_edit import Probabilities, found_on
-from rome_lens.errors import PromptError
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import request_of, requests_of
 from rome_lens.memory import free_bytes
@@ -182,12 +181,6 @@ class FineTuning:
             prepend_bos=self.prepend_bos,
         )
         self._backend.check_text(prompt)
-        n_ctx = self._backend.n_ctx
-        if n_ctx is not None and len(prompt.ids) - 1 > n_ctx:
-            raise PromptError(
-                f"the prompt {request.text!r} with its target takes {len(prompt.ids) - 1} positions, and "
-                f"{self._backend.model_name} has {n_ctx}; shorten it"
-            )
         return prompt
 
     def _edit_together(

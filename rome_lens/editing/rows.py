@@ -169,7 +169,7 @@ def tokenise_request(
         )
     rows = RequestRows(request, tuple(rewriting), essence)
     for row in rows.rows:
-        backend.check_text(row)
+        backend.check_vocabulary(row)
     longest = max(len(row.ids) - bool(row.answer_ids) for row in rows.rows)
     if backend.n_ctx is not None and longest > backend.n_ctx:
         raise PromptError(

@@ -18,7 +18,6 @@ from rome_lens.backends.likelihood import normalisers
 from rome_lens.data.records import CounterFactRecord, ZsreRecord
 from rome_lens.evaluation.metrics import NEIGHBOUR, PARAPHRASE, REWRITE
 from rome_lens.tokens import TokenisedPrompt, encode, tokenise
-from rome_lens.tracing.request import check_length
 
 # Rows times positions in one call. Larger tensors make nothing faster on a CPU (see tracing.memory).
 _POSITIONS = {"cpu": 1024}
@@ -94,7 +93,7 @@ def questions_of(
             for answer in answers
         ]
         for row in rows:
-            check_length(backend, row)
+            backend.check_text(row)
         questions.append(Question(kind, prompt, tuple(rows), wanted))
     return tuple(questions)
 

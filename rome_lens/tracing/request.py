@@ -10,7 +10,7 @@ from torch import Tensor
 from rome_lens.backends import STREAMS, Backend
 from rome_lens.checks import as_text, choice, is_list, seed_number, shown, whole_number
 from rome_lens.data import builtin_facts
-from rome_lens.errors import AnswerError, FactNotKnownError, ModelError, PromptError, SettingError
+from rome_lens.errors import AnswerError, FactNotKnownError, ModelError, SettingError
 from rome_lens.facts import Fact
 from rome_lens.joining import check_answer, check_joined, otherwise
 from rome_lens.kinds import facts_of
@@ -139,23 +139,6 @@ def wanted_answer(answer: str | None, expect: str | None, answer_joined: str | N
     return named
 
 
-def check_length(backend: Backend, text: TokenisedPrompt) -> None:
-    """Refuse a text that the model cannot take.
-
-    Raises:
-        PromptError: it is longer than the context, or holds a token that the model has not. AnswerError: its answer
-            does.
-    """
-    backend.check_text(text)
-    # The last token of an answer is read off the one before it and is never run.
-    n_run = len(text.ids) - (1 if text.answer_ids else 0)
-    if backend.n_ctx is not None and n_run > backend.n_ctx:
-        raise PromptError(
-            f"the prompt{' with its answer' if text.answer_ids else ''} takes {n_run} positions, and "
-            f"{backend.model_name} has {backend.n_ctx}; shorten it"
-        )
-
-
 def with_own_answer(backend: Backend, text: TokenisedPrompt) -> TokenisedPrompt:
     """The prompt with the model's own next token as its answer (paper, section 2.1).
 
@@ -202,7 +185,7 @@ def known_text(
 
     def known(joined: str | None) -> TokenisedPrompt:
         text = read(joined)
-        check_length(backend, text)
+        backend.check_text(text)
         check_known(backend, text)
         return text
 

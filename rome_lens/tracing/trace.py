@@ -18,7 +18,6 @@ from rome_lens.tracing.corruption import parse_noise, swapped_tokens
 from rome_lens.tracing.grid import Grids, Wanted, score_grids
 from rome_lens.tracing.request import (
     check_corruption,
-    check_length,
     check_settings,
     check_severed,
     check_streams,
@@ -147,7 +146,7 @@ def causal_trace(
             text, taken = known_text(backend, read, prompt=prompt, answer=wanted, answer_joined=answer_joined)
         else:
             text = read(answer_joined)
-            check_length(backend, text)
+            backend.check_text(text)
         swapped = None
         if swap is not None:
             swapped = swapped_tokens(backend.tokenizer, text, prompt, subject, swap=swap, occurrence=occurrence)

@@ -153,8 +153,9 @@ def _embedding(model: Any) -> Any:
     return model.get_input_embeddings()
 
 
-def _apart(found: float, expected: float) -> float:
-    difference = abs(found - expected) / max(abs(expected), 1e-300)
+def _apart(found: float, expected: float, *, n_tokens: int = 1) -> float:
+    """The relative difference, a token of the answer: they add up in its joint probability."""
+    difference = abs(found - expected) / max(abs(expected), 1e-300) / n_tokens
     assert difference <= CLOSE, (found, expected)
     return difference
 
@@ -193,11 +194,11 @@ def _trace(rng: random.Random) -> float:
         assert ids == bos + fast(prompt + trace.answer, add_special_tokens=False).input_ids
     _check_span(fast, prompt, subject, trace, len(bos))
     n_prompt, first_end = len(trace.token_ids), trace.subject_span
-    apart = [_apart(trace.high, plain(held, ids, n_prompt))]
+    apart = [_apart(trace.high, plain(held, ids, n_prompt), n_tokens=len(trace.answer_ids))]
     if asked["noise"] in (0.5, 1) and held.config.model_type not in ("gemma2",):
         drawn = np.random.RandomState(trace.seed).randn(trace.samples, first_end[1] - first_end[0], model.cfg.d_model)
         low = plain(held, ids, n_prompt, noise=drawn * trace.noise, span=first_end)
-        apart.append(_apart(trace.low, low))
+        apart.append(_apart(trace.low, low, n_tokens=len(trace.answer_ids)))
         if asked["engine"] != "attribution":
             apart.append(_cell_apart(rng, model, trace, asked))
     return max(apart)
@@ -259,14 +260,14 @@ def _edit(rng: random.Random) -> float:
     written = [_tokens(model.tokenizer, request.text, joint + request.target_new.rstrip()) for joint in joints]
     rows = [(bos + ids, len(bos) + n_prompt) for ids, n_prompt in written if n_prompt is not None]
     ids, n_prompt = min(rows, key=lambda row: abs(plain(held, *row) - edit.before.target))
-    apart = [_apart(edit.before.target, plain(held, ids, n_prompt))]
+    apart = [_apart(edit.before.target, plain(held, ids, n_prompt), n_tokens=len(ids) - n_prompt)]
     module = held.get_submodule(edit.module).weight
     kept = module.detach().clone()
     update = torch.outer(edit.u.double(), edit.v.double())
     try:
         with torch.no_grad():
             module.copy_(module + (update.T if edit.module_transposed else update))
-        apart.append(_apart(edit.after.target, plain(held, ids, n_prompt)))
+        apart.append(_apart(edit.after.target, plain(held, ids, n_prompt), n_tokens=len(ids) - n_prompt))
     finally:
         with torch.no_grad():
             module.copy_(kept)

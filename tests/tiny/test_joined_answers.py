@@ -113,6 +113,15 @@ def test_what_is_joined_needs_an_answer(model):
         rl.causal_trace(model, "ab is", subject="ab", answer_joined="", **TRACE)
 
 
+def test_an_old_answer_that_is_longer_than_the_context(model):
+    request = rl.EditRequest("{} is", "ab", "x", "y" * 70)
+    for editor in (rome(model), rl.FineTuning(model, layer=1)):
+        with pytest.raises(
+            PromptError, match="the prompt with its answer takes 75 positions, and gpt2 has 64; shorten"
+        ):
+            editor.edit(request)
+
+
 @pytest.fixture(params=BACKENDS)
 def beyond(request):
     """A model, its tokenizer with a token more than the model embeds."""
