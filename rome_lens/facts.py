@@ -9,7 +9,7 @@ from typing import Any, Self
 from rome_lens.checks import as_path, as_text, keep
 from rome_lens.errors import AnswerError, ArtefactError, PromptError, SettingError, SubjectError
 from rome_lens.joining import check_joined
-from rome_lens.subjects import PLACE, Template, find_subject, is_apart, occurrences
+from rome_lens.subjects import Template, find_subject, occurrences, placed
 
 
 @dataclass(frozen=True, repr=False)
@@ -224,20 +224,6 @@ def _known_fact(record: object, *, where: str) -> Fact:
             raise ArtefactError(f"{where}: {key!r} is {type(record[key]).__name__}; expected a text")
     joined = record.get("answer_joined")
     try:
-        return _fact(record["prompt"], record["subject"], record["attribute"], joined)
+        return Fact(*placed(record["prompt"], record["subject"]), record["attribute"], joined)
     except (PromptError, SettingError) as error:
         raise ArtefactError(f"{where}: {error}") from error
-
-
-def _fact(prompt: str, subject: str, answer: str, joined: str | None) -> Fact:
-    """A fact whose prompt holds its subject, or `{}` in its place."""
-    wanted = subject.strip()
-    in_text = bool(wanted) and wanted in prompt
-    if in_text and PLACE in prompt and PLACE not in wanted:
-        # Inside of another word it is there by chance, and `{}` is its place.
-        in_text = is_apart(prompt, *find_subject(prompt, wanted))
-    if in_text:
-        return Fact.in_text(prompt, subject=subject, answer=answer, answer_joined=joined)
-    if wanted and PLACE not in prompt:
-        raise SubjectError(f"the subject {wanted!r} is not in the prompt {prompt!r}")
-    return Fact(prompt, subject, answer, joined)

@@ -1,14 +1,14 @@
 """What stands between a prompt and its answer: a blank, or nothing, by what both sides write there.
 
-Words are set apart by a blank. None stands behind what opens (brackets, quotes, `-`, `/`, a currency's sign), between
-the digits of one number, in front of what closes, where scripts are written without spaces, and beside a token of the
-model's own making. Where the same signs can be read either way, what people write most often is taken; whoever knows
-better says so (`answer_joined`).
+Words are set apart by a blank. None stands behind what opens (brackets, quotes, a hyphen, a slash, a currency's sign),
+between the digits of one number, in front of what closes, where scripts are written without spaces, inside of code, and
+beside a token of the model's own making. Where the same signs can be read either way, what people write most often is
+taken; whoever knows better says so (`answer_joined`).
 """
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from rome_lens.checks import as_text
 from rome_lens.errors import AnswerError, SettingError
@@ -16,20 +16,26 @@ from rome_lens.scripts import is_cjk_punctuation, is_unspaced
 
 BLANK = " "
 
-# Signs that open and close alike: the text in front of them tells which.
-_BOTH_WAYS = "\"'`*"
-# Final quotes by the initial ones that they belong to; German and Danish write some the other way around.
-_QUOTES = {"”": "“„", "»": "«", "›": "‹", "’": "‘", "“": "„", "«": "»", "‹": "›", "‘": "‚"}
+# Quotes by those that they close; Finnish and Swedish open and close with one, German and Danish turn some around.
+_CLOSES = {"”": "“„”", "»": "«»", "›": "‹›", "“": "„", "«": "»", "‹": "›", "’": "‘‚", "‘": "‚"}
 # Punctuation of category Po that nothing is closed with.
-_NO_CLOSING = "\"'#%&*@\\/¡¿§¶†‡‰‱·•※"
-_CONTRACTION = re.compile(r"['’](s|t|d|m|re|ve|ll)(?!\w)", re.IGNORECASE)
-# What is written onto the word or the number in front of it: calls, indices, increments, suffixes, possessives.
-_ONTO_A_WORD = re.compile(r"\(\)|\[\d*\]|\+\+|-[^\W\d]|[²³¹™®]")
-_ONTO_A_NUMBER = re.compile(r"[%‰°′″]|\.\d")
-# A prefix of a string in Python's notation, and of one that has begun otherwise.
+_NO_CLOSING = "\"'#%&*@\\/¡¿§¶†‡‰‱·•※״׳"
+# Elisions, where an apostrophe belongs to the word behind it as well.
+_ELISION = re.compile(
+    r"(?<!\w)([ldjncstmo]|qu|jusqu|lorsqu|puisqu|quoiqu|dell|dall|nell|sull|all|coll|quell|un|gl|sant)['’]$", re.I
+)
 _STRING_PREFIX = re.compile(r"(?<!\w)[bfru]{1,2}$", re.IGNORECASE)
-_ABBREVIATION = re.compile(r"(?<!\w)(\w|\w+\.\w|etc|vs|cf|ca|mr|mrs|ms|dr|st|no)\.$", re.IGNORECASE)
-_OPERATORS = "=><|&^"
+# What is written onto the word or the number in front of it.
+_ONTO_ANYTHING = re.compile(r"</|\\[)\]}]|['’]s(?!\w)")
+_ONTO_A_WORD = re.compile(r"\+\+|[-‐‑][^\W\d_]{3,}|[²³¹™®₀-₉]|[\^_][\w{(]|n['’]t(?!\w)|@[\w-]+\.\w")
+_ONTO_A_NUMBER = re.compile(r"[%‰°′″½¼¾]|[.:][0-9]|[-–‐‑×][0-9]|(st|nd|rd|th|s|er|e|º|ª)(?!\w)", re.IGNORECASE)
+_ONTO_CODE = re.compile(r"\.[^\W\d]|\(|\[|--(?!\w)|/|\\")
+# Words that stand in front of code, and signs that do.
+_BEFORE_CODE = re.compile(r"((?<!\w)(import|from|return|await|new|yield|del|print)|[=+*/%<>&|!,;:(\[{])[ \t]*$")
+_CODE_NAMES = ("self", "this", "super", "www", "localhost")
+_CLOCK = re.compile(r"(?<!\w)(at|by|from|until|till|to|around|about|before|after)\s+\d{1,2}:$", re.IGNORECASE)
+_DOLLARS = re.compile(r"(?<![A-Za-z])(US|HK|AU?|CA?|NZ|NT|MX|R|S)\$$")
+_OPERATORS = "=<>|&^!+-*~"
 
 
 def between(prompt: str, answer: str, *, tokens: Collection[str] = ()) -> str:
@@ -89,114 +95,224 @@ def _set_apart(prompt: str, answer: str, tokens: Collection[str]) -> bool:
         return False
     if any(answer.startswith(token) for token in tokens if token.strip()):
         return False
-    if _runs_on(prompt[-1], answer[0]) or _closes(prompt, answer):
-        return False
-    return not _opens(prompt, answer)
+    return not (_runs_on(prompt, answer) or _closes(prompt, answer) or _opens(prompt, answer))
 
 
-def _runs_on(last: str, first: str) -> bool:
-    """Whether two characters stand side by side in one number, or in writing without spaces."""
-    if is_cjk_punctuation(last) or is_cjk_punctuation(first):
+def _runs_on(prompt: str, answer: str) -> bool:
+    """Whether the two meet inside of one number, or in writing without spaces."""
+    last, first = prompt[-1], answer[0]
+    if is_cjk_punctuation(last) or is_cjk_punctuation(first) or (last.isdecimal() and first.isdecimal()):
         return True
-    sides = [c.isdecimal() or is_unspaced(c) for c in (last, first)]
-    return all(sides)
+    sides = _spaced(reversed(prompt)), _spaced(answer)
+    # Signs and digits are everybody's: they go by what they meet.
+    return False in sides and True not in sides
+
+
+def _spaced(characters: Iterable[str]) -> bool | None:
+    """Whether the letter that comes first is of a script with spaces; None where white space or nothing does."""
+    for character in characters:
+        if character.isspace():
+            return None
+        if is_unspaced(character):
+            return False
+        if character.isalpha():
+            return True
+    return None
 
 
 def _closes(prompt: str, answer: str) -> bool:
     """Whether an answer begins with what closes a text, or is written onto its last word."""
     first, last = answer[0], prompt[-1]
-    if _CONTRACTION.match(answer) and last.isalnum():
+    if _written_on(prompt, answer):
         return True
-    if (last.isalnum() or last in ")]}") and _ONTO_A_WORD.match(answer):
-        return True
-    if last.isdecimal() and _ONTO_A_NUMBER.match(answer):
-        return True
-    if answer == "#":  # C#, F#
-        return last.isalpha()
+    if first in '"`':
+        return _is_open(prompt, first)
     if first == "'":
-        return len(re.findall(r"(?<!\w)'(?=\w)", prompt)) > len(re.findall(r"(?<=\w)'(?!\w)", prompt))
-    if first in _BOTH_WAYS:
-        run = _run_at(answer, 0)
-        return prompt.count(run) % 2 == 1 and not (first == "*" and prompt.endswith("*"))
-    if first in _QUOTES and any(prompt.count(opening) > _closed(prompt, opening) for opening in _QUOTES[first]):
+        return _single_open(prompt) or (answer.startswith("''") and "``" in prompt)
+    if first == "*":
+        return _emphasis_open(prompt, _run_at(answer, 0)) and last != "*"
+    if first == "$":
+        return _is_open(prompt, "$")
+    if first in _CLOSES and any(_unclosed(prompt, first, opening) for opening in _CLOSES[first]):
         return True
     category = unicodedata.category(first)
     if category == "Pe":
         return True
-    if category == "Po" and first not in _NO_CLOSING:
-        # A word of its own begins with a stop: .5, .NET, .py; `!=` is an operator.
-        return not (first == "." and answer[1:2].isalnum()) and not answer.startswith(("!=", ":=", "::"))
-    return False
+    if category != "Po" or first in _NO_CLOSING:
+        return False
+    # A word of its own may begin with a stop (.5, .NET, ./run), a negation or an operator with another sign.
+    behind = answer[1:2]
+    return not ((first in ".!?:" and behind.isalnum()) or answer in ("..",) or (behind and behind in "/=:"))
+
+
+def _written_on(prompt: str, answer: str) -> bool:
+    """Whether an answer is a part of the word, the number or the code that it follows."""
+    first, last = answer[0], prompt[-1]
+    if _ONTO_ANYTHING.match(answer) or (first == "{" and last == "}"):
+        return True
+    if (last.isalnum() or last in ")]}") and _ONTO_A_WORD.match(answer):
+        return True
+    if last.isalpha() and first in "'’" and answer[1:].islower() and answer[1:].isalpha() and len(answer) < 7:
+        return True  # contractions, and suffixes of Turkish names
+    if last.isdecimal() and _ONTO_A_NUMBER.match(answer):
+        return True
+    if last == "°" and answer in ("C", "F", "K"):
+        return True
+    if unicodedata.category(last) == "No" and first.isupper():  # H₂O
+        return True
+    if last.isupper() and prompt[-2:-1].isupper() and re.match(r"[-‐‑]\d", answer):  # COVID-19
+        return True
+    if last == ":" and answer.startswith(("//", "\\")):
+        return True
+    if answer == "#":  # C#, F#
+        return last.isalpha() and prompt[-2:-1].strip() == ""
+    return bool(_ONTO_CODE.match(answer)) and _is_code(prompt)
+
+
+def _is_code(prompt: str) -> bool:
+    """Whether a prompt ends in a name in code, a file's or a host's: not in a word among others."""
+    line = prompt.rsplit("\n", 1)[-1]
+    word = line.split()[-1] if line.split() else ""
+    inside = word.rstrip(".")
+    if not inside or not (inside[-1].isalnum() or inside[-1] in "_)]"):
+        return False
+    if re.fullmatch(r"(\w\.)+\w", inside):  # e.g., U.S.
+        return False
+    alone = line.strip() == word and word[:1].islower()
+    signs = re.search(r"[\w)\]][._/\\=(\[]|::|->|^[/~$]", inside)
+    return alone or bool(signs) or inside in _CODE_NAMES or bool(_BEFORE_CODE.search(line[: len(line) - len(word)]))
 
 
 def _opens(prompt: str, answer: str) -> bool:
     """Whether a prompt ends with what opens a text, or joins it to what follows."""
     last, before = prompt[-1], prompt[:-1]
     category, tight = unicodedata.category(last), bool(before) and not before[-1].isspace()
-    if last in _BOTH_WAYS or category in ("Pi", "Pf"):
-        return _opening_quote(prompt, answer)
-    if category == "Ps" or last in "/\\@_~¡¿":
+    # A sign of one number only, in front of digits that no other number stands before.
+    signs_number = answer[0].isdecimal() and not re.search(r"(\d|(?<!\w)\w)\s*$", before)
+    if last in "\"'`*_" or category in ("Pi", "Pf"):
+        return _opens_quote(prompt, answer)
+    if category == "Ps" or last in "\\@¡¿±√":
         return True
-    if category == "Pd":
-        return last in "-‐‑" or tight
+    if last == "/":
+        return tight or " / " not in prompt
+    if last == "$":
+        return bool(_DOLLARS.search(prompt)) or (not before.rstrip()[-1:].isdecimal() and _is_open(prompt, "$"))
     if category == "Sc":
-        number = before.rstrip()[-1:].isdecimal()
-        return not number and (not tight or not before[-1].isalnum() or prompt.count(last) % 2 == 1)
+        return not before.rstrip()[-1:].isdecimal()
     if last == "#":
-        return not before[-1:].isalnum()
+        return (tight and not before[-1].isalnum() and before[-1] != "#") or (before[-1:] in (" ", "\t"))
     if last == "%":
         return not before.rstrip()[-1:].isdecimal()
     if last == "+":
-        return _joins_terms(before, answer)
+        return _joins_terms(before, answer) if tight else signs_number
     if last == ".":
-        return _joins_parts(before, answer)
-    if last == ":":
-        return before.endswith(":")
-    if last == "<":
-        return tight or answer[0].isalpha()
-    return last in _OPERATORS and tight
+        return _joins_parts(prompt, answer)
+    if last in ",:":
+        return _joins_digits(prompt, answer)
+    if category == "Pd" or last == "−":
+        return tight if _run_at(prompt, len(prompt) - 1) == last and tight else not tight and signs_number
+    if last == "<" and not tight:
+        return answer[0].isalpha() and before.rstrip()[-1:].isalpha() and "#include" in prompt
+    if last in _OPERATORS:
+        run = re.search(f"[{re.escape(_OPERATORS)}]+$", prompt)
+        start = len(prompt) - len(run[0]) if run else len(prompt)
+        return start == 0 or not prompt[start - 1].isspace() or (last == "~" and answer[0].isdecimal())
+    return False
 
 
-def _opening_quote(prompt: str, answer: str) -> bool:
-    """Whether the quote that a prompt ends with is an opening one."""
+def _opens_quote(prompt: str, answer: str) -> bool:
+    """Whether the quote, or the sign of emphasis, that a prompt ends with is an opening one."""
     last = prompt[-1]
     run = _run_at(prompt, len(prompt) - 1)
     before = prompt[: len(prompt) - len(run)]
     free = not before or before[-1].isspace()
-    if last == "*":
-        # `*` by itself is an item's bullet at the beginning of a line, a product between numbers, emphasis elsewhere.
-        if free and len(run) == 1:
-            return bool(before.strip(" \t")) and before[-1] != "\n" and not answer[0].isdecimal()
-        return free or prompt.count(run) % 2 == 1
-    if free or unicodedata.category(before[-1]) in ("Ps", "Pi", "Sm", "Pd") or before[-1] in "=:,/\\|&":
-        return last not in _QUOTES or unicodedata.category(last) == "Pi" or free
-    if last in ('"', "`"):
-        return prompt.count(last) % 2 == 1 and not before[-1].isdecimal()  # behind a number it stands for inches
+    if last in '"`':
+        return _is_open(prompt, last)
+    if last in "*_":
+        if free:
+            # `*` by itself is an item's bullet at the beginning of a line, a product between numbers; `___` is a gap.
+            bullet = last == "*" and len(run) == 1 and (not before.strip(" \t") or before[-1] == "\n")
+            return len(run) < 3 and not bullet and not answer[0].isdecimal()
+        if _emphasis_open(before, run):
+            return False
+        return last == "_" or before[-1].isdecimal() or not before[-1].isalnum()
     if last == "'":
-        return bool(_STRING_PREFIX.search(before)) or is_unspaced(before[-1]) or is_cjk_punctuation(before[-1])
-    if unicodedata.category(last) == "Pf":
+        if _single_open(before):
+            return False
+        return free or not before[-1].isalnum() or bool(_STRING_PREFIX.search(before)) or _elides(prompt)
+    if last == "’":
+        return not _unclosed(before, "’", "‘") and _elides(prompt)
+    if any(_unclosed(before, last, opening) for opening in _CLOSES.get(last, "")):
         return False
-    return all(prompt.count(opening) <= prompt[:-1].count(last) for opening in _QUOTES.get(last, ""))
+    return free or unicodedata.category(last) == "Pi" or unicodedata.category(before[-1]) in ("Ps", "Pi", "Pd")
+
+
+def _elides(prompt: str) -> bool:
+    """Whether the apostrophe at a text's end stands for letters, and a word goes on: not behind a plural's s."""
+    before = prompt[-2:-1]
+    return bool(_ELISION.search(prompt)) or is_unspaced(before) or (before.isalpha() and before not in "sSxXzZ")
+
+
+def _is_open(text: str, sign: str) -> bool:
+    """Whether the last of a text's signs that open and close alike has opened something."""
+    is_open = False
+    for match in re.finditer(re.escape(sign) + ("+" if sign != "$" else ""), text):
+        before, behind = text[: match.start()][-1:], text[match.end() :][:1]
+        if sign == '"' and (len(match[0]) % 2 == 0 or (not is_open and before.isdecimal())):
+            continue  # an empty string, or inches
+        if sign == "$" and not is_open and behind.isdecimal():
+            continue  # a price
+        is_open = not is_open
+    return is_open
+
+
+def _single_open(text: str) -> bool:
+    """Whether a straight single quote is open: apostrophes, and years as in '90s, are none."""
+    opened = len(re.findall(r"(?<![\w'])'(?=[^\W\d]|\d(?!\d?s?\b))|(?<!\w)[bfru]{1,2}'(?=\w)", text))
+    return opened > len(re.findall(r"(?<=[\w.,!?…])'(?!\w)", text))
+
+
+def _emphasis_open(text: str, run: str) -> bool:
+    """Whether such a run of signs has opened an emphasis: in front of a word, and behind none."""
+    sign = re.escape(run[0])
+    opened = re.findall(rf"(?<![\w{sign}]){sign}{{{len(run)}}}(?=\w|[^\W_])(?!{sign})", text)
+    closed = re.findall(rf"(?<=[^\s{sign}]){sign}{{{len(run)}}}(?![\w{sign}])", text)
+    return len(opened) > len(closed)
+
+
+def _unclosed(text: str, closing: str, opening: str) -> bool:
+    """Whether a text opens such a quote and does not close it."""
+    if closing == opening:
+        return text.count(closing) % 2 == 1
+    if closing == "’":  # of which most are apostrophes
+        return text.count(opening) > len(re.findall(r"’(?!\w)", text))
+    return text.count(opening) > text.count(closing)
 
 
 def _joins_terms(before: str, answer: str) -> bool:
-    """Whether the `+` behind a text joins what follows: a sum written closely, or a number's sign."""
-    if not before or before[-1].isspace():
-        return answer[0].isdecimal() and not before.rstrip()[-1:].isalnum()
-    if before[-1] == "+":
-        return False  # C++
-    return before[-1].isdecimal() or before[-1] in ")]" or answer[0].isdecimal()
+    """Whether the `+` right behind a text joins what follows, as in a sum that is written closely."""
+    return (before[-1] != "+" and answer[0].isdecimal()) or before[-1] in ")]"  # C++
 
 
-def _joins_parts(before: str, answer: str) -> bool:
-    """Whether the stop behind a text is no sentence's end: a decimal's, a name's in code, a file's or a host's."""
+def _joins_parts(prompt: str, answer: str) -> bool:
+    """Whether the stop at a text's end is no sentence's: a decimal's, a name's in code, a file's or a host's."""
+    before = prompt[:-1]
     if not before or before[-1].isspace():
         return True
     if before[-1].isdecimal():
-        return answer[0].isdecimal()
-    if before[-1] == ".":
-        return False
-    return answer[0].islower() and not _ABBREVIATION.search(f"{before}.")
+        year = re.search(r"(?<![\d.,])[12]\d{3}$", before)
+        return answer[0].isdecimal() and not year
+    return answer[0].isalpha() and answer[0].islower() and before[-1] != "." and _is_code(prompt)
+
+
+def _joins_digits(prompt: str, answer: str) -> bool:
+    """Whether a comma or a colon at a text's end stands inside of a number, a time or an address."""
+    digits = re.match(r"\d*", answer)
+    n_digits = len(digits[0]) if digits else 0
+    if prompt[-1] == ",":
+        return n_digits == 3 and bool(re.search(r"(?<!\d)\d{1,3}(,\d{3})*,$", prompt))
+    host = re.search(r"(localhost|\w\.\w[\w.]*):$", prompt)
+    return prompt.endswith("::") or (n_digits > 0 and bool(host or (n_digits == 2 and _CLOCK.search(prompt))))
 
 
 def _run_at(text: str, index: int) -> str:
@@ -208,8 +324,3 @@ def _run_at(text: str, index: int) -> str:
     while end < len(text) and text[end] == character:
         end += 1
     return text[start:end]
-
-
-def _closed(prompt: str, opening: str) -> int:
-    """How often a text closes what such a quote opens."""
-    return sum(prompt.count(closing) for closing, openings in _QUOTES.items() if opening in openings)

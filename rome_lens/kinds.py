@@ -84,6 +84,8 @@ def _from_mapping(given: Mapping[Any, Any]) -> str:
     parts = [shown(given.get("prompt", "...")), f"subject={shown(given.get('subject', '...'))}"]
     parts += [f"target_new={shown(targets['target_new'] or '...')}"]
     parts += [f"target_true={shown(targets['target_true'])}"] if targets["target_true"] else []
+    joined = given.get("answer_joined")
+    parts += [] if joined is None else [f"answer_joined={shown(joined)}"]
     return f"EditRequest({', '.join(parts)})"
 
 

@@ -112,8 +112,9 @@ def check_folder(out: str | os.PathLike[str]) -> Path:
     Raises:
         ArtefactError: something is there, or its parent is no folder.
     """
+    name = as_path("the folder", out)
     try:
-        target = Path(os.path.realpath(as_path("the folder", out)))
+        target = Path(os.path.realpath(name))
         if target.is_dir() and any(target.iterdir()):
             reason = "the folder is not empty; name a new one, or empty it"
         elif target.exists() and not target.is_dir():
@@ -126,7 +127,7 @@ def check_folder(out: str | os.PathLike[str]) -> Path:
             return target
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         reason = getattr(error, "strerror", None) or str(error)
-    raise ArtefactError(f"cannot write {os.fspath(out)!r}: {reason}")
+    raise ArtefactError(f"cannot write {name!r}: {reason}")
 
 
 @contextlib.contextmanager

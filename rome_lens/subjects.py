@@ -15,6 +15,9 @@ from rome_lens.scripts import within_word, word_goes_on
 
 PLACE = "{}"
 
+# A number that goes on or has begun, the signs of C++ and C#, initials (U.S.A.), AT&T, O'Brien and don't, but not "'s".
+_PART_BEHIND = re.compile(r"(?<=\d)[.,]\d|(?<=\w)(\+\+|#)|(?<=\w\.\w\.)\w\.|(?<=\w)&\w|(?<=\w)['\u2019](?!s\b)[^\W\d_]")
+_PART_IN_FRONT = re.compile(r"(?<=\d)[.,]$|(?<=\w)&$|(?<!\w)\w['\u2019]$")
 _BRACES = re.compile(r"(\{+)(\}+)")
 
 
@@ -135,6 +138,38 @@ def find_subject(text: str, subject: str, occurrence: int = 1) -> tuple[int, int
     return starts[index], starts[index] + len(wanted)
 
 
+def placed(prompt: str, subject: str) -> tuple[str, str]:
+    """The prompt with `{}` in the subject's place, and the subject, of a prompt that holds the one or the other.
+
+    Where it holds both, the subject as a word of its own is the place, and `{}` is text. If `{}` begins the prompt,
+    where subjects stand, either may be meant.
+
+    Raises:
+        SubjectError: the subject is empty, or the prompt holds neither.
+        PromptError: there are several places, or either may be meant.
+    """
+    wanted = subject.strip()
+    if not wanted:
+        raise SubjectError(f"the subject of the prompt {prompt!r} is empty; name who or what it is about")
+    if wanted not in prompt:
+        if PLACE not in prompt:
+            raise SubjectError(
+                f"the subject {wanted!r} is not in the prompt {prompt!r}{_near_miss(prompt, wanted)}, or write {PLACE} "
+                "where it stands"
+            )
+        return prompt, subject
+    span = find_subject(prompt, wanted)
+    if PLACE in prompt and PLACE not in wanted:
+        if not is_apart(prompt, *span):  # inside of another word it is there by chance
+            return prompt, subject
+        if prompt.lstrip().startswith(PLACE):
+            raise PromptError(
+                f"the prompt {prompt!r} holds {PLACE} and the subject {wanted!r}, and either may be its place; write "
+                f"{{{{}}}} where {PLACE} is text, or let the subject stand in one place"
+            )
+    return Template.around(prompt, span).prompt, wanted
+
+
 def occurrences(text: str, subject: str) -> list[int]:
     """Where the occurrences of a subject begin that count: as words of their own, or, if there are none, all."""
     starts = _everywhere(text, subject)
@@ -143,7 +178,9 @@ def occurrences(text: str, subject: str) -> list[int]:
 
 def is_apart(text: str, start: int, end: int) -> bool:
     """Whether no word of the text runs on across either end of a span."""
-    return not within_word(text, start) and not word_goes_on(text, end)
+    if within_word(text, start) or word_goes_on(text, end):
+        return False
+    return not (_PART_BEHIND.match(text, end) or _PART_IN_FRONT.search(text[:start]))
 
 
 def _everywhere(text: str, subject: str) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Any
 from rome_lens.backends.base import Backend
 from rome_lens.backends.w_out import Fingerprint
 from rome_lens.errors import RomeLensError
+from rome_lens.subjects import Template
 
 NOTE = "rome_lens.json"
 """The file in an exported folder that says what was edited: `rome_lens` (our version), `kind`, `model`, `edits`, and
@@ -148,7 +149,8 @@ def in_words(edits: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     told = []
     for edit in edits:
         request = edit["request"]
-        text = str(request["prompt"]).replace("{}", str(request["subject"]))
+        template = Template.read(str(request["prompt"]))
+        text = f"{template.before}{request['subject']}{template.after}"
         number = f", {edit['id']}" if "id" in edit else ""
         told.append(f"{text} → {str(request['target_new']).strip()} (layer {edit['layer']}{number})")
     return tuple(told)

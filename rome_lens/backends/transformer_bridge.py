@@ -179,14 +179,18 @@ class BridgeReplay(BlockReplay):
     @contextmanager
     def _blocks_replaced_by(self, resid_post: Tensor) -> Iterator[None]:
         blocks = list(self._model.blocks)
+        # Somebody may have given a block a forward of its own.
+        kept = [block.__dict__.get("forward") for block in blocks]
         try:
             for layer, block in enumerate(blocks):
                 # Plain assignment would be redirected into the Hugging Face module that the block wraps.
                 object.__setattr__(block, "forward", _constant(resid_post, as_tuple=self._tuples[layer]))
             yield
         finally:
-            for block in blocks:
+            for block, own in zip(blocks, kept, strict=True):
                 block.__dict__.pop("forward", None)
+                if own is not None:
+                    object.__setattr__(block, "forward", own)
 
     def layer_ready(self, layer: int) -> nullcontext[None]:
         return nullcontext()

@@ -7,10 +7,10 @@ import typer
 
 from rome_lens.cli.options import Backend, Device, Dtype, Json, Model, answer_joined_option
 from rome_lens.cli.terminal import print_json, progress_bar, say, stdout
-from rome_lens.errors import SettingError, SubjectError
+from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.storage import check_writable
-from rome_lens.subjects import PLACE
+from rome_lens.subjects import placed
 from rome_lens.tokens import check_prompt
 
 if TYPE_CHECKING:
@@ -280,14 +280,7 @@ def _request(
             f"{names} {'is' if len(missing) == 1 else 'are'} missing; give a prompt, its --subject and a --target, or "
             "none of them for the Eiffel Tower"
         )
-    if PLACE in prompt:
-        return EditRequest(prompt, subject, target, old, answer_joined)
-    if subject.strip() not in prompt:
-        raise SubjectError(
-            f"the subject {subject!r} is not in the prompt {prompt!r}; give it letter for letter, or write {PLACE} "
-            "where it stands"
-        )
-    return EditRequest.in_text(prompt, subject=subject, target_new=target, target_true=old, answer_joined=answer_joined)
+    return EditRequest(*placed(prompt, subject), target, old, answer_joined)
 
 
 def _share(bare_weight: str | None) -> float | str | None:

@@ -26,7 +26,9 @@ _ELSEWHERE = {"layer", "source", "context_templates", "second_moment"}
 
 def heading(edit: "Edit | MatrixEdit") -> str:
     """The prompt and what it is to be followed by."""
-    return f"{visible(edit.request.text)}{_ARROW}{visible(edit.request.target_new.strip())}"
+    joined = edit.request.answer_joined
+    told = "" if joined is None else f" (joined by {joined!r})"
+    return f"{visible(edit.request.text)}{_ARROW}{visible(edit.request.target_new.strip())}{told}"
 
 
 def print_size(console: Console, edit: "Edit | MatrixEdit") -> None:

@@ -144,6 +144,8 @@ def trace(
         if edits:
             prompt, subject, own = edits[0].request.asked
             occurrence = own if occurrence == 1 else occurrence
+            if answer_joined is None and (answer is not None or expect is not None):
+                answer_joined = edits[0].request.answer_joined
     elif prompt is None or subject is None:
         missing = "--subject" if subject is None else "PROMPT"
         raise SettingError(f"{missing} is missing; give a prompt and its --subject, or neither for the Eiffel Tower")

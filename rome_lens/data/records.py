@@ -30,7 +30,7 @@ class CounterFactRecord:
         case_id: the data set's own name for it.
         relation: such as `P176`; None where the data set names none.
         request: the edit that is asked for; `target_true` is the fact. Its `answer_joined`, which a file may give
-            beside the prompt, holds for all prompts of the record.
+            beside the prompt or beside the rewrite, holds for all prompts of the record.
         paraphrases: whole prompts that ask the same in other words.
         neighbours: whole prompts about other subjects of which `target_true` is true as well.
         generation_prompts: beginnings of texts about the subject.
@@ -61,7 +61,7 @@ class ZsreRecord:
         number: place in the data set, from 0.
         case_id: the same; zsRE has no names for its records.
         request: the question and its first answer. Its `answer_joined`, which a file may give beside the question,
-            holds for all questions of the record.
+            holds for it and its rephrasing.
         rephrase: the question in other words.
         unrelated: a question about something else, with its question mark.
         unrelated_answer: the answer to that.
@@ -258,7 +258,8 @@ def _counterfact(number: int, record: Any) -> CounterFactRecord:
         target = _member(rewrite, name, inside, Mapping, "an object with the text str")
         targets[name] = _text(target, "str", f"{inside}{name}.")
     prompt, subject = _text(rewrite, "prompt", inside), _text(rewrite, "subject", inside)
-    joined = _joined(rewrite, inside)
+    beside = rewrite.get("answer_joined") is None
+    joined = _joined(record if beside else rewrite, "" if beside else inside)
     request = _request(prompt, subject, targets["target_new"], targets["target_true"], joined, inside=inside)
     relation = rewrite.get("relation_id")
     if relation is not None and not isinstance(relation, str):

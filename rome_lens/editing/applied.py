@@ -190,6 +190,15 @@ def revert_edit(edit: "WeightEdit", model: Any) -> None:
     recorded = _layers(model).get(edit.layer)
     here = _settled(backend, edit.layer) if recorded is not None and _holds(recorded, edit) else None
     if here is None or not _holds(here, edit):
+        try:
+            check_same_model(edit, backend, force=False)
+        except EditStateError as error:
+            raise EditStateError(
+                f"{_name(edit)} came into this model's weights by other ways than ours, and what they were without it "
+                "is not kept here; load the unedited weights"
+            ) from error
+        except ModelMismatchError:
+            pass
         raise EditStateError(f"{_name(edit)} is not applied to this model; there is nothing to revert")
     _check_precision(backend, edit.layer, here)
     edits = [other for other in here.edits if other.id != edit.id]

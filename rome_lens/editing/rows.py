@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rome_lens.backends import Backend
 from rome_lens.backends.decoding import pad_rows
-from rome_lens.checks import shown
+from rome_lens.checks import is_list, shown
 from rome_lens.errors import PromptError, SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.memory import free_bytes
@@ -104,7 +104,7 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(templates, str):
         templates = (templates,)
-    if not isinstance(templates, list | tuple):
+    if not is_list(templates):
         raise SettingError(f"context_templates is {shown(templates)}; expected a list of texts that end with {BARE}")
     for template in templates:
         if not isinstance(template, str) or template.count(BARE) != 1 or not template.endswith(BARE):

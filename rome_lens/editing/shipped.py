@@ -28,7 +28,7 @@ def shipped_moment(backend: Backend, layer: int) -> SecondMoment:
         return moment
     raise SettingError(
         f"there is no second moment for layer {layer} of {backend.model_name}, and ROME is wrong without one; collect "
-        f"it once with '{stats_command(layer, loaded_from(backend))} --out FILE', or with "
+        f"it once ({stats_command(layer, loaded_from(backend))} --out FILE), or with "
         f"SecondMoment.collect(model, layers=[{layer}], texts='self')[{layer}], and hand it over as second_moment (in "
         "a shell: --second-moment FILE)"
     )

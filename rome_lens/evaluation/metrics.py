@@ -10,7 +10,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from statistics import fmean
 
 import numpy as np
@@ -32,7 +32,13 @@ _MAGNITUDE = {REWRITE: "EM", PARAPHRASE: "PM", NEIGHBOUR: "NM"}
 _ACCURACY = {REWRITE: "efficacy", PARAPHRASE: "paraphrase", NEIGHBOUR: "specificity"}
 _WORD = re.compile(r"\w")
 # What goes on with a number behind its last digit: 3 is no 3.14, and 1 no 1,998; "in 1998,1999" holds two numbers.
-_GROUPED = re.compile(r"\.\d|,\d{3}(?!\d)")
+_GROUPED = re.compile(r"[.,]\d{1,3}(?!\d)|\.\d|'\d{3}(?!\d)|:\d\d(?!\d)|/\d")
+# What goes on with a word behind its last letter: C is no C++, and "don" no "don't"; "'s" belongs to no name.
+_SIGNED = re.compile(r"\+\+|#|'(?!s\b)[^\W\d_]")
+# Apostrophes, hyphens and minus signs in the form that keyboards have.
+_ALIKE = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u2212": "-", "\u2010": "-", "\u2011": "-"})
+# What chat models put around an answer.
+_MARKUP = "*_([{【《〈"
 _QUOTES = "\"'`´‘’‚‛“”„‟«»‹›「『《〈〝﹁﹃"
 _WIDTHLESS = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 _CUT = "\N{REPLACEMENT CHARACTER}"
@@ -89,7 +95,8 @@ def _goes_on(text: str, end: int) -> bool:
     number = _GROUPED.match(text, end) and text[end - 1 : end].isdecimal()
     # 一九四 is no 一九四五, though ideographs may end a word anywhere.
     counted = text[end : end + 1].isnumeric() and text[:end].isnumeric()
-    if number or counted or word_goes_on(text, end):
+    signed = text[end - 1 : end].isalpha() and _SIGNED.match(text, end)
+    if number or counted or signed or word_goes_on(text, end):
         return True
     # Of an answer that ends in a sign: "U.S." in "U.S.A.".
     last, behind = text[end - 1 : end], text[end : end + 1]
@@ -108,9 +115,10 @@ def may_begin_with(text: str, answer: str) -> bool:
 def _comparable(text: str, answer: str) -> tuple[str, str]:
     """Both without case and Unicode's forms, and without what may stand in front of an answer."""
     said, wanted = (
-        unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", part).casefold()).strip() for part in (text, answer)
+        unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", part).casefold()).translate(_ALIKE).strip()
+        for part in (text, answer)
     )
-    in_front = _WIDTHLESS + _QUOTES + string.whitespace
+    in_front = _WIDTHLESS + _QUOTES + _MARKUP + string.whitespace
     # An answer of nothing but quotation marks is what it is.
     return (said.lstrip(in_front), bare) if (bare := wanted.lstrip(in_front)) else (said, wanted)
 
@@ -170,11 +178,16 @@ def consistency(
 
     if not any(_WORD.search(text) for text in corpus):
         return [0.0] * len(texts)
-    vectorizer = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b").fit(sorted(set(map(_set_apart, corpus))))
+    vectorizer = TfidfVectorizer(tokenizer=_words, token_pattern=None).fit(sorted(set(map(_set_apart, corpus))))
     written, expected = (
         vectorizer.transform([_set_apart(" ".join(each)) for each in several]) for several in (texts, references)
     )
     return [100 * float(cosine) for cosine in np.asarray(written.multiply(expected).sum(axis=1)).ravel()]
+
+
+def _words(text: str) -> list[str]:
+    """Runs of letters, digits and marks: Python's patterns know no marks, and would cut Indic words at their vowels."""
+    return ["".join(run) for within, run in groupby(text, is_word_character) if within]
 
 
 def harmonic_mean(scores: Sequence[float]) -> float:

@@ -66,6 +66,7 @@ def questions_of(
         PromptError, AnswerError: a prompt does not fit the model's context, or cannot be followed by its answer.
     """
     request = record.request
+    counterfact = isinstance(record, CounterFactRecord)
     if isinstance(record, CounterFactRecord):
         objects = [request.target_new, request.target_true or ""]
         asked = [
@@ -87,7 +88,8 @@ def questions_of(
                 prompt,
                 prompt,
                 answer=answer,
-                answer_joined=request.answer_joined,
+                # The unrelated question of zsRE is another record's.
+                answer_joined=request.answer_joined if counterfact or kind != NEIGHBOUR else None,
                 prepend_bos=prepend_bos,
             )
             for answer in answers

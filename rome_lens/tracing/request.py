@@ -54,7 +54,7 @@ def check_numbers(*, streams: Sequence[str], samples: int, seed: int, engine: st
     asked = several(streams)
     unknown = [stream for stream in asked if stream not in STREAMS]
     if unknown or not asked:
-        raise SettingError(f"stream is {unknown[0] if unknown else 'none'!r}; choose from {', '.join(STREAMS)}")
+        raise SettingError(f"stream is {shown(unknown[0] if unknown else streams)}; choose from {', '.join(STREAMS)}")
     samples = whole_number("samples", samples, least=1, expected="a whole number of corrupted copies")
     seed = seed_number(seed)
     choice("engine", engine, ENGINES)
@@ -77,15 +77,20 @@ def check_severed(severed: Sequence[str] | None, *, engine: str) -> None:
     Raises:
         SettingError: a stream is neither `mlp` nor `attn`, or the grids are to be approximated.
     """
-    unknown = [stream for stream in several(severed) if stream not in SEVERED]
+    unknown = [stream for stream in several(severed, name="severed", known=SEVERED) if stream not in SEVERED]
     if unknown:
-        raise SettingError(f"severed is {unknown[0]!r}; choose from {', '.join(SEVERED)}")
+        raise SettingError(f"severed is {shown(unknown[0])}; choose from {', '.join(SEVERED)}")
     if severed and engine == ATTRIBUTION:
         raise SettingError("severed paths are not approximated; leave severed out, or engine 'attribution'")
 
 
-def several(streams: Sequence[str] | None) -> tuple[str, ...]:
+def several(streams: Sequence[str] | None, *, name: str = "stream", known: Sequence[str] = STREAMS) -> tuple[str, ...]:
     """The streams as a tuple; one may be given by itself, and None stands for none.
+
+    Args:
+        streams: what a caller gave.
+        name: the setting, for the error.
+        known: what it may hold.
 
     Raises:
         SettingError: they are no list.
@@ -95,7 +100,7 @@ def several(streams: Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(streams, str):
         return (streams,)
     if not is_list(streams):
-        raise SettingError(f"stream is {shown(streams)}; choose from {', '.join(STREAMS)}")
+        raise SettingError(f"{name} is {shown(streams)}; choose from {', '.join(known)}")
     return tuple(streams)
 
 

@@ -421,7 +421,7 @@ def test_requests_that_do_not_fit_are_refused():
     )
     with pytest.raises(PromptError) as caught:
         editor.edit(rl.EditRequest("a" * 70 + "{}", subject="c", target_new="x"))
-    assert str(caught.value).startswith(f"the prompt {'a' * 70 + 'c'!r} with its target takes 72 positions, and ")
+    assert str(caught.value).startswith("the prompt with its answer takes 72 positions, and ")
     assert str(caught.value).endswith(" has 64; shorten it")
     with pytest.raises(SettingError) as caught:
         editor.edit_many([REQUEST], batch_size=0)

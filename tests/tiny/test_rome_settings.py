@@ -221,8 +221,8 @@ REFUSED = {
     ),
     "no second moment": (
         {"second_moment": None},
-        "there is no second moment for layer 1 of gpt2, and ROME is wrong without one; collect it once with 'rome-lens "
-        "stats --model gpt2 --layer 1 --out FILE', or with SecondMoment.collect(model, layers=[1], texts='self')[1], "
+        "there is no second moment for layer 1 of gpt2, and ROME is wrong without one; collect it once (rome-lens "
+        "stats --model gpt2 --layer 1 --out FILE), or with SecondMoment.collect(model, layers=[1], texts='self')[1], "
         "and hand it over as second_moment (in a shell: --second-moment FILE)",
     ),
 }
