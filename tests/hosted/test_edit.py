@@ -7,7 +7,7 @@ import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture
 from edits import TOKENS, assert_close, logits, own, random_edit, w_out
-from hosts import hosted, needs_hooked
+from hosts import EACH_BACKEND, hosted, needs_hooked
 
 import rome_lens as rl
 from rome_lens.editing.edit import Edit
@@ -485,3 +485,15 @@ def test_edits_are_equal_when_their_ids_are(backend, tmp_path):
     with edit.applied(model):
         assert loaded in rl.applied_edits(model)
         assert other not in rl.applied_edits(model)
+
+
+@pytest.mark.parametrize("backend", EACH_BACKEND)
+def test_an_edit_that_came_in_with_loaded_weights_is_not_said_to_be_absent(backend):
+    model = own("llama", backend)
+    edit = random_edit(model)
+    edit.apply(model)
+    edited = {name: weight.clone() for name, weight in model.state_dict().items()}
+    edit.revert(model)
+    model.load_state_dict(edited)
+    with pytest.raises(EditStateError, match="came into this model's weights by other ways than ours"):
+        edit.revert(model)

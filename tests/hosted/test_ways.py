@@ -201,3 +201,12 @@ def test_a_block_that_fails_later_has_the_batch_run_by_whole_forwards(method, mo
     assert (found["engine"], found["notes"]) == ("plain", ["a block called alone raised IndexError: later"])
     assert found["answers"][0]["before_nll_new"] == pytest.approx(expected["answers"][0]["nll_new"], rel=1e-9)
     assert_left_alone(model)
+
+
+def test_a_block_s_own_forward_is_put_back():
+    model = architecture.__wrapped__("llama", BRIDGE)
+    block = model.blocks[0]
+    own = type(block).forward.__get__(block)
+    object.__setattr__(block, "forward", own)
+    rome(model).edit(REQUEST)
+    assert block.__dict__["forward"] is own

@@ -362,3 +362,30 @@ def test_the_harmonic_mean():
 )
 def test_the_published_scores_are_harmonic_means(s, parts):
     assert harmonic_mean(parts) == pytest.approx(s, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("**Paris** is", "Paris"),
+        ("(Paris)", "Paris"),
+        ("L\u2019Italie", "l'Italie"),
+        ("\u22125", "-5"),
+        ("Paris's", "Paris"),
+    ],
+)
+def test_markup_and_the_forms_of_a_sign_are_passed_over(text, answer):
+    assert begins_with(text, answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("3,14", "3"), ("10'000", "10"), ("12:30", "12"), ("1/2", "1"), ("C++ is", "C"), ("don't", "don")],
+)
+def test_a_part_of_a_number_or_a_name_is_no_answer(text, answer):
+    assert not begins_with(text, answer)
+
+
+def test_indic_words_are_compared_whole():
+    same, other = (metrics.consistency([["दिल्ली"]], [[word]], ["दिल्ली", "दल्लु"])[0] for word in ("दिल्ली", "दल्लु"))
+    assert (round(same), other) == (100, 0)
