@@ -178,7 +178,7 @@ def consistency(
 
     if not any(_WORD.search(text) for text in corpus):
         return [0.0] * len(texts)
-    vectorizer = TfidfVectorizer(tokenizer=_words, token_pattern=None).fit(sorted(set(map(_set_apart, corpus))))
+    vectorizer = TfidfVectorizer(analyzer=_words).fit(sorted(set(map(_set_apart, corpus))))
     written, expected = (
         vectorizer.transform([_set_apart(" ".join(each)) for each in several]) for several in (texts, references)
     )
@@ -187,7 +187,7 @@ def consistency(
 
 def _words(text: str) -> list[str]:
     """Runs of letters, digits and marks: Python's patterns know no marks, and would cut Indic words at their vowels."""
-    return ["".join(run) for within, run in groupby(text, is_word_character) if within]
+    return ["".join(run) for within, run in groupby(text.lower(), is_word_character) if within]
 
 
 def harmonic_mean(scores: Sequence[float]) -> float:
