@@ -124,7 +124,7 @@ REFUSED = {
         errors.SettingError,
         "stream is 'resid_pre'; choose from resid, mlp, attn",
     ),
-    "no stream": ({"streams": []}, errors.SettingError, "stream is (); choose from resid, mlp, attn"),
+    "no stream": ({"streams": []}, errors.SettingError, "stream is []; choose from resid, mlp, attn"),
     **{
         f"seed {seed!r}": (
             {"seed": seed},
