@@ -9,7 +9,7 @@ from typing import Any, Self
 from rome_lens.checks import as_path, as_text, keep
 from rome_lens.errors import AnswerError, ArtefactError, PromptError, SettingError, SubjectError
 from rome_lens.joining import check_joined
-from rome_lens.subjects import Template, find_subject, occurrences, placed
+from rome_lens.subjects import Template, in_text, occurrences, placed
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,8 +114,7 @@ class Fact(_AboutSubject):
         Raises:
             SubjectError: the text does not hold the subject, or not that often. Others as the class.
         """
-        prompt = Template.around(text, find_subject(text, subject, occurrence)).prompt
-        return cls(prompt, subject.strip(), answer, answer_joined)
+        return cls(*in_text(text, subject, occurrence), answer, answer_joined)
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,8 +182,7 @@ class EditRequest(_AboutSubject):
         Raises:
             SubjectError: the text does not hold the subject, or not that often. Others as the class.
         """
-        prompt = Template.around(text, find_subject(text, subject, occurrence)).prompt
-        return cls(prompt, subject.strip(), target_new, target_true, answer_joined)
+        return cls(*in_text(text, subject, occurrence), target_new, target_true, answer_joined)
 
 
 def read_known_facts(path: str | os.PathLike[str]) -> list[Fact]:

@@ -158,16 +158,30 @@ def placed(prompt: str, subject: str) -> tuple[str, str]:
                 "where it stands"
             )
         return prompt, subject
-    span = find_subject(prompt, wanted)
     if PLACE in prompt and PLACE not in wanted:
-        if not is_apart(prompt, *span):  # inside of another word it is there by chance
+        if not is_apart(prompt, *find_subject(prompt, wanted)):  # inside of another word it is there by chance
             return prompt, subject
         if prompt.lstrip().startswith(PLACE):
             raise PromptError(
                 f"the prompt {prompt!r} holds {PLACE} and the subject {wanted!r}, and either may be its place; write "
                 f"{{{{}}}} where {PLACE} is text, or let the subject stand in one place"
             )
-    return Template.around(prompt, span).prompt, wanted
+    return in_text(prompt, wanted)
+
+
+def in_text(text: str, subject: str, occurrence: int = 1) -> tuple[str, str]:
+    """The text with `{}` in the place of its subject, and the subject without white space around it.
+
+    Args:
+        text: the text; braces in it are text.
+        subject: the subject, letter for letter.
+        occurrence: which occurrence, as `find_subject` takes it.
+
+    Raises:
+        SubjectError: the text does not hold the subject, or not that often. PromptError: no prompt can say it.
+        SettingError: an occurrence that is no whole number, or 0.
+    """
+    return Template.around(text, find_subject(text, subject, occurrence)).prompt, subject.strip()
 
 
 def occurrences(text: str, subject: str) -> list[int]:

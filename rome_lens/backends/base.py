@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -205,7 +206,7 @@ class Backend(ABC):
             raise self.silent("hook_embed")
         return seen[0]
 
-    @property
+    @cached_property
     def embed_width(self) -> int:
         """Numbers of one position that pass `hook_embed`; OPT-350m embeds in fewer than its `d_model`."""
         return self.embeddings(torch.zeros((1, 1), dtype=torch.long, device=self.device)).shape[-1]
@@ -368,7 +369,7 @@ class Backend(ABC):
     def _checked_forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:
         # What an index beyond the embedding does depends on the device: on a GPU it ends all work of the process.
         if tokens.numel():
-            self._check_ids((int(tokens.min()), int(tokens.max())))
+            self._check_ids(torch.stack(tokens.aminmax()).tolist())
         return self._forward(tokens, stop_at_layer=stop_at_layer)
 
     def _check_ids(self, ids: Sequence[int]) -> None:

@@ -16,7 +16,7 @@ from rome_lens.errors import AnswerError, ArtefactError, PromptError, SettingErr
 from rome_lens.facts import EditRequest
 from rome_lens.joining import check_joined
 from rome_lens.kinds import request_of
-from rome_lens.subjects import Template, find_subject
+from rome_lens.subjects import in_text
 
 _JSON_LINES = (".jsonl", ".ndjson")
 
@@ -283,7 +283,7 @@ def _zsre(number: int, record: Any) -> ZsreRecord:
     answers = _texts(record, "answers")
     try:
         # The first occurrence, as a word of its own if there is one; braces in a question are text.
-        prompt = Template.around(question, find_subject(question, subject)).prompt
+        prompt, named = in_text(question, subject)
     except SubjectError as error:
         raise _FieldError("subject", f"{subject!r} is not in src {question!r}") from error
     except PromptError as error:
@@ -291,7 +291,7 @@ def _zsre(number: int, record: Any) -> ZsreRecord:
     return ZsreRecord(
         number=number,
         case_id=number,
-        request=_request(prompt, subject.strip(), answers[0], None, _joined(record, ""), field="src"),
+        request=_request(prompt, named, answers[0], None, _joined(record, ""), field="src"),
         rephrase=_text(record, "rephrase", ""),
         unrelated=_text(record, "loc", "") + "?",
         unrelated_answer=_text(record, "loc_ans", ""),

@@ -110,14 +110,9 @@ def _pattern(said: str) -> str:
 def host(tokenizer: str, architecture: str, backend: str) -> tuple[Any, Any]:
     """A TransformerLens model, and Hugging Face's with the same weights, which nothing was done to."""
     fast = getattr(tokenizer_kinds, tokenizer)()
-    pair = []
-    for _ in range(2):
-        model = architectures.hugging_face_model(architecture, vocab_size=len(fast))
-        pair.append(model)
-    hosted = to_transformer_lens(
-        Pretrained(name=f"{architecture}-{tokenizer}", model=pair[0], tokenizer=fast), backend=backend
-    )
-    return hosted, pair[1]
+    mine, held = (architectures.hugging_face_model(architecture, vocab_size=len(fast)) for _ in range(2))
+    pretrained = Pretrained(name=f"{architecture}-{tokenizer}", model=mine, tokenizer=fast)
+    return to_transformer_lens(pretrained, backend=backend), held
 
 
 def _any_host(rng: random.Random) -> tuple[Any, Any]:
@@ -138,7 +133,7 @@ def plain(model: Any, ids: Any, n_prompt: int, *, noise: Any = None, span: tuple
             out[:, slice(*span)] += torch.from_numpy(noise)
             return out
 
-        handle = _embedding(model).register_forward_hook(corrupt)
+        handle = model.get_input_embeddings().register_forward_hook(corrupt)
     try:
         logits = model(rows, use_cache=False).logits[:, n_prompt - 1 :]
     finally:
@@ -147,10 +142,6 @@ def plain(model: Any, ids: Any, n_prompt: int, *, noise: Any = None, span: tuple
     log_probs = logits.double().log_softmax(dim=-1)
     read = log_probs[:, torch.arange(len(ids) - n_prompt), torch.tensor(list(ids[n_prompt:]))]
     return read.sum(dim=-1).exp().mean().item()
-
-
-def _embedding(model: Any) -> Any:
-    return model.get_input_embeddings()
 
 
 def _apart(found: float, expected: float, *, n_tokens: int = 1) -> float:
