@@ -6,7 +6,7 @@ level, so that grids can be compared number by number.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -116,7 +116,7 @@ class FittedNoise:
         return gaussian + self.mean
 
 
-def fit_noise(backend: Backend, rule: NoiseRule, *, subjects: Sequence[str], texts: Sequence[str]) -> FittedNoise:
+def fit_noise(backend: Backend, rule: NoiseRule, *, subjects: Iterable[str], texts: Iterable[str]) -> FittedNoise:
     """Measure what the rule needs: embeddings as they pass `hook_embed`, whatever the model does to `W_E` before.
 
     Args:
@@ -141,7 +141,7 @@ def fit_noise(backend: Backend, rule: NoiseRule, *, subjects: Sequence[str], tex
     return FittedNoise(rule, covariance.diagonal().mean().sqrt().item(), embeddings.double().mean(dim=0), root)
 
 
-def _embeddings_of(backend: Backend, texts: Sequence[str]) -> Float[Tensor, "token d_model"]:
+def _embeddings_of(backend: Backend, texts: Iterable[str]) -> Float[Tensor, "token d_model"]:
     """Embeddings of all tokens of all texts, each text tokenised alone."""
     ids = [i for text in texts for i in encode(backend.tokenizer, text)[0]]
     step = min(backend.n_ctx or 512, 512)

@@ -258,10 +258,11 @@ def fitted_noise(backend: Backend, rule: NoiseRule, facts: Sequence[Fact] | None
         backend,
         rule,
         subjects=[fact.subject for fact in measured],
-        texts=[
+        # Put together where the rule asks for them alone: most measure subjects.
+        texts=(
             fact.text + joint(backend.tokenizer, fact.text, fact.answer, fact.answer_joined) + fact.answer
             for fact in measured
-        ],
+        ),
     )
 
 
