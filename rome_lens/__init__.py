@@ -22,6 +22,7 @@ from rome_lens.errors import (
     SettingError,
     SubjectError,
 )
+from rome_lens.version import __version__
 
 if TYPE_CHECKING:
     from rome_lens.data import (
@@ -66,8 +67,6 @@ if TYPE_CHECKING:
         merge_averages,
         read_average,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ROME",

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from rome_lens.backends.base import Backend, KeysValues, ReplayError
 from rome_lens.backends.decoding import Embedding, check_logits, make_ready, room_for, write
+from rome_lens.backends.prefer_blocks import called_alone
 from rome_lens.backends.products import fast_products
-from rome_lens.backends.ways import called_alone
 from rome_lens.errors import ModelError, PromptError, SettingError
 from rome_lens.progress import Progress
 from rome_lens.tokens import encode

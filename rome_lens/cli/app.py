@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rome_lens import __version__
 from rome_lens.cli.apply import apply
 from rome_lens.cli.ask import ask
 from rome_lens.cli.average import averages
@@ -21,6 +20,7 @@ from rome_lens.cli.stats import stats
 from rome_lens.cli.terminal import say
 from rome_lens.cli.trace import trace
 from rome_lens.errors import RomeLensError
+from rome_lens.version import __version__
 
 
 class _OneLineErrors(TyperGroup):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rome_lens.backends import Backend as Host
-    from rome_lens.editing.measure import NextTokens
+    from rome_lens.editing.answers import NextTokens
     from rome_lens.tokens import TokenisedPrompt
 
 _OUT: dict[str, Any] = {"rich_help_panel": "What comes out"}
@@ -122,7 +122,7 @@ def _ask(
     prepend_bos: bool,
     answer_joined: str | None,
 ) -> list[_Answered]:
-    from rome_lens.editing.measure import joint_probabilities, next_tokens
+    from rome_lens.editing.answers import joint_probabilities, next_tokens
     from rome_lens.tokens import decode_each, tokenise
     from rome_lens.tracing.request import not_finite
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from rome_lens.cli.layout import count, print_labelled, shorten
 from rome_lens.figures import render_heat_map, visible
-from rome_lens.tracing.average.pictures import SEVERED_IN_WORDS, heat_maps
+from rome_lens.tracing.average.figures import SEVERED_IN_WORDS, heat_maps
 from rome_lens.tracing.average.result import EARLY
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import typer
 
-from rome_lens import __version__
 from rome_lens.cli.options import Json
 from rome_lens.cli.terminal import print_json, progress_bar, stdout
 from rome_lens.errors import one_line
+from rome_lens.version import __version__
 
 _PACKAGES = ("torch", "transformer-lens", "transformers", "gguf", "safetensors", "plotly", "pandas")
 

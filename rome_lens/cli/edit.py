@@ -14,8 +14,8 @@ from rome_lens.subjects import placed
 from rome_lens.tokens import check_prompt
 
 if TYPE_CHECKING:
-    from rome_lens.cli.effect import Measured
     from rome_lens.editing import Edit, Probabilities
+    from rome_lens.editing.effect import Measured
 
 _REQUEST: dict[str, Any] = {"rich_help_panel": "The request"}
 _HOW: dict[str, Any] = {"rich_help_panel": "How it is edited"}
@@ -215,8 +215,8 @@ def edit(
     with progress_bar() as progress:
         progress(0, 0, "starting")
         from rome_lens.backends import as_backend
-        from rome_lens.cli.effect import measure, other_seed, watch
         from rome_lens.editing import ROME, SecondMoment
+        from rome_lens.editing.effect import measure, other_seed, watch
         from rome_lens.editing.rome import check_choices
         from rome_lens.editing.settings import Settings, settings_for
         from rome_lens.loading import load_model

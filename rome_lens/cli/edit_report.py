@@ -12,8 +12,8 @@ from rome_lens.cli.layout import count, curve, pad, print_labelled, shorten
 from rome_lens.figures import visible
 
 if TYPE_CHECKING:
-    from rome_lens.cli.effect import Effect, Measured
     from rome_lens.editing import Edit, MatrixEdit
+    from rome_lens.editing.effect import Effect, Measured
 
 _ARROW = " → "
 _GAP = "  "

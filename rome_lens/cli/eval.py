@@ -349,7 +349,7 @@ def _run(
 
 def _finish(report: "Report", out: Path, *, as_json: bool) -> None:
     """Write what people read, print the table, and say which edits harmed the model."""
-    from rome_lens.evaluation.tables import write_csv
+    from rome_lens.evaluation.report.tables import write_csv
 
     write_csv(report, out)
     report.write_html(out / "report.html")

@@ -7,13 +7,19 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from rome_lens.cli.layout import count, pad, print_labelled, shorten
-from rome_lens.evaluation.words import data_set_name, main_metrics, metric_in_words, model_name, shown_metrics
+from rome_lens.evaluation.report.metric_names import (
+    data_set_name,
+    main_metrics,
+    metric_in_words,
+    model_name,
+    shown_metrics,
+)
 from rome_lens.figures import visible
-from rome_lens.figures.numbers import format_score
+from rome_lens.figures.format import format_score
 from rome_lens.intervals import Estimate
 
 if TYPE_CHECKING:
-    from rome_lens.evaluation.result import Report
+    from rome_lens.evaluation.report.report import Report
 
 _GAP = "  "
 _NAME = 18

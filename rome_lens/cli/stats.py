@@ -14,7 +14,7 @@ from rome_lens.errors import SettingError
 from rome_lens.storage import check_writable
 
 if TYPE_CHECKING:
-    from rome_lens.editing.second_moment import SecondMoment
+    from rome_lens.editing.second_moment.moment import SecondMoment
 
 _TEXT: dict[str, Any] = {"rich_help_panel": "The text"}
 _HOW: dict[str, Any] = {"rich_help_panel": "How it is collected"}
@@ -111,13 +111,13 @@ def stats(
         check_writable(path)
     if resume is not None:
         check_writable(resume)
-    from rome_lens.editing.texts import SELF, read_texts
+    from rome_lens.data.texts import SELF, read_texts
 
     read: Any = texts if texts == SELF else read_texts(texts, field=field)
     with progress_bar() as progress:
         progress(0, 0, "starting")
         from rome_lens.backends import as_backend
-        from rome_lens.editing.second_moment import SecondMoment
+        from rome_lens.editing.second_moment.moment import SecondMoment
         from rome_lens.editing.settings import default_layer
         from rome_lens.loading import load_model
         from rome_lens.loading.outline import Outline

@@ -1,12 +1,12 @@
 """Edits of `W_out`: the second moment, keys and values, closed forms, and edits as objects."""
 
-from rome_lens.editing.applied import applied_edits, forget_edits
 from rome_lens.editing.edit import Edit, Loss, Probabilities, load_edit
 from rome_lens.editing.fine_tune import FineTuning
+from rome_lens.editing.history import applied_edits, forget_edits
 from rome_lens.editing.hooks import hooks_for_rows
 from rome_lens.editing.matrix_edit import MatrixEdit
 from rome_lens.editing.rome import ROME
-from rome_lens.editing.second_moment import SecondMoment
+from rome_lens.editing.second_moment.moment import SecondMoment
 from rome_lens.editing.settings import Settings, settings_for
 from rome_lens.editing.tuning_settings import FineTuningSettings
 

@@ -1,13 +1,133 @@
-"""What a model says before an edit."""
+"""What a model says after a prompt, and how probable it makes an answer, with rank-one updates or without them."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from rome_lens.backends import Backend
-from rome_lens.editing.measure import own_answers
+from rome_lens.backends.decoding import pad_rows
+from rome_lens.backends.likelihood import log_probabilities
+from rome_lens.editing.hooks import rank_one_hooks
 from rome_lens.errors import AnswerError
 from rome_lens.facts import EditRequest
 from rome_lens.tokens import TokenisedPrompt, decode, tokenise_span
+
+
+@dataclass(frozen=True)
+class AnswerReading:
+    """What a model gives to the tokens of an answer, one after the other, teacher forced.
+
+    Attributes:
+        log_probs: the log-probability of each token, natural logarithm.
+        likeliest: whether each is the most probable one at its place.
+    """
+
+    log_probs: tuple[float, ...]
+    likeliest: tuple[bool, ...]
+
+    @property
+    def probability(self) -> float:
+        """Of all tokens, jointly."""
+        return math.exp(math.fsum(self.log_probs))
+
+    @property
+    def mean(self) -> float:
+        """Of a token, on average (the geometric mean): answers of any length can be compared."""
+        return math.exp(math.fsum(self.log_probs) / len(self.log_probs))
+
+    @property
+    def written(self) -> bool:
+        """Whether greedy decoding writes the answer."""
+        return all(self.likeliest)
+
+
+@torch.no_grad()
+def read_answers(
+    backend: Backend,
+    rows: Sequence[TokenisedPrompt],
+    *,
+    layer: int = 0,
+    u: Float[Tensor, "row d_mlp"] | None = None,
+    v: Float[Tensor, "row d_model"] | None = None,
+) -> list[AnswerReading]:
+    """What the model gives to each row's answer after its prompt.
+
+    Args:
+        backend: the model, in evaluation mode.
+        rows: prompts with their answers.
+        layer: where each row's update goes.
+        u: each row's update; None leaves the model as it is.
+        v: the same.
+    """
+    readings = []
+    for row, read in zip(rows, _read(backend, rows, layer=layer, u=u, v=v), strict=True):
+        answer = torch.tensor(row.answer_ids, device=read.device)
+        log_probs = log_probabilities(read, answer)
+        readings.append(AnswerReading(tuple(log_probs.tolist()), tuple((read.argmax(dim=-1) == answer).tolist())))
+    return readings
+
+
+def joint_probabilities(backend: Backend, rows: Sequence[TokenisedPrompt]) -> list[float]:
+    """The probability of each row's answer after its prompt, teacher forced; of several tokens, jointly.
+
+    Args:
+        backend: the model, in evaluation mode.
+        rows: prompts with their answers.
+    """
+    return [reading.probability for reading in read_answers(backend, rows)]
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """The most probable tokens after a prompt, the likeliest first.
+
+    Attributes:
+        ids: their ids.
+        probabilities: as many.
+    """
+
+    ids: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
+@torch.no_grad()
+def next_tokens(backend: Backend, rows: Sequence[TokenisedPrompt], *, most: int) -> list[NextTokens]:
+    """The most probable tokens after each prompt, with their probabilities in float64.
+
+    Args:
+        backend: the model, in evaluation mode.
+        rows: prompts; answers behind them are not looked at.
+        most: how many tokens, as far as the vocabulary goes.
+    """
+    found = []
+    for read in _read(backend, rows):
+        probabilities, ids = read[0].double().softmax(dim=-1).topk(min(most, read.shape[-1]))
+        found.append(NextTokens(tuple(ids.tolist()), tuple(probabilities.tolist())))
+    return found
+
+
+@torch.no_grad()
+def own_answers(backend: Backend, rows: Sequence[TokenisedPrompt]) -> list[tuple[int, ...]]:
+    """What the model says by itself after each prompt: most probable tokens, until they differ from the row's answer.
+
+    An answer that the model says to its end comes back whole. As long as the model says what the answer says, greedy
+    decoding and teacher forcing are the same.
+
+    Args:
+        backend: the model, in evaluation mode.
+        rows: prompts with answers.
+    """
+    found = []
+    for row, read in zip(rows, _read(backend, rows), strict=True):
+        own = read.argmax(dim=-1).tolist()
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(own, row.answer_ids, strict=True)))
+        found.append(tuple(own[: same + 1]))
+    return found
 
 
 def old_answers(
@@ -66,3 +186,26 @@ def alike(target: TokenisedPrompt, old: TokenisedPrompt) -> tuple[str, ...]:
         f"the {names[0]} {shorter.answer.strip()!r} is how the {names[1]} {longer.answer.strip()!r} begins, so its "
         f"probability holds that of the {names[1]}: name more of the {names[0]}",
     )
+
+
+def _read(
+    backend: Backend,
+    rows: Sequence[TokenisedPrompt],
+    *,
+    layer: int = 0,
+    u: Tensor | None = None,
+    v: Tensor | None = None,
+) -> list[Float[Tensor, "read d_vocab"]]:
+    """Logits from the prompt's last position on, a tensor a row."""
+    run = [row.ids[:-1] if row.answer_ids else row.ids for row in rows]
+    # Padding on the right is never seen by what stands before it.
+    tokens = pad_rows(run, backend.device)
+    start = min(row.n_prompt for row in rows) - 1
+    hooks = [] if u is None or v is None else rank_one_hooks(backend, layer, u[:, None], v[:, None])
+    with backend.hooked(hooks):
+        logits = backend.logits(tokens, keep=tokens.shape[1] - start)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return [
+        logits[i, row.n_prompt - 1 - start : len(ids) - start]
+        for i, (row, ids) in enumerate(zip(rows, run, strict=True))
+    ]

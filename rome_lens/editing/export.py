@@ -23,14 +23,15 @@ from rome_lens.backends import Backend, as_backend
 from rome_lens.backends.modules import hugging_face_tree, is_wrapped
 from rome_lens.backends.origin import EDITED_MODEL, NOTE, Held, held_edits, held_in_folder, layers_held
 from rome_lens.backends.w_out import sketch_matrix
-from rome_lens.editing.applied import edited_matrix, is_held, unedited_matrices, unedited_matrix
 from rome_lens.editing.edit import Edit
+from rome_lens.editing.history import edited_matrix, is_held, unedited_matrices, unedited_matrix
 from rome_lens.errors import EditError, EditStateError, ModelError, ModelMismatchError, SettingError
 from rome_lens.loading.default_model import DEFAULT_MODEL
 from rome_lens.loading.options import as_dtype
 from rome_lens.loading.pretrained import load_pretrained
 from rome_lens.loading.written import plain_config, write_pretrained
 from rome_lens.storage import check_folder, whole_folder
+from rome_lens.version import __version__
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -343,8 +344,6 @@ def _described(edit: "WeightEdit") -> dict[str, Any]:
 def _write_note(
     folder: Path, *, kind: str, model: str, edits: Sequence["WeightEdit"], layers: Sequence[Held] = ()
 ) -> None:
-    from rome_lens import __version__
-
     mine = {edit.id for edit in edits}
     earlier = [dict(told) for held in layers for told in held.edits if told.get("id") not in mine]
     note: dict[str, Any] = {"rome_lens": __version__, "kind": kind, "model": model}

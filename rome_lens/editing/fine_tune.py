@@ -11,11 +11,10 @@ from torch import Tensor
 from rome_lens.backends import Backend, as_backend, fast_products
 from rome_lens.backends.modules import hugging_face_module
 from rome_lens.checks import choice, flag, positive, whole_number
-from rome_lens.editing.answers import alike, old_answers
-from rome_lens.editing.applied import edits_in_weights, unedited_matrix
+from rome_lens.editing.answers import alike, old_answers, read_answers
+from rome_lens.editing.history import edits_in_weights, unedited_matrix
 from rome_lens.editing.hooks import matrix_hooks
 from rome_lens.editing.matrix_edit import MatrixEdit
-from rome_lens.editing.measure import read_answers
 from rome_lens.editing.tuning import Descent, tune
 from rome_lens.editing.tuning_settings import OR_ELSE, FineTuningSettings, choose_tuning
 from rome_lens.editing.weight_edit import Probabilities, found_on

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, as_backend
 from rome_lens.checks import is_list, shown, whole_numbers
-from rome_lens.editing.applied import check_same_model, is_applied
+from rome_lens.editing.history import check_same_model, is_applied
 from rome_lens.errors import EditStateError, SettingError
 
 if TYPE_CHECKING:

@@ -12,17 +12,16 @@ from torch import Tensor
 from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
 from rome_lens.checks import as_real, choice, flag, is_list, seed_number, shown, whole_number
-from rome_lens.editing.answers import alike, old_answers
-from rome_lens.editing.applied import edits_in_weights, unedited_matrix
+from rome_lens.editing.answers import alike, old_answers, read_answers
+from rome_lens.editing.closed_form import Keys, RankOne, check_variant, rank_one
 from rome_lens.editing.edit import Edit, Loss, Probabilities
-from rome_lens.editing.measure import read_answers
-from rome_lens.editing.rows import RequestRows, check_templates, split_requests, tokenise_request
-from rome_lens.editing.second_moment import SecondMoment, moment_of
+from rome_lens.editing.history import edits_in_weights, unedited_matrix
+from rome_lens.editing.prompts import RequestRows, check_templates, split_requests, tokenise_request
+from rome_lens.editing.second_moment.moment import SecondMoment, moment_of
+from rome_lens.editing.second_moment.shipped import shipped_moment
 from rome_lens.editing.settings import Settings, settings_for
-from rome_lens.editing.shipped import shipped_moment
 from rome_lens.editing.shortfall import answers_mean_key, shortfall
 from rome_lens.editing.templates import sample_templates
-from rome_lens.editing.update import Keys, RankOne, check_variant, rank_one
 from rome_lens.editing.values import Values, find_values
 from rome_lens.editing.weight_edit import found_on
 from rome_lens.errors import SettingError

@@ -6,7 +6,7 @@ import torch
 
 from rome_lens.backends import Backend
 from rome_lens.backends.generation import never_text, sample, text_start
-from rome_lens.editing.rows import BARE
+from rome_lens.editing.prompts import BARE
 from rome_lens.tokens import encode
 
 # How the texts begin, so that they are about more than one thing.

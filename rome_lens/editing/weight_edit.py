@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Backend, Fingerprint
-from rome_lens.editing.applied import apply_edit, is_applied, revert_edit
+from rome_lens.editing.answers import AnswerReading
+from rome_lens.editing.history import apply_edit, is_applied, revert_edit
 from rome_lens.editing.hooks import Hook, edit_hooks
-from rome_lens.editing.measure import AnswerReading
 from rome_lens.facts import EditRequest
 from rome_lens.storage import save_tensors
 

@@ -1,11 +1,11 @@
 """Measuring edits: CounterFact and zsRE, editors side by side, in runs that survive."""
 
-from rome_lens.evaluation.editors import EDITORS, Editor
+from rome_lens.evaluation.editors.named import EDITORS, Editor
 from rome_lens.evaluation.evaluate import evaluate_counterfact, evaluate_zsre, merge_runs, read_run
 from rome_lens.evaluation.measures import Measures, builtin_texts, read_references
-from rome_lens.evaluation.result import EditorScores, Report
+from rome_lens.evaluation.report.report import EditorScores, Report
+from rome_lens.evaluation.report.tables import write_csv
 from rome_lens.evaluation.suggest import LayerSuggestion, suggest_layer
-from rome_lens.evaluation.tables import write_csv
 
 __all__ = [
     "EDITORS",

@@ -15,15 +15,15 @@ from rome_lens.backends import Backend, ReplayError, as_backend
 from rome_lens.backends.generation import never_text
 from rome_lens.data.records import CounterFactRecord
 from rome_lens.errors import RomeLensError, SettingError
-from rome_lens.evaluation.engine import Asked, Engine, open_engine
-from rome_lens.evaluation.measured import Measured, Record, unfit, written
+from rome_lens.evaluation.answering import Asked, Engine, open_engine
+from rome_lens.evaluation.continuing import Prompt, continue_prompts
 from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.metrics import (
     may_begin_with,
 )
 from rome_lens.evaluation.questions import Question, Reading, questions_of, text_question
+from rome_lens.evaluation.report.record import Measured, Record, unfit, written
 from rome_lens.evaluation.updates import Updates, as_edits
-from rome_lens.evaluation.writing import Prompt, continue_prompts
 from rome_lens.progress import Progress
 from rome_lens.tokens import encode
 

@@ -8,18 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rome_lens import __version__
 from rome_lens.checks import as_path, shown
 from rome_lens.data.records import CounterFactRecord, RecordSet, ZsreRecord, builtin_counterfact
 from rome_lens.errors import SettingError
-from rome_lens.evaluation.editors import EditorSpec, specs_of
-from rome_lens.evaluation.job import REFERENCES, EvaluationWork, tasks_of
+from rome_lens.evaluation.editors.named import EditorSpec, specs_of
 from rome_lens.evaluation.measures import Measures
-from rome_lens.evaluation.result import Report
-from rome_lens.evaluation.summary import report_of
+from rome_lens.evaluation.report.report import Report
+from rome_lens.evaluation.report.summary import report_of
+from rome_lens.evaluation.work import REFERENCES, EvaluationWork, tasks_of
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
 from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, fresh_token, merge, open_folder, run
+from rome_lens.version import __version__
 
 COUNTERFACT, ZSRE = "counterfact", "zsre"
 MOMENTS = "second-moments"

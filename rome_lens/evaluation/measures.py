@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from rome_lens.checks import as_real, as_texts, choice, flag, keep, seed_number, shown, whole_number
-from rome_lens.editing.texts import read_texts
+from rome_lens.data.texts import read_texts
 from rome_lens.errors import ArtefactError, SettingError
 
 _ENGINES = ("auto", "plain")

@@ -16,10 +16,10 @@ from rome_lens.data.records import CounterFactRecord, RecordSet, builtin_counter
 from rome_lens.editing import ROME
 from rome_lens.editing.settings import Settings, settings_for
 from rome_lens.errors import SettingError
+from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.evaluation.evaluate import MOMENTS, evaluate_counterfact
 from rome_lens.evaluation.measures import Measures
-from rome_lens.evaluation.moments import Moments
-from rome_lens.evaluation.result import EditorScores
+from rome_lens.evaluation.report.report import EditorScores
 from rome_lens.facts import Fact
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress, silent
@@ -92,7 +92,7 @@ class LayerSuggestion:
     def figure(self) -> "go.Figure":
         """The MLPs' effect by layer, and the scores of edits by layer, as a plotly figure."""
         from rome_lens.figures.curves import CurvePanel, Line, curve_figure
-        from rome_lens.figures.panels import HUES, STREAM_COLOURS
+        from rome_lens.figures.style import HUES, STREAM_COLOURS
 
         curve, layers = self.average.curve(*EARLY), sorted(self.sweep)
         traced = Line("MLPs, last subject token", curve.mean, curve.low, curve.high, curve.n, STREAM_COLOURS["mlp"])

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rome_lens.figures.panels import RULE, dress, heading_of
 from rome_lens.figures.plotly_text import QUIET, literal, wrapped
+from rome_lens.figures.style import RULE, dress, heading_of
 
 _COLUMNS = 3
 # Pixels.

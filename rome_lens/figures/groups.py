@@ -11,8 +11,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rome_lens.figures.panels import NAME_CHARACTERS, PANELS_A_ROW, RULE, dress, editor_colours, heading_of
 from rome_lens.figures.plotly_text import QUIET, literal, shortened
+from rome_lens.figures.style import NAME_CHARACTERS, PANELS_A_ROW, RULE, dress, editor_colours, heading_of
 
 # Pixels.
 _PANEL, _LARGEST, _SMALLEST = 210, 24.0, 6.0

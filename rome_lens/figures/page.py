@@ -13,7 +13,7 @@ import jinja2
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from rome_lens.figures.numbers import format_score
+from rome_lens.figures.format import format_score
 from rome_lens.figures.plotly_text import page_config
 from rome_lens.figures.visible import visible
 

@@ -11,8 +11,8 @@ from plotly.subplots import make_subplots
 from rich.cells import cell_len
 
 from rome_lens.errors import ArtefactError
+from rome_lens.figures.format import format_probability
 from rome_lens.figures.heat_map import HeatMap
-from rome_lens.figures.numbers import format_probability
 from rome_lens.figures.plotly_text import FONT, INK, QUIET, SCALE, layout_of, literal, page_config, shortened, wrapped
 from rome_lens.storage import write_whole
 

@@ -12,9 +12,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from rich.cells import cell_len
 
-from rome_lens.figures.numbers import format_score
-from rome_lens.figures.panels import GREY, NAME_CHARACTERS, PANELS_A_ROW, RULE, dress, editor_colours, heading_of
+from rome_lens.figures.format import format_score
 from rome_lens.figures.plotly_text import QUIET, literal, shortened
+from rome_lens.figures.style import GREY, NAME_CHARACTERS, PANELS_A_ROW, RULE, dress, editor_colours, heading_of
 from rome_lens.intervals import Estimate
 
 # Pixels.

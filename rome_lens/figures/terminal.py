@@ -14,9 +14,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
+from rome_lens.figures.format import format_probability
 from rome_lens.figures.heat_map import HeatMap
-from rome_lens.figures.numbers import format_probability
-from rome_lens.figures.ramps import colour_ramp
+from rome_lens.figures.terminal_colours import colour_ramp
 from rome_lens.figures.visible import visible
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"

@@ -62,7 +62,7 @@ def _check_workers(client: Any, address: str, patience: float) -> None:
         client.wait_for_workers(1, timeout=patience)
     except TimeoutError as error:
         raise RunError(f"the dask scheduler at {address!r} has no worker; start one (dask worker {address})") from error
-    from rome_lens import __version__
+    from rome_lens.version import __version__
 
     for worker, found in sorted(client.get_versions(packages=["rome_lens"])["workers"].items()):
         version = found["packages"].get("rome_lens")

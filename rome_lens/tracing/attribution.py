@@ -17,7 +17,7 @@ from torch import Tensor
 from rome_lens.backends import Backend
 from rome_lens.errors import ModelError
 from rome_lens.tracing.cells import Cell
-from rome_lens.tracing.runs import Case, Runs
+from rome_lens.tracing.forwards import Case, Runs
 
 ATTRIBUTION = "attribution"
 """The engine that stands for it."""

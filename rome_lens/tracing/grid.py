@@ -11,12 +11,12 @@ from torch import Tensor
 from rome_lens.backends import Backend, fast_or_plain
 from rome_lens.progress import Progress
 from rome_lens.tracing.attribution import ATTRIBUTION, approximate_cells
+from rome_lens.tracing.blocks import count_positions, plan_lanes, score_cells
 from rome_lens.tracing.cells import Cell, known_score, plan_cells
-from rome_lens.tracing.engine import count_positions, plan_lanes, score_cells
+from rome_lens.tracing.forwards import Case, Runs, make_runs
 from rome_lens.tracing.memory import Budget
 from rome_lens.tracing.plain import score_cells_plainly
 from rome_lens.tracing.request import not_finite
-from rome_lens.tracing.runs import Case, Runs, make_runs
 
 BLOCKS, PLAIN = "blocks", "plain"
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from rome_lens.backends import Backend
 from rome_lens.errors import ModelError
 from rome_lens.tracing.cells import Cell
+from rome_lens.tracing.forwards import Runs, break_embeddings
 from rome_lens.tracing.memory import Budget
-from rome_lens.tracing.runs import Runs, break_embeddings
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from rome_lens.subjects import find_subject
 from rome_lens.tokens import TokenisedPrompt, check_prompt, decode_each, joint
 from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.corruption import FittedNoise, NoiseRule, fit_noise
-from rome_lens.tracing.runs import Case, Corruption, joint_probability
+from rome_lens.tracing.forwards import Case, Corruption, joint_probability
 
 ENGINES = ("auto", "plain", ATTRIBUTION)
 SEVERED = ("mlp", "attn")

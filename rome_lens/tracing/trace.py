@@ -15,6 +15,7 @@ from rome_lens.progress import Progress
 from rome_lens.tokens import TokenisedPrompt, tokenise
 from rome_lens.tracing.cells import window_of
 from rome_lens.tracing.corruption import parse_noise, swapped_tokens
+from rome_lens.tracing.forwards import Case, Corruption
 from rome_lens.tracing.grid import Grids, Wanted, score_grids
 from rome_lens.tracing.request import (
     check_corruption,
@@ -29,7 +30,6 @@ from rome_lens.tracing.request import (
     with_own_answer,
 )
 from rome_lens.tracing.result import CausalTrace
-from rome_lens.tracing.runs import Case, Corruption
 
 # Of the clean run's probability: where so much is left, the corruption took away little.
 _LEFT = 0.5

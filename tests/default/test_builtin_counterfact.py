@@ -10,7 +10,7 @@ import torch
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
-from rome_lens.editing.texts import read_texts
+from rome_lens.data.texts import read_texts
 from rome_lens.tokens import tokenise
 
 DATA = files("rome_lens.data")

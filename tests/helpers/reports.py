@@ -3,7 +3,7 @@
 import random
 from collections import defaultdict
 
-from rome_lens.evaluation.result import EditorScores, Report
+from rome_lens.evaluation.report.report import EditorScores, Report
 from rome_lens.intervals import Estimate
 
 COUNTERFACT = ("ES", "EM", "PS", "PM", "NS", "NM")

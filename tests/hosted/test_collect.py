@@ -7,11 +7,11 @@ from effort import slow
 from hosts import EACH_BACKEND
 
 from rome_lens.backends import Backend, as_backend
-from rome_lens.editing import checkpoint as checkpoints
-from rome_lens.editing import collect as collecting
-from rome_lens.editing import row_budget
-from rome_lens.editing.row_budget import RowBudget
-from rome_lens.editing.second_moment import SecondMoment
+from rome_lens.editing.second_moment import budget as row_budget
+from rome_lens.editing.second_moment import checkpoint as checkpoints
+from rome_lens.editing.second_moment import collect as collecting
+from rome_lens.editing.second_moment.budget import RowBudget
+from rome_lens.editing.second_moment.moment import SecondMoment
 from rome_lens.errors import ArtefactError, ModelError, OutOfMemoryError, PromptError, RomeLensError, SettingError
 
 NAMES = ["gpt2", "llama", "neox", "opt", "gemma2", "bloom", "mistral"]

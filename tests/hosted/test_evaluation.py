@@ -12,8 +12,8 @@ from hosts import hosted
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.data.records import CounterFactRecord, ZsreRecord
+from rome_lens.evaluation.answering import BlockEngine, PlainEngine
 from rome_lens.evaluation.bench import EvaluationBench
-from rome_lens.evaluation.engine import BlockEngine, PlainEngine
 from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.metrics import begins_with
 

@@ -20,8 +20,8 @@ import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.cli import app
 from rome_lens.editing import MatrixEdit
-from rome_lens.editing.applied import edited_matrix
 from rome_lens.editing.export import export_adapter
+from rome_lens.editing.history import edited_matrix
 from rome_lens.editing.tuning_settings import choose_tuning
 from rome_lens.errors import (
     AnswerError,

@@ -11,8 +11,8 @@ from tiny_rome import REQUEST, SETTINGS, TEMPLATES, moment, rome
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
-from rome_lens.editing.constant import ReplayForward
-from rome_lens.editing.rows import make_batch, tokenise_request
+from rome_lens.editing.forward import ReplayForward
+from rome_lens.editing.prompts import make_batch, tokenise_request
 from rome_lens.editing.values import _losses
 from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rome_lens.backends import as_backend
-from rome_lens.editing.second_moment import RIDGES, SecondMoment
+from rome_lens.editing.second_moment.moment import RIDGES, SecondMoment
 from rome_lens.errors import ArtefactError, ModelError, ModelMismatchError, SettingError
 from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained

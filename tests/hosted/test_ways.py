@@ -12,8 +12,8 @@ from rome_lens.backends.hooked_transformer import HookedReplay
 from rome_lens.backends.transformer_bridge import BridgeReplay
 from rome_lens.data.records import CounterFactRecord
 from rome_lens.evaluation import Measures
+from rome_lens.evaluation.answering import BlockEngine
 from rome_lens.evaluation.bench import EvaluationBench
-from rome_lens.evaluation.engine import BlockEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 

@@ -7,8 +7,8 @@ import pytest
 
 from rome_lens.figures.curves import CurvePanel, Line, curve_figure
 from rome_lens.figures.heat_map import HeatMap
+from rome_lens.tracing.average.figures import average_figures, heat_maps, severed_figure
 from rome_lens.tracing.average.page import average_page
-from rome_lens.tracing.average.pictures import average_figures, heat_maps, severed_figure
 from rome_lens.tracing.average.result import AverageEffect
 from rome_lens.tracing.roles import FIRST_SUBJECT, LAST, LAST_SUBJECT
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from rome_lens.checks import check_window
 from rome_lens.errors import SettingError
+from rome_lens.tracing.blocks import count_positions, plan_lanes
 from rome_lens.tracing.cells import Cell, known_score, plan_cells, window_layers
-from rome_lens.tracing.engine import count_positions, plan_lanes
 
 LOW, HIGH = 0.125, 0.75
 LAYERS = st.integers(1, 40)

@@ -21,7 +21,7 @@ from rome_lens import storage
 from rome_lens.errors import ArtefactError
 from rome_lens.figures import HeatMap, render_heat_map
 from rome_lens.figures.plotly_figure import heat_map_figure, write_html, write_png
-from rome_lens.figures.ramps import colour_ramp
+from rome_lens.figures.terminal_colours import colour_ramp
 from rome_lens.figures.visible import visible
 
 NASTY = ["<b>bold</b>*", "<script>alert(1)</script>", "$x^2$ and $y$", "&lt;", "%{z}", "[red]no[/red]", ":smile:"]

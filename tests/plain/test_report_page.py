@@ -12,10 +12,10 @@ from plotly.offline import get_plotlyjs
 from reports import many, record, report
 
 from rome_lens.errors import ArtefactError
-from rome_lens.evaluation.page import report_page
-from rome_lens.evaluation.tables import write_csv
-from rome_lens.evaluation.words import model_name
-from rome_lens.evaluation.worst import worst_records
+from rome_lens.evaluation.report.metric_names import model_name
+from rome_lens.evaluation.report.page import report_page
+from rome_lens.evaluation.report.tables import write_csv
+from rome_lens.evaluation.report.worst import worst_records
 
 NASTY = [
     "<script>alert(1)</script>",

@@ -8,7 +8,7 @@ import pytest
 from reports import record
 
 from rome_lens.evaluation.metrics import consistency
-from rome_lens.evaluation.summary import report_of
+from rome_lens.evaluation.report.summary import report_of
 from rome_lens.intervals import Estimate
 
 SETTINGS = {"perplexity_bound": 1.2}

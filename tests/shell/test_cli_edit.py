@@ -13,7 +13,7 @@ from tiny_shell import PROMPT, SUBJECT, TARGET, C, ok, refusal
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.cli import app
-from rome_lens.editing.measure import joint_probabilities
+from rome_lens.editing.answers import joint_probabilities
 from rome_lens.tokens import tokenise
 
 EDIT = ("edit", PROMPT, "--subject", SUBJECT, "--target", TARGET, "--second-moment", C)
@@ -155,9 +155,9 @@ def test_without_arguments_it_edits_the_eiffel_tower(shell, monkeypatch):
         asked.update(prompts, request=request, layer=editor.layer)
         raise rl.PromptError("that is enough")
 
-    import rome_lens.cli.effect
+    import rome_lens.editing.effect
 
-    monkeypatch.setattr(rome_lens.cli.effect, "watch", watch)
+    monkeypatch.setattr(rome_lens.editing.effect, "watch", watch)
     assert refusal(shell.run("edit", "--second-moment", C, "--old", "Paris"), code=1) == "that is enough"
     assert shell.loads[0]["name"] == "smollm2-135m"
     assert asked["request"] == rl.EditRequest("{} is located in the city of", "The Eiffel Tower", "Rome", "Paris")

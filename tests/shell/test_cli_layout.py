@@ -40,7 +40,7 @@ def test_no_line_is_longer_than_eighty_columns(shell, args, colours):
 
 def test_long_words_are_shortened(house):
     from rome_lens.cli.edit_report import print_measured
-    from rome_lens.cli.effect import Effect, Measured, Reading
+    from rome_lens.editing.effect import Effect, Measured, Reading
 
     readings = Reading(0.1, 0.2, " extraordinarily"), Reading(0.3, 0.4, " incomprehensible")
     console = Console(width=80, file=io.StringIO())

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import rome_lens.loading
 from rome_lens.cli import app
-from rome_lens.editing.second_moment import SecondMoment
+from rome_lens.editing.second_moment.moment import SecondMoment
 
 # Lines of 16 tokens, as many as the tiny model takes at once.
 _WORDS = ["the", "tower", "is", "in", "the", "city", "of"]
@@ -155,7 +155,7 @@ def test_options_that_change_what_is_loaded(shell, option):
 
 
 def test_a_checkpoint_is_taken_up(shell, monkeypatch, tmp_path):
-    from rome_lens.editing import checkpoint, collect
+    from rome_lens.editing.second_moment import checkpoint, collect
 
     monkeypatch.setattr(checkpoint, "_SECONDS", 0.0)
     monkeypatch.setattr(collect, "_PORTION", 50)

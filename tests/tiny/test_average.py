@@ -13,7 +13,7 @@ from known_facts import known_facts, make_model, unknown_fact
 import rome_lens as rl
 from rome_lens.runs import RunFolder, process_pool
 from rome_lens.tracing.average.bench import tasks_of
-from rome_lens.tracing.engine import score_cells
+from rome_lens.tracing.blocks import score_cells
 from rome_lens.tracing.grid import score_grids
 from rome_lens.tracing.roles import FIRST_SUBJECT, LAST, LAST_SUBJECT, ROLES, roles_of
 

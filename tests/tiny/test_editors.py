@@ -13,17 +13,17 @@ from rome_lens.backends import as_backend
 from rome_lens.editing import FineTuning
 from rome_lens.editing.settings import default_layer
 from rome_lens.errors import ArtefactError, ModelMismatchError, SettingError
-from rome_lens.evaluation import moments as sharing
-from rome_lens.evaluation.editors import (
+from rome_lens.evaluation.editors import moments as sharing
+from rome_lens.evaluation.editors.moments import Moments
+from rome_lens.evaluation.editors.named import (
     EDITORS,
     EditorSpec,
     describe,
     make_editor,
     specs_of,
 )
-from rome_lens.evaluation.moments import Moments
-from rome_lens.evaluation.random_layer import RandomLayer
-from rome_lens.evaluation.sharing import share_values, shared_pairs
+from rome_lens.evaluation.editors.random_layer import RandomLayer
+from rome_lens.evaluation.editors.shared_values import share_values, shared_pairs
 
 REQUESTS = [rl.EditRequest(PROMPT, subject, TARGET) for subject in (SUBJECT, "the museum", "paris", "the old river")]
 # Enough to be an edit.
@@ -377,7 +377,7 @@ def test_another_target_may_have_another_layer(house, moments):
 
 def test_a_model_of_one_layer_has_no_control(house, moments, monkeypatch):
     monkeypatch.setattr(type(as_backend(house.model)), "n_layers", 1)
-    monkeypatch.setattr("rome_lens.evaluation.editors.default_layer", lambda backend: 0)
+    monkeypatch.setattr("rome_lens.evaluation.editors.named.default_layer", lambda backend: 0)
     said = refused(RandomLayer, house.model, moments, n_layers=5, settings={"seed": 0, "prepend_bos": False})
     assert said == "tiny has one layer alone; random-layer needs another to draw"
 

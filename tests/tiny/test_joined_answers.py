@@ -7,7 +7,7 @@ from tiny_rome import rome
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
-from rome_lens.editing.rows import tokenise_request
+from rome_lens.editing.prompts import tokenise_request
 from rome_lens.errors import AnswerError, FactNotKnownError, PromptError, SettingError
 from rome_lens.evaluation.questions import questions_of
 

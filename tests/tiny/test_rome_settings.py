@@ -10,8 +10,8 @@ from tiny_rome import DEFAULTS, REQUEST, SETTINGS, moment, rome
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
+from rome_lens.editing.closed_form import Keys, rank_one
 from rome_lens.editing.settings import default_layer, settings_for
-from rome_lens.editing.update import Keys, rank_one
 from rome_lens.errors import AnswerError, EditError, ModelError, ModelMismatchError, PromptError, SettingError
 from rome_lens.loading.tiny import tiny_model
 

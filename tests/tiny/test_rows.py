@@ -6,8 +6,8 @@ from architectures import BACKENDS, architecture
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
-from rome_lens.editing import rows as rows_module
-from rome_lens.editing.rows import check_templates, make_batch, split_requests, tokenise_request
+from rome_lens.editing import prompts as rows_module
+from rome_lens.editing.prompts import check_templates, make_batch, split_requests, tokenise_request
 from rome_lens.errors import AnswerError, PromptError
 
 # The subject's letters stand in the prefix, and twice in the prompt: only the place of the {} counts.

@@ -9,10 +9,10 @@ import torch
 from architectures import BACKENDS, BRIDGE, architecture
 
 from rome_lens.backends import as_backend, decoding
-from rome_lens.editing import pieces as making
-from rome_lens.editing.pieces import Cut, SelfPieces, TextPieces
-from rome_lens.editing.second_moment import SecondMoment
-from rome_lens.editing.texts import read_texts
+from rome_lens.data.texts import read_texts
+from rome_lens.editing.second_moment import text_pieces as making
+from rome_lens.editing.second_moment.moment import SecondMoment
+from rome_lens.editing.second_moment.text_pieces import Cut, SelfPieces, TextPieces
 from rome_lens.errors import ArtefactError, OutOfMemoryError, SettingError
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-from rome_lens import __version__
 from rome_lens.backends import STREAMS
 from rome_lens.data import builtin_facts
 from rome_lens.facts import Fact
@@ -18,6 +17,7 @@ from rome_lens.tracing.average.bench import AverageWork, tasks_of
 from rome_lens.tracing.average.result import AverageEffect, average_of
 from rome_lens.tracing.average.settings import AverageSettings
 from rome_lens.tracing.request import several
+from rome_lens.version import __version__
 
 AVERAGE = "average"
 _BATCH = 16

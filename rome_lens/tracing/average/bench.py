@@ -18,6 +18,7 @@ from rome_lens.tokens import TokenisedPrompt, tokenise_span
 from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.average.settings import AverageSettings
 from rome_lens.tracing.cells import window_of
+from rome_lens.tracing.forwards import Case
 from rome_lens.tracing.grid import Grids, Wanted, score_grids
 from rome_lens.tracing.request import (
     SEVERED,
@@ -27,7 +28,6 @@ from rome_lens.tracing.request import (
     noisy_case,
 )
 from rome_lens.tracing.roles import LAST_SUBJECT, roles_of
-from rome_lens.tracing.runs import Case
 
 
 @dataclass(frozen=True)

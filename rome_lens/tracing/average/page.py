@@ -6,7 +6,7 @@ from importlib.resources import files
 from rome_lens.figures.page import figure_html, render_page
 from rome_lens.figures.plotly_figure import heat_map_figure
 from rome_lens.storage import write_whole
-from rome_lens.tracing.average.pictures import heat_maps, layers_figure, severed_figure
+from rome_lens.tracing.average.figures import heat_maps, layers_figure, severed_figure
 from rome_lens.tracing.average.result import AverageEffect, Peak
 from rome_lens.tracing.result import RESTORED
 from rome_lens.tracing.roles import ROLES

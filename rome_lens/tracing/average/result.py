@@ -241,7 +241,7 @@ class AverageEffect:
 
     def figures(self) -> dict[str, "go.Figure"]:
         """Plotly figures: `roles` (heat maps), `layers` (lines with bands), and `severed` where paths were severed."""
-        from rome_lens.tracing.average.pictures import average_figures
+        from rome_lens.tracing.average.figures import average_figures
 
         return average_figures(self)
 

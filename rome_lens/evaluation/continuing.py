@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rome_lens.backends import KeysValues, called_alone
 from rome_lens.backends.decoding import pad_rows, room_for, rows_together, write
-from rome_lens.evaluation.engine import BlockEngine, Engine
+from rome_lens.evaluation.answering import BlockEngine, Engine
 from rome_lens.evaluation.updates import Updates
 
 # Rows that are continued together at most: more of them make nothing faster.

@@ -19,8 +19,8 @@ from torch import Tensor
 from rome_lens.backends import Backend, Fingerprint, as_backend
 from rome_lens.backends.origin import held_edits, loaded_from
 from rome_lens.checks import as_real, as_whole, keep, shown, whole_number
-from rome_lens.editing.moment_file import is_npz, read_moment, read_npz, write_moment
-from rome_lens.editing.symmetric import complaint_about
+from rome_lens.editing.second_moment.files import is_npz, read_moment, read_npz, write_moment
+from rome_lens.editing.second_moment.symmetric import complaint_about
 from rome_lens.errors import ArtefactError, ModelMismatchError, SettingError
 from rome_lens.progress import Progress
 
@@ -178,7 +178,7 @@ class SecondMoment:
             ModelError: the object is no decoder of TransformerLens, or a layer has no `W_out`.
             OutOfMemoryError: not even one piece of text fits into memory.
         """
-        from rome_lens.editing.collect import collect_sums
+        from rome_lens.editing.second_moment.collect import collect_sums
 
         collected = collect_sums(
             as_backend(model),

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from rome_lens.errors import SettingError
 from rome_lens.figures import HeatMap
 from rome_lens.figures.curves import CurvePanel, Line, curve_figure
-from rome_lens.figures.panels import HUES, STREAM_COLOURS
 from rome_lens.figures.plotly_figure import heat_map_figure
+from rome_lens.figures.style import HUES, STREAM_COLOURS
 from rome_lens.tracing.average.result import EARLY, AverageEffect, Curve
 from rome_lens.tracing.result import RESTORED
 from rome_lens.tracing.roles import ROLES

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rome_lens.evaluation.metrics import COUNTERFACT, HARMONIC, ZSRE, consistency
-from rome_lens.evaluation.result import EditorScores, Report
+from rome_lens.evaluation.report.report import EditorScores, Report
 from rome_lens.intervals import Estimate, estimate, mean
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.checks import choice
-from rome_lens.editing.second_moment import SecondMoment
+from rome_lens.editing.second_moment.moment import SecondMoment
 from rome_lens.errors import EditError
 
 VARIANTS = ("r-rome", "rome", "p-rome")

@@ -22,9 +22,9 @@ from rome_lens.backends import as_backend
 from rome_lens.editing import ROME, FineTuning, SecondMoment, fine_tune, rome
 from rome_lens.editing.settings import default_layer
 from rome_lens.errors import SettingError
-from rome_lens.evaluation.moments import Moments
-from rome_lens.evaluation.random_layer import RandomLayer, check_n_layers
-from rome_lens.evaluation.result import UNEDITED
+from rome_lens.evaluation.editors.moments import Moments
+from rome_lens.evaluation.editors.random_layer import RandomLayer, check_n_layers
+from rome_lens.evaluation.report.report import UNEDITED
 from rome_lens.facts import EditRequest
 from rome_lens.runs import check_name
 

@@ -19,18 +19,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-import rome_lens
 from rome_lens.backends import Backend, Fingerprint, fast_products
 from rome_lens.backends.origin import loaded_from
 from rome_lens.checks import flag, is_list, seed_number, shown, whole_number, whole_numbers
-from rome_lens.editing.applied import unedited_matrix
-from rome_lens.editing.checkpoint import Checkpoint
-from rome_lens.editing.pieces import Cut, Pieces, SelfPieces, TextPieces, digest_of
-from rome_lens.editing.row_budget import RowBudget
-from rome_lens.editing.texts import SELF, Texts, read_texts
+from rome_lens.data.texts import SELF, Texts, read_texts
+from rome_lens.editing.history import unedited_matrix
+from rome_lens.editing.second_moment.budget import RowBudget
+from rome_lens.editing.second_moment.checkpoint import Checkpoint
+from rome_lens.editing.second_moment.text_pieces import Cut, Pieces, SelfPieces, TextPieces, digest_of
 from rome_lens.errors import ModelError, OutOfMemoryError, PromptError, SettingError
 from rome_lens.memory import is_out_of_memory
 from rome_lens.progress import Progress
+from rome_lens.version import __version__
 
 # Tokens of a portion: enough for batches of like lengths, little enough to lose when a run is cut short.
 _PORTION = 16384
@@ -152,7 +152,7 @@ def _revision(backend: Backend) -> str | None:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"rome-lens": rome_lens.__version__, "torch": torch.__version__}
+    versions = {"rome-lens": __version__, "torch": torch.__version__}
     for package in ("transformer-lens", "transformers"):
         try:
             versions[package] = version(package)

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, check_replayed, fast_products
 from rome_lens.tracing.cells import Cell
+from rome_lens.tracing.forwards import Runs
 from rome_lens.tracing.memory import Budget
-from rome_lens.tracing.runs import Runs
 
 Tick = Callable[[int], None]
 

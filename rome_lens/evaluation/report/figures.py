@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rome_lens.evaluation.result import UNEDITED
-from rome_lens.evaluation.words import data_set_name, metric_in_words, shown_metrics
+from rome_lens.evaluation.report.metric_names import data_set_name, metric_in_words, shown_metrics
+from rome_lens.evaluation.report.report import UNEDITED
 from rome_lens.figures.groups import GroupPoint, group_figure
 from rome_lens.figures.scores import MetricPanel, score_figure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from rome_lens.evaluation.result import Report
+    from rome_lens.evaluation.report.report import Report
 
 # Above this ratio a linear axis shows nothing but its largest value.
 _LOGARITHMIC = 20.0

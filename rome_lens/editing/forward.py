@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, KeysValues, ReplayError, check_replayed, fast_products
 from rome_lens.backends.decoding import make_ready
-from rome_lens.editing.rows import Batch
+from rome_lens.editing.prompts import Batch
 
 
 @dataclass(frozen=True)

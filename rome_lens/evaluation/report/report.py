@@ -92,13 +92,13 @@ class Report:
 
     def to_dataframe(self) -> "pd.DataFrame":
         """A row a record and editor: what was asked, every metric, the unedited model's, size and error of the edit."""
-        from rome_lens.evaluation.tables import to_dataframe
+        from rome_lens.evaluation.report.tables import to_dataframe
 
         return to_dataframe(self)
 
     def figures(self) -> dict[str, "go.Figure"]:
         """Plotly figures: `scores`, every metric with its intervals; `relations`, NS against PS, for CounterFact."""
-        from rome_lens.evaluation.pictures import report_figures
+        from rome_lens.evaluation.report.figures import report_figures
 
         return report_figures(self)
 
@@ -108,6 +108,6 @@ class Report:
         Raises:
             ArtefactError: the file cannot be written; nothing is left behind.
         """
-        from rome_lens.evaluation.page import write_page
+        from rome_lens.evaluation.report.page import write_page
 
         write_page(self, path)

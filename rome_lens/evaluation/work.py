@@ -7,11 +7,11 @@ from typing import Any
 
 from rome_lens.data.records import CounterFactRecord, RecordSet
 from rome_lens.evaluation.bench import EvaluationBench
-from rome_lens.evaluation.editors import EditorSpec, describe, make_editor
-from rome_lens.evaluation.measured import Record
+from rome_lens.evaluation.editors.moments import Moments
+from rome_lens.evaluation.editors.named import EditorSpec, describe, make_editor
+from rome_lens.evaluation.editors.shared_values import share_values, shared_pairs
 from rome_lens.evaluation.measures import Measures
-from rome_lens.evaluation.moments import Moments
-from rome_lens.evaluation.sharing import share_values, shared_pairs
+from rome_lens.evaluation.report.record import Record
 from rome_lens.loading.source import ModelSource, describe_model
 from rome_lens.progress import Progress
 from rome_lens.runs import Bench, Task, Work

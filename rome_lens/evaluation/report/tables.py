@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from rome_lens.evaluation.words import shown_metrics
+from rome_lens.evaluation.report.metric_names import shown_metrics
 from rome_lens.storage import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rome_lens.evaluation.result import Report
+    from rome_lens.evaluation.report.report import Report
 
 _ASKED = ("number", "case_id", "relation", "subject", "prompt", "target_new", "target_true")
 

@@ -4,8 +4,8 @@ from importlib.resources import files
 
 from rome_lens.backends import Backend
 from rome_lens.backends.origin import loaded_from
-from rome_lens.editing.applied import unedited_matrix
-from rome_lens.editing.second_moment import SecondMoment, stats_command
+from rome_lens.editing.history import unedited_matrix
+from rome_lens.editing.second_moment.moment import SecondMoment, stats_command
 from rome_lens.errors import ModelMismatchError, SettingError
 
 _FOLDER = "second_moments"

@@ -8,7 +8,7 @@ from typing import Any
 from rome_lens.backends import as_backend
 from rome_lens.checks import seed_number
 from rome_lens.editing import SecondMoment
-from rome_lens.editing.rows import check_templates
+from rome_lens.editing.prompts import check_templates
 from rome_lens.editing.templates import sample_templates
 from rome_lens.errors import SettingError
 from rome_lens.progress import Progress

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rome_lens.evaluation.metrics import harmonic_mean
-from rome_lens.evaluation.words import main_metrics
+from rome_lens.evaluation.report.metric_names import main_metrics
 
 WORST_IN_WORDS = {
     "counterfact": "lowest harmonic mean of a record's ES, PS and NS; among equals lowest PM + NM, then lowest number",

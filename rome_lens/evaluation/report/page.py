@@ -10,21 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from rome_lens.evaluation.pictures import metric_panels, relations_figure
-from rome_lens.evaluation.result import UNEDITED
-from rome_lens.evaluation.words import Metric, data_set_name, metric_in_words, model_name, shown_metrics
-from rome_lens.evaluation.worst import WORST_IN_WORDS, worst_records
-from rome_lens.figures.numbers import format_score
+from rome_lens.evaluation.report.figures import metric_panels, relations_figure
+from rome_lens.evaluation.report.metric_names import Metric, data_set_name, metric_in_words, model_name, shown_metrics
+from rome_lens.evaluation.report.report import UNEDITED
+from rome_lens.evaluation.report.worst import WORST_IN_WORDS, worst_records
+from rome_lens.figures.format import format_score
 from rome_lens.figures.page import figure_html, render_page
-from rome_lens.figures.panels import fluid
 from rome_lens.figures.scores import score_figure
+from rome_lens.figures.style import fluid
 from rome_lens.intervals import Estimate
 from rome_lens.storage import write_whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from rome_lens.evaluation.result import EditorScores, Report
+    from rome_lens.evaluation.report.report import EditorScores, Report
 
 _MOST_ROWS = 200
 _MOST_TEXTS = 3
@@ -49,7 +49,7 @@ def report_page(report: "Report") -> str:
     names = shown_metrics(report.kind, (name for e in report.editors.values() for name in e.intervals))
     metrics = [metric_in_words(name) for name in names]
     return render_page(
-        files("rome_lens.evaluation").joinpath("page.html.j2").read_text("utf-8"),
+        files("rome_lens.evaluation.report").joinpath("page.html.j2").read_text("utf-8"),
         settings=report.settings,
         data_set=data_set_name(report.kind),
         model=model_name(report.settings),

@@ -12,7 +12,7 @@ from rome_lens.checks import seed_number, whole_number
 from rome_lens.editing import ROME
 from rome_lens.editing.settings import default_layer
 from rome_lens.errors import SettingError
-from rome_lens.evaluation.moments import Moments
+from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rome_lens.editing import ROME
 from rome_lens.errors import RomeLensError
-from rome_lens.evaluation.editors import IDENTITY, EditorSpec
+from rome_lens.evaluation.editors.named import IDENTITY, EditorSpec
 from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rome_lens.backends import Fingerprint
 from rome_lens.checks import as_path
-from rome_lens.editing.symmetric import pack, unpack
+from rome_lens.editing.second_moment.symmetric import pack, unpack
 from rome_lens.errors import ArtefactError
 from rome_lens.storage import load_tensors, save_tensors
 

@@ -1,0 +1,1 @@
+"""The second moment of keys, C: collected from text, kept in files, solved against."""

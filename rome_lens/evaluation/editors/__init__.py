@@ -1,0 +1,1 @@
+"""Editors that an evaluation compares: by name, or of your own."""

@@ -1,0 +1,1 @@
+"""What an evaluation found: records, means, tables, figures and a page."""
