@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         forget_edits,
         hooks_for_rows,
         load_edit,
+        stale_edits,
     )
     from rome_lens.evaluation import (
         EditorScores,
@@ -120,6 +121,7 @@ __all__ = [
     "read_known_facts",
     "read_run",
     "read_zsre",
+    "stale_edits",
     "suggest_layer",
 ]
 
@@ -158,6 +160,7 @@ _HOMES = {
     "Report": "rome_lens.evaluation",
     "ROME": "rome_lens.editing",
     "SecondMoment": "rome_lens.editing",
+    "stale_edits": "rome_lens.editing",
     "suggest_layer": "rome_lens.evaluation",
     "ZsreRecord": "rome_lens.data",
 }

@@ -158,6 +158,11 @@ class EditRequest(_AboutSubject):
         if self.answer_joined is not None:
             check_joined(self.answer_joined)
 
+    @property
+    def words(self) -> str:
+        """The request for people to read: `text → target`."""
+        return f"{self.text} → {self.target_new.strip()}"
+
     @classmethod
     def in_text(
         cls,

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-_FORM = 1
 TEMPORARY = ".rome-lens-*.tmp"
 """What files and folders are called while they are written, as a pattern."""
 
@@ -161,7 +160,12 @@ def whole_folder(out: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def save_tensors(
-    path: str | os.PathLike[str], *, kind: str, tensors: Mapping[str, "Tensor"], settings: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    *,
+    kind: str,
+    tensors: Mapping[str, "Tensor"],
+    settings: Mapping[str, Any],
+    form: int = 1,
 ) -> None:
     """Write tensors with settings beside them.
 
@@ -170,13 +174,14 @@ def save_tensors(
         kind: what it holds, such as `causal_trace`.
         tensors: by name.
         settings: whatever JSON can hold.
+        form: of the settings, where their names have changed since the first version.
 
     Raises:
         ArtefactError: the file cannot be written.
     """
     from safetensors.torch import save
 
-    metadata = {"format": "pt", "rome_lens": json.dumps({"kind": kind, "form": _FORM, "settings": dict(settings)})}
+    metadata = {"format": "pt", "rome_lens": json.dumps({"kind": kind, "form": form, "settings": dict(settings)})}
 
     write_whole(path, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, metadata))
 

@@ -130,12 +130,13 @@ def held_in_folder(folder: Path, fingerprint: Any) -> dict[int, Held]:
         original = {told["layer"]: Fingerprint.from_dict(told["original"]) for told in note.get("layers", ())}
         by_layer: dict[int, list[Mapping[str, Any]]] = {}
         for edit in note["edits"]:
-            by_layer.setdefault(edit["layer"], []).append(edit)
+            for layer in _layers_of(edit):
+                by_layer.setdefault(layer["layer"], []).append(edit)
         return {
             layer: Held(
                 layer,
                 tuple(edits),
-                original[layer] if layer in original else Fingerprint.from_dict(edits[0]["fingerprint"]),
+                original[layer] if layer in original else _original_of(edits[0], layer),
                 edited[layer] if layer in edited else fingerprint(layer),
             )
             for layer, edits in by_layer.items()
@@ -146,14 +147,27 @@ def held_in_folder(folder: Path, fingerprint: Any) -> dict[int, Held]:
 
 def in_words(edits: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Edits of a note, a line each."""
-    told = []
+    lines = []
     for edit in edits:
-        request = edit["request"]
+        outcomes = edit.get("outcomes", [edit])
+        request, n_more = outcomes[0]["request"], len(outcomes) - 1
         template = Template.read(str(request["prompt"]))
-        text = f"{template.before}{request['subject']}{template.after}"
+        words = f"{template.before}{request['subject']}{template.after} → {str(request['target_new']).strip()}"
+        layers = ", ".join(str(here["layer"]) for here in _layers_of(edit))
         number = f", {edit['id']}" if "id" in edit else ""
-        told.append(f"{text} → {str(request['target_new']).strip()} (layer {edit['layer']}{number})")
-    return tuple(told)
+        more = f" and {n_more} more" if n_more else ""
+        lines.append(f"{words}{more} (layer{'s' if ',' in layers else ''} {layers}{number})")
+    return tuple(lines)
+
+
+def _layers_of(edit: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The layers of an edit in a note, which says those of an edit of one layer without a list."""
+    return edit.get("layers", [edit])
+
+
+def _original_of(edit: Mapping[str, Any], layer: int) -> Fingerprint:
+    """Of a layer before the first edit in it."""
+    return Fingerprint.from_dict(next(here["fingerprint"] for here in _layers_of(edit) if here["layer"] == layer))
 
 
 def _origin(backend: Backend) -> Origin | None:

@@ -10,7 +10,7 @@ from rome_lens.cli.terminal import print_json, progress_bar, say, stdout
 from rome_lens.errors import ModelNotFoundError, SettingError
 
 if TYPE_CHECKING:
-    from rome_lens.editing import Edit, MatrixEdit
+    from rome_lens.editing import Edit
 
 _MODEL: dict[str, Any] = {"rich_help_panel": "The model"}
 _OUT: dict[str, Any] = {"rich_help_panel": "What comes out"}
@@ -97,7 +97,7 @@ def apply(
         _print(edits, model or edits[0].fingerprint.model_name, load, whole=to_hf is not None)
 
 
-def _write_model(edits: "list[Edit | MatrixEdit]", out: Path, *, model: str | None, dtype: str | None) -> None:
+def _write_model(edits: "list[Edit]", out: Path, *, model: str | None, dtype: str | None) -> None:
     from rome_lens.editing.export import export_model
     from rome_lens.loading.options import as_dtype
 
@@ -110,7 +110,7 @@ def _write_model(edits: "list[Edit | MatrixEdit]", out: Path, *, model: str | No
         raise ModelNotFoundError(f"{error}; or name the model that the edit was made on with --model") from error
 
 
-def _how_to_load(edits: "list[Edit | MatrixEdit]", out: Path, *, whole: bool) -> list[str]:
+def _how_to_load(edits: "list[Edit]", out: Path, *, whole: bool) -> list[str]:
     """Two lines of Python; in front of an adapter's, what its `base` is."""
     if whole:
         return [
@@ -125,7 +125,7 @@ def _how_to_load(edits: "list[Edit | MatrixEdit]", out: Path, *, whole: bool) ->
     ]
 
 
-def _print(edits: "list[Edit | MatrixEdit]", model: str, load: list[str], *, whole: bool) -> None:
+def _print(edits: "list[Edit]", model: str, load: list[str], *, whole: bool) -> None:
     from rome_lens.cli.edit_report import heading
     from rome_lens.cli.layout import count
     from rome_lens.figures import visible

@@ -12,7 +12,7 @@ from rome_lens.cli.layout import count, curve, pad, print_labelled, shorten
 from rome_lens.figures import visible
 
 if TYPE_CHECKING:
-    from rome_lens.editing import Edit, MatrixEdit
+    from rome_lens.editing import Edit
     from rome_lens.editing.effect import Effect, Measured
 
 _ARROW = " → "
@@ -24,19 +24,17 @@ _MOST_SAID = 17
 _ELSEWHERE = {"layer", "source", "context_templates", "second_moment"}
 
 
-def heading(edit: "Edit | MatrixEdit") -> str:
+def heading(edit: "Edit") -> str:
     """The prompt and what it is to be followed by."""
     joined = edit.request.answer_joined
     told = "" if joined is None else f" (joined by {joined!r})"
     return f"{visible(edit.request.text)}{_ARROW}{visible(edit.request.target_new.strip())}{told}"
 
 
-def print_size(console: Console, edit: "Edit | MatrixEdit") -> None:
+def print_size(console: Console, edit: "Edit") -> None:
     """Layer, variant, size and loss."""
-    from rome_lens.editing import Edit
-
     direction = ""
-    if isinstance(edit, Edit):
+    if edit.key_norm is not None and edit.key_dot is not None:
         direction = f", cos(u, k*) {edit.key_dot / edit.key_norm if edit.key_norm else math.nan:.3f}"
     print_labelled(
         console,
@@ -55,7 +53,7 @@ def print_size(console: Console, edit: "Edit | MatrixEdit") -> None:
         )
 
 
-def print_sources(console: Console, edit: "Edit | MatrixEdit") -> None:
+def print_sources(console: Console, edit: "Edit") -> None:
     """Settings, second moment and notes."""
     settings = edit.settings
     values = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in _ELSEWHERE)

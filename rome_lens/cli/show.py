@@ -14,7 +14,7 @@ from rome_lens.cli.terminal import print_json, say, stdout
 from rome_lens.errors import ArtefactError, RomeLensError
 
 if TYPE_CHECKING:
-    from rome_lens.editing import Edit, MatrixEdit, SecondMoment
+    from rome_lens.editing import Edit, SecondMoment
     from rome_lens.tracing import CausalTrace
 
 # More templates than these say no more.
@@ -59,7 +59,7 @@ def show(
         raise typer.Exit(1)
 
 
-def _read(path: Path) -> "tuple[str, Edit | MatrixEdit | SecondMoment | CausalTrace]":
+def _read(path: Path) -> "tuple[str, Edit | SecondMoment | CausalTrace]":
     from rome_lens.editing import SecondMoment, load_edit
     from rome_lens.tracing import CausalTrace
 
@@ -99,11 +99,11 @@ def _doubted(path: Path, kind: str) -> Iterator[None]:
         raise ArtefactError(f"cannot show {str(path)!r}: a damaged {kind} ({error})") from error
 
 
-def _as_json(content: "Edit | MatrixEdit | SecondMoment | CausalTrace") -> dict[str, Any]:
-    from rome_lens.editing import Edit, MatrixEdit
+def _as_json(content: "Edit | SecondMoment | CausalTrace") -> dict[str, Any]:
+    from rome_lens.editing import Edit
 
     values = content.to_dict()
-    if isinstance(content, Edit | MatrixEdit):
+    if isinstance(content, Edit):
         values = {"id": content.id, **values}
     json.dumps(values, allow_nan=False)
     return values
@@ -121,7 +121,7 @@ def _size(n_bytes: int) -> str:
     return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:.1f} kB"
 
 
-def _print_edit(console: Console, edit: "Edit | MatrixEdit") -> None:
+def _print_edit(console: Console, edit: "Edit") -> None:
     from rome_lens.cli.edit_report import heading, print_size, print_sources
     from rome_lens.cli.layout import LABEL, print_labelled, shorten
     from rome_lens.figures import visible

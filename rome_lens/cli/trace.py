@@ -28,7 +28,7 @@ from rome_lens.storage import check_writable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rome_lens.editing import Edit, MatrixEdit
+    from rome_lens.editing import Edit
     from rome_lens.tracing import CausalTrace
 
 _FACT: dict[str, Any] = {"rich_help_panel": "The fact"}
@@ -209,7 +209,7 @@ def trace(
         _print(traced)
 
 
-def _read_edits(paths: list[Path]) -> "list[Edit | MatrixEdit]":
+def _read_edits(paths: list[Path]) -> "list[Edit]":
     if not paths:
         return []
     from rome_lens.editing import load_edit

@@ -1,10 +1,11 @@
 """Edits of `W_out`: the second moment, keys and values, closed forms, and edits as objects."""
 
-from rome_lens.editing.edit import Edit, Loss, Probabilities, load_edit
+from rome_lens.editing.edit import Edit, MatrixEdit
+from rome_lens.editing.edit_file import load_edit
 from rome_lens.editing.fine_tune import FineTuning
-from rome_lens.editing.history import applied_edits, forget_edits
+from rome_lens.editing.history import applied_edits, forget_edits, stale_edits
 from rome_lens.editing.hooks import hooks_for_rows
-from rome_lens.editing.matrix_edit import MatrixEdit
+from rome_lens.editing.outcome import Loss, Probabilities
 from rome_lens.editing.rome import ROME
 from rome_lens.editing.second_moment.moment import SecondMoment
 from rome_lens.editing.settings import Settings, settings_for
@@ -25,4 +26,5 @@ __all__ = [
     "hooks_for_rows",
     "load_edit",
     "settings_for",
+    "stale_edits",
 ]

@@ -1,6 +1,5 @@
 """What a model says after a prompt, and how probable it makes an answer, with rank-one updates or without them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -13,37 +12,10 @@ from rome_lens.backends import Backend
 from rome_lens.backends.decoding import pad_rows
 from rome_lens.backends.likelihood import log_probabilities
 from rome_lens.editing.hooks import rank_one_hooks
+from rome_lens.editing.outcome import AnswerReading
 from rome_lens.errors import AnswerError
 from rome_lens.facts import EditRequest
 from rome_lens.tokens import TokenisedPrompt, decode, tokenise_span
-
-
-@dataclass(frozen=True)
-class AnswerReading:
-    """What a model gives to the tokens of an answer, one after the other, teacher forced.
-
-    Attributes:
-        log_probs: the log-probability of each token, natural logarithm.
-        likeliest: whether each is the most probable one at its place.
-    """
-
-    log_probs: tuple[float, ...]
-    likeliest: tuple[bool, ...]
-
-    @property
-    def probability(self) -> float:
-        """Of all tokens, jointly."""
-        return math.exp(math.fsum(self.log_probs))
-
-    @property
-    def mean(self) -> float:
-        """Of a token, on average (the geometric mean): answers of any length can be compared."""
-        return math.exp(math.fsum(self.log_probs) / len(self.log_probs))
-
-    @property
-    def written(self) -> bool:
-        """Whether greedy decoding writes the answer."""
-        return all(self.likeliest)
 
 
 @torch.no_grad()

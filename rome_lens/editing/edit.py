@@ -1,213 +1,409 @@
-"""An edit as an object: what was asked, the rank-one update that answers it, and what it did to the probabilities."""
+"""An edit as an object: what was asked, what each layer gains, and how it goes into models, files and folders."""
 
-import math
+import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend, Fingerprint
-from rome_lens.editing.hooks import Hook, rank_one_hooks
-from rome_lens.editing.matrix_edit import MatrixEdit
-from rome_lens.editing.weight_edit import Probabilities, WeightEdit
-from rome_lens.errors import ArtefactError, RomeLensError
+from rome_lens.backends import Fingerprint
+from rome_lens.editing.export import export_adapter, export_model
+from rome_lens.editing.history import apply_edit, is_applied, revert_edit
+from rome_lens.editing.hooks import Hook, edit_hooks
+from rome_lens.editing.outcome import Loss, Origin, Outcome, Probabilities
+from rome_lens.editing.patch import EditedLayer
+from rome_lens.editing.weight_update import Dense, LowRank
+from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
-from rome_lens.storage import load_tensors
+from rome_lens.storage import save_tensors
 
-
-@dataclass(frozen=True)
-class Loss:
-    """One evaluation of the loss whose minimum is the value (paper, equation 4).
-
-    Attributes:
-        total: the sum of the three others.
-        target: mean negative log-probability of the target's tokens.
-        kl: divergence of "{subject} is a" from the unedited model, times its factor.
-        decay: the weight decay's share.
-    """
-
-    total: float
-    target: float
-    kl: float
-    decay: float
+FORM = 2
+"""The form of the files that `Edit.save` writes; those of form 1 hold one request, one layer and flat settings."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Edit(WeightEdit):
-    """A rank-one update of one layer's `W_out`, with all that it came from. Made by an editor, such as `ROME`.
+class Edit:
+    """What `W_out` of one or more layers gains so that requests are answered, with all that it came from.
 
-    `W_out` gains `outer(u, v)`. An edit changes nothing by itself: put it into a model's weights with `apply` or
+    Made by an editor, such as `ROME`. An edit changes nothing by itself: put it into a model's weights with `apply` or
     `applied`, run it through hook points with `hooks`, write it into a model for others with `to_hf` and `to_peft`.
 
+    Edits of today's editors answer one request by changing one layer, by a rank-one matrix (`ROME`) or by a whole one
+    (`FineTuning`). For these, `request`, `layer`, `u`, `v`, `before`, `after` and so on say directly what `outcomes`
+    and `layers` hold.
+
+    !!! example
+        ```python
+        edit = editor.edit(rl.EditRequest("{} is in", subject="The tower", target_new="Rome"))
+        edit.layer, edit.u, edit.v       # W_out of that layer gains outer(u, v)
+        with edit.applied(model):
+            ...                          # the edited model; afterwards the weights are the very bits again
+        ```
+
     Attributes:
-        request: what was asked.
-        layer: the layer whose `W_out` changes.
-        u: [d_mlp], the direction of keys that the update answers to, of length 1.
-        v: [d_model], what it adds to the value, times the key's product with `u`.
-        old_answer: what the model said before: the request's `target_true`, or the model's own answer: its next
-            token, or as many as it takes to differ from the target.
-        before: probabilities in the unedited model.
-        after: probabilities with the edit.
-        key_norm: length of the key that the update was made for.
-        key_dot: `u . key` of that key.
-        relative_norm: Frobenius norm of the update over that of `W_out`.
-        loss_curve: the loss at every evaluation.
-        variant: `r-rome`, `rome` or `p-rome`, or another editor's name.
-        settings: everything that was set, as JSON holds it: the optimiser's settings with their source, context
-            templates, seed, BOS, which second moment.
-        fingerprint: by which the model is known again.
-        notes: what is worth knowing: how the layer was chosen, what fell short.
-        module: the name of the edited module in Hugging Face's model, such as `model.layers.4.mlp.down_proj`; None
-            where TransformerLens does not say.
-        module_transposed: that module keeps its weight [d_model, d_mlp], as `nn.Linear` does; GPT-2's `Conv1D` does
-            not.
-        backend: `hooked-transformer` or `transformer-bridge`: what it was made on.
-        dtype: of the model that it was made on.
-        seconds: how long that took.
-        made_on: the edits that were in the weights while it was found, in words; empty for an unedited model.
+        outcomes: each request with what the model said before and what it says with the edit.
+        layers: what changes, each layer once, from the lowest.
+        origin: what it was made with.
     """
 
-    tensor_names: ClassVar[tuple[str, ...]] = ("u", "v")
+    outcomes: tuple[Outcome, ...]
+    layers: tuple[EditedLayer, ...]
+    origin: Origin
 
-    request: EditRequest
-    layer: int
-    u: Float[Tensor, " d_mlp"]
-    v: Float[Tensor, " d_model"]
-    old_answer: str
-    before: Probabilities
-    after: Probabilities
-    key_norm: float
-    key_dot: float
-    relative_norm: float
-    loss_curve: tuple[Loss, ...]
-    variant: str
-    settings: Mapping[str, Any]
-    fingerprint: Fingerprint
-    notes: tuple[str, ...] = ()
-    module: str | None = None
-    module_transposed: bool = True
-    backend: str = ""
-    dtype: str = ""
-    seconds: float = field(default=0.0)
-    made_on: tuple[str, ...] = ()
+    def __repr__(self) -> str:
+        made_on = self.made_on
+        return (
+            f"{type(self).__name__}({self._asked}, "
+            f"{', '.join(f'layer {here.layer}' for here in self.layers)} of {self.fingerprint.model_name}, "
+            f"{self.variant}, {self._came_of_it}"
+            f"{f'; found with {len(made_on)} others in the weights' if made_on else ''})"
+        )
+
+    @property
+    def _asked(self) -> str:
+        return self.label if len(self.outcomes) == 1 else f"{len(self.outcomes)} requests"
+
+    @property
+    def _came_of_it(self) -> str:
+        if len(self.outcomes) > 1:
+            return f"{sum(one.after.reached for one in self.outcomes)} targets reached"
+        return (
+            f"p(target) {self.before.target:.3f} -> {self.after.target:.3f}, p({self.old_answer.strip()}) "
+            f"{self.before.old:.3f} -> {self.after.old:.3f}{'' if self.after.reached else '; not reached, see notes'}"
+        )
+
+    @property
+    def id(self) -> str:
+        """What two edits share exactly when they ask for the same and change the same: 16 hexadecimal digits."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        if len(self.outcomes) > 1:
+            digest.update(repr(self.requests).encode())
+        for here in self.layers:
+            tensors = list(here.update.tensors.values())
+            asked = (self.requests[0], here.layer, str(tensors[0].dtype))
+            digest.update(repr(asked).encode())
+            for tensor in tensors:
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def __eq__(self, other: object) -> bool:
+        """Edits are equal when their ids are: one that was saved and loaded is the one that it was."""
+        return self.id == other.id if isinstance(other, Edit) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def requests(self) -> tuple[EditRequest, ...]:
+        """What was asked."""
+        return tuple(one.request for one in self.outcomes)
+
+    @property
+    def label(self) -> str:
+        """What was asked, for messages: `'text' -> 'target'`."""
+        first = self.requests[0]
+        rest = f" and {len(self.requests) - 1} more" if len(self.requests) > 1 else ""
+        return f"{first.text!r} -> {first.target_new!r}{rest}"
+
+    @property
+    def words(self) -> str:
+        """What was asked, for people to read: `text → target`."""
+        rest = f" and {len(self.requests) - 1} more" if len(self.requests) > 1 else ""
+        return f"{self.requests[0].words}{rest}"
+
+    @property
+    def rank(self) -> int | None:
+        """The rank of the update, of all layers together; None where one of them is a whole matrix."""
+        ranks = [here.update.rank for here in self.layers]
+        return None if None in ranks else sum(rank for rank in ranks if rank is not None)
+
+    @property
+    def request(self) -> EditRequest:
+        """What was asked, of an edit of one request."""
+        return self._outcome("request").request
+
+    @property
+    def old_answer(self) -> str:
+        """What the model said before, of an edit of one request."""
+        return self._outcome("old_answer").old_answer
+
+    @property
+    def before(self) -> Probabilities:
+        """Probabilities in the unedited model, of an edit of one request."""
+        return self._outcome("before").before
+
+    @property
+    def after(self) -> Probabilities:
+        """Probabilities with the edit, of an edit of one request."""
+        return self._outcome("after").after
+
+    @property
+    def loss_curve(self) -> tuple[Loss, ...] | tuple[float, ...]:
+        """The loss at every evaluation, of an edit of one request."""
+        return self._outcome("loss_curve").loss_curve
+
+    @property
+    def layer(self) -> int:
+        """The layer whose `W_out` changes, of an edit of one layer."""
+        return self._layer("layer").layer
 
     @property
     def update(self) -> Float[Tensor, "d_mlp d_model"]:
-        """What `W_out` gains, in TransformerLens's layout."""
-        return torch.outer(self.u, self.v)
+        """What `W_out` gains, in TransformerLens's layout, of an edit of one layer."""
+        return self._layer("update").update.matrix
 
-    def add_to(self, total: Float[Tensor, "d_mlp d_model"]) -> None:
-        total.addr_(self.u.to(total), self.v.to(total))
+    @property
+    def u(self) -> Float[Tensor, " d_mlp"]:
+        """The direction of keys that the update answers to, of length 1; `W_out` gains `outer(u, v)`."""
+        return self._factors("u").left[0]
 
-    def layer_hooks(self, backend: Backend, *, rows: list[int] | None) -> list[tuple[str, Hook]]:
-        return rank_one_hooks(backend, self.layer, self.u[None], self.v[None], rows=rows)
+    @property
+    def v(self) -> Float[Tensor, " d_model"]:
+        """What the update adds to the value, times the key's product with `u`."""
+        return self._factors("v").right[0]
 
-    def to_peft(self, out: str | os.PathLike[str]) -> None:
-        """Write the edit as a LoRA adapter of rank 1 that peft loads onto the unedited model.
+    @property
+    def delta(self) -> Float[Tensor, "d_mlp d_model"]:
+        """What `W_out` gains, of an edit of one layer that is a whole matrix."""
+        update = self._layer("delta").update
+        if not isinstance(update, Dense):
+            raise SettingError("the edit is of low rank and keeps no matrix; take .update, or .layers for its factors")
+        return update.delta
+
+    @property
+    def key_norm(self) -> float | None:
+        """Length of the key that the update was made for, of an edit of one layer; None where that is not one key."""
+        return self._layer("key_norm").key_norm
+
+    @property
+    def key_dot(self) -> float | None:
+        """`u . key` of that key."""
+        return self._layer("key_dot").key_dot
+
+    @property
+    def relative_norm(self) -> float:
+        """Frobenius norm of the update over that of `W_out`, of an edit of one layer."""
+        return self._layer("relative_norm").relative_norm
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Identifies the model and its (lowest) edited layer."""
+        return self.layers[0].fingerprint
+
+    @property
+    def module(self) -> str | None:
+        """The edited module in Hugging Face's model, of an edit of one layer; None where that is unknown."""
+        return self._layer("module").module
+
+    @property
+    def module_transposed(self) -> bool:
+        """Whether that module keeps its weight [d_model, d_mlp], as `nn.Linear` does."""
+        return self.layers[0].module_transposed
+
+    @property
+    def variant(self) -> str:
+        """`r-rome`, `rome` or `p-rome`, `ft` or `ft-l`, or another editor's name."""
+        return self.origin.variant
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that was set, as JSON holds it."""
+        return self.origin.settings
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing: where the settings come from, what fell short."""
+        return self.origin.notes
+
+    @property
+    def backend(self) -> str:
+        """`hooked-transformer` or `transformer-bridge`: what it was made on."""
+        return self.origin.backend
+
+    @property
+    def dtype(self) -> str:
+        """Of the model that it was made on."""
+        return self.origin.dtype
+
+    @property
+    def seconds(self) -> float:
+        """How long it took to find."""
+        return self.origin.seconds
+
+    @property
+    def made_on(self) -> tuple[str, ...]:
+        """The edits that were in the weights while it was found, in words; empty for an unedited model."""
+        return tuple(earlier.words for earlier in self.origin.made_on)
+
+    @property
+    def made_on_ids(self) -> frozenset[str]:
+        """The ids of these edits, as far as they are known."""
+        return frozenset(earlier.id for earlier in self.origin.made_on if earlier.id is not None)
+
+    def apply(self, model: Any, *, force: bool = False) -> None:
+        """Write the edit into a model's weights, on top of the edits that are in them: all of its layers, or none.
+
+        Args:
+            model: a HookedTransformer or a TransformerBridge; its processing does not matter.
+            force: put it on a model of the same shape with other weights, such as a fine-tuned one.
 
         Raises:
-            EditError: nobody knows the module's name in Hugging Face's model.
+            EditStateError: it is on already, or a layer was changed outside rome_lens since our last edit.
+            ModelMismatchError: another model; ModelError: not a model of ours.
+        """
+        apply_edit(self, model, force=force)
+
+    def revert(self, model: Any) -> None:
+        """Take the edit out again: the other edits stay, and after the last one the weights are the very bits.
+
+        Warns:
+            UserWarning: edits that were found while this one was in the weights stay; `stale_edits` lists them.
+
+        Raises:
+            EditStateError: it is not on, or a layer was changed outside rome_lens since our last edit.
+        """
+        revert_edit(self, model)
+
+    def is_applied(self, model: Any) -> bool:
+        """Whether the edit is in this model's weights."""
+        return is_applied(self, model)
+
+    @contextmanager
+    def applied(self, model: Any, *, force: bool = False) -> Iterator[Any]:
+        """The model with the edit in its weights, for as long as the block lasts, exceptions or not.
+
+        Raises:
+            EditStateError, ModelMismatchError, ModelError: as `apply` does.
+        """
+        self.apply(model, force=force)
+        try:
+            yield model
+        finally:
+            if self.is_applied(model):
+                self.revert(model)
+
+    def hooks(self, model: Any, *, rows: Sequence[int] | None = None, force: bool = False) -> list[tuple[str, Hook]]:
+        """The same edit through hook points, weights untouched: for `model.run_with_hooks(..., fwd_hooks=...)`.
+
+        Args:
+            model: a HookedTransformer or a TransformerBridge.
+            rows: rows of the batch that are edited; None is all of them. For several edits in one batch, join their
+                lists, or let `hooks_for_rows` make one.
+            force: as in `apply`.
+
+        Raises:
+            EditStateError: the edit is in the model's weights, and would count twice.
+            ModelMismatchError: another model; ModelError: not a model of ours.
+        """
+        return edit_hooks(self, model, rows=rows, force=force)
+
+    def to_hf(self, model_or_path: Any, out: str | os.PathLike[str]) -> None:
+        """Write the edited model as a folder that transformers loads.
+
+        Args:
+            model_or_path: the unedited model: a name or a folder as `load_model` takes them, a transformers model, or
+                a TransformerBridge.
+            out: the folder.
+
+        Raises:
+            ModelMismatchError: another model. ArtefactError: the folder cannot be written.
+        """
+        export_model([self], model_or_path, out)
+
+    def to_peft(self, out: str | os.PathLike[str]) -> None:
+        """Write the edit as a LoRA adapter of its rank that peft loads onto the unedited model.
+
+        Raises:
+            EditError: the update is a whole matrix, or the module's name in Hugging Face's model is unknown.
             ArtefactError: the folder cannot be written.
         """
-        from rome_lens.editing.export import export_adapter
-
         export_adapter([self], out)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "loss_curve": [asdict(loss) for loss in self.loss_curve]}
+        """Everything but the tensors, as JSON can hold it: flat for an edit of one request and one layer."""
+        origin = {name: value for name, value in self._origin().items() if name != "made_on"}
+        made_on = {"made_on": list(self.made_on)}
+        outcomes, layers = [_plain(one) for one in self.outcomes], [_plain_layer(here) for here in self.layers]
+        if len(outcomes) > 1 or len(layers) > 1:
+            return {"outcomes": outcomes, "layers": layers, **origin, **made_on}
+        return {**outcomes[0], **layers[0], **origin, **made_on}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the edit to a file (safetensors; its metadata holds all that is no tensor).
+
+        Raises:
+            ArtefactError: the file cannot be written.
+        """
+        tensors = {
+            f"layers.{here.layer}.{name}": tensor
+            for here in self.layers
+            for name, tensor in here.update.tensors.items()
+        }
+        settings = {
+            "outcomes": [_plain(one) for one in self.outcomes],
+            "layers": [_plain_layer(here) for here in self.layers],
+            "origin": self._origin(),
+        }
+        save_tensors(path, kind="edit", tensors=tensors, settings=settings, form=FORM)
+
+    def _origin(self) -> dict[str, Any]:
+        made_on = [asdict(earlier) | {"layers": list(earlier.layers)} for earlier in self.origin.made_on]
+        return {
+            **{name: getattr(self.origin, name) for name in ("variant", "backend", "dtype", "seconds")},
+            "settings": dict(self.settings),
+            "notes": list(self.notes),
+            "made_on": made_on,
+        }
+
+    def _outcome(self, what: str) -> Outcome:
+        if len(self.outcomes) != 1:
+            raise SettingError(f"the edit has {len(self.outcomes)} requests, and {what} is of one; take .outcomes")
+        return self.outcomes[0]
+
+    def _layer(self, what: str) -> EditedLayer:
+        if len(self.layers) != 1:
+            raise SettingError(
+                f"the edit changes layers {', '.join(str(here.layer) for here in self.layers)}, and {what} is of one; "
+                "take .layers"
+            )
+        return self.layers[0]
+
+    def _factors(self, what: str) -> LowRank:
+        update = self._layer(what).update
+        if not isinstance(update, LowRank):
+            raise SettingError(f"the edit is a whole matrix and has no {what}; take .update")
+        if update.rank != 1:
+            raise SettingError(f"the edit is of rank {update.rank}, and {what} is of rank one; take .layers")
+        return update
 
 
-# What the fields that are neither tensors nor records have to be in a file.
-_PLAIN = {
-    "layer": int,
-    "old_answer": str,
-    "key_norm": float | int,
-    "key_dot": float | int,
-    "relative_norm": float | int,
-    "variant": str,
-    "settings": dict,
-    "notes": list,
-    "made_on": list,
-    "module": str | None,
-    "module_transposed": bool,
-    "backend": str,
-    "dtype": str,
-    "seconds": float | int,
-}
+MatrixEdit = Edit
+"""The name that edits of fine-tuning had; they are `Edit`s whose update is a whole matrix."""
 
 
-def load_edit(path: str | os.PathLike[str]) -> Edit | MatrixEdit:
-    """Read an edit that `Edit.save` or `MatrixEdit.save` wrote. Fields of a later version are left alone.
-
-    Raises:
-        ArtefactError: there is no such file, it is damaged, or it holds something else.
-    """
-    tensors, settings = load_tensors(path, kind="edit")
-    try:
-        kind = MatrixEdit if "delta" in tensors else Edit
-        return kind(**_from_dict(kind, tensors, settings))
-    except (RomeLensError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
-        raise ArtefactError(f"cannot use {os.fspath(path)!r}: a damaged edit ({reason})") from error
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON can hold it."""
+    curve = [asdict(loss) if isinstance(loss, Loss) else loss for loss in outcome.loss_curve]
+    return asdict(outcome) | {"loss_curve": curve}
 
 
-def _from_dict(
-    kind: type[Edit] | type[MatrixEdit], tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    known = {f.name: settings[f.name] for f in fields(kind) if f.name in settings}
-    for name, plain in _PLAIN.items():
-        if name in known:
-            _check_kind(name, known[name], plain)
-    fingerprint = Fingerprint.from_dict(settings["fingerprint"])
-    shapes = {"u": (fingerprint.d_mlp,), "v": (fingerprint.d_model,), "delta": (fingerprint.d_mlp, fingerprint.d_model)}
-    for name in kind.tensor_names:
-        tensor, shape = tensors[name], shapes[name]
-        if tensor.shape != shape or not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise ValueError(f"{name} is not {' x '.join(map(str, shape))} finite numbers")
-    if known["layer"] != fingerprint.layer:
-        raise ValueError(f"layer {known['layer']} with the fingerprint of layer {fingerprint.layer}")
-    for name in ("key_norm", "key_dot", "relative_norm") if kind is Edit else ("relative_norm",):
-        if not math.isfinite(known[name]):
-            raise ValueError(f"{name} is {known[name]}")
-    return known | {
-        "request": _record(EditRequest, settings["request"], str | None),
-        "before": _probabilities(settings["before"]),
-        "after": _probabilities(settings["after"]),
-        "loss_curve": tuple(_loss(kind, loss) for loss in settings["loss_curve"]),
-        "settings": dict(settings["settings"]),
-        "fingerprint": fingerprint,
-        "notes": tuple(str(note) for note in known.get("notes", ())),
-        "made_on": tuple(str(other) for other in known.get("made_on", ())),
-        **{name: tensors[name] for name in kind.tensor_names},
+def _plain_layer(here: EditedLayer) -> dict[str, Any]:
+    """All but the tensors of a layer as JSON can hold it."""
+    keys = {} if here.key_norm is None else {"key_norm": here.key_norm, "key_dot": here.key_dot}
+    return {
+        "layer": here.layer,
+        **keys,
+        "relative_norm": here.relative_norm,
+        "fingerprint": here.fingerprint.to_dict(),
+        "module": here.module,
+        "module_transposed": here.module_transposed,
     }
-
-
-def _loss(kind: type[Edit] | type[MatrixEdit], loss: Any) -> Loss | float:
-    if kind is Edit:
-        return _record(Loss, loss, float | int)
-    _check_kind("loss_curve", loss, float | int)
-    return loss
-
-
-def _probabilities(values: Mapping[str, Any]) -> Probabilities:
-    # Files of earlier versions do not say it.
-    said = {name: values[name] for name in ("target_mean", "target_written") if values.get(name) is not None}
-    for name, value in said.items():
-        _check_kind(name, value, bool if name == "target_written" else float | int)
-    return replace(_record(Probabilities, {name: values[name] for name in ("target", "old")}, float | int), **said)
-
-
-def _record(kind: type[Any], values: Mapping[str, Any], of: Any) -> Any:
-    for f in fields(kind):
-        if f.name in values:
-            _check_kind(f.name, values[f.name], of)
-    return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
-
-
-def _check_kind(name: str, value: Any, kind: Any) -> None:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{name} is of type {type(value).__name__}")

@@ -23,8 +23,10 @@ from rome_lens.backends import Backend, as_backend
 from rome_lens.backends.modules import hugging_face_tree, is_wrapped
 from rome_lens.backends.origin import EDITED_MODEL, NOTE, Held, held_edits, held_in_folder, layers_held
 from rome_lens.backends.w_out import sketch_matrix
-from rome_lens.editing.edit import Edit
-from rome_lens.editing.history import edited_matrix, is_held, unedited_matrices, unedited_matrix
+from rome_lens.editing.exact_sum import sum_on
+from rome_lens.editing.history import is_held, unedited_fingerprint, unedited_matrices
+from rome_lens.editing.patch import EditedLayer, Patch, name_of
+from rome_lens.editing.weight_update import LowRank
 from rome_lens.errors import EditError, EditStateError, ModelError, ModelMismatchError, SettingError
 from rome_lens.loading.default_model import DEFAULT_MODEL
 from rome_lens.loading.options import as_dtype
@@ -36,15 +38,16 @@ from rome_lens.version import __version__
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from rome_lens.editing.weight_edit import WeightEdit
+_Piece = tuple[Patch, EditedLayer]
+"""An edit, and one of the layers that it changes."""
 
 
 def export_model(
-    edits: Sequence["WeightEdit"], model_or_path: Any, out: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+    edits: Sequence[Patch], model_or_path: Any, out: str | os.PathLike[str], *, dtype: torch.dtype | None = None
 ) -> None:
     """Write an edited model as a folder that transformers loads: configuration, weights, tokeniser, and a note.
 
-    Each edited matrix is the unedited one plus all its edits, summed in float64 and rounded once, as in `Edit.apply`.
+    Each edited matrix is the unedited one plus all its edits, summed exactly and rounded once, as in `Edit.apply`.
     The caller's model stays as it is.
 
     Args:
@@ -60,7 +63,7 @@ def export_model(
     Raises:
         ModelMismatchError: an edit was made for another model.
         ModelError: weights that cannot be written: those of a HookedTransformer, processed or quantised ones.
-        EditStateError: an edit is in the model already, or somebody else has changed an edited layer of the bridge.
+        EditStateError: an edit is in the model already, or an edited layer of the bridge was changed outside rome_lens.
         SettingError: no edits, or one of them twice.
         ArtefactError: the folder holds something already, or cannot be written.
     """
@@ -69,14 +72,14 @@ def export_model(
     source = _source(model_or_path, edits, dtype=dtype)
     config = plain_config(source.model, name=source.name)
     weights = source.weights()
-    by_module: dict[str, list[WeightEdit]] = {}
-    for edit in edits:
-        by_module.setdefault(_module_of(edit, source, weights), []).append(edit)
+    by_module: dict[str, list[_Piece]] = {}
+    for piece in _pieces(edits):
+        by_module.setdefault(_module_of(*piece, source, weights), []).append(piece)
     layers: list[Held] = []
-    for name, here in by_module.items():
+    for name, pieces in by_module.items():
         matrix, transposed = _as_w_out(source.modules[name], weights[f"{name}.weight"])
-        edited = edited_matrix(matrix, here)
-        layers.append(_held_after(here, matrix, edited, source.held))
+        edited = sum_on(matrix, [here.update for _, here in pieces])
+        layers.append(_held_after(pieces, matrix, edited, source.held))
         weights[f"{name}.weight"] = edited.t().contiguous() if transposed else edited
     with whole_folder(out) as folder:
         write_pretrained(
@@ -91,15 +94,15 @@ def export_model(
         _write_note(folder, kind=EDITED_MODEL, model=source.name, edits=edits, layers=layers)
 
 
-def export_adapter(edits: Sequence["WeightEdit"], out: str | os.PathLike[str]) -> None:
-    """Write edits as a LoRA adapter that peft loads onto the unedited model; its rank is that of the edits on a layer.
+def export_adapter(edits: Sequence[Patch], out: str | os.PathLike[str]) -> None:
+    """Write edits as a LoRA adapter that peft loads onto the unedited model, of the rank that they have on a layer.
 
     Args:
         edits: what goes in; several layers, several edits on one layer.
         out: the folder; it must not exist, or be empty.
 
     Raises:
-        EditError: an edit is of more than rank one, or nobody knows the name of its module in Hugging Face's model.
+        EditError: an edit changes a whole matrix, or the name of its module in Hugging Face's model is unknown.
         ModelMismatchError: the edits were made for different models.
         SettingError: no edits, or one of them twice.
         ArtefactError: the folder holds something already, or cannot be written.
@@ -108,34 +111,36 @@ def export_adapter(edits: Sequence["WeightEdit"], out: str | os.PathLike[str]) -
 
     _check_edits(edits)
     check_folder(out)
-    modules: dict[str, list[Edit]] = {}
-    for edit in sorted(edits, key=lambda e: (e.layer, e.id)):
-        if not isinstance(edit, Edit):
+    modules: dict[str, list[LowRank]] = {}
+    pieces = _pieces(edits)
+    for patch, here in sorted(pieces, key=lambda piece: (piece[1].layer, piece[0].id)):
+        if not isinstance(here.update, LowRank):
             raise EditError(
-                f"the edit {edit.request.text!r} -> {edit.request.target_new!r} changes a whole matrix, and an adapter "
-                "holds rank-one edits; write a whole model with to_hf"
+                f"the edit {patch.label} changes a whole matrix, and an adapter holds edits of low rank; write a whole "
+                "model with to_hf"
             )
-        if edit.module is None:
+        if here.module is None:
             raise EditError(
-                f"nobody knows what Hugging Face's model calls the MLP's output of layer {edit.layer} of "
-                f"{edit.fingerprint.model_name}, and an adapter is bound to that name; write a whole model with to_hf, "
-                "or make the edit on a TransformerBridge"
+                f"the Hugging Face name of the MLP's output in layer {here.layer} of {here.fingerprint.model_name} is "
+                "unknown, and an adapter is bound to that name; write a whole model with to_hf, or make the edit on a "
+                "TransformerBridge"
             )
-        modules.setdefault(edit.module, []).append(edit)
-    if len({edit.module_transposed for edit in edits}) > 1:
+        modules.setdefault(here.module, []).append(here.update)
+    if len({here.module_transposed for _, here in pieces}) > 1:
         raise ModelMismatchError(
             "some of the edits are for a model with Linear and some for one with Conv1D; write an adapter for each"
         )
-    ranks = {name: len(here) for name, here in modules.items()}
+    ranks = {name: sum(update.rank for update in updates) for name, updates in modules.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     other_ranks = {name: r for name, r in ranks.items() if r != rank}
     factors: dict[str, Tensor] = {}
-    for name, here in modules.items():
+    for name, updates in modules.items():
         # peft adds (alpha / r) B A, transposed for Conv1D: [d_model, r] times [r, d_mlp].
         prefix = f"base_model.model.{name}"
-        factors[f"{prefix}.lora_A.weight"] = torch.stack([edit.u for edit in here])
-        factors[f"{prefix}.lora_B.weight"] = torch.stack([edit.v for edit in here], dim=1)
-    model_name = edits[0].fingerprint.model_name
+        factors[f"{prefix}.lora_A.weight"] = torch.cat([update.left for update in updates])
+        factors[f"{prefix}.lora_B.weight"] = torch.cat([update.right for update in updates]).t()
+    first = edits[0].layers[0]
+    model_name = first.fingerprint.model_name
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -147,7 +152,7 @@ def export_adapter(edits: Sequence["WeightEdit"], out: str | os.PathLike[str]) -
         "alpha_pattern": other_ranks,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": not edits[0].module_transposed,
+        "fan_in_fan_out": not first.module_transposed,
         "target_modules": list(modules),
     }
     with whole_folder(out) as folder:
@@ -192,7 +197,7 @@ class _Source:
         return weights
 
 
-def _source(model_or_path: Any, edits: Sequence["WeightEdit"], *, dtype: torch.dtype | None) -> _Source:
+def _source(model_or_path: Any, edits: Sequence[Patch], *, dtype: torch.dtype | None) -> _Source:
     if isinstance(model_or_path, str | os.PathLike):
         pretrained = load_pretrained(
             model_or_path, dtype=dtype or _dtype_of(edits), device=torch.device("cpu"), tokenizer_as_stored=True
@@ -241,7 +246,7 @@ def _source_of_transformers(model: "PreTrainedModel") -> _Source:
     return _Source(name, model, tokenizer, held=_held_in(model.name_or_path))
 
 
-def _dtype_of(edits: Sequence["WeightEdit"]) -> torch.dtype:
+def _dtype_of(edits: Sequence[Patch]) -> torch.dtype:
     """The widest of the dtypes that the edits were made in; float32 where none is said."""
     dtype = as_dtype(edits[0].dtype or None)
     for edit in edits[1:]:
@@ -249,34 +254,34 @@ def _dtype_of(edits: Sequence["WeightEdit"]) -> torch.dtype:
     return dtype
 
 
-def _module_of(edit: "WeightEdit", source: _Source, weights: Mapping[str, Tensor]) -> str:
-    """The module that an edit was made for: the one of its name, or else the one with the very weights."""
-    mine = edit.fingerprint
+def _module_of(patch: Patch, here: EditedLayer, source: _Source, weights: Mapping[str, Tensor]) -> str:
+    """The module that a layer of an edit was made for: the one of its name, or else the one with the very weights."""
+    mine = here.fingerprint
     shapes = {True: (mine.d_model, mine.d_mlp), False: (mine.d_mlp, mine.d_model)}
     fitting = [
         name
         for name, module in source.modules.items()
         if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
-        and str(edit.layer) in name.split(".")
+        and str(here.layer) in name.split(".")
         and tuple(weights[f"{name}.weight"].shape) == shapes[isinstance(module, nn.Linear)]
     ]
-    for name in [edit.module] if edit.module in fitting else fitting:
+    for name in [here.module] if here.module in fitting else fitting:
         matrix, _ = _as_w_out(source.modules[name], weights[f"{name}.weight"])
         norm, sketch = sketch_matrix(matrix)
-        now, held = replace(mine, norm=norm, sketch=sketch), source.held.get(edit.layer)
+        now, held = replace(mine, norm=norm, sketch=sketch), source.held.get(here.layer)
         held = held if held is not None and held.is_in(now) else None
         # Other edits may lie on the same layer, as they may in memory.
         if mine.difference(now) is not None and (held is None or mine.difference(held.original) is not None):
             continue
-        if is_held(edit, now, held):
+        if is_held(patch, here, now, held):
             raise EditStateError(
-                f"the edit {edit.request.text!r} -> {edit.request.target_new!r} (layer {edit.layer}) is in the weights "
-                f"of {source.name} already; give the unedited model that it was made on"
+                f"{name_of(patch)} is in the weights of {source.name} already; give the unedited model that it was "
+                "made on"
             )
         return name
-    reason = f"other weights in layer {edit.layer}" if fitting else f"no such matrix in layer {edit.layer}"
+    reason = f"other weights in layer {here.layer}" if fitting else f"no such matrix in layer {here.layer}"
     raise ModelMismatchError(
-        f"the edit was made for layer {edit.layer} of {mine.model_name}, and {source.name} is another model ({reason})"
+        f"the edit was made for layer {here.layer} of {mine.model_name}, and {source.name} is another model ({reason})"
         "; give the unedited model that it was made on"
     )
 
@@ -287,19 +292,21 @@ def _as_w_out(module: nn.Module, weight: Tensor) -> tuple[Tensor, bool]:
     return (weight.t() if transposed else weight), transposed
 
 
-def _check_edits(edits: Sequence["WeightEdit"]) -> None:
+def _pieces(edits: Sequence[Patch]) -> list[_Piece]:
+    return [(patch, here) for patch in edits for here in patch.layers]
+
+
+def _check_edits(edits: Sequence[Patch]) -> None:
     if not edits:
         raise SettingError("there are no edits to write; give at least one")
     for edit, other in pairwise(sorted(edits, key=lambda e: e.id)):
         if edit.id == other.id:
-            raise SettingError(
-                f"the edit {edit.request.text!r} -> {edit.request.target_new!r} (layer {edit.layer}) is given twice"
-            )
-    first: dict[int, WeightEdit] = {}
-    for edit in edits:
-        other = first.setdefault(edit.layer, edit)
-        mine, theirs = edits[0].fingerprint, edit.fingerprint
-        difference = other.fingerprint.difference(edit.fingerprint)
+            raise SettingError(f"{name_of(edit)} is given twice")
+    first: dict[int, EditedLayer] = {}
+    for _, here in _pieces(edits):
+        other = first.setdefault(here.layer, here)
+        mine, theirs = edits[0].layers[0].fingerprint, here.fingerprint
+        difference = other.fingerprint.difference(theirs)
         if difference is not None or (mine.n_layers, mine.d_model) != (theirs.n_layers, theirs.d_model):
             raise ModelMismatchError(
                 f"the edits were made for different models, {mine.model_name} and {theirs.model_name} "
@@ -317,33 +324,28 @@ def _held_in(name: str | None) -> dict[int, Held]:
 
 def _held_now(backend: Backend) -> dict[int, Held]:
     """The edits that a model's folder held, in the layers that still do."""
-    found = {
-        layer: held_edits(backend, layer, backend.fingerprint(layer, unedited_matrix(backend, layer)))
-        for layer in layers_held(backend)
-    }
+    found = {layer: held_edits(backend, layer, unedited_fingerprint(backend, layer)) for layer in layers_held(backend)}
     return {layer: held for layer, held in found.items() if held is not None}
 
 
-def _held_after(edits: Sequence["WeightEdit"], matrix: Tensor, edited: Tensor, before: Mapping[int, Held]) -> Held:
+def _held_after(pieces: Sequence[_Piece], matrix: Tensor, edited: Tensor, before: Mapping[int, Held]) -> Held:
     """What a layer holds once edits were written into it, on top of those that it held before."""
-    mark = edits[0].fingerprint
+    layer, mark = pieces[0][1].layer, pieces[0][1].fingerprint
     now, then = (replace(mark, norm=norm, sketch=sketch) for norm, sketch in map(sketch_matrix, (matrix, edited)))
-    earlier = before.get(edits[0].layer)
+    earlier = before.get(layer)
     if earlier is not None and not earlier.is_in(now):
         earlier = None
-    told = tuple(_described(edit) for edit in edits)
+    told = tuple(_described(patch) for patch, _ in pieces)
     if earlier is None:
-        return Held(edits[0].layer, told, now, then)
-    return Held(edits[0].layer, (*earlier.edits, *told), earlier.original, then)
+        return Held(layer, told, now, then)
+    return Held(layer, (*earlier.edits, *told), earlier.original, then)
 
 
-def _described(edit: "WeightEdit") -> dict[str, Any]:
+def _described(edit: Patch) -> dict[str, Any]:
     return {"id": edit.id, **edit.to_dict()}
 
 
-def _write_note(
-    folder: Path, *, kind: str, model: str, edits: Sequence["WeightEdit"], layers: Sequence[Held] = ()
-) -> None:
+def _write_note(folder: Path, *, kind: str, model: str, edits: Sequence[Patch], layers: Sequence[Held] = ()) -> None:
     mine = {edit.id for edit in edits}
     earlier = [dict(told) for held in layers for told in held.edits if told.get("id") not in mine]
     note: dict[str, Any] = {"rome_lens": __version__, "kind": kind, "model": model}

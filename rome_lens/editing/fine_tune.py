@@ -6,18 +6,17 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from rome_lens.backends import Backend, as_backend, fast_products
-from rome_lens.backends.modules import hugging_face_module
 from rome_lens.checks import choice, flag, positive, whole_number
-from rome_lens.editing.answers import alike, old_answers, read_answers
-from rome_lens.editing.history import edits_in_weights, unedited_matrix
+from rome_lens.editing.answers import old_answers, read_answers
+from rome_lens.editing.edit import Edit
 from rome_lens.editing.hooks import matrix_hooks
-from rome_lens.editing.matrix_edit import MatrixEdit
+from rome_lens.editing.made import Found, make_edits
+from rome_lens.editing.outcome import Outcome, Probabilities
 from rome_lens.editing.tuning import Descent, tune
 from rome_lens.editing.tuning_settings import OR_ELSE, FineTuningSettings, choose_tuning
-from rome_lens.editing.weight_edit import Probabilities, found_on
+from rome_lens.editing.weight_update import Dense
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import request_of, requests_of
 from rome_lens.memory import free_bytes
@@ -122,7 +121,7 @@ class FineTuning:
         """`ft`, or `ft-l` with a bound."""
         return "ft" if self.settings.norm_constraint is None else "ft-l"
 
-    def edit(self, request: EditRequest, *, progress: Progress | None = None) -> MatrixEdit:
+    def edit(self, request: EditRequest, *, progress: Progress | None = None) -> Edit:
         """Fine-tune for a request. The model is left as it is.
 
         Raises:
@@ -134,7 +133,7 @@ class FineTuning:
 
     def edit_many(
         self, requests: Sequence[EditRequest], *, batch_size: int | None = None, progress: Progress | None = None
-    ) -> list[MatrixEdit]:
+    ) -> list[Edit]:
         """Fine-tune for each of many requests, as if each were the only one, many in one batch.
 
         Args:
@@ -159,7 +158,7 @@ class FineTuning:
                 batch_size = _batch_size(self._backend, prompts, layer=self.layer)
             # All rows of a batch are as long as its longest.
             order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
-            edits: dict[int, MatrixEdit] = {}
+            edits: dict[int, Edit] = {}
             for start in range(0, len(order), batch_size):
                 part = order[start : start + batch_size]
                 together = self._edit_together(
@@ -184,7 +183,7 @@ class FineTuning:
 
     def _edit_together(
         self, requests: Sequence[EditRequest], prompts: Sequence[TokenisedPrompt], progress: Progress | None
-    ) -> list[MatrixEdit]:
+    ) -> list[Edit]:
         started = time.perf_counter()
         backend, settings = self._backend, self.settings
         with fast_products(device=backend.device, dtype=backend.dtype):
@@ -205,48 +204,27 @@ class FineTuning:
             before = read_answers(backend, answers)
             with backend.hooked(hooks):
                 after = read_answers(backend, answers)
-        norm = backend.w_out(self.layer).matrix.double().norm().item()
-        fingerprint = backend.fingerprint(self.layer, unedited_matrix(backend, self.layer))
-        module, transposed = hugging_face_module(backend, self.layer) or (None, True)
-        record = {**asdict(settings), "prepend_bos": self.prepend_bos, "engine": tuned.engine}
-        others = edits_in_weights(backend)
-        found = found_on(others, self.layer, second_moment=False)
-        seconds = (time.perf_counter() - started) / len(requests)
         n = len(requests)
         reached = [Probabilities.of(after[i], after[n + i]) for i in range(n)]
-        return [
-            MatrixEdit(
-                request=request,
-                layer=self.layer,
-                delta=delta.cpu(),
-                old_answer=old[i].answer,
-                before=Probabilities.of(before[i], before[n + i]),
-                after=reached[i],
-                relative_norm=_norm(delta) / norm,
-                loss_curve=curve,
-                variant=self.variant,
-                settings=record,
-                fingerprint=fingerprint,
-                notes=(
-                    f"settings: {settings.source}",
-                    *tuned.notes,
-                    *found,
-                    *alike(prompts[i], old[i]),
-                    *_shortfall(request, reached[i]),
-                ),
-                module=module,
-                module_transposed=transposed,
-                backend=backend.name,
-                dtype=str(backend.dtype).removeprefix("torch."),
-                seconds=seconds,
-                made_on=tuple(text for text, _ in others),
+        found = [
+            Found(
+                Outcome(request, old[i].answer, Probabilities.of(before[i], before[n + i]), reached[i], curve),
+                Dense(self.layer, delta.cpu()),
+                prompts[i],
+                old[i],
+                _shortfall(request, reached[i]),
             )
             for i, (request, delta, curve) in enumerate(zip(requests, tuned.deltas, tuned.curves, strict=True))
         ]
-
-
-def _norm(delta: Tensor) -> float:
-    return delta.double().norm().item()
+        return make_edits(
+            backend,
+            found,
+            variant=self.variant,
+            settings={**asdict(settings), "prepend_bos": self.prepend_bos, "engine": tuned.engine},
+            notes=(f"settings: {settings.source}", *tuned.notes),
+            second_moment=False,
+            started=started,
+        )
 
 
 def _shortfall(request: EditRequest, after: Probabilities) -> tuple[str, ...]:

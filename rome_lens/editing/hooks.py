@@ -1,42 +1,47 @@
 """Edits through hook points: the weights stay as they are, and every row of a batch may carry edits of its own.
 
-Where a key passes, its product with `u` is taken; where its value passes, that many times `v` is added; an update of
-full rank is multiplied as it is. That is what the edited matrix does to every key, so whole runs are the same,
-whatever the edit changes at other positions.
+A hook on the layer's key computes what the value gains, a hook on the value adds it. That is what the edited matrix
+does to every key, so whole runs are the same, whatever the edit changes at other positions.
 """
 
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend, as_backend
 from rome_lens.checks import is_list, shown, whole_numbers
 from rome_lens.editing.history import check_same_model, is_applied
+from rome_lens.editing.patch import Patch
+from rome_lens.editing.weight_update import LowRank, WeightUpdate
 from rome_lens.errors import EditStateError, SettingError
-
-if TYPE_CHECKING:
-    from rome_lens.editing.weight_edit import WeightEdit
 
 Hook = Callable[..., Tensor | None]
 """A hook function of TransformerLens: `hook(activation, hook)`; what it returns takes the activation's place."""
 
+Gain = Callable[[Float[Tensor, "row pos d_mlp"]], Float[Tensor, "row pos d_model"]]
+"""What values gain, as a function of their keys."""
 
-def edit_hooks(edit: "WeightEdit", model: Any, *, rows: Sequence[int] | None, force: bool) -> list[tuple[str, Hook]]:
+
+def edit_hooks(patch: Patch, model: Any, *, rows: Sequence[int] | None, force: bool) -> list[tuple[str, Hook]]:
     """Hooks for one edit (`Edit.hooks`)."""
-    _check(edit, model, force=force)
-    chosen = (
-        None if rows is None else whole_numbers("rows", rows, expected="a list of rows of the batch, such as [0, 2]")
-    )
-    return edit.layer_hooks(as_backend(model), rows=chosen)
+    backend = as_backend(model)
+    _check(patch, backend, force=force)
+    if rows is not None:
+        rows = whole_numbers("rows", rows, expected="a list of rows of the batch, such as [0, 2]")
+    hooks: list[tuple[str, Hook]] = []
+    for here in patch.layers:
+        hooks += gain_hooks(backend, here.layer, _moved(backend, here.update).gain, rows=rows)
+    return hooks
 
 
 def hooks_for_rows(
-    model: Any, edits: Sequence["WeightEdit | Sequence[WeightEdit] | None"], *, force: bool = False
+    model: Any, edits: Sequence[Patch | Sequence[Patch] | None], *, force: bool = False
 ) -> list[tuple[str, Hook]]:
     """Hooks for a batch whose rows carry different edits.
 
@@ -46,7 +51,7 @@ def hooks_for_rows(
         force: as in `Edit.apply`.
 
     Returns:
-        What `model.run_with_hooks` takes as `fwd_hooks`. It is good for batches of exactly so many rows.
+        What `model.run_with_hooks` takes as `fwd_hooks`. It is good for batches of exactly as many rows.
 
     Raises:
         EditStateError: one of the edits is in the model's weights, and would count twice.
@@ -55,56 +60,208 @@ def hooks_for_rows(
     if not is_list(edits):
         raise SettingError(f"edits is {shown(edits)}; expected a list with an entry for each row of the batch")
     by_row = [_several(entry, row) for row, entry in enumerate(edits)]
-    for edit in {edit.id: edit for entry in by_row for edit in entry}.values():
-        _check(edit, model, force=force)
-    layers: dict[int, list[tuple[int, WeightEdit]]] = defaultdict(list)
-    for row, entry in enumerate(by_row):
-        for edit in entry:
-            layers[edit.layer].append((row, edit))
-    hooks: list[tuple[str, Hook]] = []
-    for layer, members in sorted(layers.items()):
-        hooks += _layer_hooks(as_backend(model), layer, members, n_rows=len(by_row))
-    return hooks
+    patches = {patch.id: patch for entry in by_row for patch in entry}
+    if not patches:
+        return []
+    backend = as_backend(model)
+    for patch in patches.values():
+        _check(patch, backend, force=force)
+    # One object an id, so that an edit that was loaded twice counts as one.
+    updates = [[here.update for patch in entry for here in patches[patch.id].layers] for entry in by_row]
+    return RowUpdates(backend, updates).all_hooks(torch.arange(len(by_row)))
 
 
-def _layer_hooks(
-    backend: Backend, layer: int, members: Sequence[tuple[int, "WeightEdit"]], *, n_rows: int
+@dataclass(frozen=True)
+class _Layer:
+    """What one layer's `W_out` gains for each of many owners of rows.
+
+    Attributes:
+        left: [owner, rank, d_mlp], the factors of rank-one updates, zero where an owner has fewer; None where there
+            are none.
+        right: [owner, rank, d_model].
+        others: updates of other ranks, with how often [owner] each owner has them.
+    """
+
+    left: Float[Tensor, "owner rank d_mlp"] | None
+    right: Float[Tensor, "owner rank d_model"] | None
+    others: tuple[tuple[WeightUpdate, Int[Tensor, " owner"]], ...]
+
+
+class RowUpdates:
+    """Updates for the rows of batches: each row belongs to an owner, and each owner has updates of its own.
+
+    Rank-one updates are multiplied together; one of another rank by itself, for all rows that have it.
+
+    Attributes:
+        n_owners: how many owners there are.
+        start: the lowest layer that is changed; the model's number of layers where none is.
+    """
+
+    def __init__(self, backend: Backend, updates: Sequence[Sequence[WeightUpdate]]) -> None:
+        """Prepare the updates.
+
+        Args:
+            backend: the model.
+            updates: for each owner; one that is there twice counts twice.
+        """
+        self._backend, self._updates = backend, updates
+        self.n_owners = len(updates)
+        layers = sorted({update.layer for each in updates for update in each})
+        self._layers = {layer: self._prepared(layer) for layer in layers}
+        self.start = min(layers, default=backend.n_layers)
+
+    def of(self, owner: int) -> "RowUpdates":
+        """Those of one owner alone, as owner 0."""
+        return RowUpdates(self._backend, [self._updates[owner]])
+
+    def hooks(self, layer: int, owners: Int[Tensor, " row"]) -> list[tuple[str, Hook]]:
+        """Hooks for one layer, in a call whose rows belong to these owners."""
+        here = self._layers.get(layer)
+        if here is None:
+            return []
+        hooks = []
+        if here.left is not None and here.right is not None:
+            hooks += rank_one_hooks(self._backend, layer, here.left[owners], here.right[owners])
+        for update, counts in here.others:
+            count = counts[owners]
+            rows = count.nonzero()[:, 0].tolist()
+            if rows:
+                hooks += gain_hooks(
+                    self._backend, layer, _times(update.gain, count[rows]), rows=rows, n_rows=len(owners)
+                )
+        return hooks
+
+    def all_hooks(self, owners: Int[Tensor, " row"]) -> list[tuple[str, Hook]]:
+        """Hooks for all layers, for whole forwards."""
+        return [hook for layer in self._layers for hook in self.hooks(layer, owners)]
+
+    def _prepared(self, layer: int) -> _Layer:
+        rank_one: list[list[LowRank]] = [[] for _ in range(self.n_owners)]
+        others: dict[int, WeightUpdate] = {}
+        counts: dict[int, Counter[int]] = defaultdict(Counter)
+        for owner, updates in enumerate(self._updates):
+            for update in updates:
+                if update.layer != layer:
+                    continue
+                if isinstance(update, LowRank) and update.rank == 1:
+                    rank_one[owner].append(update)
+                else:
+                    others[id(update)] = update
+                    counts[id(update)][owner] += 1
+        work, device = _work(self._backend), self._backend.w_out(layer).parameter.device
+        counted = tuple(
+            (
+                update.to(device, work),
+                torch.tensor([counts[key][owner] for owner in range(self.n_owners)], device=device),
+            )
+            for key, update in others.items()
+        )
+        depth = max(map(len, rank_one))
+        if not depth:
+            return _Layer(None, None, counted)
+        first = next(updates[0] for updates in rank_one if updates)
+        left, right = (torch.zeros(self.n_owners, depth, width, dtype=work, device=device) for width in first.shape)
+        for owner, updates in enumerate(rank_one):
+            for place, update in enumerate(updates):
+                left[owner, place], right[owner, place] = update.left[0], update.right[0]
+        return _Layer(left, right, counted)
+
+
+def rank_one_hooks(
+    backend: Backend, layer: int, u: Float[Tensor, "row edit d_mlp"], v: Float[Tensor, "row edit d_model"]
 ) -> list[tuple[str, Hook]]:
-    """Hooks of one layer for rows with their edits: one pair for all rank-one edits, one for every matrix."""
-    from rome_lens.editing.edit import Edit
+    """Hooks for rank-one updates, a set of them a row.
 
-    hooks: list[tuple[str, Hook]] = []
-    rank_one = [(row, edit) for row, edit in members if isinstance(edit, Edit)]
-    if rank_one:
-        depth = max(sum(row == other for other, _ in rank_one) for row, _ in rank_one)
-        u = torch.zeros(n_rows, depth, rank_one[0][1].u.shape[0], dtype=rank_one[0][1].u.dtype)
-        v = torch.zeros(n_rows, depth, rank_one[0][1].v.shape[0], dtype=rank_one[0][1].v.dtype)
-        filled = [0] * n_rows
-        for row, edit in rank_one:
-            u[row, filled[row]], v[row, filled[row]] = edit.u, edit.v
-            filled[row] += 1
-        hooks += rank_one_hooks(backend, layer, u, v)
-    # A row may name a matrix twice, which then counts twice, as a rank-one edit does.
-    seen: Counter[tuple[int, str]] = Counter()
-    by_matrix: dict[tuple[str, int], list[int]] = defaultdict(list)
-    matrices = {edit.id: edit for _, edit in members if not isinstance(edit, Edit)}
-    for row, edit in members:
-        if edit.id in matrices:
-            by_matrix[edit.id, seen[row, edit.id]].append(row)
-            seen[row, edit.id] += 1
-    for (number, _), rows in by_matrix.items():
-        hooks += matrix_hooks(backend, layer, matrices[number].update, rows=rows, n_rows=n_rows)
-    return hooks
+    Args:
+        backend: the model.
+        layer: the layer.
+        u: [row, edit, d_mlp].
+        v: [row, edit, d_model].
+    """
+    work, device = _work(backend), backend.w_out(layer).parameter.device
+    u, v = u.to(device, work), v.to(device, work)
+    return gain_hooks(backend, layer, lambda key: (key @ u.transpose(-1, -2)) @ v, n_rows=u.shape[0])
 
 
-def _several(entry: Any, row: int) -> tuple["WeightEdit", ...]:
-    from rome_lens.editing.weight_edit import WeightEdit
+def matrix_hooks(backend: Backend, layer: int, delta: Float[Tensor, "row d_mlp d_model"]) -> list[tuple[str, Hook]]:
+    """Hooks for updates that are whole matrices, one a row. Gradients reach `delta` where the caller asks for them.
 
+    Args:
+        backend: the model.
+        layer: the layer.
+        delta: [row, d_mlp, d_model].
+    """
+    delta = delta.to(backend.w_out(layer).parameter.device, _work(backend))
+    return gain_hooks(backend, layer, lambda key: key @ delta, n_rows=delta.shape[0])
+
+
+def gain_hooks(
+    backend: Backend, layer: int, gain: Gain, *, rows: Sequence[int] | None = None, n_rows: int | None = None
+) -> list[tuple[str, Hook]]:
+    """The hook that reads a layer's keys and the one that adds to its values.
+
+    In half precision what is added is computed in float32, as it is when the weights are edited.
+
+    Args:
+        backend: the model.
+        layer: the layer.
+        gain: what the values of the chosen rows gain, as a function of their keys.
+        rows: the rows that are changed, counted from the end where they are negative; None is all. Only these are
+            computed.
+        n_rows: how many rows the batch must have; None is any number that holds `rows`.
+    """
+    pair = _Pair(gain, _work(backend), None if rows is None else list(rows), n_rows)
+    return [(backend.key_hook(layer), pair.read), (backend.value_hook(layer), pair.add)]
+
+
+class _Pair:
+    """What is kept between a layer's key and its value."""
+
+    def __init__(self, gain: Gain, work: torch.dtype, rows: list[int] | None, n_rows: int | None) -> None:
+        self._gain, self._work, self._rows, self._n_rows = gain, work, rows, n_rows
+        self._gained: Tensor | None = None
+
+    def read(self, key: Tensor, hook: Any = None) -> None:
+        n_rows = key.shape[0]
+        if self._n_rows is not None and n_rows != self._n_rows:
+            raise SettingError(f"there are edits for {self._n_rows} rows, and the batch has {n_rows}; give as many")
+        if self._rows and not -n_rows <= min(self._rows) <= max(self._rows) < n_rows:
+            raise SettingError(f"rows are {self._rows}, and the batch has rows 0 to {n_rows - 1}")
+        self._chosen = None if self._rows is None else sorted({row % n_rows for row in self._rows})
+        self._gained = self._gain((key if self._chosen is None else key[self._chosen]).to(self._work))
+
+    def add(self, value: Tensor, hook: Any = None) -> Tensor:
+        gained, self._gained = self._gained, None
+        assert gained is not None
+        if self._chosen is None:
+            return (value.to(self._work) + gained).to(value.dtype)
+        changed = value.clone()
+        changed[self._chosen] = (value[self._chosen].to(self._work) + gained).to(value.dtype)
+        return changed
+
+
+def _times(gain: Gain, count: Int[Tensor, " row"]) -> Gain:
+    """What is gained, times how often each row has the update."""
+    if bool((count == 1).all()):
+        return gain
+    return lambda key: gain(key) * count[:, None, None].to(key)
+
+
+def _moved(backend: Backend, update: WeightUpdate) -> WeightUpdate:
+    return update.to(backend.w_out(update.layer).parameter.device, _work(backend))
+
+
+def _work(backend: Backend) -> torch.dtype:
+    """The precision in which gains are computed."""
+    return torch.promote_types(backend.dtype, torch.float32)
+
+
+def _several(entry: Any, row: int) -> tuple[Patch, ...]:
     if entry is None:
         return ()
     several: list[Any] = list(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else [entry]
     for one in several:
-        if not isinstance(one, WeightEdit):
+        if not hasattr(one, "layers") or not hasattr(one, "id"):
             raise SettingError(
                 f"row {row} has {shown(one)}; expected an edit, a list of edits, or None for a row that is left alone"
                 f"{' (load_edit reads one from a file)' if isinstance(one, str | os.PathLike) else ''}"
@@ -112,100 +269,10 @@ def _several(entry: Any, row: int) -> tuple["WeightEdit", ...]:
     return tuple(several)
 
 
-def _check(edit: "WeightEdit", model: Any, *, force: bool) -> None:
-    backend = as_backend(model)
-    check_same_model(edit, backend, force=force)
-    if is_applied(edit, model):
+def _check(patch: Patch, backend: Backend, *, force: bool) -> None:
+    check_same_model(patch, backend, force=force)
+    if is_applied(patch, backend.model):
         raise EditStateError(
-            f"the edit {edit.request.text!r} -> {edit.request.target_new!r} is in this model's weights already, and "
-            "through hooks it would count twice; revert it first"
+            f"the edit {patch.label} is in this model's weights already, and through hooks it would count twice; "
+            "revert it first"
         )
-
-
-def rank_one_hooks(
-    backend: Backend, layer: int, u: Tensor, v: Tensor, *, rows: list[int] | None = None
-) -> list[tuple[str, Hook]]:
-    """The hook that reads a layer's keys and the one that adds to its values.
-
-    Args:
-        backend: the model.
-        layer: the layer.
-        u: [row, edit, d_mlp], a set of edits a row, or [edit, d_mlp] for all rows alike.
-        v: [row, edit, d_model] or [edit, d_model].
-        rows: the rows that are edited, for the second form; None is all.
-    """
-    # In half precision the sums are taken in float32, as they are when the weights are edited.
-    work = torch.promote_types(backend.dtype, torch.float32)
-    device = backend.w_out(layer).parameter.device
-    u, v = u.to(device, work), v.to(device, work)
-    per_row = u.ndim == 3
-    shares: list[Float[Tensor, "batch pos edit"]] = []
-
-    def read(key: Tensor, hook: Any = None) -> None:
-        if per_row and key.shape[0] != u.shape[0]:
-            raise _other_rows(u.shape[0], key.shape[0])
-        if rows:
-            _check_rows(rows, key.shape[0])
-        shares[:] = [key.to(work) @ u.transpose(-1, -2)]
-
-    def add(value: Tensor, hook: Any = None) -> Tensor:
-        gain = shares.pop() @ v
-        if rows is not None:
-            chosen = torch.zeros(value.shape[0], 1, 1, dtype=work, device=value.device)
-            chosen[rows] = 1
-            gain = gain * chosen
-        return (value.to(work) + gain).to(value.dtype)
-
-    return [(backend.key_hook(layer), read), (backend.value_hook(layer), add)]
-
-
-def matrix_hooks(
-    backend: Backend,
-    layer: int,
-    delta: Float[Tensor, "row d_mlp d_model"] | Float[Tensor, "d_mlp d_model"],
-    *,
-    rows: Sequence[int] | None = None,
-    n_rows: int | None = None,
-) -> list[tuple[str, Hook]]:
-    """The same for updates that are whole matrices: every key is multiplied by what its row's `W_out` gains.
-
-    Gradients reach `delta` where the caller asks for them.
-
-    Args:
-        backend: the model.
-        layer: the layer.
-        delta: [row, d_mlp, d_model], a matrix a row, or [d_mlp, d_model] for all rows alike.
-        rows: the rows that are edited, for the second form; None is all. Only these are multiplied.
-        n_rows: how many rows the batch must have; None is any number that holds `rows`.
-    """
-    work = torch.promote_types(backend.dtype, torch.float32)
-    delta = delta.to(backend.w_out(layer).parameter.device, work)
-    n_rows = delta.shape[0] if delta.ndim == 3 else n_rows
-    chosen = None if rows is None else list(rows)
-    gains: list[Float[Tensor, "row pos d_model"]] = []
-
-    def read(key: Tensor, hook: Any = None) -> None:
-        if n_rows is not None and key.shape[0] != n_rows:
-            raise _other_rows(n_rows, key.shape[0])
-        if chosen:
-            _check_rows(chosen, key.shape[0])
-        gains[:] = [(key if chosen is None else key[chosen]).to(work) @ delta]
-
-    def add(value: Tensor, hook: Any = None) -> Tensor:
-        gain = gains.pop()
-        if chosen is None:
-            return (value.to(work) + gain).to(value.dtype)
-        changed = value.clone()
-        changed[chosen] = (value[chosen].to(work) + gain).to(value.dtype)
-        return changed
-
-    return [(backend.key_hook(layer), read), (backend.value_hook(layer), add)]
-
-
-def _check_rows(rows: list[int], n_rows: int) -> None:
-    if not -n_rows <= min(rows) <= max(rows) < n_rows:
-        raise SettingError(f"rows are {rows}, and the batch has rows 0 to {n_rows - 1}")
-
-
-def _other_rows(edited: int, n_rows: int) -> SettingError:
-    return SettingError(f"there are edits for {edited} rows, and the batch has {n_rows}; give as many")

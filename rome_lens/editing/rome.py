@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from rome_lens.backends import as_backend
-from rome_lens.backends.modules import hugging_face_module
 from rome_lens.checks import as_real, choice, flag, is_list, seed_number, shown, whole_number
-from rome_lens.editing.answers import alike, old_answers, read_answers
+from rome_lens.editing.answers import old_answers, read_answers
 from rome_lens.editing.closed_form import Keys, RankOne, check_variant, rank_one
-from rome_lens.editing.edit import Edit, Loss, Probabilities
-from rome_lens.editing.history import edits_in_weights, unedited_matrix
+from rome_lens.editing.edit import Edit
+from rome_lens.editing.history import unedited_matrix
+from rome_lens.editing.made import Found, make_edits
+from rome_lens.editing.outcome import Loss, Outcome, Probabilities
 from rome_lens.editing.prompts import RequestRows, check_templates, split_requests, tokenise_request
 from rome_lens.editing.second_moment.moment import SecondMoment, moment_of
 from rome_lens.editing.second_moment.shipped import shipped_moment
@@ -23,7 +24,7 @@ from rome_lens.editing.settings import Settings, settings_for
 from rome_lens.editing.shortfall import answers_mean_key, shortfall
 from rome_lens.editing.templates import sample_templates
 from rome_lens.editing.values import Values, find_values
-from rome_lens.editing.weight_edit import found_on
+from rome_lens.editing.weight_update import LowRank
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import request_of, requests_of
@@ -258,45 +259,39 @@ class ROME:
         before = read_answers(self._backend, answers)
         after = read_answers(self._backend, answers, layer=self.layer, u=u, v=v)
         reached = [Probabilities.of(*after[2 * i : 2 * i + 2]) for i in range(len(rows))]
-        norm = self._backend.w_out(self.layer).matrix.double().norm().item()
-        fingerprint = self._backend.fingerprint(self.layer, unedited_matrix(self._backend, self.layer))
-        module, transposed = hugging_face_module(self._backend, self.layer) or (None, True)
-        others = edits_in_weights(self._backend)
-        seconds = (time.perf_counter() - started) / len(rows)
-        return [
-            Edit(
-                request=row.request,
-                layer=self.layer,
-                u=update.u,
-                v=update.v,
-                old_answer=old[i].answer,
-                before=Probabilities.of(*before[2 * i : 2 * i + 2]),
-                after=reached[i],
-                key_norm=update.key_norm,
-                key_dot=update.key_dot,
-                relative_norm=update.v.double().norm().item() / norm,
-                loss_curve=values.curves[i],
-                variant=self.variant,
-                settings=self._record(values),
-                fingerprint=fingerprint,
-                notes=(
-                    f"settings: {self.settings.source}",
-                    *self.second_moment.warnings,
-                    *self._other_bos(),
-                    *values.notes,
-                    *found_on(others, self.layer, second_moment=True),
-                    *alike(row.rewriting[0], old[i]),
-                    *self._shortfall(row, reached[i], values.curves[i]),
+        found = [
+            Found(
+                Outcome(
+                    row.request,
+                    old[i].answer,
+                    Probabilities.of(*before[2 * i : 2 * i + 2]),
+                    reached[i],
+                    values.curves[i],
                 ),
-                module=module,
-                module_transposed=transposed,
-                backend=self._backend.name,
-                dtype=str(self._backend.dtype).removeprefix("torch."),
-                seconds=seconds,
-                made_on=tuple(text for text, _ in others),
+                LowRank(self.layer, update.u[None], update.v[None]),
+                row.rewriting[0],
+                old[i],
+                self._shortfall(row, reached[i], values.curves[i]),
+                update.key_norm,
+                update.key_dot,
             )
             for i, (row, update) in enumerate(zip(rows, updates, strict=True))
         ]
+        notes = (
+            f"settings: {self.settings.source}",
+            *self.second_moment.warnings,
+            *self._other_bos(),
+            *values.notes,
+        )
+        return make_edits(
+            self._backend,
+            found,
+            variant=self.variant,
+            settings=self._record(values),
+            notes=notes,
+            second_moment=True,
+            started=started,
+        )
 
     def _other_bos(self) -> tuple[str, ...]:
         """Say it where C was collected with other rows in mind."""

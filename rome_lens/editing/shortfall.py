@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from rome_lens.editing.edit import Loss
-from rome_lens.editing.weight_edit import SAID, Probabilities
+from rome_lens.editing.outcome import SAID, Loss, Probabilities
 
 Cause = Literal["key", "value", "spill", "token"]
 """`key`: the value gives the target, but the bare prompt's key is not the one that is answered with it. `value`: the

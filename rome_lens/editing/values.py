@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Backend, fast_or_plain
-from rome_lens.editing.edit import Loss
 from rome_lens.editing.forward import Forward, Known, ReplayForward
+from rome_lens.editing.outcome import Loss
 from rome_lens.editing.prompts import Batch, RequestRows, make_batch
 from rome_lens.editing.settings import Settings
 from rome_lens.errors import EditError

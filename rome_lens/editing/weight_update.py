@@ -1,7 +1,9 @@
 """What one layer's `W_out` gains: a product of two factors, or a whole matrix. It knows no request and no model."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -35,10 +37,16 @@ class WeightUpdate(ABC):
 
     @abstractmethod
     def rows(self, which: slice | Tensor) -> Float[Tensor, "row d_model"]:
-        """Some rows of the matrix, in float64, on the update's device.
+        """Some rows of the matrix, in float64 and on the update's device. Whoever gets them leaves them as they are."""
 
-        A row is computed from its own factors alone: the same bits in whatever company.
-        """
+    @cached_property
+    @abstractmethod
+    def bound(self) -> float:
+        """A number that no entry of the matrix exceeds."""
+
+    @abstractmethod
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """The same update elsewhere, or in another precision."""
 
     @abstractmethod
     def gain(self, keys: Float[Tensor, "*batch d_mlp"]) -> Float[Tensor, "*batch d_model"]:
@@ -74,6 +82,14 @@ class LowRank(WeightUpdate):
     def tensors(self) -> dict[str, Tensor]:
         return {"left": self.left, "right": self.right}
 
+    @cached_property
+    def bound(self) -> float:
+        left, right = (factor.double().abs().amax(dim=1) for factor in (self.left, self.right))
+        return (left * right).sum().item()
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        return replace(self, left=self.left.to(device, dtype), right=self.right.to(device, dtype))
+
     def rows(self, which: slice | Tensor) -> Float[Tensor, "row d_model"]:
         left, right = self.left[:, which].double(), self.right.double()
         return torch.outer(left[0], right[0]) if self.rank == 1 else left.t() @ right
@@ -97,12 +113,23 @@ class Dense(WeightUpdate):
         return self.delta.shape[0], self.delta.shape[1]
 
     @property
+    def matrix(self) -> Float[Tensor, "d_mlp d_model"]:
+        return self.delta
+
+    @property
     def rank(self) -> None:
         return None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         return {"delta": self.delta}
+
+    @cached_property
+    def bound(self) -> float:
+        return self.delta.abs().max().item()
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        return replace(self, delta=self.delta.to(device, dtype))
 
     def rows(self, which: slice | Tensor) -> Float[Tensor, "row d_model"]:
         return self.delta[which].double()

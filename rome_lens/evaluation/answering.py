@@ -24,8 +24,8 @@ from rome_lens.backends import (
     fast_products,
 )
 from rome_lens.backends.decoding import Embedding, enter, make_ready
+from rome_lens.editing.hooks import RowUpdates
 from rome_lens.evaluation.questions import Chunk, Question, Reading, make_chunks
-from rome_lens.evaluation.updates import Updates
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def ask_again(self, asked: Asked, updates: Updates) -> list[tuple[Reading, ...]]:
+    def ask_again(self, asked: Asked, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         """Put the same questions to the model under edits, [question][answer].
 
         Raises:
@@ -111,10 +111,10 @@ class PlainEngine(Engine):
         return Asked(tuple(questions), tuple(chunks), tuple(readings), ())
 
     @torch.no_grad()
-    def ask_again(self, asked: Asked, updates: Updates) -> list[tuple[Reading, ...]]:
+    def ask_again(self, asked: Asked, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         return self._sorted(asked.questions, [(chunk, self._run(chunk, updates)) for chunk in asked.chunks])
 
-    def _run(self, chunk: Chunk, updates: Updates | None) -> list[Reading]:
+    def _run(self, chunk: Chunk, updates: RowUpdates | None) -> list[Reading]:
         hooks = [] if updates is None else updates.all_hooks(chunk.stem_record)
         with self.backend.hooked(hooks):
             return chunk.read(self.backend.logits_at(chunk.stems, chunk.place_row, chunk.place_column))
@@ -190,7 +190,7 @@ class BlockEngine(Engine):
 
     @torch.no_grad()
     @called_alone()
-    def ask_again(self, asked: Asked, updates: Updates) -> list[tuple[Reading, ...]]:
+    def ask_again(self, asked: Asked, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         if updates.start >= self.backend.n_layers:
             return list(asked.readings)
         readings = []
@@ -214,7 +214,7 @@ class BlockEngine(Engine):
         chunk: Chunk,
         entering: _Entering,
         first_layer: int,
-        updates: Updates | None,
+        updates: RowUpdates | None,
         *,
         keep: Collection[int] = (),
         kept: dict[int, _Entering] | None = None,
@@ -245,7 +245,7 @@ class BlockEngine(Engine):
         *,
         first: int | Int[Tensor, " row"] = 0,
         past: KeysValues | None = None,
-        updates: Updates | None = None,
+        updates: RowUpdates | None = None,
         records: Int[Tensor, " row"] | None = None,
     ) -> tuple[Float[Tensor, "row pos d_model"], KeysValues]:
         """One block as `BlockReplay.run` calls it, each row under the edits of its record."""

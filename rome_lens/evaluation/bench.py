@@ -14,6 +14,7 @@ import torch
 from rome_lens.backends import Backend, ReplayError, as_backend
 from rome_lens.backends.generation import never_text
 from rome_lens.data.records import CounterFactRecord
+from rome_lens.editing.hooks import RowUpdates
 from rome_lens.errors import RomeLensError, SettingError
 from rome_lens.evaluation.answering import Asked, Engine, open_engine
 from rome_lens.evaluation.continuing import Prompt, continue_prompts
@@ -23,7 +24,7 @@ from rome_lens.evaluation.metrics import (
 )
 from rome_lens.evaluation.questions import Question, Reading, questions_of, text_question
 from rome_lens.evaluation.report.record import Measured, Record, unfit, written
-from rome_lens.evaluation.updates import Updates, as_edits
+from rome_lens.evaluation.updates import as_edits, updates_of
 from rome_lens.progress import Progress
 from rome_lens.tokens import encode
 
@@ -179,7 +180,7 @@ class EvaluationBench:
         through_hooks = [() if isinstance(edit, RomeLensError) else as_edits(edit) for edit in edits]
         measured: dict[int, Measured] = {}
         together = [index for index, several in enumerate(through_hooks) if several is not None]
-        updates = Updates(self._backend, [several or () for several in through_hooks])
+        updates = updates_of(self._backend, [several or () for several in through_hooks])
         if together:
             readings = engine.ask_again(batch.asked, updates)
             measured |= self._read(batch, together, batch.asked.readings, readings, updates)
@@ -201,7 +202,7 @@ class EvaluationBench:
         chosen: Sequence[int],
         before: Sequence[tuple[Reading, ...]],
         after: Sequence[tuple[Reading, ...]],
-        updates: Updates | None,
+        updates: RowUpdates | None,
     ) -> dict[int, Measured]:
         """Everything about some records of a batch: their answers, and what the model writes by itself.
 
@@ -224,7 +225,7 @@ class EvaluationBench:
             one.perplexity = self._perplexity(None if updates is None else updates.of(index))
         return found
 
-    def _let_write(self, batch: _Batch, found: Mapping[int, Measured], updates: Updates | None) -> None:
+    def _let_write(self, batch: _Batch, found: Mapping[int, Measured], updates: RowUpdates | None) -> None:
         for one in found.values():
             one.free = [""] * len(one.readings)
         self._answer_freely(found, updates)
@@ -238,7 +239,7 @@ class EvaluationBench:
         for (index, prompt, _), text in zip(asked, self._texts(asked, updates), strict=True):
             found[index].texts.append((prompt, text))
 
-    def _answer_freely(self, found: Mapping[int, Measured], updates: Updates | None) -> None:
+    def _answer_freely(self, found: Mapping[int, Measured], updates: RowUpdates | None) -> None:
         """Greedy continuations, as far as they may yet be the answer that is wanted."""
         engine, tokenizer = self._engine, self._backend.tokenizer
         assert engine is not None
@@ -260,7 +261,7 @@ class EvaluationBench:
             end = tokenizer.eos_token_id
             found[index].free[place] = tokenizer.decode(kept[: kept.index(end)] if end in kept else kept)
 
-    def _texts(self, asked: Sequence[tuple[int, str, tuple[int, ...]]], updates: Updates | None) -> list[str]:
+    def _texts(self, asked: Sequence[tuple[int, str, tuple[int, ...]]], updates: RowUpdates | None) -> list[str]:
         """What the model writes after prompts: (record, prompt, seed) each; up to `text_length` tokens in all."""
         engine, measures = self._engine, self.measures
         assert engine is not None
@@ -299,7 +300,7 @@ class EvaluationBench:
         each = len(_REFERENCES)
         return [texts[place : place + each] for place in range(0, len(texts), each)]
 
-    def _perplexity(self, updates: Updates | None) -> tuple[float, float] | None:
+    def _perplexity(self, updates: RowUpdates | None) -> tuple[float, float] | None:
         """Of the watched texts, in the unedited model and now."""
         if self._watched is None:
             return None

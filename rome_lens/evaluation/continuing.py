@@ -11,8 +11,8 @@ from torch import Tensor
 
 from rome_lens.backends import KeysValues, called_alone
 from rome_lens.backends.decoding import pad_rows, room_for, rows_together, write
+from rome_lens.editing.hooks import RowUpdates
 from rome_lens.evaluation.answering import BlockEngine, Engine
-from rome_lens.evaluation.updates import Updates
 
 # Rows that are continued together at most: more of them make nothing faster.
 _MOST_ROWS = 256
@@ -42,7 +42,7 @@ def continue_prompts(
     prompts: Sequence[Prompt],
     *,
     n_new: int,
-    updates: Updates | None,
+    updates: RowUpdates | None,
     top_k: int = 1,
     banned: Sequence[int] = (),
 ) -> list[list[int]]:
@@ -108,7 +108,7 @@ def _by_blocks(
     records: Int[Tensor, " row"],
     *,
     n_new: int,
-    updates: Updates | None,
+    updates: RowUpdates | None,
     choose: Choice,
 ) -> Int[Tensor, "row n_new"]:
     """Keys and values are kept; rows end in one column, so that the next token is one column of all rows."""
@@ -142,7 +142,7 @@ def _by_forwards(
     records: Int[Tensor, " row"],
     *,
     n_new: int,
-    updates: Updates | None,
+    updates: RowUpdates | None,
     choose: Choice,
 ) -> Int[Tensor, "row n_new"]:
     """A whole forward a token."""

@@ -1,11 +1,16 @@
 """Edits of random factors, models that a test may change, and what both give."""
 
+from dataclasses import fields
+
 import torch
 from architectures import byte_tokenizer, hugging_face_model
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
-from rome_lens.editing.edit import Edit, Loss, Probabilities
+from rome_lens.editing.edit import Edit
+from rome_lens.editing.outcome import Earlier, Loss, Origin, Outcome, Probabilities
+from rome_lens.editing.patch import EditedLayer
+from rome_lens.editing.weight_update import Dense, LowRank
 from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained
 
@@ -19,7 +24,7 @@ def random_edit(model, layer=1, *, seed=0, **changes):
     generator = torch.Generator().manual_seed(seed)
     dtype = torch.promote_types(matrix.dtype, torch.float32)
     u, v = (torch.randn(width, generator=generator, dtype=dtype) for width in matrix.shape)
-    fields = {
+    values = {
         "request": rl.EditRequest("{} is in", subject="The tower", target_new=f"Rome {seed}", target_true="Paris"),
         "layer": layer,
         "u": u / u.norm(),
@@ -41,7 +46,32 @@ def random_edit(model, layer=1, *, seed=0, **changes):
         "dtype": "float64",
         "seconds": 0.5,
     }
-    return Edit(**fields | changes)
+    return flat_edit(**values | changes)
+
+
+def flat_edit(*, layer, u=None, v=None, delta=None, made_on=(), **values):
+    """An edit of one request and one layer, from what it says of itself."""
+    update = LowRank(layer, u[None], v[None]) if delta is None else Dense(layer, delta)
+
+    def some(kind):
+        return {f.name: values[f.name] for f in fields(kind) if f.name in values}
+
+    made_on = tuple(one if isinstance(one, Earlier) else Earlier(one) for one in made_on)
+    return Edit(
+        (Outcome(**some(Outcome)),),
+        (EditedLayer(update, **some(EditedLayer)),),
+        Origin(**some(Origin), made_on=made_on),
+    )
+
+
+def changed(edit, **changes):
+    """The edit with other values in it, named as it says them of itself."""
+    tensors = ("delta",) if edit.rank is None else ("u", "v")
+    names = [
+        f.name for kind in (Outcome, EditedLayer, Origin) for f in fields(kind) if f.name not in ("update", "made_on")
+    ]
+    values = {name: getattr(edit, name) for name in (*names, *tensors, "layer")} | {"made_on": edit.origin.made_on}
+    return flat_edit(**values | changes)
 
 
 def own(name, backend, *, dtype=torch.float64):

@@ -163,8 +163,9 @@ def test_the_block_ends_with_the_edit_off_whatever_happens():
 
 NAME = "the edit 'The tower is in' -> 'Rome 0' (layer 1)"
 CHANGED = (
-    "somebody else has changed W_out of layer 1 since it was edited, and undoing the edit would undo that too: put the "
-    "weights back as they were, edited or not, or keep them as they are with rome_lens.forget_edits(model, layer=1)"
+    "W_out of layer 1 was changed outside rome_lens after it was edited, and undoing the edit would undo that change "
+    "too: put the weights back as they were, edited or not, or keep them as they are with "
+    "rome_lens.forget_edits(model, layer=1)"
 )
 
 
@@ -238,7 +239,7 @@ def test_a_model_that_changed_its_precision(backend, caplog):
     with pytest.raises(EditStateError, match=r"is torch\.bfloat16 now"):
         edit.revert(model)
     model.to(torch.float32)  # but the bits are gone
-    with pytest.raises(EditStateError, match="somebody else has changed W_out"):
+    with pytest.raises(EditStateError, match="was changed outside rome_lens"):
         edit.revert(model)
 
 
@@ -495,5 +496,5 @@ def test_an_edit_that_came_in_with_loaded_weights_is_not_said_to_be_absent(backe
     edited = {name: weight.clone() for name, weight in model.state_dict().items()}
     edit.revert(model)
     model.load_state_dict(edited)
-    with pytest.raises(EditStateError, match="came into this model's weights by other ways than ours"):
+    with pytest.raises(EditStateError, match="came into this model's weights by other means than rome_lens"):
         edit.revert(model)

@@ -197,7 +197,7 @@ class EditedModel(RuleBasedStateMachine):
             self.w_out(layer)[0, 0] += 1
         changed = self.w_out(layer).clone()
         if LAYERS[number] == layer and any(LAYERS[other] == layer for other in self.on):
-            with self.refused("somebody else has changed W_out"):
+            with self.refused("was changed outside rome_lens"):
                 (self.edits[number].revert if number in self.on else self.edits[number].apply)(self.model)
         assert torch.equal(self.w_out(layer), changed)
         with torch.no_grad():

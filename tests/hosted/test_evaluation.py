@@ -7,6 +7,7 @@ import evaluation_oracle as oracle
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
+from edits import changed
 from hosts import hosted
 
 import rome_lens as rl
@@ -344,7 +345,7 @@ def test_rows_at_the_end_of_the_context_are_not_pushed_out_of_it(backend):
 def test_texts_are_watched_and_edits_that_harm_the_model_flagged():
     model = architecture("llama", BACKENDS[0])
     good = _rome(model).edit(RECORDS[0].request)
-    ruinous = replace(good, v=good.v * 1e4)
+    ruinous = changed(good, v=good.v * 1e4)
     edits = {RECORDS[0].request: good, RECORDS[1].request: ruinous}
     found = evaluated(model, Given(edits), watched=TEXTS, perplexity_bound=1.01)
     tokenizer, plain = byte_tokenizer(), hugging_face_model("llama")
@@ -397,7 +398,7 @@ def test_an_editor_that_reports_progress_is_heard():
 def test_a_model_that_an_edit_has_ruined_gives_finite_scores():
     model = architecture("llama", BACKENDS[0])
     edit = _rome(model).edit(RECORDS[0].request)
-    nothing = replace(edit, v=edit.v * float("nan"))
+    nothing = changed(edit, v=edit.v * float("nan"))
     found = evaluated(model, Given({RECORDS[0].request: nothing}), watched=TEXTS)
     assert {answer["nll_new"] for answer in found[0]["answers"]} == {1e4}
     assert [found[0]["scores"][name] for name in ("ES", "PS", "NS", "EM")] == [0, 0, 0, 0]

@@ -9,14 +9,15 @@ import pytest
 import torch
 import transformers
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
+from edits import flat_edit
 from hosts import needs_hooked
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
 from rome_lens.editing import export
-from rome_lens.editing.edit import Edit, Probabilities
 from rome_lens.editing.export import NOTE, export_adapter, export_model
+from rome_lens.editing.outcome import Probabilities
 from rome_lens.errors import ArtefactError, EditError, EditStateError, ModelError, ModelMismatchError, SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.loading.convert import to_transformer_lens
@@ -56,7 +57,7 @@ def make_edit(model, layer=1, *, seed=0, **changes):
         "backend": backend.name,
         "dtype": str(backend.dtype).removeprefix("torch."),
     }
-    return Edit(**fields | changes)
+    return flat_edit(**fields | changes)
 
 
 def own_bridge(name, dtype=torch.float64):
@@ -257,7 +258,7 @@ def test_nameless_module_is_found_by_its_weights(tmp_path):
     edit = make_edit(model, module=None)
     edit.to_hf(hugging_face_model("neox"), tmp_path / "out")
     assert far(logits(load(tmp_path / "out")), edited_logits(model, edit)) < rounding(model)
-    with pytest.raises(EditError, match=r"nobody knows .* layer 1 of neox.*with to_hf, or make the edit on a Trans"):
+    with pytest.raises(EditError, match=r"the Hugging Face name of .* layer 1 of neox is unknown.*with to_hf, or make the edit on a Trans"):
         edit.to_peft(tmp_path / "adapter")
 
 
@@ -290,7 +291,7 @@ def test_refused_models(tmp_path):
     edit.apply(model)
     with torch.no_grad():
         model.blocks[1].mlp.out.weight.mul_(2)
-    with pytest.raises(EditStateError, match="somebody else has changed W_out of layer 1"):
+    with pytest.raises(EditStateError, match="W_out of layer 1 was changed outside rome_lens"):
         edit.to_hf(model, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

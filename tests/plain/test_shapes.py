@@ -9,7 +9,7 @@ from shapes import check
 from torch import Tensor
 
 from rome_lens.checks import as_whole
-from rome_lens.editing.weight_edit import SAID
+from rome_lens.editing.outcome import SAID
 from rome_lens.tracing.forwards import joint_probability
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import typer
+from edits import changed
 from rich.cells import cell_len
 from safetensors.torch import save_file
 from tiny_shell import PROMPT, SUBJECT, TinyHouse, ok, refusal
@@ -72,7 +73,7 @@ def _heading():
 
 def test_notes_of_an_edit(shell, tmp_path):
     notes = ("settings: they are said elsewhere", "collected from 3 tokens, far too few")
-    replace(shell.edit, notes=notes, module=None, loss_curve=()).save(tmp_path / "edit")
+    changed(shell.edit, notes=notes, module=None, loss_curve=()).save(tmp_path / "edit")
     said = _said(shell.run("show", tmp_path / "edit"))
     assert "note collected from 3 tokens, far too few" in said
     assert "they are said elsewhere" not in said
@@ -176,7 +177,7 @@ def test_damaged_files(shell, tiny_house, tmp_path, options):
 
 
 def test_numbers_that_json_does_not_have(shell, tmp_path):
-    replace(shell.edit, before=Probabilities(float("nan"), 0.5)).save(tmp_path / "edit")
+    changed(shell.edit, before=Probabilities(float("nan"), 0.5)).save(tmp_path / "edit")
     result = shell.run("show", "--json", tmp_path / "edit")
     assert (result.exit_code, result.stdout) == (1, "[]\n")
     assert "a damaged edit" in result.stderr
@@ -200,7 +201,7 @@ def test_no_line_of_show_is_longer_than_eighty_columns(shell, name, colours):
 
 def test_escapes_in_a_file_are_shown(shell, tmp_path):
     request = replace(shell.edit.request, target_new="\x1b[31mred\x07 [bold]")
-    replace(shell.edit, request=request, variant="\x1b]0;x\x07", notes=("\x9b31m",)).save(tmp_path / "edit")
+    changed(shell.edit, request=request, variant="\x1b]0;x\x07", notes=("\x9b31m",)).save(tmp_path / "edit")
     printed = ok(shell.run("show", tmp_path / "edit"))
     assert not [c for c in printed.replace("\n", "") if not c.isprintable()]
     assert "where stands the tower → ␛[31mred␇ [bold]" in printed

@@ -2,19 +2,19 @@
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from architectures import BACKENDS, architecture
-from edits import random_edit
+from edits import changed, random_edit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from tiny_rome import REQUEST, rome
 
 import rome_lens as rl
-from rome_lens.editing.edit import Edit
+from rome_lens.editing.outcome import Earlier
 from rome_lens.errors import ArtefactError
 from rome_lens.storage import save_tensors
 
@@ -44,13 +44,10 @@ def path(tmp_path):
 
 
 def assert_same(one, other):
-    for field in fields(Edit):
-        mine, theirs = getattr(one, field.name), getattr(other, field.name)
-        if isinstance(mine, torch.Tensor):
-            assert torch.equal(mine, theirs)
-            assert mine.dtype == theirs.dtype
-        else:
-            assert mine == theirs, field.name
+    assert (one.outcomes, one.origin, one.to_dict()) == (other.outcomes, other.origin, other.to_dict())
+    for mine, theirs in ((one.u, other.u), (one.v, other.v)):
+        assert torch.equal(mine, theirs)
+        assert mine.dtype == theirs.dtype
     assert one.id == other.id
 
 
@@ -63,8 +60,8 @@ def assert_refused(path, *words):
     assert all(word in message for word in words), message
 
 
-def write(path, edit, *, drop=(), tensors=None, **changes):
-    """An edit's file with something changed in it."""
+def write_form_1(path, edit, *, drop=(), tensors=None, **changes):
+    """An edit's file as 0.1.0 wrote it, with something changed in it."""
     plain = edit.to_dict() | changes
     tensors = {"u": edit.u, "v": edit.v} | (tensors or {})
     save_tensors(
@@ -73,6 +70,35 @@ def write(path, edit, *, drop=(), tensors=None, **changes):
         tensors={name: tensor for name, tensor in tensors.items() if name not in drop},
         settings={name: value for name, value in plain.items() if name not in drop},
     )
+
+
+OUTCOME = ("request", "old_answer", "before", "after", "loss_curve")
+LAYER = ("layer", "key_norm", "key_dot", "relative_norm", "fingerprint", "module", "module_transposed")
+NAMES = {"u": "layers.1.left", "v": "layers.1.right"}
+
+
+def write_form_2(path, edit, *, drop=(), tensors=None, **changes):
+    """An edit's file of today, with something changed in it."""
+    plain = {name: value for name, value in (edit.to_dict() | changes).items() if name not in drop}
+    tensors = {name: edit_tensor[None] for name, edit_tensor in (("u", edit.u), ("v", edit.v))} | {
+        name: tensor[None] if name in NAMES and tensor.ndim else tensor for name, tensor in (tensors or {}).items()
+    }
+    save_tensors(
+        path,
+        kind="edit",
+        tensors={NAMES.get(name, name): tensor for name, tensor in tensors.items() if name not in drop},
+        settings={
+            "outcomes": [{name: value for name, value in plain.items() if name in OUTCOME}],
+            "layers": [{name: value for name, value in plain.items() if name in LAYER}],
+            "origin": {name: value for name, value in plain.items() if name not in (*OUTCOME, *LAYER)},
+        },
+        form=2,
+    )
+
+
+@pytest.fixture(params=[write_form_1, write_form_2], ids=["form 1", "form 2"])
+def write(request):
+    return request.param
 
 
 @pytest.mark.parametrize(
@@ -87,12 +113,12 @@ def write(path, edit, *, drop=(), tensors=None, **changes):
     ids=["as it is", "float32", "little", "a strange request", "strange numbers"],
 )
 def test_an_edit_comes_back_as_it_was(path, edit, changes):
-    changed = replace(edit, **changes)
-    changed.save(path)
-    assert_same(rl.load_edit(path), changed)
-    assert_same(rl.load_edit(str(path)), changed)
+    other = changed(edit, **changes)
+    other.save(path)
+    assert_same(rl.load_edit(path), other)
+    assert_same(rl.load_edit(str(path)), other)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert json.loads(json.dumps(changed.to_dict()))["request"]["prompt"] == changed.request.prompt
+    assert json.loads(json.dumps(other.to_dict()))["request"]["prompt"] == other.request.prompt
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -112,14 +138,14 @@ def test_an_edit_of_the_editors_comes_back_and_does_the_same(path, backend):
 
 def test_the_id_tells_edits_apart(edit):
     others = [
-        replace(edit, u=edit.u.float()),
-        replace(edit, u=-edit.u, v=-edit.v),
-        replace(edit, v=edit.v * (1 + 1e-15)),
-        replace(edit, layer=2),
-        replace(edit, request=replace(edit.request, target_new="Rom")),
+        changed(edit, u=edit.u.float()),
+        changed(edit, u=-edit.u, v=-edit.v),
+        changed(edit, v=edit.v * (1 + 1e-15)),
+        changed(edit, layer=2),
+        changed(edit, request=replace(edit.request, target_new="Rom")),
     ]
     assert len({edit.id, *(other.id for other in others)}) == 6
-    assert replace(edit, seconds=3.0, notes=(), settings={}).id == edit.id
+    assert changed(edit, seconds=3.0, notes=(), settings={}).id == edit.id
     assert len(edit.id) == 16
     assert int(edit.id, 16) >= 0
 
@@ -132,7 +158,7 @@ def test_what_an_edit_says_of_itself(edit):
     assert torch.equal(edit.update, edit.u[:, None] * edit.v)
 
 
-def test_fields_of_a_later_version_are_left_alone(path, edit):
+def test_fields_of_a_later_version_are_left_alone(path, edit, write):
     later = {"later": {"a": [1]}}
     nested = {name: asdict(getattr(edit, name)) | later for name in ("request", "before", "after")}
     losses = [asdict(loss) | later for loss in edit.loss_curve]
@@ -149,22 +175,55 @@ def test_fields_of_a_later_version_are_left_alone(path, edit):
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
-def test_fields_that_are_not_needed(path, edit, name):
+def test_fields_that_are_not_needed(path, edit, write, name):
     write(path, edit, drop=[name])
-    assert_same(rl.load_edit(path), replace(edit, **{name: OPTIONAL[name]}))
+    assert_same(rl.load_edit(path), changed(edit, **{name: OPTIONAL[name]}))
 
 
-@pytest.mark.parametrize("name", [field.name for field in fields(Edit) if field.name not in OPTIONAL])
-def test_fields_that_are_missing(path, edit, name):
+@pytest.mark.parametrize("name", ["u", "v", *(name for name in (*OUTCOME, *LAYER) if name not in OPTIONAL)])
+def test_fields_that_are_missing(path, edit, write, name):
+    write(path, edit, drop=[name])
+    if write is write_form_2 and name in ("key_norm", "key_dot"):
+        assert getattr(rl.load_edit(path), name) is None  # not every edit is made for one key
+    else:
+        assert_refused(path, "a damaged edit", NAMES[name] if write is write_form_2 and name in NAMES else name)
+
+
+@pytest.mark.parametrize("name", ["variant", "settings"])
+def test_fields_of_the_origin_that_are_missing(path, edit, write, name):
     write(path, edit, drop=[name])
     assert_refused(path, "a damaged edit", name)
+
+
+@pytest.mark.parametrize("part", ["outcomes", "layers"])
+@pytest.mark.parametrize("value", [None, {}, [], [3], "text"], ids=str)
+def test_parts_that_are_no_lists_of_records(path, edit, part, value):
+    edit.save(path)
+    settings = {"outcomes": [{}], "layers": [{}], "origin": {}} | {part: value}
+    save_tensors(path, kind="edit", tensors={}, settings=settings, form=2)
+    assert_refused(path, "a damaged edit")
+
+
+def test_an_edit_of_an_earlier_version_knows_what_it_was_made_on(path, edit):
+    """It said so in words; an edit of a folder of 0.1.0 had no id."""
+    words = ["The tower is in → Rome 0 (layer 1, 0123456789abcdef)", "a → b (layer 2)", "something"]
+    write_form_1(path, edit, made_on=words)
+    loaded = rl.load_edit(path)
+    assert loaded.made_on == tuple(words)
+    assert loaded.origin.made_on == (
+        Earlier(words[0], (1,), "0123456789abcdef"),
+        Earlier(words[1], (2,), None),
+        Earlier(words[2], (), None),
+    )
+    loaded.save(path)
+    assert_same(rl.load_edit(path), loaded)
 
 
 @pytest.mark.parametrize(
     ("record", "name"),
     [("request", "prompt"), ("request", "target_new"), ("before", "old"), ("after", "target"), ("fingerprint", "norm")],
 )
-def test_fields_that_are_missing_further_in(path, edit, record, name):
+def test_fields_that_are_missing_further_in(path, edit, write, record, name):
     inner = {key: value for key, value in edit.to_dict()[record].items() if key != name}
     write(path, edit, **{record: inner})
     assert_refused(path, "a damaged edit", name)
@@ -199,7 +258,7 @@ WRONG = {
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values], ids=lambda x: f"{x!s:.20}"
 )
-def test_fields_of_the_wrong_type(path, edit, name, value):
+def test_fields_of_the_wrong_type(path, edit, write, name, value):
     write(path, edit, **{name: value})
     assert_refused(path, "a damaged edit")
 
@@ -220,19 +279,19 @@ def test_fields_of_the_wrong_type(path, edit, name, value):
     ],
     ids=lambda value: value if isinstance(value, str) else f"{tuple(value.shape)} {value.dtype}",
 )
-def test_tensors_that_are_no_factors(path, edit, name, tensor):
+def test_tensors_that_are_no_factors(path, edit, write, name, tensor):
     write(path, edit, tensors={name: tensor})
-    assert_refused(path, "a damaged edit", name)
+    assert_refused(path, "a damaged edit", name if write is write_form_1 else NAMES[name].rpartition(".")[2])
 
 
 @pytest.mark.parametrize("changes", [{"d_mlp": INF}, {"norm": 10**400}, {"sketch": [1.0]}, {"sketch": 3}], ids=str)
-def test_a_fingerprint_that_is_damaged(path, edit, changes):
+def test_a_fingerprint_that_is_damaged(path, edit, write, changes):
     write(path, edit, fingerprint=edit.fingerprint.to_dict() | changes)
     assert_refused(path, "a damaged edit")
 
 
 def test_a_fingerprint_of_another_layer(path, edit):
-    write(path, edit, fingerprint=edit.fingerprint.to_dict() | {"layer": 2})
+    write_form_1(path, edit, fingerprint=edit.fingerprint.to_dict() | {"layer": 2})
     assert_refused(path, "a damaged edit (layer 1 with the fingerprint of layer 2)")
 
 

@@ -13,6 +13,7 @@ from math import exp, log
 
 import pytest
 import torch
+from edits import flat_edit
 from micro import WORDS, micro_model, needs_hooked
 
 import rome_lens as rl
@@ -71,8 +72,19 @@ def by_hand(model):
         def edit(self, request):
             nothing = rl.editing.Probabilities(0, 0)
             u = torch.tensor([1, 0], dtype=torch.float64)
-            return rl.Edit(
-                request, 0, u, y, "b", nothing, nothing, 1.0, 1.0, 1.0, (), "by hand", {}, backend.fingerprint(0)
+            return flat_edit(
+                request=request,
+                layer=0,
+                u=u,
+                v=y,
+                old_answer="b",
+                before=nothing,
+                after=nothing,
+                loss_curve=(),
+                variant="by hand",
+                settings={},
+                relative_norm=1.0,
+                fingerprint=backend.fingerprint(0),
             )
 
     return ByHand()

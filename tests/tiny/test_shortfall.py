@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from architectures import BACKENDS
-from edits import own, random_edit
+from edits import changed, own, random_edit
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.editing.answers import old_answers
-from rome_lens.editing.edit import Loss, Probabilities
+from rome_lens.editing.outcome import Loss, Probabilities
 from rome_lens.editing.shortfall import answers_mean_key, shortfall
 from rome_lens.loading.tiny import tiny_model
 from rome_lens.tokens import tokenise_span
@@ -65,7 +65,7 @@ def test_a_file_keeps_it_and_files_of_earlier_versions_are_read(tmp_path):
     earlier.save(tmp_path / "earlier")
     assert rl.load_edit(tmp_path / "earlier").after == earlier.after
     assert "not reached" in repr(earlier)
-    replace(edit, after=replace(edit.after, target_written="yes")).save(tmp_path / "damaged")
+    changed(edit, after=replace(edit.after, target_written="yes")).save(tmp_path / "damaged")
     with pytest.raises(rl.ArtefactError, match="target_written is of type str"):
         rl.load_edit(tmp_path / "damaged")
 

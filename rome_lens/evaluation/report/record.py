@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rome_lens.data.records import CounterFactRecord, ZsreRecord
-from rome_lens.editing import Edit, MatrixEdit
+from rome_lens.editing import Edit
 from rome_lens.errors import RomeLensError
 from rome_lens.evaluation.metrics import begins_with, counterfact_scores, fluency, free_scores, zsre_scores
 from rome_lens.evaluation.questions import Question, Reading
@@ -113,7 +113,7 @@ def _edit_facts(edit: Any, seconds: float) -> dict[str, Any]:
     first = several[0] if several else None
     return {
         "layer": getattr(first or edit, "layer", None),
-        "variant": first.variant if isinstance(first, Edit | MatrixEdit) else type(edit).__name__,
+        "variant": first.variant if isinstance(first, Edit) else type(edit).__name__,
         "relative_norm": getattr(first, "relative_norm", None),
         "seconds": round(seconds, 3),
         "notes": list(getattr(first, "notes", ())),
