@@ -14,7 +14,7 @@ from torch import Tensor
 from rome_lens.editing.weight_update import WeightUpdate
 
 # Numbers that are worked on at a time: what is between two steps of a sum then stays in the processor's cache.
-_AT_A_TIME = 1 << 17
+_AT_A_TIME = 1 << 15
 
 
 class ExactSum:

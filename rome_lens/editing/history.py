@@ -1,9 +1,9 @@
 """Edits in a model's weights: what is in them, and how any of it is taken out again.
 
 The record lies on the model itself, so it goes with the model when that is copied or thrown away. Beside the edits it
-keeps the matrix as it was, as it was written last, and the exact sum of what was added (`exact_sum`): the weights are
+keeps the matrix as it was and as it was written last, and of many edits their exact sum (`exact_sum`): the weights are
 always the first of these plus the sum of its edits, rounded once, whatever the order in which they came and went, and
-after the last of them that matrix itself. What one more edit costs does not depend on how many are there.
+after the last of them that matrix itself. What one more edit costs does not grow with their number.
 
 Others write into the weights as well: `load_state_dict`, training, another precision. So a record is held against the
 weights whenever it is asked, and says what they are: where they hold some of its edits only, or none, the others are
@@ -23,13 +23,16 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, Fingerprint, as_backend
 from rome_lens.backends.origin import Held, held_edits, in_words, layers_held, loaded_from
-from rome_lens.editing.exact_sum import ExactSum, same
+from rome_lens.editing.exact_sum import ExactSum, same, sum_on
 from rome_lens.editing.outcome import Earlier
 from rome_lens.editing.patch import EditedLayer, Patch, layer_names, layer_of, name_of
 from rome_lens.editing.weight_update import WeightUpdate
 from rome_lens.errors import EditStateError, ModelError, ModelMismatchError
 
 _ATTRIBUTE = "_rome_lens_edits"
+# Up to as many edits are summed anew at every change; beyond, their sum is kept, which takes the memory of two float64
+# matrices, and a change costs the same whatever their number.
+_FEW = 3
 # As many rows of a matrix tell which of many sets of edits it may hold; the whole matrix decides.
 _TELLING_ROWS = 4
 # A matrix that is farther than this from what an edit was made for, and so many times nearer to it without the edit,
@@ -46,21 +49,36 @@ class _Record:
         original: [d_mlp, d_model].
         fingerprint: of the original.
         written: the original with the edits, as it was written last.
-        total: the sum of what the edits add.
         patches: the edits, in the order in which they came.
+        total: the sum of what they add; None where they are few.
     """
 
     layer: int
     original: Tensor
     fingerprint: Fingerprint
     written: Tensor
-    total: ExactSum
     patches: list[Patch] = field(default_factory=list)
+    total: ExactSum | None = None
 
     def updates(self, patches: Sequence[Patch]) -> list[WeightUpdate]:
         """What these edits add to this layer, in an order of their own: that of their ids."""
         found = (layer_of(patch, self.layer) for patch in sorted(patches, key=lambda patch: patch.id))
         return [here.update for here in found if here is not None]
+
+    def with_edits(self, patches: Sequence[Patch]) -> Float[Tensor, "d_mlp d_model"]:
+        """The original with these edits: those that it has, and one more or one less."""
+        updates = self.updates(patches)
+        if len(updates) <= _FEW:
+            self.total = None
+            return sum_on(self.original, updates)
+        if self.total is not None:
+            for update in self.updates([patch for patch in patches if not self.holds(patch)]):
+                self.total.add(update)
+            for update in self.updates([one for one in self.patches if all(one.id != other.id for other in patches)]):
+                self.total.remove(update)
+        if self.total is None or not self.total.exact:
+            self.total = ExactSum(self.original, updates)
+        return self.total.on(self.original)
 
     def holds(self, patch: Patch) -> bool:
         """Whether an edit is among those of the record."""
@@ -209,7 +227,7 @@ def apply_edit(patch: Patch, model: Any, *, force: bool) -> None:
         _check_layer(patch, here, backend, record, force=force)
         if record is None:
             matrix = backend.w_out(here.layer).matrix.clone()
-            record = _Record(here.layer, matrix, _fingerprint(backend, here.layer, None), matrix, ExactSum(matrix))
+            record = _Record(here.layer, matrix, _fingerprint(backend, here.layer, None), matrix)
         if record.holds(patch):
             raise EditStateError(f"{name_of(patch)} is applied already; revert it first, or leave it as it is")
         _check_precision(backend, record)
@@ -267,20 +285,12 @@ def _write(backend: Backend, wanted: Mapping[int, tuple[_Record, list[Patch]]]) 
     written: dict[int, Tensor] = {}
     try:
         for layer, (record, patches) in wanted.items():
-            added = [patch for patch in patches if not record.holds(patch)]
-            gone = [patch for patch in record.patches if all(patch.id != other.id for other in patches)]
-            for update in record.updates(added):
-                record.total.add(update)
-            for update in record.updates(gone) if patches else []:
-                record.total.remove(update)
-            if not record.total.exact:
-                record.total = ExactSum(record.original, record.updates(patches))
-            written[layer] = record.total.on(record.original) if patches else record.original
+            written[layer] = record.with_edits(patches)
             backend.w_out(layer).write(written[layer])
     except BaseException:
         for layer, (record, _) in wanted.items():
+            record.total = None  # it may be half-way
             backend.w_out(layer).write(record.written)
-            record.total = ExactSum(record.original, record.updates(record.patches))
         raise
     for layer, (record, patches) in wanted.items():
         record.patches, record.written = patches, written[layer]
@@ -360,10 +370,9 @@ def _bring_into_line(backend: Backend, record: _Record) -> bool:
         _drop(backend.model, record.layer)
         return True
     for patches in _sets(record, now):
-        total = ExactSum(record.original, record.updates(patches))
-        written = total.on(record.original)
+        written = sum_on(record.original, record.updates(patches))
         if same(now, written):
-            record.patches, record.total, record.written = patches, total, written
+            record.patches, record.total, record.written = patches, None, written
             return True
     return False
 

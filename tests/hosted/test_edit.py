@@ -10,6 +10,7 @@ from edits import TOKENS, assert_close, logits, own, random_edit, w_out
 from hosts import EACH_BACKEND, hosted, needs_hooked
 
 import rome_lens as rl
+from rome_lens.editing import history
 from rome_lens.editing.edit import Edit
 from rome_lens.errors import EditStateError, ModelError, ModelMismatchError, SettingError
 
@@ -129,6 +130,29 @@ def test_whatever_the_order_the_bits_are_the_same(backend, dtype):
         assert torch.equal(found[0], exact.to(dtype))
     assert rl.applied_edits(model) == ()
     assert "_rome_lens_edits" not in model.__dict__
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_many_edits_come_and_go_by_a_sum_that_is_kept(dtype, monkeypatch):
+    """Each state has the bits of a model that has just these edits, whether their sum is kept or taken anew."""
+    model, fresh = own("llama", BACKENDS[0], dtype=dtype), own("llama", BACKENDS[0], dtype=dtype)
+    edits, original, on = [random_edit(model, seed=seed) for seed in range(9)], w_out(model).clone(), []
+    generator = torch.Generator().manual_seed(0)
+    for step in range(40):
+        number = int(torch.randint(0, len(edits), (1,), generator=generator))
+        monkeypatch.setattr(history, "_FEW", 2)
+        (edits[number].revert if number in on else edits[number].apply)(model)
+        on = [i for i in on if i != number] if number in on else [*on, number]
+        monkeypatch.setattr(history, "_FEW", 100)
+        if step % 4 == 0:
+            for i in sorted(on):
+                edits[i].apply(fresh)
+            assert torch.equal(w_out(model), w_out(fresh))
+            for i in sorted(on):
+                edits[i].revert(fresh)
+    for number in on:
+        edits[number].revert(model)
+    assert torch.equal(w_out(model), original)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
