@@ -70,15 +70,10 @@ class _Settings:
             SettingError: a setting is out of its range.
         """
         chosen = {name: value for name, value in chosen.items() if value is not None}
-        return self._changed(chosen, f"given by the caller: {', '.join(chosen)}") if chosen else self
-
-    def at(self, layer: int, why: str) -> Self:
-        """The same at a layer that was chosen by other means, and why; the very same where it is their layer."""
-        return self if layer == self.layer else self._changed({"layer": layer}, why)
-
-    def _changed(self, chosen: Mapping[str, Any], why: str) -> Self:
+        if not chosen:
+            return self
         changed: Any = self
-        return replace(changed, **chosen, source=f"{self.source}; {why}")
+        return replace(changed, **chosen, source=f"{self.source}; given by the caller: {', '.join(chosen)}")
 
 
 class SettingsChanges(TypedDict, total=False):

@@ -10,7 +10,8 @@ from tiny_rome import DEFAULTS, REQUEST, SETTINGS, moment, rome
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
-from rome_lens.editing.closed_form import Keys, rank_one
+from rome_lens.editing.closed_form import solve
+from rome_lens.editing.keys import Keys, KeysAndValues
 from rome_lens.editing.settings import default_layer, settings_for
 from rome_lens.errors import AnswerError, EditError, ModelError, ModelMismatchError, PromptError, SettingError
 from rome_lens.loading.tiny import tiny_model
@@ -310,18 +311,25 @@ def test_a_loss_that_is_no_number():
 
 
 def test_an_update_that_would_explode():
-    one, other = torch.eye(10, dtype=torch.float64)[:2]
-    mixed = Keys(mean_key=one, mean_value=one, bare_key=other, bare_value=one)
+    one, other = torch.eye(10, dtype=torch.float64)[:2, None]
+    mixed = KeysAndValues(mean_key=one, mean_value=one, bare_key=other, bare_value=one)
     plain = rl.SecondMoment.from_matrix(torch.eye(10), layer=0)
     with pytest.raises(EditError) as caught:
-        rank_one(mixed, one, plain, variant="rome")
+        solve(0, mixed.of("rome")[0], 0 * one, plain.solve)
     assert str(caught.value) == (
         "the key and C^-1 k* are all but orthogonal (cosine 0.0e+00), so the update would explode; take "
         "variant='r-rome', which uses one key throughout"
     )
     for variant in ("r-rome", "p-rome"):
-        assert rank_one(mixed, 3 * one, plain, variant=variant).v[0] == pytest.approx(2)
+        keys, value = mixed.of(variant)
+        assert solve(0, keys, 3 * one - value, plain.solve).right[0, 0] == pytest.approx(2)
     tilted = one + 3e-4 * other
-    steep = rl.SecondMoment.from_matrix(torch.diag(1e8 * one + 1e-3), layer=0)
+    steep = rl.SecondMoment.from_matrix(torch.diag(1e8 * one[0] + 1e-3), layer=0)
     with pytest.raises(EditError, match=r"\(cosine [1-9]\.\de-04\).*; collect the second moment from more tokens$"):
-        rank_one(Keys(tilted, one, tilted, one), one, steep, variant="r-rome")
+        solve(0, Keys(tilted, tilted), 0 * one, steep.solve)
+
+
+def test_an_unknown_setting_is_refused_as_python_does():
+    with pytest.raises(TypeError) as caught:
+        rome(architecture("gpt2", BACKENDS[0]), v_rate=0.1)
+    assert str(caught.value) == "ROME.__init__() got an unexpected keyword argument 'v_rate'"
