@@ -20,10 +20,7 @@ from rome_lens.tokens import TokenisedPrompt, decode, tokenise_span
 
 @torch.no_grad()
 def read_answers(
-    backend: Backend,
-    rows: Sequence[TokenisedPrompt],
-    *,
-    hooks: Sequence[tuple[str, Hook]] = (),
+    backend: Backend, rows: Sequence[TokenisedPrompt], *, hooks: Sequence[tuple[str, Hook]] = ()
 ) -> list[AnswerReading]:
     """What the model gives to each row's answer after its prompt.
 
@@ -120,15 +117,7 @@ def old_answers(
         if request.target_true is None:
             answer = followed_by(backend, prompt, own)
         else:
-            answer = tokenise_span(
-                backend.tokenizer,
-                request.text,
-                request.subject_span,
-                answer=request.target_true,
-                answer_joined=request.answer_joined,
-                prepend_bos=prepend_bos,
-            )
-            backend.check_text(answer)
+            answer = answered_prompt(backend, request, request.target_true, prepend_bos=prepend_bos)
         if answer.answer_ids == prompt.answer_ids:
             raise AnswerError(
                 f"the target {request.target_new!r} is what the model says after {request.text!r} already; there "
@@ -136,6 +125,24 @@ def old_answers(
             )
         old.append(answer)
     return old
+
+
+def answered_prompt(backend: Backend, request: EditRequest, answer: str, *, prepend_bos: bool) -> TokenisedPrompt:
+    """A request's bare prompt, followed by an answer.
+
+    Raises:
+        PromptError, SubjectError, AnswerError: the text does not fit the model.
+    """
+    row = tokenise_span(
+        backend.tokenizer,
+        request.text,
+        request.subject_span,
+        answer=answer,
+        answer_joined=request.answer_joined,
+        prepend_bos=prepend_bos,
+    )
+    backend.check_text(row)
+    return row
 
 
 def followed_by(backend: Backend, prompt: TokenisedPrompt, ids: tuple[int, ...]) -> TokenisedPrompt:

@@ -45,6 +45,10 @@ class Objective(ABC):
         """What each of these requests asks for, for errors."""
 
     @abstractmethod
+    def start(self) -> list[Tensor]:
+        """Where each request's parameters begin."""
+
+    @abstractmethod
     def losses(self, found: Float[Tensor, "request ..."]) -> tuple[Float[Tensor, " request"], ...]:
         """Each request's loss, followed by the terms that it is the sum of, if these are to be kept."""
 
@@ -78,27 +82,19 @@ class Descended:
     curves: tuple[tuple[tuple[float, ...], ...], ...]
 
 
-def descend(
-    backend: Backend,
-    objective: Objective,
-    start: Sequence[Tensor],
-    descent: Descent,
-    *,
-    progress: Progress | None = None,
-) -> Descended:
+def descend(backend: Backend, objective: Objective, descent: Descent, *, progress: Progress | None = None) -> Descended:
     """Minimise the losses of several requests together, as if each were alone.
 
     Args:
         backend: the model, whose own parameters get no gradient.
         objective: the losses.
-        start: where each request's parameters begin; they are changed in place.
         descent: the settings.
         progress: called after every evaluation.
 
     Raises:
         EditError: a loss is no number, or as `Objective.check` raises.
     """
-    parameters = [parameter.requires_grad_(True) for parameter in start]
+    parameters = [parameter.requires_grad_(True) for parameter in objective.start()]
     # Adam works number by number and passes over what has no gradient: one is as good as one a request.
     adam = torch.optim.Adam(parameters, lr=descent.lr)
     curves: list[list[tuple[float, ...]]] = [[] for _ in parameters]

@@ -191,12 +191,7 @@ def _asked(backend: Backend, prompt: str, request: EditRequest, target: str, *, 
         PromptError, AnswerError: the prompt is empty, too long, or cannot be followed by the target.
     """
     text = tokenise(
-        backend.tokenizer,
-        prompt,
-        prompt,
-        answer=target,
-        answer_joined=request.answer_joined,
-        prepend_bos=prepend_bos,
+        backend.tokenizer, prompt, prompt, answer=target, answer_joined=request.answer_joined, prepend_bos=prepend_bos
     )
     backend.check_text(text)
     return text

@@ -9,7 +9,7 @@ import torch
 
 from rome_lens.backends import Backend, as_backend, fast_products
 from rome_lens.checks import choice, flag, whole_number
-from rome_lens.editing.answers import old_answers, read_answers
+from rome_lens.editing.answers import answered_prompt, old_answers, read_answers
 from rome_lens.editing.batches import batch_size_for, in_parts, kept_for_gradients, split_by_length
 from rome_lens.editing.edit import Edit
 from rome_lens.editing.hooks import matrix_hooks
@@ -22,7 +22,7 @@ from rome_lens.editing.weight_update import Dense
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import request_of, requests_of
 from rome_lens.progress import Progress
-from rome_lens.tokens import TokenisedPrompt, tokenise_span
+from rome_lens.tokens import TokenisedPrompt
 
 # A larger batch no longer pays.
 _MOST_TOGETHER = {"cpu": 8}
@@ -37,9 +37,7 @@ def check_choices(given: Mapping[str, Any]) -> None:
     Raises:
         SettingError: one of them is out of its range.
     """
-    for name in FineTuningSettings.checks:
-        if given.get(name) not in (None, "auto"):
-            FineTuningSettings.check(name, given[name])
+    FineTuningSettings.check({name: value for name, value in given.items() if value not in (None, "auto")})
 
 
 class FineTuning:
@@ -147,7 +145,10 @@ class FineTuning:
         requests = requests_of(requests)
         # A caller's inference mode would leave nothing to differentiate.
         with torch.inference_mode(False), self._backend.evaluating():
-            prompts = [self._tokenise(request) for request in requests]
+            prompts = [
+                answered_prompt(self._backend, request, request.target_new, prepend_bos=self.prepend_bos)
+                for request in requests
+            ]
             if batch_size is None:
                 batch_size = _batch_size(self._backend, prompts, layer=self.layer)
             return in_parts(
@@ -158,18 +159,6 @@ class FineTuning:
                 what="fine-tuning",
                 progress=progress,
             )
-
-    def _tokenise(self, request: EditRequest) -> TokenisedPrompt:
-        prompt = tokenise_span(
-            self._backend.tokenizer,
-            request.text,
-            request.subject_span,
-            answer=request.target_new,
-            answer_joined=request.answer_joined,
-            prepend_bos=self.prepend_bos,
-        )
-        self._backend.check_text(prompt)
-        return prompt
 
     def _edit_together(
         self, requests: Sequence[EditRequest], prompts: Sequence[TokenisedPrompt], progress: Progress | None

@@ -5,25 +5,22 @@ whole `W_out` (in `tuning`). Below that layer nothing changes at all, so what en
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends import Backend, KeysValues, ReplayError, check_replayed, fast_products, prefer_blocks
+from rome_lens.backends import Backend, KeysValues, ReplayError, check_replayed, fast_products
 from rome_lens.backends.base import BlockReplay
 from rome_lens.backends.decoding import make_ready, record_blocks
 from rome_lens.editing.hooks import Hook
 from rome_lens.editing.prompts import Batch, Rows
-from rome_lens.progress import Progress
 
 _R = TypeVar("_R", bound=Rows)
-_F = TypeVar("_F", bound="Forward[Any]")
-_T = TypeVar("_T")
 
 
 class Forward(ABC, Generic[_R]):
@@ -91,42 +88,16 @@ class BlockForward(Forward[_R]):
         return range(self.layer + 1, self.backend.n_layers)
 
 
-def by_blocks_or_whole(
-    blocks: Callable[[], _F],
-    whole: Callable[[], _F],
-    run: Callable[[_F, Progress | None], _T],
-    *,
-    backend: Backend,
-    engine: str,
-    done: str,
-    progress: Progress | None,
-) -> tuple[_T, str, tuple[str, ...]]:
-    """Do some work by the blocks if they can be called alone.
+def way_and_notes(done: str, reason: str | None) -> tuple[str, tuple[str, ...]]:
+    """What a result says of how the model was run.
 
     Args:
-        blocks: makes the forward by blocks.
-        whole: makes the one by whole forwards.
-        run: the work with either, while it is ready.
-        backend: the model.
-        engine: `auto` or `plain`.
-        done: what is done, for the note: "values were optimised".
-        progress: handed on to `run`.
-
-    Returns:
-        What `run` gave, the name of the way, and the notes on why it was not `blocks`.
+        done: what was done, such as "values were optimised".
+        reason: why whole forwards were run; None where the blocks were.
     """
-
-    def through(forward: _F, progress: Progress | None, *notes: str) -> tuple[_T, str, tuple[str, ...]]:
-        with forward.ready():
-            return run(forward, progress), forward.name, notes
-
-    return prefer_blocks(
-        backend,
-        engine=engine,
-        blocks=lambda progress: through(blocks(), progress),
-        whole=lambda reason: through(whole(), progress, f"{done} by whole forwards, which is slower: {reason}"),
-        progress=progress,
-    )
+    if reason is None:
+        return BlockForward.name, ()
+    return Forward.name, (f"{done} by whole forwards, which is slower: {reason}",)
 
 
 @dataclass(frozen=True)
@@ -250,13 +221,7 @@ class ValueBlocks(BlockForward[Batch], ValueForward):
 
     def _state(self, delta: Tensor | None, rows: Tensor | None = None) -> Float[Tensor, "row n_suffix d_model"]:
         """What leaves the last block, of all rows or of some."""
-        backend, first, entering, leaving, pasts = (
-            self.backend,
-            self.batch.subject_last,
-            self.entering,
-            self.leaving,
-            self.past,
-        )
+        first, entering, leaving, pasts = self.batch.subject_last, self.entering, self.leaving, self.past
         if rows is not None:
             first, entering, leaving = first[rows], entering[rows], leaving[rows]
             pasts = [None if past is None else past.take(rows) for past in pasts]
@@ -264,7 +229,7 @@ class ValueBlocks(BlockForward[Batch], ValueForward):
         def add(x: Tensor) -> Tensor | None:
             return None if delta is None else x + delta.to(x.dtype)[self.batch.request][:, None].reshape(x.shape)
 
-        with backend.hooked([(backend.value_hook(self.layer), add)]):
+        with self.backend.hooked([(self.backend.value_hook(self.layer), add)]):
             changed, _ = self.replay.run(self.layer, entering, first=first, past=pasts[0])
         state = torch.cat([changed, leaving[:, 1:]], dim=1)
         for layer, past in zip(self.above, pasts[1:], strict=True):

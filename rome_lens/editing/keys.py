@@ -53,9 +53,3 @@ class KeysAndValues:
             return Keys(self.mean_key, self.mean_key), self.mean_value
         reading = self.mean_key if variant == "rome" else self.bare_key
         return Keys(reading, self.bare_key), self.bare_value
-
-    def alone(self, index: int) -> "KeysAndValues":
-        """Those of one request."""
-        return KeysAndValues(
-            *(each[index][None] for each in (self.mean_key, self.mean_value, self.bare_key, self.bare_value))
-        )

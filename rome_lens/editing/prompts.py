@@ -74,12 +74,7 @@ class Targets:
 
     @classmethod
     def of(
-        cls,
-        rows: Sequence[TokenisedPrompt],
-        *,
-        requests: Sequence[int],
-        weights: Sequence[float],
-        device: torch.device,
+        cls, rows: Sequence[TokenisedPrompt], *, requests: Sequence[int], weights: Sequence[float], device: torch.device
     ) -> "Targets":
         """The answers of some rows.
 
@@ -189,12 +184,7 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
 
 
 def tokenise_request(
-    backend: Backend,
-    request: EditRequest,
-    *,
-    templates: Sequence[str],
-    prepend_bos: bool,
-    essence_at: EssenceAt,
+    backend: Backend, request: EditRequest, *, templates: Sequence[str], prepend_bos: bool, essence_at: EssenceAt
 ) -> RequestRows:
     """Tokenise a request under its templates, prefix, prompt and target as one text.
 
@@ -218,12 +208,7 @@ def tokenise_request(
         text = prefix + request.text
         rewriting.append(
             tokenise_span(
-                backend.tokenizer,
-                text,
-                span,
-                answer=request.target_new,
-                answer_joined=joined,
-                prepend_bos=prepend_bos,
+                backend.tokenizer, text, span, answer=request.target_new, answer_joined=joined, prepend_bos=prepend_bos
             )
         )
     subject = request.subject

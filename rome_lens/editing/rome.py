@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any, Unpack
 
 import torch
@@ -211,8 +211,7 @@ class ROME:
                 self._backend,
                 requests,
                 settings=self.settings,
-                choices=self._choices,
-                templates=self.context_templates,
+                choices=replace(self._choices, context_templates=self.context_templates),
                 batch_size=batch_size,
                 progress=progress,
             )
@@ -267,10 +266,10 @@ class ROME:
         edits = []
         for i, (one, (update, key_norm, key_dot)) in enumerate(zip(requests, found, strict=True)):
             request, reached = one.rows.request, Probabilities.of(*after[2 * i : 2 * i + 2])
-            said = advice(request, reached, one.curve, variant=self.variant, settings=settings)
+            said = advice(request, reached, one.value.curve, variant=self.variant, settings=settings)
             edits.append(
                 Found(
-                    Outcome(request, one.old.answer, one.before, reached, one.curve),
+                    Outcome(request, one.old.answer, one.before, reached, one.value.curve),
                     update,
                     one.rows.rewriting[0],
                     one.old,
@@ -288,7 +287,7 @@ class ROME:
                 f"settings: {self.settings.source}",
                 *moment.warnings,
                 *self._other_bos(moment),
-                *requests[0].notes,
+                *requests[0].value.notes,
             ),
             second_moment=True,
             started=started,
@@ -296,8 +295,8 @@ class ROME:
 
     def _update(self, one: SolvedRequest, moment: SecondMoment) -> tuple[LowRank, float, float]:
         """The update, rounded to the model's precision, float32 at least; length of the answered key, and `u . key`."""
-        keys, value = one.known.of(self.variant)
-        update = solve(self.layer, keys, one.goal - value, moment.solve)
+        keys, value = one.value.known.of(self.variant)
+        update = solve(self.layer, keys, one.value.goal - value, moment.solve)
         key, dtype = keys.answered[0], torch.promote_types(self._backend.dtype, torch.float32)
         return update.to(torch.device("cpu"), dtype), key.norm().item(), (update.left[0] @ key).item()
 
@@ -316,7 +315,7 @@ class ROME:
             "context_templates": list(self.context_templates),
             "seed": self.seed,
             "prepend_bos": self.prepend_bos,
-            "engine": one.engine,
+            "engine": one.value.engine,
             # An edit is handed on, and where files lie on this machine does not belong into it.
             "second_moment": {k: v for k, v in moment.to_dict().items() if k != "loaded_from"},
         }
@@ -333,6 +332,5 @@ def check_choices(given: Mapping[str, Any]) -> None:
         SettingError: one of them is out of its range.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
-    for name in Settings.checks.keys() & chosen.keys():
-        Settings.check(name, chosen[name])
+    Settings.check(chosen)
     Choices(**{field.name: chosen[field.name] for field in fields(Choices) if field.name in chosen})

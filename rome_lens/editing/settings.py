@@ -8,10 +8,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypedDict, get_args
+from typing import Any, Literal, Self, TypedDict, get_args
 
 from rome_lens.backends import Backend
 from rome_lens.checks import (
@@ -37,28 +37,39 @@ Engine = Literal["auto", "plain"]
 # Beyond this a step overflows float32 sooner or later.
 _FASTEST = 1000
 _KIND = "settings of ROME"
-# What the bound of fine-tuning may be beside a number.
-_NO_BOUND = "None or 'auto'"
+
+
+def _by(check: Callable[..., Any], **how: Any) -> dict[str, Any]:
+    """The check that a field's value has to pass."""
+    return {"check": partial(check, **how)}
 
 
 class _Settings:
     """A layer with numbers that belong to it, each checked by itself, and where they come from."""
 
-    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]]
-    layer: int
     source: str
 
     def __post_init__(self) -> None:
-        keep(self, **{name: check(name, getattr(self, name)) for name, check in self.checks.items()})
+        keep(self, **{name: check(name, getattr(self, name)) for name, check in self._checks().items()})
 
     @classmethod
-    def check(cls, name: str, value: object) -> None:
-        """Refuse what no model's setting of that name may be.
+    def check(cls, given: Mapping[str, Any]) -> None:
+        """Refuse what no model's settings may be.
+
+        Args:
+            given: settings by name; other names are left alone.
 
         Raises:
-            SettingError: it is out of its range.
+            SettingError: a setting is out of its range.
         """
-        cls.checks[name](name, value)
+        for name, check in cls._checks().items():
+            if name in given:
+                check(name, given[name])
+
+    @classmethod
+    def _checks(cls) -> dict[str, Callable[[str, Any], Any]]:
+        itself: Any = cls
+        return {each.name: each.metadata["check"] for each in fields(itself) if each.metadata}
 
     def given(self, chosen: Mapping[str, Any]) -> Self:
         """The same with what a caller chose, which the source names.
@@ -69,11 +80,11 @@ class _Settings:
         Raises:
             SettingError: a setting is out of its range.
         """
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        if not chosen:
-            return self
-        changed: Any = self
-        return replace(changed, **chosen, source=f"{self.source}; given by the caller: {', '.join(chosen)}")
+        itself: Any = self
+        # In the order of the fields, however the caller wrote them: runs compare what they were made with.
+        taken = {name: chosen[name] for name in self._checks() if chosen.get(name) is not None}
+        source = f"{self.source}; given by the caller: {', '.join(taken)}"
+        return replace(itself, **taken, source=source) if taken else self
 
 
 class SettingsChanges(TypedDict, total=False):
@@ -104,21 +115,12 @@ class Settings(_Settings):
         SettingError: a setting is out of its range.
     """
 
-    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
-        "layer": partial(whole_number, least=0),
-        "v_num_grad_steps": partial(whole_number, least=1),
-        "v_lr": partial(positive, most=_FASTEST),
-        "clamp_norm_factor": positive,
-        "v_weight_decay": not_negative,
-        "kl_factor": not_negative,
-    }
-
-    layer: int
-    v_num_grad_steps: int
-    v_lr: float
-    v_weight_decay: float
-    clamp_norm_factor: float
-    kl_factor: float
+    layer: int = field(metadata=_by(whole_number, least=0))
+    v_num_grad_steps: int = field(metadata=_by(whole_number, least=1))
+    v_lr: float = field(metadata=_by(positive, most=_FASTEST))
+    v_weight_decay: float = field(metadata=_by(not_negative))
+    clamp_norm_factor: float = field(metadata=_by(positive))
+    kl_factor: float = field(metadata=_by(not_negative))
     source: str
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -150,6 +152,10 @@ class Settings(_Settings):
         return cls(**{setting: held[setting] for setting in wanted})
 
 
+def _bound(name: str, bound: object) -> float | None:
+    return None if bound is None else positive(name, bound, or_else="None or 'auto'")
+
+
 @dataclass(frozen=True)
 class FineTuningSettings(_Settings):
     """Which layer, and how its `W_out` is fine-tuned (paper, section 3.3).
@@ -167,21 +173,12 @@ class FineTuningSettings(_Settings):
         SettingError: a setting is out of its range.
     """
 
-    checks: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {
-        "layer": partial(whole_number, least=0),
-        "norm_constraint": lambda name, bound: None if bound is None else positive(name, bound, or_else=_NO_BOUND),
-        "num_steps": partial(whole_number, least=1),
-        "lr": positive,
-        "weight_decay": not_negative,
-        "stop_loss": not_negative,
-    }
-
-    layer: int
-    norm_constraint: float | None
-    num_steps: int
-    lr: float
-    weight_decay: float
-    stop_loss: float
+    layer: int = field(metadata=_by(whole_number, least=0))
+    norm_constraint: float | None = field(metadata=_by(_bound))
+    num_steps: int = field(metadata=_by(whole_number, least=1))
+    lr: float = field(metadata=_by(positive))
+    weight_decay: float = field(metadata=_by(not_negative))
+    stop_loss: float = field(metadata=_by(not_negative))
     source: str
 
 

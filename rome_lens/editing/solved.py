@@ -4,18 +4,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor
-
 from rome_lens.backends import Backend
 from rome_lens.editing.answers import old_answers, read_answers
 from rome_lens.editing.batches import in_parts
 from rome_lens.editing.history import edits_in_weights
-from rome_lens.editing.keys import KeysAndValues
-from rome_lens.editing.outcome import Earlier, Loss, Probabilities
+from rome_lens.editing.outcome import Earlier, Probabilities
 from rome_lens.editing.prompts import RequestRows, split_requests, tokenise_request
 from rome_lens.editing.settings import Choices, Settings
-from rome_lens.editing.values import find_values
+from rome_lens.editing.values import Value, find_values
 from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
 from rome_lens.tokens import TokenisedPrompt
@@ -29,22 +25,14 @@ class SolvedRequest:
         rows: the request in tokens, under its templates.
         old: the bare prompt, followed by the old answer.
         before: probabilities before the edit.
-        known: its keys and values before the edit.
-        goal: [1, d_model] v*, what the layer has to say, in float64.
-        curve: the loss at every evaluation.
-        engine: `blocks` or `plain`.
-        notes: why it was not `blocks`.
+        value: its keys, and the value that was found.
         seconds: how long it took.
     """
 
     rows: RequestRows
     old: TokenisedPrompt
     before: Probabilities
-    known: KeysAndValues
-    goal: Float[Tensor, "1 d_model"]
-    curve: tuple[Loss, ...]
-    engine: str
-    notes: tuple[str, ...]
+    value: Value
     seconds: float
 
 
@@ -69,7 +57,6 @@ def solve_requests(
     *,
     settings: Settings,
     choices: Choices,
-    templates: Sequence[str],
     batch_size: int | None,
     progress: Progress | None,
 ) -> Solved:
@@ -79,8 +66,7 @@ def solve_requests(
         backend: the model, in evaluation mode.
         requests: what is asked.
         settings: the layer, and how values are optimised.
-        choices: how rows are made and weighed.
-        templates: context templates, the bare one first.
+        choices: how rows are made and weighed; its templates are known.
         batch_size: requests that are optimised together; None takes as many as fit into memory.
         progress: called with (done, total, what) now and then.
 
@@ -88,8 +74,9 @@ def solve_requests(
         PromptError, SubjectError, AnswerError: a request does not fit the model, or it says the target already.
         EditError: a loss is no number. ModelError: what leaves the layer's MLP is not its key times `W_out`.
     """
-    essence_at = choices.essence_at
+    essence_at, templates = choices.essence_at, choices.context_templates
     assert essence_at is not None
+    assert templates is not None
     rows = [
         tokenise_request(backend, request, templates=templates, prepend_bos=choices.prepend_bos, essence_at=essence_at)
         for request in requests
@@ -104,11 +91,7 @@ def solve_requests(
 
 
 def _solve_together(
-    backend: Backend,
-    rows: Sequence[RequestRows],
-    settings: Settings,
-    choices: Choices,
-    progress: Progress | None,
+    backend: Backend, rows: Sequence[RequestRows], settings: Settings, choices: Choices, progress: Progress | None
 ) -> list[SolvedRequest]:
     """The requests of one batch."""
     started = time.perf_counter()
@@ -119,21 +102,10 @@ def _solve_together(
     values = find_values(
         backend, rows, settings=settings, bare_weight=bare_weight, engine=choices.engine, progress=progress
     )
-    before = both_answers(bare, old)
-    read = read_answers(backend, before)
+    read = read_answers(backend, both_answers(bare, old))
     seconds = (time.perf_counter() - started) / len(rows)
     return [
-        SolvedRequest(
-            row,
-            old[i],
-            Probabilities.of(*read[2 * i : 2 * i + 2]),
-            values.known.alone(i),
-            values.goal[i][None],
-            values.curves[i],
-            values.engine,
-            values.notes,
-            seconds,
-        )
+        SolvedRequest(row, old[i], Probabilities.of(*read[2 * i : 2 * i + 2]), values[i], seconds)
         for i, row in enumerate(rows)
     ]
 

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends import Backend, check_replayed, fast_products
+from rome_lens.backends import Backend, check_replayed, fast_products, prefer_blocks
 from rome_lens.backends.decoding import record_blocks
 from rome_lens.editing.descent import Descended, Descent, Objective, descend
-from rome_lens.editing.forward import BlockForward, Forward, by_blocks_or_whole
+from rome_lens.editing.forward import BlockForward, Forward, way_and_notes
 from rome_lens.editing.hooks import Hook, matrix_hooks
 from rome_lens.editing.prompts import Rows
 from rome_lens.editing.settings import FineTuningSettings
@@ -114,29 +114,22 @@ def tune(
     rows = Rows.of(prompts, backend.device)
     backend.check_w_out(settings.layer, rows.tokens)
     descent = Descent(
-        settings.num_steps,
-        settings.lr,
-        settings.stop_loss,
-        lr_name="lr",
-        what="fine-tuning",
-        step_after_last=True,
+        settings.num_steps, settings.lr, settings.stop_loss, lr_name="lr", what="fine-tuning", step_after_last=True
     )
 
     def tuned(forward: Forward[Rows], progress: Progress | None) -> Descended:
-        objective = _TargetLoss(forward, prompts, settings)
-        return descend(backend, objective, objective.start(), descent, progress=progress)
+        with forward.ready():
+            return descend(backend, _TargetLoss(forward, prompts, settings), descent, progress=progress)
 
-    descended, way, notes = by_blocks_or_whole(
-        lambda: MatrixBlocks(backend, settings.layer, rows),
-        lambda: MatrixForward(backend, settings.layer, rows),
-        tuned,
-        backend=backend,
+    descended, reason = prefer_blocks(
+        backend,
         engine=engine,
-        done="W_out was fine-tuned",
+        blocks=lambda progress: (tuned(MatrixBlocks(backend, settings.layer, rows), progress), None),
+        whole=lambda reason: (tuned(MatrixForward(backend, settings.layer, rows), progress), reason),
         progress=progress,
     )
     curves = tuple(tuple(loss for (loss,) in curve) for curve in descended.curves)
-    return Tuned(descended.found, curves, way, notes)
+    return Tuned(descended.found, curves, *way_and_notes("W_out was fine-tuned", reason))
 
 
 class _TargetLoss(Objective):

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend
+from rome_lens.backends import Backend, prefer_blocks
 from rome_lens.editing.descent import Descended, Descent, Objective, descend
-from rome_lens.editing.forward import Known, ValueBlocks, ValueForward, by_blocks_or_whole
+from rome_lens.editing.forward import Known, ValueBlocks, ValueForward, way_and_notes
 from rome_lens.editing.keys import KeysAndValues
 from rome_lens.editing.outcome import Loss
 from rome_lens.editing.prompts import Batch, RequestRows, make_batch
@@ -22,20 +22,20 @@ _STOP_LOSS = 0.05
 
 
 @dataclass(frozen=True)
-class Values:
-    """The values of several requests, and what was read on the way. No second moment has a part in them.
+class Value:
+    """The value of one request, and what was read on the way. No second moment has a part in it.
 
     Attributes:
         known: keys and values before the edit.
-        goal: [request, d_model] v*, what the layer has to say at the bare prompt's subject, in float64.
-        curves: the loss of each request at every evaluation.
+        goal: [1, d_model] v*, what the layer has to say at the bare prompt's subject, in float64.
+        curve: the loss at every evaluation.
         engine: `blocks` or `plain`.
         notes: why it was not `blocks`.
     """
 
     known: KeysAndValues
-    goal: Float[Tensor, "request d_model"]
-    curves: tuple[tuple[Loss, ...], ...]
+    goal: Float[Tensor, "1 d_model"]
+    curve: tuple[Loss, ...]
     engine: str
     notes: tuple[str, ...]
 
@@ -48,7 +48,7 @@ def find_values(
     bare_weight: float | None,
     engine: str,
     progress: Progress | None = None,
-) -> Values:
+) -> list[Value]:
     """Optimise the values of requests together; each has its own Adam, clamp and stop.
 
     Args:
@@ -73,40 +73,34 @@ def find_values(
     )
 
     def optimised(forward: ValueForward, progress: Progress | None) -> tuple[Known, Descended]:
-        known = forward.known()
-        backend.check_values(settings.layer, known.key, known.value)
-        objective = _ValueLoss(forward, known, requests, settings, bare_weight)
-        return known, descend(backend, objective, objective.start(), descent, progress=progress)
+        with forward.ready():
+            known = forward.known()
+            backend.check_values(settings.layer, known.key, known.value)
+            objective = _ValueLoss(forward, known, requests, settings, bare_weight)
+            return known, descend(backend, objective, descent, progress=progress)
 
-    (known, descended), way, notes = by_blocks_or_whole(
-        lambda: ValueBlocks(backend, settings.layer, batch),
-        lambda: ValueForward(backend, settings.layer, batch),
-        optimised,
-        backend=backend,
+    (known, descended), reason = prefer_blocks(
+        backend,
         engine=engine,
-        done="values were optimised",
+        blocks=lambda progress: (optimised(ValueBlocks(backend, settings.layer, batch), progress), None),
+        whole=lambda reason: (optimised(ValueForward(backend, settings.layer, batch), progress), reason),
         progress=progress,
     )
-    before = _keys_and_values(known, batch)
-    return Values(
-        before,
-        before.bare_value + torch.stack(descended.found).double(),
-        tuple(tuple(Loss(*terms) for terms in curve) for curve in descended.curves),
-        way,
-        notes,
-    )
+    way, notes = way_and_notes("values were optimised", reason)
+    return [
+        Value(before, before.bare_value + delta.double(), tuple(Loss(*terms) for terms in curve), way, notes)
+        for before, delta, curve in zip(_keys_and_values(known, batch), descended.found, descended.curves, strict=True)
+    ]
 
 
-def _keys_and_values(known: Known, batch: Batch) -> KeysAndValues:
+def _keys_and_values(known: Known, batch: Batch) -> list[KeysAndValues]:
+    """Of each request."""
     key, value = known.key.double(), known.value.double()
-    # A product a request: its bits do not depend on how many there are.
-    weights = [torch.where(batch.request == index, batch.row_weight, 0.0) for index in range(batch.n_requests)]
-    return KeysAndValues(
-        torch.stack([weight @ key for weight in weights]),
-        torch.stack([weight @ value for weight in weights]),
-        key[batch.bare_row],
-        value[batch.bare_row],
-    )
+    found = []
+    for index, bare in enumerate(batch.bare_row.tolist()):
+        weight = torch.where(batch.request == index, batch.row_weight, 0.0)
+        found.append(KeysAndValues((weight @ key)[None], (weight @ value)[None], key[[bare]], value[[bare]]))
+    return found
 
 
 class _ValueLoss(Objective):
