@@ -146,7 +146,7 @@ def rows_together(backend: Backend, n_tokens: int, *, most: int) -> int:
     Args:
         backend: the model.
         n_tokens: positions of the longest row.
-        most: more rows than these are never wanted.
+        most: the largest number of rows that is of use.
     """
     cfg = backend.model.cfg
     heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
@@ -158,7 +158,7 @@ def rows_together(backend: Backend, n_tokens: int, *, most: int) -> int:
 
 
 def room_for(new: KeysValues, n_tokens: int) -> KeysValues:
-    """Unwritten keys and values for so many positions, otherwise like the new ones."""
+    """Unwritten keys and values for `n_tokens` positions, otherwise like the new ones."""
 
     def room(x: Tensor) -> Tensor:
         shape = list(x.shape)

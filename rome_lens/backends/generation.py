@@ -72,7 +72,7 @@ def sample(
         generator: a CPU generator that the tokens are drawn with, the same on every device; None takes the most
             probable token each time.
         temperature: the logits are divided by it; 0 takes the most probable token each time.
-        top_k: draw from the k most probable tokens alone.
+        top_k: draw from the `top_k` most probable tokens alone.
         banned: token ids that never come.
         progress: called after every step as `progress(done, n_new, "generating")`.
 
@@ -118,7 +118,7 @@ def continue_texts(
         n_new: how many tokens each gains at most.
         generator: draws the tokens, one after the other for all texts; None takes the most probable ones.
         temperature: the logits are divided by it; 0 takes the most probable token each time.
-        top_k: draw from the k most probable tokens alone.
+        top_k: draw from the `top_k` most probable tokens alone.
         prepend_bos: put the tokenizer's BOS token in front of every text.
         stop_at_eos: end a continuation in front of the tokenizer's EOS token.
 
