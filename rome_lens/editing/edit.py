@@ -16,7 +16,7 @@ from rome_lens.editing.export import export_adapter, export_model
 from rome_lens.editing.history import apply_edit, is_applied, revert_edit
 from rome_lens.editing.hooks import Hook, edit_hooks
 from rome_lens.editing.outcome import Loss, Origin, Outcome, Probabilities
-from rome_lens.editing.patch import EditedLayer
+from rome_lens.editing.patch import EditedLayer, layer_names
 from rome_lens.editing.weight_update import Dense, LowRank
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
@@ -59,7 +59,7 @@ class Edit:
         made_on = self.made_on
         return (
             f"{type(self).__name__}({self._asked}, "
-            f"{', '.join(f'layer {here.layer}' for here in self.layers)} of {self.fingerprint.model_name}, "
+            f"{layer_names(self)} of {self.fingerprint.model_name}, "
             f"{self.variant}, {self._came_of_it}"
             f"{f'; found with {len(made_on)} others in the weights' if made_on else ''})"
         )
@@ -111,14 +111,17 @@ class Edit:
     def label(self) -> str:
         """What was asked, for messages: `'text' -> 'target'`."""
         first = self.requests[0]
-        rest = f" and {len(self.requests) - 1} more" if len(self.requests) > 1 else ""
-        return f"{first.text!r} -> {first.target_new!r}{rest}"
+        return f"{first.text!r} -> {first.target_new!r}{self._rest}"
 
     @property
     def words(self) -> str:
         """What was asked, for people to read: `text → target`."""
-        rest = f" and {len(self.requests) - 1} more" if len(self.requests) > 1 else ""
-        return f"{self.requests[0].words}{rest}"
+        return f"{self.requests[0].words}{self._rest}"
+
+    @property
+    def _rest(self) -> str:
+        """How many requests there are besides the first."""
+        return "" if len(self.outcomes) == 1 else f" and {len(self.outcomes) - 1} more"
 
     @property
     def rank(self) -> int | None:

@@ -2,10 +2,10 @@
 
 Each number of the sum is kept as two float64, the second being what the first had to round away (Dekker 1971; Knuth's
 TwoSum). That holds some 106 bits, where a product of two float32 has 48: sums of updates come out the same in any
-order, and an update that is taken away again leaves what was there before.
+order, and an update that is taken away again leaves what was there before. Where that is not so, the sum says it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -15,9 +15,6 @@ from rome_lens.editing.weight_update import WeightUpdate
 
 # Numbers that are worked on at a time: what is between two steps of a sum then stays in the processor's cache.
 _AT_A_TIME = 1 << 17
-# Once a number so many times larger than another was in a sum, digits of the other may be lost: 2^-106 of the larger
-# one is 2^-66 of the smaller, which float64 does not see, but more is not left to chance.
-_ABSORBED = 2.0**40
 
 
 class ExactSum:
@@ -26,6 +23,8 @@ class ExactSum:
     Attributes:
         high: [d_mlp, d_model], the sum in float64.
         low: [d_mlp, d_model], what `high` lacks.
+        exact: whether nothing was lost on the way. Where numbers of very different sizes meet (2^60 apart, say), digits
+            of the smaller one may be, and then the order of the sum shows in the last of its bits.
     """
 
     def __init__(self, like: Float[Tensor, "d_mlp d_model"], updates: Iterable[WeightUpdate] = ()) -> None:
@@ -33,39 +32,26 @@ class ExactSum:
 
         Args:
             like: a matrix of the same shape, on the device where the sum is to be.
-            updates: what to sum, in any order.
+            updates: what to sum, in this order.
         """
         self.high = torch.zeros(like.shape, dtype=torch.float64, device=like.device)
         self.low = torch.zeros_like(self.high)
-        self._largest = 0.0
+        self.exact = True
         for update in updates:
             self.add(update)
 
     def add(self, update: WeightUpdate) -> None:
         """Add an update."""
-        self._largest = max(self._largest, update.bound)
         for rows in _chunks(self.high):
-            _accumulate(self.high[rows], self.low[rows], _rows(update, rows, self.high))
+            self._accumulate(rows, _rows(update, rows, self.high))
 
-    def remove(self, update: WeightUpdate, left: Iterable[WeightUpdate]) -> None:
-        """Take an update away again.
-
-        Args:
-            update: what to take away; it was added before.
-            left: what stays. It is summed anew where the update was so large, or so little of a number, that digits of
-                the others may have been lost beside it.
-        """
-        left = list(left)
-        largest = max((other.bound for other in left), default=0.0)
-        if not self._largest <= _ABSORBED * largest:
-            self.high.zero_()
-            self.low.zero_()
-            self._largest = 0.0
-            for other in left:
-                self.add(other)
-            return
+    def remove(self, update: WeightUpdate) -> None:
+        """Take an update away that was added before; if the sum is still `exact`, nothing of it is left."""
         for rows in _chunks(self.high):
-            _accumulate(self.high[rows], self.low[rows], -_rows(update, rows, self.high))
+            self._accumulate(rows, -_rows(update, rows, self.high))
+
+    def _accumulate(self, rows: slice, summand: Tensor) -> None:
+        self.exact &= _accumulate(self.high[rows], self.low[rows], summand)
 
     def on(self, original: Float[Tensor, "d_mlp d_model"]) -> Float[Tensor, "d_mlp d_model"]:
         """A matrix plus the sum, rounded once to the matrix's precision."""
@@ -73,10 +59,6 @@ class ExactSum:
         for rows in _chunks(self.high):
             total[rows] = _rounded(original[rows], self.high[rows], self.low[rows])
         return total
-
-    def is_on(self, original: Float[Tensor, "d_mlp d_model"], now: Float[Tensor, "d_mlp d_model"]) -> bool:
-        """Whether a matrix holds another one plus the sum, as `same` compares them."""
-        return same(now, original.shape, lambda rows: _rounded(original[rows], self.high[rows], self.low[rows]))
 
 
 def sum_on(original: Float[Tensor, "d_mlp d_model"], updates: Iterable[WeightUpdate]) -> Float[Tensor, "d_mlp d_model"]:
@@ -97,24 +79,14 @@ def sum_on(original: Float[Tensor, "d_mlp d_model"], updates: Iterable[WeightUpd
     return total
 
 
-def same(now: Tensor, shape: torch.Size, known: Callable[[slice], Tensor]) -> bool:
-    """Whether a matrix holds these very numbers, as far as its precision has them; what is no number equals itself.
-
-    Args:
-        now: the matrix.
-        shape: that of the known one.
-        known: gives rows of the known one.
-    """
-    if now.shape != shape or now.is_meta:
+def same(now: Tensor, known: Tensor) -> bool:
+    """Whether a matrix holds these very numbers, as far as its precision has them; what is no number equals itself."""
+    if now.shape != known.shape or now.is_meta:
         return False
-    for rows in _chunks(now):
-        expected = known(rows)
-        found, expected = now[rows].to(expected.device), expected.to(now.dtype)
-        if not torch.equal(found, expected) and not (
-            bool(found.isnan().any()) and torch.allclose(found, expected, rtol=0, atol=0, equal_nan=True)
-        ):
-            return False
-    return True
+    now, known = now.to(known.device), known.to(now.dtype)
+    if torch.equal(now, known):
+        return True
+    return bool(now.isnan().any()) and torch.allclose(now, known, rtol=0, atol=0, equal_nan=True)
 
 
 def _chunks(matrix: Tensor) -> Iterator[slice]:
@@ -128,22 +100,27 @@ def _rows(update: WeightUpdate, rows: slice, like: Tensor) -> Tensor:
     return update.rows(rows).to(like.device)
 
 
-def _accumulate(high: Tensor, low: Tensor, summand: Tensor) -> None:
-    """Add float64 numbers to pairs, in place."""
-    total = high + summand
-    part = total - high
-    lost = (high - (total - part)).add_(summand - part)
-    lost.add_(low)
-    torch.add(total, lost, out=high)
-    # Of two numbers of which the first is the larger, this is what their sum has to round away.
-    torch.sub(lost, total.neg_().add_(high), out=low)
+def _accumulate(high: Tensor, low: Tensor, summand: Tensor) -> bool:
+    """Add float64 numbers to pairs, in place; whether nothing was lost."""
+    total, lost = _two_sum(high, summand)
+    lost, nothing = _two_sum(lost, low)
+    total, lost = _two_sum(total, lost)
+    high.copy_(total)
+    low.copy_(lost)
+    return not bool(nothing.any())
+
+
+def _two_sum(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of two float64 numbers, and what it had to round away."""
+    total = one + other
+    part = total - one
+    return total, (one - (total - part)).add_(other - part)
 
 
 def _rounded(original: Tensor, high: Tensor, low: Tensor) -> Tensor:
-    base = original.double()
-    total = base + high
-    part = total - base
-    lost = (base - (total - part)).add_(high - part).add_(low)
-    exact = total + lost
-    # Beside infinities there is nothing to be lost, and the difference of two is no number.
-    return torch.where(total.isfinite(), exact, total).to(original.dtype)
+    total, lost = _two_sum(original.double(), high)
+    exact = lost.add_(low).add_(total)
+    if not exact.sum().isfinite():
+        # Beside infinities there is nothing to be lost, and the difference of two is no number.
+        exact = torch.where(total.isfinite(), exact, total)
+    return exact.to(original.dtype)

@@ -78,7 +78,7 @@ def export_model(
     layers: list[Held] = []
     for name, pieces in by_module.items():
         matrix, transposed = _as_w_out(source.modules[name], weights[f"{name}.weight"])
-        edited = sum_on(matrix, [here.update for _, here in pieces])
+        edited = sum_on(matrix, [here.update for _, here in sorted(pieces, key=lambda piece: piece[0].id)])
         layers.append(_held_after(pieces, matrix, edited, source.held))
         weights[f"{name}.weight"] = edited.t().contiguous() if transposed else edited
     with whole_folder(out) as folder:

@@ -1,9 +1,9 @@
 """Edits in a model's weights: what is in them, and how any of it is taken out again.
 
 The record lies on the model itself, so it goes with the model when that is copied or thrown away. Beside the edits it
-keeps the matrix as it was and the exact sum of what was added to it (`exact_sum`): the weights are always that matrix
-plus the sum of its edits, rounded once, whatever the order in which they came and went, and after the last of them
-that matrix itself. What putting one more edit on costs does not depend on how many are there.
+keeps the matrix as it was, as it was written last, and the exact sum of what was added (`exact_sum`): the weights are
+always the first of these plus the sum of its edits, rounded once, whatever the order in which they came and went, and
+after the last of them that matrix itself. What one more edit costs does not depend on how many are there.
 
 Others write into the weights as well: `load_state_dict`, training, another precision. So a record is held against the
 weights whenever it is asked, and says what they are: where they hold some of its edits only, or none, the others are
@@ -45,6 +45,7 @@ class _Record:
         layer: the layer.
         original: [d_mlp, d_model].
         fingerprint: of the original.
+        written: the original with the edits, as it was written last.
         total: the sum of what the edits add.
         patches: the edits, in the order in which they came.
     """
@@ -52,12 +53,14 @@ class _Record:
     layer: int
     original: Tensor
     fingerprint: Fingerprint
+    written: Tensor
     total: ExactSum
     patches: list[Patch] = field(default_factory=list)
 
     def updates(self, patches: Sequence[Patch]) -> list[WeightUpdate]:
-        """What these edits add to this layer."""
-        return [here.update for patch in patches if (here := layer_of(patch, self.layer)) is not None]
+        """What these edits add to this layer, in an order of their own: that of their ids."""
+        found = (layer_of(patch, self.layer) for patch in sorted(patches, key=lambda patch: patch.id))
+        return [here.update for here in found if here is not None]
 
     def holds(self, patch: Patch) -> bool:
         """Whether an edit is among those of the record."""
@@ -154,19 +157,19 @@ def unedited_fingerprint(backend: Backend, layer: int) -> Fingerprint:
 
 def edits_in_weights(backend: Backend) -> tuple[Earlier, ...]:
     """What a model's weights hold: edits that came with its folder first, then those that were applied."""
-    found: list[Earlier] = []
+    found: dict[str, Earlier] = {}
     for layer in layers_held(backend):
         held = held_edits(backend, layer, unedited_fingerprint(backend, layer))
-        if held is not None:
-            words = in_words(held.edits)
-            found += [Earlier(text, (layer,), edit.get("id")) for text, edit in zip(words, held.edits, strict=True)]
-    found += [
+        for words, edit in zip(in_words(held.edits), held.edits, strict=True) if held is not None else ():
+            below = found[words].layers if words in found else ()
+            found[words] = Earlier(words, (*below, layer), edit.get("id"))
+    applied = [
         Earlier(
             f"{patch.words} ({layer_names(patch)}, {patch.id})", tuple(here.layer for here in patch.layers), patch.id
         )
         for patch in applied_edits(backend.model)
     ]
-    return tuple(found)
+    return (*found.values(), *applied)
 
 
 def check_same_model(patch: Patch, backend: Backend, *, force: bool) -> None:
@@ -206,7 +209,7 @@ def apply_edit(patch: Patch, model: Any, *, force: bool) -> None:
         _check_layer(patch, here, backend, record, force=force)
         if record is None:
             matrix = backend.w_out(here.layer).matrix.clone()
-            record = _Record(here.layer, matrix, _fingerprint(backend, here.layer, None), ExactSum(matrix))
+            record = _Record(here.layer, matrix, _fingerprint(backend, here.layer, None), matrix, ExactSum(matrix))
         if record.holds(patch):
             raise EditStateError(f"{name_of(patch)} is applied already; revert it first, or leave it as it is")
         _check_precision(backend, record)
@@ -261,6 +264,7 @@ def _write(backend: Backend, wanted: Mapping[int, tuple[_Record, list[Patch]]]) 
         backend: the model.
         wanted: for each layer its record and the edits.
     """
+    written: dict[int, Tensor] = {}
     try:
         for layer, (record, patches) in wanted.items():
             added = [patch for patch in patches if not record.holds(patch)]
@@ -268,15 +272,18 @@ def _write(backend: Backend, wanted: Mapping[int, tuple[_Record, list[Patch]]]) 
             for update in record.updates(added):
                 record.total.add(update)
             for update in record.updates(gone) if patches else []:
-                record.total.remove(update, record.updates(patches))
-            backend.w_out(layer).write(record.total.on(record.original) if patches else record.original)
+                record.total.remove(update)
+            if not record.total.exact:
+                record.total = ExactSum(record.original, record.updates(patches))
+            written[layer] = record.total.on(record.original) if patches else record.original
+            backend.w_out(layer).write(written[layer])
     except BaseException:
         for layer, (record, _) in wanted.items():
+            backend.w_out(layer).write(record.written)
             record.total = ExactSum(record.original, record.updates(record.patches))
-            backend.w_out(layer).write(record.total.on(record.original) if record.patches else record.original)
         raise
-    for record, patches in wanted.values():
-        record.patches = patches
+    for layer, (record, patches) in wanted.items():
+        record.patches, record.written = patches, written[layer]
 
 
 def _check_layer(patch: Patch, here: EditedLayer, backend: Backend, record: _Record | None, *, force: bool) -> None:
@@ -347,16 +354,16 @@ def _bring_into_line(backend: Backend, record: _Record) -> bool:
         now = backend.w_out(record.layer).matrix
     except ModelError:  # what stands there now is no matrix of numbers, such as a quantised one
         return False
-    original = record.original
-    if record.total.is_on(original, now):
+    if same(now, record.written):
         return True
-    if same(now, original.shape, lambda rows: original[rows]):
+    if same(now, record.original):
         _drop(backend.model, record.layer)
         return True
     for patches in _sets(record, now):
-        total = ExactSum(original, record.updates(patches))
-        if total.is_on(original, now):
-            record.patches, record.total = patches, total
+        total = ExactSum(record.original, record.updates(patches))
+        written = total.on(record.original)
+        if same(now, written):
+            record.patches, record.total, record.written = patches, total, written
             return True
     return False
 
@@ -371,7 +378,8 @@ def _sets(record: _Record, now: Float[Tensor, "d_mlp d_model"]) -> Iterator[list
         return
     rows = torch.linspace(0, now.shape[0] - 1, _TELLING_ROWS).round().long()
     before, after = (x[rows.to(x.device)].to("cpu", torch.float64).nan_to_num() for x in (record.original, now))
-    gains = torch.stack([update.rows(rows).cpu() for update in record.updates(patches)])
+    updates = [record.updates([patch])[0] for patch in patches]
+    gains = torch.stack([update.rows(rows.to(next(iter(update.tensors.values())).device)).cpu() for update in updates])
     sums = {k: gains[:k].sum(dim=0) for k in range(n - 1, 0, -1)}
     sets = [(patches[:k], before + gain) for k, gain in sums.items()]
     sets += [(patches[:i] + patches[i + 1 :], before + gains.sum(dim=0) - gains[i]) for i in range(n - 1)]

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Self
 
 import torch
@@ -38,11 +37,6 @@ class WeightUpdate(ABC):
     @abstractmethod
     def rows(self, which: slice | Tensor) -> Float[Tensor, "row d_model"]:
         """Some rows of the matrix, in float64 and on the update's device. Whoever gets them leaves them as they are."""
-
-    @cached_property
-    @abstractmethod
-    def bound(self) -> float:
-        """A number that no entry of the matrix exceeds."""
 
     @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
@@ -82,11 +76,6 @@ class LowRank(WeightUpdate):
     def tensors(self) -> dict[str, Tensor]:
         return {"left": self.left, "right": self.right}
 
-    @cached_property
-    def bound(self) -> float:
-        left, right = (factor.double().abs().amax(dim=1) for factor in (self.left, self.right))
-        return (left * right).sum().item()
-
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         return replace(self, left=self.left.to(device, dtype), right=self.right.to(device, dtype))
 
@@ -123,10 +112,6 @@ class Dense(WeightUpdate):
     @property
     def tensors(self) -> dict[str, Tensor]:
         return {"delta": self.delta}
-
-    @cached_property
-    def bound(self) -> float:
-        return self.delta.abs().max().item()
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         return replace(self, delta=self.delta.to(device, dtype))

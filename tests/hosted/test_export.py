@@ -258,7 +258,10 @@ def test_nameless_module_is_found_by_its_weights(tmp_path):
     edit = make_edit(model, module=None)
     edit.to_hf(hugging_face_model("neox"), tmp_path / "out")
     assert far(logits(load(tmp_path / "out")), edited_logits(model, edit)) < rounding(model)
-    with pytest.raises(EditError, match=r"the Hugging Face name of .* layer 1 of neox is unknown.*with to_hf, or make the edit on a Trans"):
+    with pytest.raises(
+        EditError,
+        match=r"the Hugging Face name of .* layer 1 of neox is unknown.*with to_hf, or make the edit on a Trans",
+    ):
         edit.to_peft(tmp_path / "adapter")
 
 
