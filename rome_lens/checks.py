@@ -202,9 +202,10 @@ def choice(name: str, value: Any, known: Sequence[_Word]) -> _Word:
     Raises:
         SettingError: it is none of them.
     """
-    if not isinstance(value, str) or value not in known:
-        raise SettingError(f"{name} is {shown(value)}; choose one of {', '.join(known)}")
-    return value
+    for word in known:
+        if isinstance(value, str) and value == word:
+            return word
+    raise SettingError(f"{name} is {shown(value)}; choose one of {', '.join(known)}")
 
 
 def known_names(function: str, given: Iterable[str], known: Iterable[str]) -> None:
