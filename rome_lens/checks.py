@@ -5,9 +5,11 @@ import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 from rome_lens.errors import RomeLensError, SettingError
+
+_Word = TypeVar("_Word", bound=str)
 
 # Of what was given, so many letters are enough to know it again.
 _LONGEST = 200
@@ -194,15 +196,27 @@ def is_list(value: object) -> bool:
     return isinstance(value, Iterable) and not one
 
 
-def choice(name: str, value: Any, known: Sequence[str]) -> str:
+def choice(name: str, value: Any, known: Sequence[_Word]) -> _Word:
     """One of the words that a setting may be.
 
     Raises:
         SettingError: it is none of them.
     """
-    if not isinstance(value, str) or value not in known:
-        raise SettingError(f"{name} is {shown(value)}; choose one of {', '.join(known)}")
-    return value
+    for word in known:
+        if isinstance(value, str) and value == word:
+            return word
+    raise SettingError(f"{name} is {shown(value)}; choose one of {', '.join(known)}")
+
+
+def known_names(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse keyword arguments that a function does not take, as Python does.
+
+    Raises:
+        TypeError: a name is not among those that are known.
+    """
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")
 
 
 def as_path(name: str, value: Any) -> str:

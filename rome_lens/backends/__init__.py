@@ -4,7 +4,7 @@ from typing import Any
 
 from rome_lens.backends.base import STREAMS, Backend, BlockReplay, KeysValues, ReplayError, check_replayed
 from rome_lens.backends.hooked_transformer import HookedTransformerBackend
-from rome_lens.backends.prefer_blocks import called_alone, fast_or_plain, hooks_of_the_owner
+from rome_lens.backends.prefer_blocks import called_alone, prefer_blocks
 from rome_lens.backends.products import fast_products
 from rome_lens.backends.transformer_bridge import TransformerBridgeBackend
 from rome_lens.backends.w_out import Fingerprint, WOut
@@ -21,9 +21,8 @@ __all__ = [
     "as_backend",
     "called_alone",
     "check_replayed",
-    "fast_or_plain",
     "fast_products",
-    "hooks_of_the_owner",
+    "prefer_blocks",
 ]
 
 

@@ -98,6 +98,30 @@ def enter(backend: Backend, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "ro
     raise ReplayError("the model's forward does not call its first block")
 
 
+@torch.no_grad()
+def record_blocks(
+    backend: Backend, tokens: Int[Tensor, "row pos"], **points: str
+) -> tuple[BlockReplay, dict[str, Tensor]]:
+    """Watch the model run some rows: how it calls its blocks, and what passes hook points meanwhile.
+
+    Args:
+        backend: the model.
+        tokens: the rows.
+        points: hook points, each under the name that what passes it shall have.
+
+    Raises:
+        ReplayError: a hook point is not passed exactly once.
+    """
+    seen: dict[str, list[Tensor]] = {name: [] for name in points}
+    hooks = [(point, lambda x, name=name: seen[name].append(x.clone())) for name, point in points.items()]
+    with backend.recording() as replay, backend.hooked(hooks):
+        backend.logits(tokens, keep=1)
+    for name, passed in seen.items():
+        if len(passed) != 1:
+            raise ReplayError(f"{points[name]} is passed {len(passed)} times in a forward; expected once")
+    return replay, {name: passed[0] for name, passed in seen.items()}
+
+
 def make_ready(backend: Backend, replay: BlockReplay, stack: ExitStack, *, first: int = 0) -> None:
     """Prepare the layers from `first` on for many calls, where there is memory for a second copy of the weights."""
     if sum(p.numel() * p.element_size() for p in backend.model.parameters()) < free_bytes(backend.device) // 3:
@@ -122,7 +146,7 @@ def rows_together(backend: Backend, n_tokens: int, *, most: int) -> int:
     Args:
         backend: the model.
         n_tokens: positions of the longest row.
-        most: more rows than these are never wanted.
+        most: the largest number of rows that is of use.
     """
     cfg = backend.model.cfg
     heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
@@ -134,7 +158,7 @@ def rows_together(backend: Backend, n_tokens: int, *, most: int) -> int:
 
 
 def room_for(new: KeysValues, n_tokens: int) -> KeysValues:
-    """Unwritten keys and values for so many positions, otherwise like the new ones."""
+    """Unwritten keys and values for `n_tokens` positions, otherwise like the new ones."""
 
     def room(x: Tensor) -> Tensor:
         shape = list(x.shape)

@@ -11,19 +11,21 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends.base import Backend, KeysValues, ReplayError
-from rome_lens.backends.decoding import Embedding, check_logits, make_ready, room_for, write
-from rome_lens.backends.prefer_blocks import called_alone
+from rome_lens.backends.base import Backend, KeysValues
+from rome_lens.backends.decoding import Embedding, check_logits, make_ready, record_blocks, room_for, write
+from rome_lens.backends.prefer_blocks import prefer_blocks
 from rome_lens.backends.products import fast_products
 from rome_lens.errors import ModelError, PromptError, SettingError
 from rome_lens.progress import Progress
 from rome_lens.tokens import encode
+
+_T = TypeVar("_T")
 
 # The steps whose logits are held against the model's own: the prompt at once, and one position after it.
 _CHECKED_STEPS = 2
@@ -70,7 +72,7 @@ def sample(
         generator: a CPU generator that the tokens are drawn with, the same on every device; None takes the most
             probable token each time.
         temperature: the logits are divided by it; 0 takes the most probable token each time.
-        top_k: draw from so many most probable tokens only.
+        top_k: draw from the `top_k` most probable tokens alone.
         banned: token ids that never come.
         progress: called after every step as `progress(done, n_new, "generating")`.
 
@@ -116,7 +118,7 @@ def continue_texts(
         n_new: how many tokens each gains at most.
         generator: draws the tokens, one after the other for all texts; None takes the most probable ones.
         temperature: the logits are divided by it; 0 takes the most probable token each time.
-        top_k: draw from so many most probable tokens only.
+        top_k: draw from the `top_k` most probable tokens alone.
         prepend_bos: put the tokenizer's BOS token in front of every text.
         stop_at_eos: end a continuation in front of the tokenizer's EOS token.
 
@@ -245,38 +247,30 @@ class _Steps:
         self._backend, self._tokens, self._n_prompt = backend, tokens, n_prompt
         self._cached: _Cached | None = None
         if tokens.shape[1] > n_prompt + 1:
-            self._try(lambda: self._start(stack))
-
-    def _start(self, stack: ExitStack) -> None:
-        self._cached = _Cached(self._backend, self._tokens, self._n_prompt, stack)
+            self._cached = self._if_open(lambda: _Cached(backend, tokens, n_prompt, stack))
 
     def logits(self, n_seen: int) -> Float[Tensor, "row d_vocab"]:
         """Logits of the token at position `n_seen`, given those before it."""
-        logits = None
-        if self._cached is not None:
-            logits = self._try(lambda: self._checked(n_seen))
-        return self._whole(slice(None), n_seen) if logits is None else logits
+        cached = self._cached
+        logits = None if cached is None else self._if_open(lambda: self._checked(cached, n_seen))
+        if logits is None:
+            self._cached = None
+            return self._whole(slice(None), n_seen)
+        return logits
 
-    def _checked(self, n_seen: int) -> Tensor:
-        assert self._cached is not None
-        logits = self._cached.logits(n_seen)
+    def _checked(self, cached: "_Cached", n_seen: int) -> Float[Tensor, "row d_vocab"]:
+        logits = cached.logits(n_seen)
         if n_seen - self._n_prompt < _CHECKED_STEPS:
             rows = slice(0, 2)
             check_logits(logits[rows], self._whole(rows, n_seen))
         return logits
 
-    def _whole(self, rows: slice, n_seen: int) -> Tensor:
+    def _whole(self, rows: slice, n_seen: int) -> Float[Tensor, "row d_vocab"]:
         return self._backend.logits(self._tokens[rows, :n_seen], keep=1)[:, -1]
 
-    def _try(self, function: Callable[[], Any]) -> Any:
-        """What a function gives, or None and no more replay from then on."""
-        # Anything may go wrong in a call of one position, in a block or in a hook; a whole forward has the last word.
-        try:
-            with called_alone():
-                return function()
-        except ReplayError:
-            self._cached = None
-            return None
+    def _if_open(self, blocks: Callable[[], _T]) -> _T | None:
+        """What the blocks give; None where they cannot be called alone. Hooks are kept, since logits are checked."""
+        return prefer_blocks(self._backend, blocks=lambda _: blocks(), whole=lambda reason: None, despite_hooks=True)
 
 
 class _Cached:
@@ -289,8 +283,7 @@ class _Cached:
         # Position alone decides masks and rotary tables, so a text of any tokens will do: the first prompt, repeated.
         n_tokens = tokens.shape[1]
         text = tokens[:1, :n_prompt].repeat(1, n_tokens // n_prompt + 1)[:, :n_tokens]
-        with backend.recording() as self._replay:
-            backend.logits(text, keep=1)
+        self._replay, _ = record_blocks(backend, text)
         self._embedding = Embedding.of(backend, text)
         make_ready(backend, self._replay, stack)
 

@@ -205,7 +205,8 @@ def edit(
         check_prompt(text)
     if save is not None:
         check_writable(save)
-    given = {
+    given: dict[str, Any] = {
+        "variant": variant,
         "v_num_grad_steps": steps,
         "v_lr": lr,
         "v_weight_decay": decay,
@@ -223,7 +224,7 @@ def edit(
         from rome_lens.loading.outline import Outline
 
         # Loading takes seconds: what can be refused without a model is refused before.
-        check_choices({"variant": variant, "seed": seed, "context_templates": template, **given})
+        check_choices({"seed": seed, "context_templates": template, **given})
         chosen = None if settings is None else Settings.load(settings)
         moment = None if second_moment is None else SecondMoment.load(second_moment, layer=layer)
         if chosen is not None and moment is not None and layer is None and moment.layer not in (None, chosen.layer):
@@ -243,7 +244,6 @@ def edit(
             host,
             layer=layer,
             second_moment=moment,
-            variant=variant,
             context_templates=template,
             bare_weight=share,
             seed=seed,
@@ -258,9 +258,9 @@ def edit(
     if save is not None:
         made.save(save)
         say(f"wrote {save}")
-    shortfall = _shortfall(made, measured.effects[0].after.probabilities)
-    if shortfall is not None:
-        say(shortfall)
+    advice = _advice(made, measured.effects[0].after.probabilities)
+    if advice is not None:
+        say(advice)
     if as_json:
         print_json(_as_json(made, measured, save))
     else:
@@ -298,27 +298,21 @@ def _share(bare_weight: str | None) -> float | str | None:
     return share
 
 
-def _shortfall(made: "Edit", reached: "Probabilities") -> str | None:
-    """That the edit did not do what was asked, and what may help; None where it did."""
-    from rome_lens.editing.shortfall import answers_mean_key, shortfall
+def _advice(made: "Edit", reached: "Probabilities") -> str | None:
+    """That the edit did not do what was asked, and which options may help; None where it did."""
+    from rome_lens.editing.shortfall import SettingNames, advice
 
-    settings = made.settings
-    n_templates, bare_weight = len(settings["context_templates"]), settings["bare_weight"]
-    mean_key = answers_mean_key(made.variant, n_templates=n_templates, bare_weight=bare_weight)
-    cause = shortfall(reached, made.loss_curve, mean_key=mean_key)
-    if cause is None:
-        return None
-    loss = made.loss_curve[-1].target
-    advice = {
-        "key": f"the optimised value gives it (loss {loss:.2f}), so try a larger --bare-weight or --variant p-rome",
-        "value": "try another --layer, more --steps or a larger --clamp",
-        "spill": f"the optimised value gives it (loss {loss:.2f}), but the update changes other tokens of the text; "
-        "try another --layer or a --second-moment of more tokens",
-        "token": f"a token of it has {reached.target_mean:.2g} on average, but not each is the likeliest at its place; "
-        "try another --layer, more --steps or a shorter --target",
-    }[cause]
-    target = made.request.target_new.strip()
-    return f"the target is not reached: p({target}) is {reached.target:.3f} after the edit; {advice}"
+    options = SettingNames(
+        layer="--layer",
+        steps="--steps",
+        clamp="--clamp",
+        bare_weight="--bare-weight",
+        p_rome="--variant p-rome",
+        second_moment="--second-moment",
+        target="--target",
+    )
+    curve: Any = made.loss_curve
+    return advice(made.request, reached, curve, variant=made.variant, settings=made.settings, names=options)
 
 
 def _as_json(made: "Edit", measured: "Measured", save: Path | None) -> dict[str, Any]:

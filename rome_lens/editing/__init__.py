@@ -8,8 +8,7 @@ from rome_lens.editing.hooks import hooks_for_rows
 from rome_lens.editing.outcome import Loss, Probabilities
 from rome_lens.editing.rome import ROME
 from rome_lens.editing.second_moment.moment import SecondMoment
-from rome_lens.editing.settings import Settings, settings_for
-from rome_lens.editing.tuning_settings import FineTuningSettings
+from rome_lens.editing.settings import FineTuningSettings, Settings, settings_for
 
 __all__ = [
     "ROME",

@@ -1,4 +1,4 @@
-"""What a model says after a prompt, and how probable it makes an answer, with rank-one updates or without them."""
+"""What a model says after a prompt, and how probable it makes an answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from torch import Tensor
 from rome_lens.backends import Backend
 from rome_lens.backends.decoding import pad_rows
 from rome_lens.backends.likelihood import log_probabilities
-from rome_lens.editing.hooks import rank_one_hooks
+from rome_lens.editing.hooks import Hook
 from rome_lens.editing.outcome import AnswerReading
 from rome_lens.errors import AnswerError
 from rome_lens.facts import EditRequest
@@ -20,24 +20,17 @@ from rome_lens.tokens import TokenisedPrompt, decode, tokenise_span
 
 @torch.no_grad()
 def read_answers(
-    backend: Backend,
-    rows: Sequence[TokenisedPrompt],
-    *,
-    layer: int = 0,
-    u: Float[Tensor, "row d_mlp"] | None = None,
-    v: Float[Tensor, "row d_model"] | None = None,
+    backend: Backend, rows: Sequence[TokenisedPrompt], *, hooks: Sequence[tuple[str, Hook]] = ()
 ) -> list[AnswerReading]:
     """What the model gives to each row's answer after its prompt.
 
     Args:
         backend: the model, in evaluation mode.
         rows: prompts with their answers.
-        layer: where each row's update goes.
-        u: each row's update; None leaves the model as it is.
-        v: the same.
+        hooks: what is changed meanwhile, such as hooks of the rows' updates.
     """
     readings = []
-    for row, read in zip(rows, _read(backend, rows, layer=layer, u=u, v=v), strict=True):
+    for row, read in zip(rows, _read(backend, rows, hooks=hooks), strict=True):
         answer = torch.tensor(row.answer_ids, device=read.device)
         log_probs = log_probabilities(read, answer)
         readings.append(AnswerReading(tuple(log_probs.tolist()), tuple((read.argmax(dim=-1) == answer).tolist())))
@@ -124,15 +117,7 @@ def old_answers(
         if request.target_true is None:
             answer = followed_by(backend, prompt, own)
         else:
-            answer = tokenise_span(
-                backend.tokenizer,
-                request.text,
-                request.subject_span,
-                answer=request.target_true,
-                answer_joined=request.answer_joined,
-                prepend_bos=prepend_bos,
-            )
-            backend.check_text(answer)
+            answer = answered_prompt(backend, request, request.target_true, prepend_bos=prepend_bos)
         if answer.answer_ids == prompt.answer_ids:
             raise AnswerError(
                 f"the target {request.target_new!r} is what the model says after {request.text!r} already; there "
@@ -140,6 +125,24 @@ def old_answers(
             )
         old.append(answer)
     return old
+
+
+def answered_prompt(backend: Backend, request: EditRequest, answer: str, *, prepend_bos: bool) -> TokenisedPrompt:
+    """A request's bare prompt, followed by an answer.
+
+    Raises:
+        PromptError, SubjectError, AnswerError: the text does not fit the model.
+    """
+    row = tokenise_span(
+        backend.tokenizer,
+        request.text,
+        request.subject_span,
+        answer=answer,
+        answer_joined=request.answer_joined,
+        prepend_bos=prepend_bos,
+    )
+    backend.check_text(row)
+    return row
 
 
 def followed_by(backend: Backend, prompt: TokenisedPrompt, ids: tuple[int, ...]) -> TokenisedPrompt:
@@ -161,19 +164,13 @@ def alike(target: TokenisedPrompt, old: TokenisedPrompt) -> tuple[str, ...]:
 
 
 def _read(
-    backend: Backend,
-    rows: Sequence[TokenisedPrompt],
-    *,
-    layer: int = 0,
-    u: Tensor | None = None,
-    v: Tensor | None = None,
+    backend: Backend, rows: Sequence[TokenisedPrompt], *, hooks: Sequence[tuple[str, Hook]] = ()
 ) -> list[Float[Tensor, "read d_vocab"]]:
     """Logits from the prompt's last position on, a tensor a row."""
     run = [row.ids[:-1] if row.answer_ids else row.ids for row in rows]
     # Padding on the right is never seen by what stands before it.
     tokens = pad_rows(run, backend.device)
     start = min(row.n_prompt for row in rows) - 1
-    hooks = [] if u is None or v is None else rank_one_hooks(backend, layer, u[:, None], v[:, None])
     with backend.hooked(hooks):
         logits = backend.logits(tokens, keep=tokens.shape[1] - start)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

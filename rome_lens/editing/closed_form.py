@@ -1,91 +1,82 @@
-"""The closed form: which rank-one matrix makes the edited layer answer a key with a value (paper, equation 2)."""
+"""The closed form: what a layer gains so that keys are answered with other values (paper, equation 2, for many keys).
 
-from dataclasses import dataclass
+With `S = A(K)`, the keys as the precondition weighs them, and residuals `R`, what the values lack, `W_out` gains
+`S (λ I + Kᵀ S)⁻¹ R`. With `A(K) = C⁻¹ K` that is r-ROME for one key and λ = 0, EMMET for several keys and a small λ,
+and MEMIT for a λ that counts tokens of unedited text. All of them minimise the squared misfit plus `λ tr(ΔᵀCΔ)`.
+"""
 
+from collections.abc import Callable
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.checks import choice
-from rome_lens.editing.second_moment.moment import SecondMoment
+from rome_lens.editing.keys import Keys
+from rome_lens.editing.weight_update import LowRank
 from rome_lens.errors import EditError
 
-VARIANTS = ("r-rome", "rome", "p-rome")
+Precondition = Callable[[Float[Tensor, "request d_mlp"]], Float[Tensor, "request d_mlp"]]
+"""How keys are weighed, in float64 and linear in each key: `SecondMoment.solve` gives `C⁻¹ k`."""
 
 # cos(u, k) below this: the update is a thousand times longer than it has to be, and shifts whatever else u meets.
 _LEAST_COSINE = 1e-3
+# Several keys of which one is all but a sum of others: beyond this no digit of the answer is left.
+_MOST_CONDITION = 1e12
 
 
-@dataclass(frozen=True)
-class Keys:
-    """Keys and values of one request at the edited layer.
-
-    Attributes:
-        mean_key: [d_mlp] over the context templates (paper, equation 3).
-        mean_value: [d_model] what the layer says to it now, bias included.
-        bare_key: [d_mlp] of the bare prompt.
-        bare_value: [d_model] of the bare prompt: v0.
-    """
-
-    mean_key: Float[Tensor, " d_mlp"]
-    mean_value: Float[Tensor, " d_model"]
-    bare_key: Float[Tensor, " d_mlp"]
-    bare_value: Float[Tensor, " d_model"]
-
-
-@dataclass(frozen=True)
-class RankOne:
-    """`W_out` gains `outer(u, v)`.
-
-    Attributes:
-        u: [d_mlp], of length 1.
-        v: [d_model].
-        key_norm: length of the key that is answered.
-        key_dot: its product with `u`.
-    """
-
-    u: Float[Tensor, " d_mlp"]
-    v: Float[Tensor, " d_model"]
-    key_norm: float
-    key_dot: float
-
-
-def check_variant(variant: str) -> str:
-    """Refuse a variant that nobody knows.
-
-    Raises:
-        SettingError: it is none of `r-rome`, `rome`, `p-rome`.
-    """
-    return choice("variant", variant, VARIANTS)
-
-
-def rank_one(keys: Keys, goal: Float[Tensor, " d_model"], moment: SecondMoment, *, variant: str) -> RankOne:
-    """The update after which a key is answered with `goal`.
-
-    `u = C^-1 k` and `v = (goal - W k) / (u . k)`. Which k that is tells the variants apart: `r-rome` takes the mean key
-    in both places (2403.07175), `p-rome` the bare prompt's, and `rome` the mean key in the first and the bare prompt's
-    in the second, as the released code does.
+def solve(
+    layer: int,
+    keys: Keys,
+    residual: Float[Tensor, "request d_model"],
+    precondition: Precondition,
+    *,
+    preserve: float = 0.0,
+) -> LowRank:
+    """The update of rank n that answers n keys together.
 
     Args:
-        keys: of the request, in float64.
-        goal: v*, the value to be said, bias included.
-        moment: C.
-        variant: one of `VARIANTS`.
+        layer: the layer.
+        keys: in float64.
+        residual: [request, d_model] what the value of each answered key lacks: `v* - W k`, in float64.
+        precondition: how keys are weighed.
+        preserve: λ, how much text is kept as it is: 0 answers each key exactly, and the larger it is, the more of the
+            residuals is left over.
+
+    Returns:
+        In float64; `left` are the weighed keys at unit length.
 
     Raises:
-        EditError: `u . k` is so near zero that the update would explode.
+        EditError: with `preserve` 0, a key is so nearly orthogonal to its weighed self that the update would explode,
+            or the keys of several requests depend on each other.
     """
-    reading = keys.bare_key if variant == "p-rome" else keys.mean_key
-    answered, value = (keys.mean_key, keys.mean_value) if variant == "r-rome" else (keys.bare_key, keys.bare_value)
-    u = moment.solve(reading).to(reading.device)
-    u = u / u.norm()
-    dot, length = (u @ answered).item(), answered.norm().item()
-    if not abs(dot) > _LEAST_COSINE * length:
+    weighed = precondition(keys.read).to(keys.read)
+    # A row at a time, as any vector's length: the bits of a request do not depend on how many there are.
+    length = torch.stack([row.norm() for row in weighed])
+    left = weighed / length[:, None]
+    if not preserve:
+        _refuse_explosions(keys, left)
+    if len(residual) == 1 and not preserve:
+        return LowRank(layer, left, residual / (left[0] @ keys.answered[0]))
+    # In units of the weighed keys' lengths, so that the factors on the left have length 1.
+    system = keys.answered @ left.t() + torch.diag(preserve / length)
+    if not preserve and torch.linalg.cond(system).item() > _MOST_CONDITION:
         raise EditError(
-            f"the key and C^-1 k* are all but orthogonal (cosine {dot / length:.1e}), so the update would explode; "
-            + (
-                "take variant='r-rome', which uses one key throughout"
-                if variant == "rome"
-                else "collect the second moment from more tokens"
-            )
+            "the keys of these requests depend on each other, so no update answers each with its value; leave out "
+            "those that ask about the same subject, or preserve more"
         )
-    return RankOne(u, (goal - value) / dot, length, dot)
+    return LowRank(layer, left, torch.linalg.solve(system, residual))
+
+
+def _refuse_explosions(keys: Keys, left: Float[Tensor, "request d_mlp"]) -> None:
+    for direction, answered in zip(left, keys.answered, strict=True):
+        dot, length = (direction @ answered).item(), answered.norm().item()
+        if not abs(dot) > _LEAST_COSINE * length:
+            raise EditError(
+                f"the key and C^-1 k* are all but orthogonal (cosine {dot / length:.1e}), so the update would "
+                "explode; "
+                + (
+                    "collect the second moment from more tokens"
+                    if keys.are_one
+                    else "take variant='r-rome', which uses one key throughout"
+                )
+            )

@@ -6,9 +6,10 @@ from typing import Any
 
 from rome_lens.backends import Backend, as_backend
 from rome_lens.backends.generation import continue_texts
-from rome_lens.editing import ROME, Edit
 from rome_lens.editing.answers import followed_by, own_answers, read_answers
+from rome_lens.editing.edit import Edit
 from rome_lens.editing.outcome import AnswerReading, Probabilities
+from rome_lens.editing.rome import ROME
 from rome_lens.editing.templates import sample_templates
 from rome_lens.errors import PromptError
 from rome_lens.facts import EditRequest
@@ -191,12 +192,7 @@ def _asked(backend: Backend, prompt: str, request: EditRequest, target: str, *, 
         PromptError, AnswerError: the prompt is empty, too long, or cannot be followed by the target.
     """
     text = tokenise(
-        backend.tokenizer,
-        prompt,
-        prompt,
-        answer=target,
-        answer_joined=request.answer_joined,
-        prepend_bos=prepend_bos,
+        backend.tokenizer, prompt, prompt, answer=target, answer_joined=request.answer_joined, prepend_bos=prepend_bos
     )
     backend.check_text(text)
     return text

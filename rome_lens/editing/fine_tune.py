@@ -3,30 +3,29 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from rome_lens.backends import Backend, as_backend, fast_products
-from rome_lens.checks import choice, flag, positive, whole_number
-from rome_lens.editing.answers import old_answers, read_answers
+from rome_lens.checks import choice, flag, whole_number
+from rome_lens.editing.answers import answered_prompt, old_answers, read_answers
+from rome_lens.editing.batches import batch_size_for, in_parts, kept_for_gradients, split_by_length
 from rome_lens.editing.edit import Edit
 from rome_lens.editing.hooks import matrix_hooks
 from rome_lens.editing.made import Found, make_edits
 from rome_lens.editing.outcome import Outcome, Probabilities
-from rome_lens.editing.tuning import Descent, tune
-from rome_lens.editing.tuning_settings import OR_ELSE, FineTuningSettings, choose_tuning
+from rome_lens.editing.settings import Engine, FineTuningSettings, choose_tuning
+from rome_lens.editing.shortfall import not_reached
+from rome_lens.editing.tuning import tune
 from rome_lens.editing.weight_update import Dense
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import request_of, requests_of
-from rome_lens.memory import free_bytes
 from rome_lens.progress import Progress
-from rome_lens.tokens import TokenisedPrompt, tokenise_span
+from rome_lens.tokens import TokenisedPrompt
 
-_ENGINES = ("auto", "plain")
-# Beyond so many, a larger batch no longer pays on a CPU.
+# A larger batch no longer pays.
 _MOST_TOGETHER = {"cpu": 8}
-_MOST_TOGETHER_ELSEWHERE = 64
 
 
 def check_choices(given: Mapping[str, Any]) -> None:
@@ -38,9 +37,7 @@ def check_choices(given: Mapping[str, Any]) -> None:
     Raises:
         SettingError: one of them is out of its range.
     """
-    numbers = {"layer": 0, "norm_constraint": None, "num_steps": 1, "lr": 1, "weight_decay": 0, "stop_loss": 0}
-    chosen = {name: given[name] for name in numbers if given.get(name) not in (None, "auto")}
-    FineTuningSettings(**(numbers | chosen), source="")
+    FineTuningSettings.check({name: value for name, value in given.items() if value not in (None, "auto")})
 
 
 class FineTuning:
@@ -71,7 +68,7 @@ class FineTuning:
         weight_decay: float = 0.0,
         stop_loss: float = 1e-2,
         prepend_bos: bool = False,
-        engine: str = "auto",
+        engine: Engine = "auto",
     ) -> None:
         """Choose how a layer is fine-tuned. What is not given comes from the model's settings, whose source is kept.
 
@@ -93,22 +90,17 @@ class FineTuning:
         self._backend = as_backend(model)
         self.model = model
         published_layer, bound, source = choose_tuning(self._backend, constrained=norm_constraint is not None)
-        given = [] if layer is None else ["layer"]
-        if norm_constraint is not None and not (isinstance(norm_constraint, str) and norm_constraint == "auto"):
-            bound = positive("norm_constraint", norm_constraint, or_else=OR_ELSE)
-            given.append("norm_constraint")
-        self.settings = FineTuningSettings(
-            layer=published_layer if layer is None else self._backend.check_layer(layer),
-            norm_constraint=bound,
-            num_steps=num_steps,
-            lr=lr,
-            weight_decay=weight_decay,
-            stop_loss=stop_loss,
-            source=source + (f"; given by the caller: {', '.join(given)}" if given else ""),
+        automatic = isinstance(norm_constraint, str) and norm_constraint == "auto"
+        settings = FineTuningSettings(published_layer, bound, num_steps, lr, weight_decay, stop_loss, source)
+        self.settings = settings.given(
+            {
+                "layer": None if layer is None else self._backend.check_layer(layer),
+                "norm_constraint": None if automatic else norm_constraint,
+            }
         )
         self._backend.w_out(self.layer)
         self._backend.value_hook(self.layer)
-        self._engine = choice("engine", engine, _ENGINES)
+        self._engine = choice("engine", engine, get_args(Engine))
         self.prepend_bos = flag("prepend_bos", prepend_bos)
 
     @property
@@ -153,33 +145,20 @@ class FineTuning:
         requests = requests_of(requests)
         # A caller's inference mode would leave nothing to differentiate.
         with torch.inference_mode(False), self._backend.evaluating():
-            prompts = [self._tokenise(request) for request in requests]
+            prompts = [
+                answered_prompt(self._backend, request, request.target_new, prepend_bos=self.prepend_bos)
+                for request in requests
+            ]
             if batch_size is None:
                 batch_size = _batch_size(self._backend, prompts, layer=self.layer)
-            # All rows of a batch are as long as its longest.
-            order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
-            edits: dict[int, Edit] = {}
-            for start in range(0, len(order), batch_size):
-                part = order[start : start + batch_size]
-                together = self._edit_together(
-                    [requests[i] for i in part],
-                    [prompts[i] for i in part],
-                    _shifted(progress, len(edits), len(prompts)),
-                )
-                edits |= zip(part, together, strict=True)
-            return [edits[index] for index in range(len(prompts))]
-
-    def _tokenise(self, request: EditRequest) -> TokenisedPrompt:
-        prompt = tokenise_span(
-            self._backend.tokenizer,
-            request.text,
-            request.subject_span,
-            answer=request.target_new,
-            answer_joined=request.answer_joined,
-            prepend_bos=self.prepend_bos,
-        )
-        self._backend.check_text(prompt)
-        return prompt
+            return in_parts(
+                split_by_length([len(prompt.ids) for prompt in prompts], batch_size=batch_size),
+                lambda part, progress: self._edit_together(
+                    [requests[i] for i in part], [prompts[i] for i in part], progress
+                ),
+                what="fine-tuning",
+                progress=progress,
+            )
 
     def _edit_together(
         self, requests: Sequence[EditRequest], prompts: Sequence[TokenisedPrompt], progress: Progress | None
@@ -188,22 +167,12 @@ class FineTuning:
         backend, settings = self._backend, self.settings
         with fast_products(device=backend.device, dtype=backend.dtype):
             old = old_answers(backend, requests, prompts, prepend_bos=self.prepend_bos)
-        tuned = tune(
-            backend,
-            self.layer,
-            prompts,
-            descent=Descent(
-                settings.num_steps, settings.lr, settings.weight_decay, settings.stop_loss, settings.norm_constraint
-            ),
-            engine=self._engine,
-            progress=progress,
-        )
+        tuned = tune(backend, prompts, settings=settings, engine=self._engine, progress=progress)
         answers = [*prompts, *old]
         hooks = matrix_hooks(backend, self.layer, torch.stack([*tuned.deltas, *tuned.deltas]))
         with fast_products(device=backend.device, dtype=backend.dtype):
             before = read_answers(backend, answers)
-            with backend.hooked(hooks):
-                after = read_answers(backend, answers)
+            after = read_answers(backend, answers, hooks=hooks)
         n = len(requests)
         reached = [Probabilities.of(after[i], after[n + i]) for i in range(n)]
         found = [
@@ -212,7 +181,7 @@ class FineTuning:
                 Dense(self.layer, delta.cpu()),
                 prompts[i],
                 old[i],
-                _shortfall(request, reached[i]),
+                _notes(request, reached[i]),
             )
             for i, (request, delta, curve) in enumerate(zip(requests, tuned.deltas, tuned.curves, strict=True))
         ]
@@ -227,38 +196,20 @@ class FineTuning:
         )
 
 
-def _shortfall(request: EditRequest, after: Probabilities) -> tuple[str, ...]:
+def _notes(request: EditRequest, after: Probabilities) -> tuple[str, ...]:
     """Say it where an edit does not do what was asked."""
     if after.reached:
         return ()
-    return (
-        f"the target {request.target_new!r} is not reached, its probability is {after.target:.2g}: choose another "
-        "layer, more steps or a larger norm_constraint",
-    )
+    return (not_reached(request, after, "choose another layer, more steps or a larger norm_constraint"),)
 
 
 def _batch_size(backend: Backend, prompts: Sequence[TokenisedPrompt], *, layer: int) -> int:
     """As many requests as memory holds while gradients are taken, and no more than pay."""
-    cfg, d_model = backend.model.cfg, backend.d_model
-    d_mlp = backend.w_out(layer).matrix.shape[0]
+    d_mlp, d_model = backend.w_out(layer).matrix.shape
     length = max((len(prompt.ids) for prompt in prompts), default=1)
     n_read = max((len(prompt.answer_ids) for prompt in prompts), default=1)
     # The matrix, its gradient, Adam's two moments, and the batch of matrices with its gradient.
     matrices = 6 * d_mlp * d_model
-    # The residual and its norms, queries, keys and values; the MLP's hidden layer before, within and after.
-    hidden = 24 * d_model + 8 * int(getattr(cfg, "d_mlp", None) or d_mlp)
-    activations = length * (backend.n_layers - layer) * hidden
-    needed = (matrices + activations + 4 * n_read * backend.d_vocab) * max(4, backend.dtype.itemsize)
-    most = _MOST_TOGETHER.get(backend.device.type, _MOST_TOGETHER_ELSEWHERE)
-    return max(1, min(most, free_bytes(backend.device) // 3 // needed))
-
-
-def _shifted(progress: Progress | None, done: int, total: int) -> Progress | None:
-    """Progress of one batch, as progress of all."""
-    if progress is None or total <= 1:
-        return progress
-
-    def shifted(step: int, steps: int, what: str) -> None:
-        progress(done, total, "fine-tuning")
-
-    return shifted
+    kept = kept_for_gradients(backend, layer, n_positions=length)
+    n_bytes = (matrices + kept + 4 * n_read * backend.d_vocab) * max(4, backend.dtype.itemsize)
+    return batch_size_for(backend, n_bytes, most=_MOST_TOGETHER)

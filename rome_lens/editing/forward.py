@@ -1,21 +1,103 @@
-"""What no value can change, computed once for all steps of its optimisation.
+"""The part of the forward pass that an optimiser repeats, by the model's blocks or by whole forwards.
 
-Below the edited layer nothing changes at all, and above it nothing before the subject's last token: their keys and
-values are kept for attention to read. What is left of a step are the layers from the edited one on, at the positions
-from the subject's last token on, unembedded where something is read. Rows begin at positions of their own.
+What is optimised enters at one place of one layer: a value at the subject's last token (`ValueForward`), or the layer's
+whole `W_out` (in `tuning`). Below that layer nothing changes at all, so what enters it is computed once.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend, KeysValues, ReplayError, check_replayed, fast_products
-from rome_lens.backends.decoding import make_ready
-from rome_lens.editing.prompts import Batch
+from rome_lens.backends.base import BlockReplay
+from rome_lens.backends.decoding import make_ready, record_blocks
+from rome_lens.editing.hooks import Hook
+from rome_lens.editing.prompts import Batch, Rows
+
+_R = TypeVar("_R", bound=Rows)
+
+
+class Forward(ABC, Generic[_R]):
+    """Logits where they are read, as a function of what is optimised: whole forwards.
+
+    The plain way, for models whose blocks cannot be called alone and for models with hooks of their owner's.
+
+    Attributes:
+        name: `plain`, or `blocks`.
+        backend: the model.
+        layer: the layer at which what is optimised enters.
+        batch: the rows of the requests that are still under way.
+    """
+
+    name = "plain"
+
+    def __init__(self, backend: Backend, layer: int, batch: _R) -> None:
+        self.backend, self.layer, self.batch = backend, layer, batch
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Open while the forward is used: whatever can be prepared once for all calls is.
+
+        Raises:
+            ReplayError: this way is not open for this model.
+        """
+        yield
+
+    @abstractmethod
+    def hooks(self, found: Float[Tensor, "request ..."]) -> list[tuple[str, Hook]]:
+        """What adds the parameters of each request to its rows."""
+
+    def logits(self, found: Float[Tensor, "request ..."]) -> Float[Tensor, "place d_vocab"]:
+        """Run the model with each request's parameters in its rows, and read it at `batch.read_at`."""
+        with self.backend.hooked(self.hooks(found)):
+            logits = self.backend.run(self.batch.tokens)
+        rows, columns = self.batch.read_at
+        return logits[rows, columns]
+
+    def keep(self, kept: Int[Tensor, " kept"], batch: _R) -> None:
+        """Go on with some of the requests, by their places in the batch so far; `batch` holds them alone."""
+        self.batch = batch
+
+
+class BlockForward(Forward[_R]):
+    """The same numbers by the model's blocks, from the layer on."""
+
+    name = "blocks"
+    replay: BlockReplay
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        self.record()
+        with ExitStack() as stack:
+            make_ready(self.backend, self.replay, stack, first=self.layer)
+            yield
+
+    @abstractmethod
+    def record(self) -> None:
+        """Watch the model run: how it calls its blocks (`replay`), and what they are to be held against."""
+
+    @property
+    def above(self) -> range:
+        """The layers above the one at which what is optimised enters."""
+        return range(self.layer + 1, self.backend.n_layers)
+
+
+def way_and_notes(done: str, reason: str | None) -> tuple[str, tuple[str, ...]]:
+    """What a result says of how the model was run.
+
+    Args:
+        done: what was done, such as "values were optimised".
+        reason: why whole forwards were run; None where the blocks were.
+    """
+    if reason is None:
+        return BlockForward.name, ()
+    return Forward.name, (f"{done} by whole forwards, which is slower: {reason}",)
 
 
 @dataclass(frozen=True)
@@ -31,25 +113,19 @@ class Known:
     value: Float[Tensor, "row d_model"]
 
 
-class Forward:
-    """Logits at the positions that are read, as a function of what is added to the values: whole forwards.
+class ValueForward(Forward[Batch]):
+    """What is optimised is added to the layer's value at each row's subject's last token."""
 
-    The plain way, for models whose blocks cannot be called alone and for models with hooks of their owner's.
-    """
+    def hooks(self, found: Float[Tensor, "request d_model"]) -> list[tuple[str, Hook]]:
+        batch = self.batch
+        rows = torch.arange(batch.tokens.shape[0], device=batch.tokens.device)
 
-    name = "plain"
+        def add(x: Tensor) -> Tensor:
+            here = torch.zeros_like(x)
+            here[rows, batch.subject_last] = found.to(x.dtype)[batch.request]
+            return x + here
 
-    def __init__(self, backend: Backend, layer: int, batch: Batch) -> None:
-        self.backend, self.layer, self.batch = backend, layer, batch
-
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Open while the forward is used: whatever can be prepared once for all calls is.
-
-        Raises:
-            ReplayError: this way is not open for this model.
-        """
-        yield
+        return [(self.backend.value_hook(self.layer), add)]
 
     def known(self) -> Known:
         """Run the unedited model.
@@ -60,51 +136,18 @@ class Forward:
         key, value = self.backend.keys_and_values(self.layer, self.batch.tokens)
         return self._at_subject(key, value)
 
-    def logits(self, delta: Float[Tensor, "request d_model"]) -> Float[Tensor, "read_and_request d_vocab"]:
-        """Run the model with `delta` added to the values of each request's rows."""
-        return self._read(delta)
-
-    def keep(self, requests: Int[Tensor, " kept"], batch: Batch) -> None:
-        """Go on with some of the requests; `batch` holds them alone."""
-        self.batch = batch
-
     def _at_subject(self, key: Tensor, value: Tensor) -> Known:
         rows = torch.arange(key.shape[0], device=key.device)
         return Known(key[rows, self.batch.subject_last], value[rows, self.batch.subject_last])
 
-    def _read(self, delta: Tensor | None) -> Tensor:
-        batch = self.batch
-        rows = torch.arange(batch.tokens.shape[0], device=batch.tokens.device)
 
-        def add(x: Tensor) -> Tensor:
-            assert delta is not None
-            here = torch.zeros_like(x)
-            here[rows, batch.subject_last] = delta.to(x.dtype)[batch.request]
-            return x + here
+class ValueBlocks(BlockForward[Batch], ValueForward):
+    """The same numbers from the subject's last token on.
 
-        read_rows = torch.cat([batch.read_row, batch.essence_row])
-        columns = torch.cat([batch.read_column, batch.essence_column]) + batch.subject_last[read_rows]
-        hooks = [] if delta is None else [(self.backend.value_hook(self.layer), add)]
-        with self.backend.hooked(hooks):
-            logits = self.backend.run(batch.tokens)
-        return logits[read_rows, columns]
-
-
-class ReplayForward(Forward):
-    """The same numbers from the edited layer on and from the subject's last token on."""
-
-    name = "blocks"
-
-    def __init__(self, backend: Backend, layer: int, batch: Batch) -> None:
-        super().__init__(backend, layer, batch)
-        self.layers = range(layer, backend.n_layers)
-
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        self._record()
-        with ExitStack() as stack:
-            make_ready(self.backend, self.replay, stack, first=self.layer)
-            yield
+    Above the layer nothing changes in front of that token: keys and values there are kept for attention to read. What
+    is left of a step are the layers from the edited one on, at the positions from the subject's last token on,
+    unembedded where something is read. Rows begin at positions of their own.
+    """
 
     @torch.no_grad()
     def known(self) -> Known:
@@ -127,7 +170,7 @@ class ReplayForward(Forward):
             # Above the edited layer only what stands in front of the subject's last token stays as it is.
             resid = resid[:, : int(batch.subject_last.max())]
             self.past: list[KeysValues | None] = [self._before_subject(past)]
-            for layer in self.layers[1:]:
+            for layer in self.above:
                 if not resid.shape[1]:
                     self.past.append(None)
                     continue
@@ -136,39 +179,35 @@ class ReplayForward(Forward):
             self._check(entering)
         return self._at_subject(seen["key"], seen["value"])
 
-    def logits(self, delta: Float[Tensor, "request d_model"]) -> Float[Tensor, "read_and_request d_vocab"]:
+    def logits(self, found: Float[Tensor, "request d_model"]) -> Float[Tensor, "place d_vocab"]:
+        rows, columns = self.batch.read_at
         with fast_products(device=self.backend.device, dtype=self.backend.dtype):
-            return self._unembed(self._state(delta))
+            state = self._state(found)
+            return self.replay.unembed(state[rows, columns - self.batch.subject_last[rows]][:, None])[:, 0]
 
-    def keep(self, requests: Int[Tensor, " kept"], batch: Batch) -> None:
-        rows = torch.isin(self.batch.request, requests).nonzero()[:, 0]
+    def keep(self, kept: Int[Tensor, " kept"], batch: Batch) -> None:
+        rows = torch.isin(self.batch.request, kept).nonzero()[:, 0]
         self.past = [None if past is None else past.take(rows) for past in self.past]
         self.entering, self.leaving = self.entering[rows], self.leaving[rows, : batch.n_suffix]
         self.batch = batch
 
-    def _record(self) -> None:
-        """Watch the model run two rows: how it calls its blocks, and what leaves the last of them.
-
-        The bare prompt, whose keys and values are padded most, and the row whose subject stands last.
-        """
-        batch, final = self.batch, []
-        self.watched = torch.stack([batch.bare_row[0], batch.subject_last.argmax()])
+    def record(self) -> None:
+        """Two rows: the bare prompt, whose keys and values are padded most, and the one whose subject stands last."""
+        batch = self.batch
+        self.checked = torch.stack([batch.bare_row[0], batch.subject_last.argmax()])
         point = self.backend.stream_hook("resid", self.backend.n_layers - 1)
-        keep = self.backend.hooked([(point, lambda x: final.append(x.clone()))])
-        with self.backend.recording() as self.replay, keep:
-            self.backend.logits(batch.tokens[self.watched], keep=1)
-        if len(final) != 1:
-            raise ReplayError(f"nothing passes {point} in a forward")
-        self.final: Float[Tensor, "2 pos d_model"] = final[0]
+        self.replay, seen = record_blocks(self.backend, batch.tokens[self.checked], final=point)
+        self.final: Float[Tensor, "2 pos d_model"] = seen["final"]
 
     def _check(self, entering: Float[Tensor, "row pos d_model"]) -> None:
-        """Hold what leaves the last block against the model's own forward, where the watched rows are read."""
-        batch, watched = self.batch, self.watched
-        got = self._state(None, watched)
-        for index, row in enumerate(watched.tolist()):
-            columns = batch.read_column[batch.read_row == row]
-            places = batch.subject_last[row] + columns
-            check_replayed(got[index, columns], self.final[index, places], entering[row, places], "alone")
+        """Hold what leaves the last block against the model's own forward, where the checked rows are read."""
+        batch, targets = self.batch, self.batch.targets
+        got = self._state(None, self.checked)
+        for index, row in enumerate(self.checked.tolist()):
+            places = targets.column[targets.row == row]
+            check_replayed(
+                got[index, places - batch.subject_last[row]], self.final[index, places], entering[row, places], "alone"
+            )
 
     def _entering(self) -> Float[Tensor, "row pos d_model"]:
         """What enters the edited layer, from the model's own forward of the layers below."""
@@ -182,13 +221,7 @@ class ReplayForward(Forward):
 
     def _state(self, delta: Tensor | None, rows: Tensor | None = None) -> Float[Tensor, "row n_suffix d_model"]:
         """What leaves the last block, of all rows or of some."""
-        backend, first, entering, leaving, pasts = (
-            self.backend,
-            self.batch.subject_last,
-            self.entering,
-            self.leaving,
-            self.past,
-        )
+        first, entering, leaving, pasts = self.batch.subject_last, self.entering, self.leaving, self.past
         if rows is not None:
             first, entering, leaving = first[rows], entering[rows], leaving[rows]
             pasts = [None if past is None else past.take(rows) for past in pasts]
@@ -196,15 +229,9 @@ class ReplayForward(Forward):
         def add(x: Tensor) -> Tensor | None:
             return None if delta is None else x + delta.to(x.dtype)[self.batch.request][:, None].reshape(x.shape)
 
-        with backend.hooked([(backend.value_hook(self.layer), add)]):
+        with self.backend.hooked([(self.backend.value_hook(self.layer), add)]):
             changed, _ = self.replay.run(self.layer, entering, first=first, past=pasts[0])
         state = torch.cat([changed, leaving[:, 1:]], dim=1)
-        for layer, past in zip(self.layers[1:], pasts[1:], strict=True):
+        for layer, past in zip(self.above, pasts[1:], strict=True):
             state, _ = self.replay.run(layer, state, first=first, past=past)
         return state
-
-    def _unembed(self, state: Tensor) -> Float[Tensor, "read_and_request d_vocab"]:
-        batch = self.batch
-        rows = torch.cat([batch.read_row, batch.essence_row])
-        columns = torch.cat([batch.read_column, batch.essence_column])
-        return self.replay.unembed(state[rows, columns][:, None])[:, 0]

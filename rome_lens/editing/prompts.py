@@ -1,7 +1,8 @@
-"""The texts of an edit as one batch: every request under every context template, and what keeps its subject itself."""
+"""Requests as rows of a batch: every prompt under every context template, where targets are read, what shall stay."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,18 +11,20 @@ from torch import Tensor
 from rome_lens.backends import Backend
 from rome_lens.backends.decoding import pad_rows
 from rome_lens.checks import is_list, shown
+from rome_lens.editing.batches import batch_size_for, kept_for_gradients, split_by_length
 from rome_lens.errors import PromptError, SettingError
 from rome_lens.facts import EditRequest
-from rome_lens.memory import free_bytes
 from rome_lens.tokens import TokenisedPrompt, joint, tokenise_span
 
 BARE = "{}"
+EssenceAt = Literal["last", "subject"]
+"""Where the essence is read: after "is a", or at the subject's last token, as the released code reads it."""
+
 # What shall stay as it is, whatever is edited (paper, equation 4).
 _ESSENCE = "{} is a"
-# Beyond so many, a larger batch no longer pays (benchmarks/edit.py): on a CPU what is kept for the gradient leaves the
-# caches, and its pages are handed back to the system and taken again at every step.
+# A larger batch no longer pays (benchmarks/edit.py): on a CPU what is kept for the gradient leaves the caches, and its
+# pages are handed back to the system and taken again at every step.
 _MOST_TOGETHER = {"cpu": 4}
-_MOST_TOGETHER_ELSEWHERE = 64
 
 
 @dataclass(frozen=True)
@@ -50,35 +53,99 @@ class RequestRows:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The rows of several requests, padded on the right, which earlier positions of a causal decoder never see.
+class Targets:
+    """Where the tokens of targets are read, teacher forced, and how much each of them counts.
+
+    Attributes:
+        row: [read] rows of the positions that are read.
+        column: [read] these positions.
+        token: [read] the target's token that is to follow there.
+        weight: [read] its share in its request's loss.
+        request: [read] which request it belongs to.
+        n_requests: how many there are.
+    """
+
+    row: Int[Tensor, " read"]
+    column: Int[Tensor, " read"]
+    token: Int[Tensor, " read"]
+    weight: Float[Tensor, " read"]
+    request: Int[Tensor, " read"]
+    n_requests: int
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[TokenisedPrompt], *, requests: Sequence[int], weights: Sequence[float], device: torch.device
+    ) -> "Targets":
+        """The answers of some rows.
+
+        Args:
+            rows: prompts, with answers or without.
+            requests: which request each row belongs to.
+            weights: each row's share in its request's loss.
+            device: where the tensors go.
+        """
+        reads = [
+            (number, row.n_prompt - 1 + i, token, weights[number] / len(row.answer_ids), requests[number])
+            for number, row in enumerate(rows)
+            for i, token in enumerate(row.answer_ids)
+        ]
+        row, column, token, weight, request = zip(*reads, strict=True)
+        row, column, token, request = (torch.tensor(each, device=device) for each in (row, column, token, request))
+        weight = torch.tensor(weight, dtype=torch.float64, device=device)
+        return cls(row, column, token, weight, request, max(requests) + 1)
+
+    def losses(self, log_probs: Float[Tensor, "read d_vocab"]) -> Float[Tensor, " request"]:
+        """Mean negative log-probability of each request's target."""
+        said = log_probs.gather(1, self.token[:, None])[:, 0] * self.weight.to(log_probs)
+        return said.new_zeros(self.n_requests).index_add(0, self.request, -said)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Prompts with their targets, padded on the right, which earlier positions of a causal decoder never see.
 
     Attributes:
         tokens: [row, pos] token ids; the target's last token is read and never run.
+        targets: where the targets are read.
+    """
+
+    tokens: Int[Tensor, "row pos"]
+    targets: Targets
+
+    @classmethod
+    def of(cls, prompts: Sequence[TokenisedPrompt], device: torch.device) -> "Rows":
+        """A row for each prompt, which has the target for its answer."""
+        requests, weights = range(len(prompts)), [1.0] * len(prompts)
+        return cls(_run(prompts, device), Targets.of(prompts, requests=requests, weights=weights, device=device))
+
+    @property
+    def read_at(self) -> tuple[Int[Tensor, " place"], Int[Tensor, " place"]]:
+        """Rows and columns where logits are read."""
+        return self.targets.row, self.targets.column
+
+
+@dataclass(frozen=True)
+class Batch(Rows):
+    """The rows of several requests under their templates.
+
+    Attributes:
+        tokens: [row, pos] token ids; the target's last token is read and never run.
+        targets: where the targets are read.
         subject_last: [row] position of the subject's last token, where keys and values are read and changed.
         request: [row] which request a row belongs to.
         n_suffix: positions from the subject's last token to the end, of the row that has most of them.
         row_weight: [row] share of a row in its request's mean key and mean loss; 0 for the essence.
         bare_row: [request] the row of the bare prompt.
         essence_row: [request] the row of the essence.
-        read_row: [read] rows of the positions from which the target's tokens are read.
-        read_column: [read] these positions, counted from the subject's last token.
-        read_target: [read] the target's tokens.
-        read_weight: [read] share of a token in its request's loss.
-        essence_column: [request] where the essence is read, counted from the subject's last token.
+        essence_column: [request] where the essence is read.
     """
 
-    tokens: Int[Tensor, "row pos"]
     subject_last: Int[Tensor, " row"]
     request: Int[Tensor, " row"]
     n_suffix: int
     row_weight: Float[Tensor, " row"]
     bare_row: Int[Tensor, " request"]
     essence_row: Int[Tensor, " request"]
-    read_row: Int[Tensor, " read"]
-    read_column: Int[Tensor, " read"]
-    read_target: Int[Tensor, " read"]
-    read_weight: Float[Tensor, " read"]
     essence_column: Int[Tensor, " request"]
 
     @property
@@ -86,9 +153,10 @@ class Batch:
         return self.bare_row.shape[0]
 
     @property
-    def read_request(self) -> Int[Tensor, " read"]:
-        """[read] which request a read position belongs to."""
-        return self.request[self.read_row]
+    def read_at(self) -> tuple[Int[Tensor, " place"], Int[Tensor, " place"]]:
+        """Rows and columns where logits are read: of the targets, then of the essences."""
+        rows = torch.cat([self.targets.row, self.essence_row])
+        return rows, torch.cat([self.targets.column, self.essence_column])
 
     def suffix(self, x: Float[Tensor, "row pos d"]) -> Float[Tensor, "row n_suffix d"]:
         """Positions from each row's subject's last token on; past the text's end the last one again."""
@@ -116,12 +184,7 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
 
 
 def tokenise_request(
-    backend: Backend,
-    request: EditRequest,
-    *,
-    templates: Sequence[str],
-    prepend_bos: bool,
-    essence_at: str,
+    backend: Backend, request: EditRequest, *, templates: Sequence[str], prepend_bos: bool, essence_at: EssenceAt
 ) -> RequestRows:
     """Tokenise a request under its templates, prefix, prompt and target as one text.
 
@@ -130,14 +193,13 @@ def tokenise_request(
         request: the request.
         templates: context templates, the bare one first.
         prepend_bos: put BOS in front of every row.
-        essence_at: `last`: the essence is read after "is a". `subject`: at the subject's last token, as the released
-            code reads it.
+        essence_at: where the essence is read.
 
     Raises:
         PromptError: a row is longer than the model's context. SubjectError, AnswerError: as `tokens.tokenise` raises.
     """
     start, end = request.subject_span
-    # What stands in front of the prompt is no matter of what stands between it and its target.
+    # What joins a prompt to its target does not depend on what stands in front of the prompt.
     joined = joint(backend.tokenizer, request.text, request.target_new, request.answer_joined)
     rewriting = []
     for template in templates:
@@ -146,12 +208,7 @@ def tokenise_request(
         text = prefix + request.text
         rewriting.append(
             tokenise_span(
-                backend.tokenizer,
-                text,
-                span,
-                answer=request.target_new,
-                answer_joined=joined,
-                prepend_bos=prepend_bos,
+                backend.tokenizer, text, span, answer=request.target_new, answer_joined=joined, prepend_bos=prepend_bos
             )
         )
     subject = request.subject
@@ -159,14 +216,8 @@ def tokenise_request(
         backend.tokenizer, _ESSENCE.replace(BARE, subject), (0, len(subject)), prepend_bos=prepend_bos
     )
     if essence_at == "subject":
-        essence = TokenisedPrompt(
-            essence.ids[: essence.subject_span[1]],
-            essence.tokens[: essence.subject_span[1]],
-            essence.subject_span[1],
-            essence.subject_span,
-            "",
-            essence.bos,
-        )
+        end = essence.subject_span[1]
+        essence = replace(essence, ids=essence.ids[:end], tokens=essence.tokens[:end], n_prompt=end)
     rows = RequestRows(request, tuple(rewriting), essence)
     for row in rows.rows:
         backend.check_vocabulary(row)
@@ -187,36 +238,27 @@ def make_batch(requests: Sequence[RequestRows], *, bare_weight: float | None, de
         bare_weight: share of the bare prompt among the rows of a request; None is the same share as the others'.
         device: where the tensors go.
     """
-    rows = [(index, row) for index, request in enumerate(requests) for row in request.rows]
-    run = [row.ids[:-1] if row.answer_ids else row.ids for _, row in rows]
-    last = [row.subject_span[1] - 1 for _, row in rows]
+    rows = [row for request in requests for row in request.rows]
+    owners = [index for index, request in enumerate(requests) for _ in request.rows]
     bare, essence, weights = [], [], []
     for request in requests:
         bare.append(len(weights))
         weights += [*_row_weights(len(request.rewriting), bare_weight), 0.0]
         essence.append(len(weights) - 1)
-    reads = [
-        (number, row.n_prompt - 1 + i - last[number], token, weights[number] / len(row.answer_ids))
-        for number, (_, row) in enumerate(rows)
-        for i, token in enumerate(row.answer_ids)
-    ]
 
     def whole(numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=device)
 
     return Batch(
-        tokens=pad_rows(run, device),
-        subject_last=whole(last),
-        request=whole([index for index, _ in rows]),
+        tokens=_run(rows, device),
+        targets=Targets.of(rows, requests=owners, weights=weights, device=device),
+        subject_last=whole([row.subject_span[1] - 1 for row in rows]),
+        request=whole(owners),
         n_suffix=max(request.n_suffix for request in requests),
         row_weight=torch.tensor(weights, dtype=torch.float64, device=device),
         bare_row=whole(bare),
         essence_row=whole(essence),
-        read_row=whole([read[0] for read in reads]),
-        read_column=whole([read[1] for read in reads]),
-        read_target=whole([read[2] for read in reads]),
-        read_weight=torch.tensor([read[3] for read in reads], dtype=torch.float64, device=device),
-        essence_column=whole([len(request.essence.ids) - request.essence.subject_span[1] for request in requests]),
+        essence_column=whole([len(request.essence.ids) - 1 for request in requests]),
     )
 
 
@@ -229,20 +271,20 @@ def split_requests(
     """
     if batch_size is None:
         per_request = max((_bytes(backend, request, layer) for request in requests), default=1)
-        most = _MOST_TOGETHER.get(backend.device.type, _MOST_TOGETHER_ELSEWHERE)
-        batch_size = max(1, min(most, free_bytes(backend.device) // 3 // per_request))
-    order = sorted(range(len(requests)), key=lambda index: requests[index].n_suffix)
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        batch_size = batch_size_for(backend, per_request, most=_MOST_TOGETHER)
+    return split_by_length([request.n_suffix for request in requests], batch_size=batch_size)
 
 
 def _bytes(backend: Backend, request: RequestRows, layer: int) -> int:
     """Roughly what a request's rows hold for the gradient, from the edited layer up."""
-    cfg = backend.model.cfg
-    # The residual and its norms, queries, keys and values; the MLP's hidden layer before, within and after.
-    numbers = 24 * int(cfg.d_model) + 8 * int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
-    layers = backend.n_layers - layer
+    kept = kept_for_gradients(backend, layer, n_positions=len(request.rows) * request.n_suffix)
     logits = 4 * backend.d_vocab * sum(len(row.answer_ids) or 1 for row in request.rows)
-    return (len(request.rows) * request.n_suffix * layers * numbers + logits) * max(4, backend.dtype.itemsize)
+    return (kept + logits) * max(4, backend.dtype.itemsize)
+
+
+def _run(rows: Sequence[TokenisedPrompt], device: torch.device) -> Int[Tensor, "row pos"]:
+    """What is run of these rows: all but the answer's last token."""
+    return pad_rows([row.ids[:-1] if row.answer_ids else row.ids for row in rows], device)
 
 
 def _row_weights(n_rows: int, bare_weight: float | None) -> list[float]:

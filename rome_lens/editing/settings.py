@@ -1,62 +1,56 @@
 """Settings of the editors, per model, with where they come from.
 
-Published settings are used as they are; a model that nobody has published any for gets those of its kind, by a rule
-that the result names.
+Published settings are used as they are. Other models get settings by a rule that depends on their position embeddings;
+the result says which.
 """
 
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self, TypedDict, get_args
 
 from rome_lens.backends import Backend
-from rome_lens.checks import as_path, keep, not_negative, positive, whole_number
-from rome_lens.errors import ArtefactError
+from rome_lens.checks import (
+    as_path,
+    as_real,
+    choice,
+    flag,
+    keep,
+    not_negative,
+    positive,
+    seed_number,
+    shown,
+    whole_number,
+)
+from rome_lens.editing.keys import VARIANTS, Variant
+from rome_lens.editing.prompts import EssenceAt, check_templates
+from rome_lens.errors import ArtefactError, SettingError
 from rome_lens.storage import write_whole
+
+Engine = Literal["auto", "plain"]
+"""How a model is run: by its blocks where they can be called alone, or by whole forwards, which is slower."""
 
 # Beyond this a step overflows float32 sooner or later.
 _FASTEST = 1000
 _KIND = "settings of ROME"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Which layer, and how its value is optimised (paper, section 3.1).
+def _by(check: Callable[..., Any], **how: Any) -> dict[str, Any]:
+    """The check that a field's value has to pass."""
+    return {"check": partial(check, **how)}
 
-    Attributes:
-        layer: the layer whose `W_out` is edited.
-        v_num_grad_steps: evaluations of the loss, at most.
-        v_lr: Adam's learning rate.
-        v_weight_decay: factor of `|delta| / |v0|^2` in the loss.
-        clamp_norm_factor: `|delta|` never exceeds so many times `|v0|`.
-        kl_factor: factor of the divergence that keeps "{subject} is a" as it was.
-        source: where these come from, in words.
 
-    Raises:
-        SettingError: a setting is out of its range.
-    """
+class _Settings:
+    """A layer with numbers that belong to it, each checked by itself, and where they come from."""
 
-    layer: int
-    v_num_grad_steps: int
-    v_lr: float
-    v_weight_decay: float
-    clamp_norm_factor: float
-    kl_factor: float
     source: str
 
     def __post_init__(self) -> None:
-        keep(
-            self,
-            layer=whole_number("layer", self.layer, least=0),
-            v_num_grad_steps=whole_number("v_num_grad_steps", self.v_num_grad_steps, least=1),
-            v_lr=positive("v_lr", self.v_lr, most=_FASTEST),
-            clamp_norm_factor=positive("clamp_norm_factor", self.clamp_norm_factor),
-            v_weight_decay=not_negative("v_weight_decay", self.v_weight_decay),
-            kl_factor=not_negative("kl_factor", self.kl_factor),
-        )
+        keep(self, **{name: check(name, getattr(self, name)) for name, check in self._checks().items()})
 
     @classmethod
     def check(cls, given: Mapping[str, Any]) -> None:
@@ -68,8 +62,66 @@ class Settings:
         Raises:
             SettingError: a setting is out of its range.
         """
-        any_model = cls(0, 1, 1, 0, 1, 0, "")
-        replace(any_model, **{f.name: given[f.name] for f in fields(cls) if f.name in given})
+        for name, check in cls._checks().items():
+            if name in given:
+                check(name, given[name])
+
+    @classmethod
+    def _checks(cls) -> dict[str, Callable[[str, Any], Any]]:
+        itself: Any = cls
+        return {each.name: each.metadata["check"] for each in fields(itself) if each.metadata}
+
+    def given(self, chosen: Mapping[str, Any]) -> Self:
+        """The same with what a caller chose, which the source names.
+
+        Args:
+            chosen: settings by name; None leaves one as it is.
+
+        Raises:
+            SettingError: a setting is out of its range.
+        """
+        itself: Any = self
+        # In the order of the fields, however the caller wrote them: runs compare what they were made with.
+        taken = {name: chosen[name] for name in self._checks() if chosen.get(name) is not None}
+        source = f"{self.source}; given by the caller: {', '.join(taken)}"
+        return replace(itself, **taken, source=source) if taken else self
+
+
+class SettingsChanges(TypedDict, total=False):
+    """Fields of `Settings` that a caller may choose one by one; None leaves one as the model's settings have it."""
+
+    layer: int | None
+    v_num_grad_steps: int | None
+    v_lr: float | None
+    v_weight_decay: float | None
+    clamp_norm_factor: float | None
+    kl_factor: float | None
+
+
+@dataclass(frozen=True)
+class Settings(_Settings):
+    """Which layer, and how its value is optimised (paper, section 3.1).
+
+    Attributes:
+        layer: the layer whose `W_out` is edited.
+        v_num_grad_steps: evaluations of the loss, at most.
+        v_lr: Adam's learning rate.
+        v_weight_decay: factor of `|delta| / |v0|^2` in the loss.
+        clamp_norm_factor: the largest `|delta|`, in units of `|v0|`.
+        kl_factor: factor of the divergence that keeps "{subject} is a" as it was.
+        source: where these come from, in words.
+
+    Raises:
+        SettingError: a setting is out of its range.
+    """
+
+    layer: int = field(metadata=_by(whole_number, least=0))
+    v_num_grad_steps: int = field(metadata=_by(whole_number, least=1))
+    v_lr: float = field(metadata=_by(positive, most=_FASTEST))
+    v_weight_decay: float = field(metadata=_by(not_negative))
+    clamp_norm_factor: float = field(metadata=_by(positive))
+    kl_factor: float = field(metadata=_by(not_negative))
+    source: str
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the settings to a file that people can read and change (JSON).
@@ -89,15 +141,96 @@ class Settings:
         """
         name = repr(as_path("the file", path))
         try:
-            told = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+            held = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise ArtefactError(f"cannot read the settings {name}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
             raise ArtefactError(f"{name} is not JSON, which settings are kept in: {error}") from error
         wanted = [f.name for f in fields(cls)]
-        if not isinstance(told, dict) or told.get("kind") != _KIND or set(told) != {"kind", *wanted}:
+        if not isinstance(held, dict) or held.get("kind") != _KIND or set(held) != {"kind", *wanted}:
             raise ArtefactError(f"{name} holds no settings of ROME: expected kind {_KIND!r}, {', '.join(wanted)}")
-        return cls(**{setting: told[setting] for setting in wanted})
+        return cls(**{setting: held[setting] for setting in wanted})
+
+
+def _bound(name: str, bound: object) -> float | None:
+    return None if bound is None else positive(name, bound, or_else="None or 'auto'")
+
+
+@dataclass(frozen=True)
+class FineTuningSettings(_Settings):
+    """Which layer, and how its `W_out` is fine-tuned (paper, section 3.3).
+
+    Attributes:
+        layer: the layer whose `W_out` is fine-tuned.
+        norm_constraint: no weight gains or loses more than this (FT+L); None is no bound (FT).
+        num_steps: evaluations of the loss, at most; each but a last one below `stop_loss` is followed by a step.
+        lr: Adam's learning rate.
+        weight_decay: factor of the weights themselves in their gradient.
+        stop_loss: a loss below it ends the descent.
+        source: where these come from, in words.
+
+    Raises:
+        SettingError: a setting is out of its range.
+    """
+
+    layer: int = field(metadata=_by(whole_number, least=0))
+    norm_constraint: float | None = field(metadata=_by(_bound))
+    num_steps: int = field(metadata=_by(whole_number, least=1))
+    lr: float = field(metadata=_by(positive))
+    weight_decay: float = field(metadata=_by(not_negative))
+    stop_loss: float = field(metadata=_by(not_negative))
+    source: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What an editor is made with beside the numbers of `Settings`, checked; it is the same for every model.
+
+    Attributes:
+        variant: which keys are read and answered.
+        bare_weight: share of the bare prompt among the templates; None is an equal share. "auto" is a half for
+            `r-rome` and an equal share for the others.
+        essence_at: where the essence is read; None is `subject` for `rome` and `last` for the others.
+        context_templates: texts that end with `{}`, the bare one first; None lets the model write them.
+        seed: of the templates.
+        prepend_bos: whether BOS stands in front of every row.
+        engine: how the model is run.
+
+    Raises:
+        SettingError: one of them is out of its range.
+    """
+
+    variant: Variant = "r-rome"
+    bare_weight: float | str | None = "auto"
+    essence_at: EssenceAt | None = None
+    context_templates: Sequence[str] | None = None
+    seed: int = 0
+    prepend_bos: bool = False
+    engine: Engine = "auto"
+
+    def __post_init__(self) -> None:
+        variant = choice("variant", self.variant, VARIANTS)
+        share, place = self.bare_weight, self.essence_at
+        if isinstance(share, str) and share == "auto":
+            share = 0.5 if variant == "r-rome" else None
+        if place is None:
+            place = "subject" if variant == "rome" else "last"
+        keep(
+            self,
+            bare_weight=None if share is None else _share(share),
+            essence_at=choice("essence_at", place, get_args(EssenceAt)),
+            engine=choice("engine", self.engine, get_args(Engine)),
+            seed=seed_number(self.seed),
+            prepend_bos=flag("prepend_bos", self.prepend_bos),
+            context_templates=None if self.context_templates is None else check_templates(self.context_templates),
+        )
+
+
+def _share(bare_weight: object) -> float:
+    share = as_real(bare_weight)
+    if share is None or not 0 < share <= 1:
+        raise SettingError(f"bare_weight is {shown(bare_weight)}; expected a share above 0 and at most 1, or None")
+    return float(share)
 
 
 def _released(layer: int, clamp: float) -> Settings:
@@ -133,7 +266,7 @@ def settings_for(backend: Backend) -> Settings:
     layer by its depth: a third of the way up where positions are learned (GPT-2: 8 of 24, 12 of 36, 17 of 48), a sixth
     where they are rotary (GPT-J 5 of 28, Llama and Mistral 5 of 32, SmolLM2 5 of 30).
     """
-    name = backend.model_name.rstrip("/").rpartition("/")[2].lower()
+    name = _last_part(backend)
     for pattern, settings in _PUBLISHED:
         if re.fullmatch(pattern, name) and settings.layer < backend.n_layers:
             return settings
@@ -152,6 +285,43 @@ def default_layer(backend: Backend) -> int:
     return settings_for(backend).layer
 
 
+def _last_part(backend: Backend) -> str:
+    """The model's name, whoever owns the repository."""
+    return backend.model_name.rstrip("/").rpartition("/")[2].lower()
+
+
 def _learned_positions(model: Any) -> bool:
     kind = str(getattr(model.cfg, "positional_embedding_type", "rotary"))
     return kind in ("standard", "shortformer")
+
+
+_PAPER = "the paper's appendix; EasyEdit's hparams/FT, which carry on the released ROME code's, say the same"
+_CONSTRAINED = "hparams/FT of EasyEdit, which carries on the released ROME code's, for this model"
+_MEASURED = "measured by this project on 16 records of CounterFact"
+
+# The last part of a name; layer, norm_constraint, source; of FT, then of FT+L.
+_Choice = tuple[int, float | None, str]
+_PUBLISHED_TUNING: tuple[tuple[str, _Choice | None, _Choice], ...] = (
+    (r"gpt2-medium", None, (0, 2e-3, _CONSTRAINED)),
+    (r"gpt2-large", None, (0, 1e-3, _CONSTRAINED)),
+    (r"gpt2-xl", (1, None, _PAPER), (0, 5e-4, _PAPER)),
+    (r"gpt-j-6b|gptj", (21, None, _PAPER), (0, 5e-5, _PAPER)),
+    (r"smollm2-135m(-instruct)?", (0, None, _MEASURED), (0, 6e-3, _MEASURED)),
+)
+
+
+def choose_tuning(backend: Backend, *, constrained: bool) -> tuple[int, float | None, str]:
+    """Layer, bound of each weight's change and their source, for FT or for FT+L.
+
+    A model without published settings takes those of GPT-2 XL: of the paper's two models it is the one whose FT works
+    in a low layer, and low layers were measured to be better on the default model, too.
+    """
+    name = _last_part(backend)
+    for pattern, free, bounded in _PUBLISHED_TUNING:
+        published = bounded if constrained else free
+        if published is not None and re.fullmatch(pattern, name) and published[0] < backend.n_layers:
+            return published
+    unpublished = f"no settings of fine-tuning are published for {backend.model_name}: "
+    if constrained:
+        return 0, 5e-4, unpublished + "layer 0 as in the paper, and the bound of GPT-2 XL"
+    return min(1, backend.n_layers - 1), None, unpublished + "layer 1 as in the paper for GPT-2 XL"

@@ -4,148 +4,73 @@ What `W_out` gains is no parameter of the model: it is added through hook points
 every row of a batch has its own. Below the layer nothing changes; what enters it is kept from one run.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends import Backend, ReplayError, check_replayed, fast_or_plain, fast_products
-from rome_lens.backends.decoding import make_ready, pad_rows
-from rome_lens.editing.hooks import matrix_hooks
-from rome_lens.errors import EditError
+from rome_lens.backends import Backend, check_replayed, fast_products, prefer_blocks
+from rome_lens.backends.decoding import record_blocks
+from rome_lens.editing.descent import Descended, Descent, Objective, descend
+from rome_lens.editing.forward import BlockForward, Forward, way_and_notes
+from rome_lens.editing.hooks import Hook, matrix_hooks
+from rome_lens.editing.prompts import Rows
+from rome_lens.editing.settings import FineTuningSettings
 from rome_lens.progress import Progress
 from rome_lens.tokens import TokenisedPrompt
 
 
-@dataclass(frozen=True)
-class TuningBatch:
-    """Prompts with their targets, padded on the right, which earlier positions of a causal decoder never see.
+class MatrixForward(Forward[Rows]):
+    """What is optimised is what each request's `W_out` gains."""
 
-    Attributes:
-        tokens: [request, pos] token ids; the target's last token is read and never run.
-        read_row: [read] rows of the positions from which the target's tokens are read, teacher forced.
-        read_column: [read] these positions.
-        read_target: [read] the target's tokens.
-        read_weight: [read] share of a token in its request's loss.
-    """
-
-    tokens: Int[Tensor, "request pos"]
-    read_row: Int[Tensor, " read"]
-    read_column: Int[Tensor, " read"]
-    read_target: Int[Tensor, " read"]
-    read_weight: Float[Tensor, " read"]
-
-    @classmethod
-    def of(cls, prompts: Sequence[TokenisedPrompt], device: torch.device) -> "TuningBatch":
-        """The batch of some prompts with their targets as answers."""
-        run = [prompt.ids[:-1] for prompt in prompts]
-        reads = [
-            (row, prompt.n_prompt - 1 + i, token, 1 / len(prompt.answer_ids))
-            for row, prompt in enumerate(prompts)
-            for i, token in enumerate(prompt.answer_ids)
-        ]
-        rows, columns, targets, weights = zip(*reads, strict=True)
-        return cls(
-            tokens=pad_rows(run, device),
-            read_row=torch.tensor(rows, device=device),
-            read_column=torch.tensor(columns, device=device),
-            read_target=torch.tensor(targets, device=device),
-            read_weight=torch.tensor(weights, dtype=torch.float64, device=device),
-        )
-
-    def losses(self, logits: Float[Tensor, "read d_vocab"]) -> Float[Tensor, " request"]:
-        """Mean negative log-probability of each request's target."""
-        log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-        said = log_probs.gather(1, self.read_target[:, None])[:, 0] * self.read_weight.to(log_probs)
-        return said.new_zeros(self.tokens.shape[0]).index_add(0, self.read_row, -said)
+    def hooks(self, found: Float[Tensor, "request d_mlp d_model"]) -> list[tuple[str, Hook]]:
+        return matrix_hooks(self.backend, self.layer, found)
 
 
-class PlainTuning:
-    """Logits where targets are read, as a function of what each request's `W_out` gains: whole forwards.
-
-    The plain way, for models whose blocks cannot be called alone and for models with hooks of their owner's.
-    """
-
-    name = "plain"
-
-    def __init__(self, backend: Backend, layer: int, batch: TuningBatch) -> None:
-        self.backend, self.layer, self.batch = backend, layer, batch
-
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Open while the forward is used.
-
-        Raises:
-            ReplayError: this way is not open for this model.
-        """
-        yield
-
-    def logits(self, delta: Float[Tensor, "request d_mlp d_model"]) -> Float[Tensor, "read d_vocab"]:
-        """Run the model, each row under its own matrix."""
-        with self.backend.hooked(matrix_hooks(self.backend, self.layer, delta)):
-            logits = self.backend.run(self.batch.tokens)
-        return logits[self.batch.read_row, self.batch.read_column]
-
-    def keep(self, kept: Int[Tensor, " kept"], batch: TuningBatch) -> None:
-        """Go on with some of the requests; `batch` holds them alone."""
-        self.batch = batch
-
-
-class BlockTuning(PlainTuning):
+class MatrixBlocks(BlockForward[Rows], MatrixForward):
     """The same numbers from the edited layer on, unembedded where they are read."""
 
-    name = "blocks"
-
     @contextmanager
     def ready(self) -> Iterator[None]:
-        self._record()
-        with ExitStack() as stack:
-            make_ready(self.backend, self.replay, stack, first=self.layer)
+        with super().ready():
             self._check()
             yield
 
-    def logits(self, delta: Float[Tensor, "request d_mlp d_model"]) -> Float[Tensor, "read d_vocab"]:
+    def logits(self, found: Float[Tensor, "request d_mlp d_model"]) -> Float[Tensor, "place d_vocab"]:
         with fast_products(device=self.backend.device, dtype=self.backend.dtype):
-            with self.backend.hooked(matrix_hooks(self.backend, self.layer, delta)):
-                state, _ = self.replay.run(self.layer, self.entering, first=0, past=None)
-            state = self._above(state)
-            return self.replay.unembed(state[self.batch.read_row, self.batch.read_column][:, None])[:, 0]
+            return self.replay.unembed(self._state(self.hooks(found))[self.batch.read_at][:, None])[:, 0]
 
-    def keep(self, kept: Int[Tensor, " kept"], batch: TuningBatch) -> None:
+    def keep(self, kept: Int[Tensor, " kept"], batch: Rows) -> None:
         self.entering = self.entering[kept, : batch.tokens.shape[1]]
         self.batch = batch
 
-    def _above(self, state: Float[Tensor, "request pos d_model"]) -> Float[Tensor, "request pos d_model"]:
-        for layer in range(self.layer + 1, self.backend.n_layers):
+    def record(self) -> None:
+        """All rows, with what enters the layer and what leaves the last one."""
+        self.replay, seen = record_blocks(
+            self.backend,
+            self.batch.tokens,
+            entering=f"blocks.{self.layer}.hook_resid_pre",
+            final=self.backend.stream_hook("resid", self.backend.n_layers - 1),
+        )
+        self.entering, self._final = seen["entering"], seen["final"]
+
+    def _state(self, hooks: Sequence[tuple[str, Hook]] = ()) -> Float[Tensor, "request pos d_model"]:
+        """What leaves the last block."""
+        with self.backend.hooked(hooks):
+            state, _ = self.replay.run(self.layer, self.entering, first=0, past=None)
+        for layer in self.above:
             state, _ = self.replay.run(layer, state, first=0, past=None)
         return state
-
-    @torch.no_grad()
-    def _record(self) -> None:
-        """Watch the model run the batch once: how it calls its blocks, what enters the layer, what leaves the last."""
-        seen: dict[str, Tensor] = {}
-        backend = self.backend
-        hooks = [
-            (f"blocks.{self.layer}.hook_resid_pre", lambda x: seen.update(entering=x.clone())),
-            (backend.stream_hook("resid", backend.n_layers - 1), lambda x: seen.update(final=x.clone())),
-        ]
-        with backend.recording() as self.replay, backend.hooked(hooks):
-            backend.logits(self.batch.tokens, keep=1)
-        if set(seen) != {"entering", "final"}:
-            raise ReplayError("a block does not show what enters and what leaves it")
-        self.entering, self._final = seen["entering"], seen["final"]
 
     @torch.no_grad()
     def _check(self) -> None:
         """Hold what leaves the last block against the model's own forward, where it is read."""
         with fast_products(device=self.backend.device, dtype=self.backend.dtype):
-            state, _ = self.replay.run(self.layer, self.entering, first=0, past=None)
-            state = self._above(state)
-        read = self.batch.read_row, self.batch.read_column
+            state = self._state()
+        read = self.batch.read_at
         check_replayed(state[read], self._final[read], self.entering[read], "alone")
 
 
@@ -166,31 +91,11 @@ class Tuned:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Descent:
-    """How `W_out` is fine-tuned.
-
-    Attributes:
-        num_steps: evaluations of the loss, at most.
-        lr: Adam's learning rate.
-        weight_decay: factor of the weights themselves in the gradient.
-        stop_loss: a loss below it ends the descent.
-        norm_constraint: no weight gains or loses more; None is no bound.
-    """
-
-    num_steps: int
-    lr: float
-    weight_decay: float
-    stop_loss: float
-    norm_constraint: float | None
-
-
 def tune(
     backend: Backend,
-    layer: int,
     prompts: Sequence[TokenisedPrompt],
     *,
-    descent: Descent,
+    settings: FineTuningSettings,
     engine: str,
     progress: Progress | None = None,
 ) -> Tuned:
@@ -198,93 +103,71 @@ def tune(
 
     Args:
         backend: the model, in evaluation mode.
-        layer: the layer.
         prompts: prompts with their targets.
-        descent: settings of the descent.
+        settings: the layer, and how it is fine-tuned.
         engine: `auto` or `plain`.
         progress: called after every step.
 
     Raises:
         EditError: a loss is no number. ModelError: what leaves the layer's MLP is not its key times `W_out`.
     """
-    batch = TuningBatch.of(prompts, backend.device)
-    backend.check_w_out(layer, batch.tokens)
-
-    def tuned(forward: PlainTuning, progress: Progress | None, *notes: str) -> Tuned:
-        with forward.ready():
-            deltas, curves = _descend(forward, prompts, descent=descent, progress=progress)
-        return Tuned(deltas, curves, forward.name, notes)
-
-    return fast_or_plain(
-        backend,
-        engine=engine,
-        fast=lambda told: tuned(BlockTuning(backend, layer, batch), told),
-        plain=lambda reason: tuned(
-            PlainTuning(backend, layer, batch),
-            progress,
-            f"W_out was fine-tuned by whole forwards, which is slower: {reason}",
-        ),
-        progress=progress,
+    rows = Rows.of(prompts, backend.device)
+    backend.check_w_out(settings.layer, rows.tokens)
+    descent = Descent(
+        settings.num_steps, settings.lr, settings.stop_loss, lr_name="lr", what="fine-tuning", step_after_last=True
     )
 
+    def tuned(forward: Forward[Rows], progress: Progress | None) -> Descended:
+        with forward.ready():
+            return descend(backend, _TargetLoss(forward, prompts, settings), descent, progress=progress)
 
-def _descend(
-    forward: PlainTuning, prompts: Sequence[TokenisedPrompt], *, descent: Descent, progress: Progress | None
-) -> tuple[tuple[Tensor, ...], tuple[tuple[float, ...], ...]]:
-    backend = forward.backend
-    matrix = backend.w_out(forward.layer).matrix
-    work = torch.promote_types(backend.dtype, torch.float32)
-    deltas = [torch.zeros(matrix.shape, dtype=work, device=matrix.device, requires_grad=True) for _ in prompts]
-    # Adam works number by number and passes over what has no gradient: one is as good as one a request.
-    adam = torch.optim.Adam(deltas, lr=descent.lr)
-    curves: list[list[float]] = [[] for _ in prompts]
-    living = list(range(len(prompts)))
-    with _constant_weights(backend), torch.enable_grad():
-        for step in range(descent.num_steps):
-            losses = forward.batch.losses(forward.logits(torch.stack([deltas[i] for i in living])))
-            for index, loss in zip(living, losses.tolist(), strict=True):
-                curves[index].append(loss)
-                if not math.isfinite(loss):
-                    raise EditError(
-                        f"the loss of {_asked(prompts[index])} is {loss} at step {step + 1}; load the model in "
-                        "float32, or lower lr"
-                    )
-            if progress is not None:
-                progress(step + 1, descent.num_steps, "fine-tuning")
-            going = [place for place, index in enumerate(living) if curves[index][-1] >= descent.stop_loss]
-            if not going:
-                break
-            torch.autograd.backward(losses[going].sum(), inputs=[deltas[living[place]] for place in going])
-            with torch.no_grad():
-                for place in going:
-                    delta = deltas[living[place]]
-                    if descent.weight_decay and delta.grad is not None:
-                        delta.grad.add_(matrix.to(work) + delta, alpha=descent.weight_decay)
-                adam.step()
-                adam.zero_grad()
-                if descent.norm_constraint is not None:
-                    for place in going:
-                        deltas[living[place]].clamp_(-descent.norm_constraint, descent.norm_constraint)
-            if len(going) < len(living):
-                living = [living[place] for place in going]
-                batch = TuningBatch.of([prompts[index] for index in living], backend.device)
-                forward.keep(torch.tensor(going, device=backend.device), batch)
-    return tuple(delta.detach() for delta in deltas), tuple(tuple(curve) for curve in curves)
+    descended, reason = prefer_blocks(
+        backend,
+        engine=engine,
+        blocks=lambda progress: (tuned(MatrixBlocks(backend, settings.layer, rows), progress), None),
+        whole=lambda reason: (tuned(MatrixForward(backend, settings.layer, rows), progress), reason),
+        progress=progress,
+    )
+    curves = tuple(tuple(loss for (loss,) in curve) for curve in descended.curves)
+    return Tuned(descended.found, curves, *way_and_notes("W_out was fine-tuned", reason))
 
 
-def _asked(prompt: TokenisedPrompt) -> str:
-    return f"{''.join(prompt.tokens)!r} -> {prompt.answer.strip()!r}"
+class _TargetLoss(Objective):
+    """Mean negative log-probability of the targets of the requests that are still under way."""
 
+    def __init__(
+        self, forward: Forward[Rows], prompts: Sequence[TokenisedPrompt], settings: FineTuningSettings
+    ) -> None:
+        self.forward, self.prompts, self.settings = forward, prompts, settings
+        self.matrix = forward.backend.w_out(forward.layer).matrix
+        self.work = torch.promote_types(forward.backend.dtype, torch.float32)
 
-@contextmanager
-def _constant_weights(backend: Backend) -> Iterator[None]:
-    """No gradient for the model's own parameters; each gets its own flag back afterwards."""
-    parameters = list(backend.model.parameters())
-    wanted = [parameter.requires_grad for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, want in zip(parameters, wanted, strict=True):
-            parameter.requires_grad_(want)
+    @property
+    def asked(self) -> list[str]:
+        return [f"{''.join(prompt.tokens)!r} -> {prompt.answer.strip()!r}" for prompt in self.prompts]
+
+    def start(self) -> list[Tensor]:
+        """No change of any matrix."""
+        shape, device = self.matrix.shape, self.matrix.device
+        return [torch.zeros(shape, dtype=self.work, device=device) for _ in self.prompts]
+
+    def losses(self, found: Float[Tensor, "request d_mlp d_model"]) -> tuple[Float[Tensor, " request"]]:
+        logits = self.forward.logits(found)
+        log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+        return (self.forward.batch.targets.losses(log_probs),)
+
+    def add_gradient(self, parameter: Tensor) -> None:
+        """The decay of the weights themselves."""
+        if self.settings.weight_decay and parameter.grad is not None:
+            parameter.grad.add_(self.matrix.to(self.work) + parameter, alpha=self.settings.weight_decay)
+
+    def constrain(self, place: int, parameter: Tensor) -> None:
+        """Bring every weight back to within the bound."""
+        bound = self.settings.norm_constraint
+        if bound is not None:
+            parameter.clamp_(-bound, bound)
+
+    def keep(self, going: list[int]) -> None:
+        self.prompts = [self.prompts[place] for place in going]
+        device = self.forward.backend.device
+        self.forward.keep(torch.tensor(going, device=device), Rows.of(self.prompts, device))

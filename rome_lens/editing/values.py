@@ -1,6 +1,5 @@
 """The value v*: what the edited layer has to say so that the model gives the target (paper, 3.1, equation 4)."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,8 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend, fast_or_plain
-from rome_lens.editing.forward import Forward, Known, ReplayForward
+from rome_lens.backends import Backend, prefer_blocks
+from rome_lens.editing.descent import Descended, Descent, Objective, descend
+from rome_lens.editing.forward import Known, ValueBlocks, ValueForward, way_and_notes
+from rome_lens.editing.keys import KeysAndValues
 from rome_lens.editing.outcome import Loss
 from rome_lens.editing.prompts import Batch, RequestRows, make_batch
 from rome_lens.editing.settings import Settings
@@ -21,188 +22,152 @@ _STOP_LOSS = 0.05
 
 
 @dataclass(frozen=True)
-class Values:
-    """The values of several requests, and what was read on the way.
+class Value:
+    """The value of one request, and what was read on the way. No second moment has a part in it.
 
     Attributes:
-        batch: the rows.
-        known: keys and values of the unedited model.
-        delta: [request, d_model] what each value gains over that of the bare prompt.
-        curves: the loss of each request at every evaluation.
+        known: keys and values before the edit.
+        goal: [1, d_model] v*, what the layer has to say at the bare prompt's subject, in float64.
+        curve: the loss at every evaluation.
         engine: `blocks` or `plain`.
         notes: why it was not `blocks`.
     """
 
-    batch: Batch
-    known: Known
-    delta: Float[Tensor, "request d_model"]
-    curves: tuple[tuple[Loss, ...], ...]
+    known: KeysAndValues
+    goal: Float[Tensor, "1 d_model"]
+    curve: tuple[Loss, ...]
     engine: str
     notes: tuple[str, ...]
 
 
 def find_values(
     backend: Backend,
-    layer: int,
     requests: Sequence[RequestRows],
     *,
     settings: Settings,
     bare_weight: float | None,
     engine: str,
     progress: Progress | None = None,
-) -> Values:
+) -> list[Value]:
     """Optimise the values of requests together; each has its own Adam, clamp and stop.
 
     Args:
         backend: the model, in evaluation mode.
-        layer: the edited layer.
         requests: the requests in tokens.
-        settings: of the optimisation.
+        settings: the layer, and how a value is optimised.
         bare_weight: share of the bare prompt among a request's rows.
         engine: `auto` or `plain`.
         progress: called after every step.
 
     Raises:
-        EditError: a loss is no number.
+        EditError: a loss is no number, or nothing of a value reaches the end of its prompt.
     """
     batch = make_batch(requests, bare_weight=bare_weight, device=backend.device)
+    descent = Descent(
+        settings.v_num_grad_steps,
+        settings.v_lr,
+        _STOP_LOSS,
+        lr_name="v_lr",
+        what="optimising the value",
+        step_after_last=False,
+    )
 
-    def optimised(forward: Forward, progress: Progress | None, *notes: str) -> Values:
+    def optimised(forward: ValueForward, progress: Progress | None) -> tuple[Known, Descended]:
         with forward.ready():
             known = forward.known()
-            backend.check_values(layer, known.key, known.value)
-            delta, curves = _optimise(
-                forward, known, requests, settings=settings, bare_weight=bare_weight, progress=progress
-            )
-        return Values(batch, known, delta, curves, forward.name, notes)
+            backend.check_values(settings.layer, known.key, known.value)
+            objective = _ValueLoss(forward, known, requests, settings, bare_weight)
+            return known, descend(backend, objective, descent, progress=progress)
 
-    return fast_or_plain(
+    (known, descended), reason = prefer_blocks(
         backend,
         engine=engine,
-        fast=lambda told: optimised(ReplayForward(backend, layer, batch), told),
-        plain=lambda reason: optimised(
-            Forward(backend, layer, batch),
-            progress,
-            f"values were optimised by whole forwards, which is slower: {reason}",
-        ),
+        blocks=lambda progress: (optimised(ValueBlocks(backend, settings.layer, batch), progress), None),
+        whole=lambda reason: (optimised(ValueForward(backend, settings.layer, batch), progress), reason),
         progress=progress,
     )
-
-
-@dataclass
-class _Optimised:
-    """One request on its way: its change, its optimiser and its curve."""
-
-    delta: Tensor
-    adam: torch.optim.Adam
-    most: float
-    curve: list[Loss]
-
-    def clamp(self) -> None:
-        """Bring the change back into its ball."""
-        with torch.no_grad():
-            length = self.delta.norm().item()
-            if length > self.most:
-                self.delta.mul_(self.most / length)
-
-
-def _optimise(
-    forward: Forward,
-    known: Known,
-    requests: Sequence[RequestRows],
-    *,
-    settings: Settings,
-    bare_weight: float | None,
-    progress: Progress | None,
-) -> tuple[Float[Tensor, "request d_model"], tuple[tuple[Loss, ...], ...]]:
-    batch, device = forward.batch, known.value.device
-    work = torch.promote_types(known.value.dtype, torch.float32)
-    lengths = known.value[batch.bare_row].to(work).norm(dim=1)
-    essence: Tensor | None = None
-    all_of_them = [
-        _started(torch.zeros(known.value.shape[1], dtype=work, device=device), length, settings)
-        for length in lengths.tolist()
-    ]
-    living = list(range(batch.n_requests))
-    parameters = list(forward.backend.model.parameters())
-    wanted = [parameter.requires_grad for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        with torch.enable_grad():
-            for step in range(settings.v_num_grad_steps):
-                members = [all_of_them[index] for index in living]
-                delta = torch.stack([member.delta for member in members])
-                logits = forward.logits(delta)
-                if essence is None:
-                    # Nothing has been added yet: this is the unedited model.
-                    essence = logits[-batch.n_requests :].detach().to(work).log_softmax(dim=-1)
-                losses = _losses(logits, delta, forward.batch, essence[living], lengths[living], settings)
-                for index, member, *parts in zip(living, members, *(loss.tolist() for loss in losses), strict=True):
-                    member.curve.append(Loss(*parts))
-                    if not math.isfinite(parts[0]):
-                        request = requests[index].request
-                        raise EditError(
-                            f"the loss of {request.text!r} -> {request.target_new!r} is {parts[0]} at step {step + 1}; "
-                            "load the model in float32, or lower v_lr"
-                        )
-                if progress is not None:
-                    progress(step + 1, settings.v_num_grad_steps, "optimising the value")
-                if step == settings.v_num_grad_steps - 1:
-                    break
-                going = [i for i, member in enumerate(members) if member.curve[-1].total >= _STOP_LOSS]
-                if not going:
-                    break
-                if step == 0:
-                    reach = _reach(losses[1], members, lengths)
-                    for i in going:
-                        if reach[i] <= torch.finfo(work).eps * members[i].curve[0].target:
-                            raise _no_way_out(forward, requests[living[i]])
-                torch.autograd.backward(losses[0][going].sum(), inputs=[members[i].delta for i in going])
-                for i in going:
-                    members[i].adam.step()
-                    members[i].adam.zero_grad()
-                    members[i].clamp()
-                if len(going) < len(members):
-                    kept = torch.tensor(going, device=device)
-                    living = [living[i] for i in going]
-                    sub = make_batch([requests[i] for i in living], bare_weight=bare_weight, device=device)
-                    forward.keep(kept, sub)
-    finally:
-        for parameter, want in zip(parameters, wanted, strict=True):
-            parameter.requires_grad_(want)
-    return torch.stack([one.delta.detach() for one in all_of_them]), tuple(tuple(one.curve) for one in all_of_them)
-
-
-def _reach(
-    target: Float[Tensor, " request"], members: Sequence[_Optimised], lengths: Float[Tensor, " request"]
-) -> list[float]:
-    """How far a change as long as the value itself could move the target's loss if that were linear, for each request.
-
-    The target's own term is looked at: the divergence, which is read in another row, has a gradient of rounding even
-    where nothing of the value reaches the end of the prompt, and Adam makes full steps of any gradient.
-    """
-    gradients = torch.autograd.grad(
-        target.sum(), [member.delta for member in members], retain_graph=True, allow_unused=True
-    )
+    way, notes = way_and_notes("values were optimised", reason)
     return [
-        0.0 if gradient is None else gradient.norm().item() * length
-        for gradient, length in zip(gradients, lengths.tolist(), strict=True)
+        Value(before, before.bare_value + delta.double(), tuple(Loss(*terms) for terms in curve), way, notes)
+        for before, delta, curve in zip(_keys_and_values(known, batch), descended.found, descended.curves, strict=True)
     ]
 
 
-def _no_way_out(forward: Forward, request: RequestRows) -> EditError:
-    advice = "choose a lower layer" if forward.layer else "shorten what stands behind the subject"
-    return EditError(
-        f"nothing that layer {forward.layer} of {forward.backend.n_layers} says at the subject of "
-        f"{request.request.text!r} reaches the end of the prompt; {advice}"
-    )
+def _keys_and_values(known: Known, batch: Batch) -> list[KeysAndValues]:
+    """Of each request."""
+    key, value = known.key.double(), known.value.double()
+    found = []
+    for index, bare in enumerate(batch.bare_row.tolist()):
+        weight = torch.where(batch.request == index, batch.row_weight, 0.0)
+        found.append(KeysAndValues((weight @ key)[None], (weight @ value)[None], key[[bare]], value[[bare]]))
+    return found
 
 
-def _started(delta: Tensor, length: float, settings: Settings) -> _Optimised:
-    delta.requires_grad_(True)
-    adam = torch.optim.Adam([delta], lr=settings.v_lr)
-    return _Optimised(delta, adam, settings.clamp_norm_factor * length, [])
+class _ValueLoss(Objective):
+    """Equation 4 for the requests that are still under way."""
+
+    def __init__(
+        self,
+        forward: ValueForward,
+        known: Known,
+        requests: Sequence[RequestRows],
+        settings: Settings,
+        bare_weight: float | None,
+    ) -> None:
+        self.forward, self.requests, self.settings, self.bare_weight = forward, requests, settings, bare_weight
+        self.work = torch.promote_types(known.value.dtype, torch.float32)
+        self.lengths = known.value[forward.batch.bare_row].to(self.work).norm(dim=1)
+        self.essence: Tensor | None = None
+
+    @property
+    def asked(self) -> list[str]:
+        return [f"{one.request.text!r} -> {one.request.target_new!r}" for one in self.requests]
+
+    def start(self) -> list[Tensor]:
+        """No change of any value."""
+        n, d_model = len(self.requests), self.forward.backend.d_model
+        return [torch.zeros(d_model, dtype=self.work, device=self.lengths.device) for _ in range(n)]
+
+    def losses(self, found: Float[Tensor, "request d_model"]) -> tuple[Float[Tensor, " request"], ...]:
+        logits = self.forward.logits(found)
+        if self.essence is None:
+            # Nothing has been added yet: this is the unedited model.
+            self.essence = logits[-len(self.requests) :].detach().to(self.work).log_softmax(dim=-1)
+        return _losses(logits, found, self.forward.batch, self.essence, self.lengths, self.settings)
+
+    def check(self, losses: tuple[Tensor, ...], parameters: Sequence[Tensor], going: list[int]) -> None:
+        """Refuse a value of which nothing reaches the end of the prompt.
+
+        How far could a change as long as the value itself move the target's loss, if that were linear? The target's own
+        term is looked at: the divergence, which is read in another row, has a gradient of rounding even where nothing
+        of the value reaches the end of the prompt, and Adam makes full steps of any gradient.
+        """
+        target = losses[1]
+        gradients = torch.autograd.grad(target.sum(), parameters, retain_graph=True, allow_unused=True)
+        for place in going:
+            gradient, length = gradients[place], self.lengths[place].item()
+            reach = 0.0 if gradient is None else gradient.norm().item() * length
+            if reach <= torch.finfo(self.work).eps * target[place].item():
+                layer, backend = self.forward.layer, self.forward.backend
+                raise EditError(
+                    f"nothing that layer {layer} of {backend.n_layers} says at the subject of "
+                    f"{self.requests[place].request.text!r} reaches the end of the prompt; "
+                    f"{'choose a lower layer' if layer else 'shorten what stands behind the subject'}"
+                )
+
+    def constrain(self, place: int, parameter: Tensor) -> None:
+        """Bring the change back into its ball."""
+        length, most = parameter.norm().item(), self.settings.clamp_norm_factor * self.lengths[place].item()
+        if length > most:
+            parameter.mul_(most / length)
+
+    def keep(self, going: list[int]) -> None:
+        assert self.essence is not None
+        self.requests = [self.requests[place] for place in going]
+        self.essence, self.lengths = self.essence[going], self.lengths[going]
+        device = self.lengths.device
+        batch = make_batch(self.requests, bare_weight=self.bare_weight, device=device)
+        self.forward.keep(torch.tensor(going, device=device), batch)
 
 
 def _losses(
@@ -215,9 +180,8 @@ def _losses(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Total, target, divergence and decay, [request] each (paper, equation 4; the decay is the released code's)."""
     log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-    n_read = batch.read_target.shape[0]
-    said = log_probs[:n_read].gather(1, batch.read_target[:, None])[:, 0] * batch.read_weight.to(log_probs)
-    target = said.new_zeros(batch.n_requests).index_add(0, batch.read_request, -said)
+    n_read = batch.targets.row.shape[0]
+    target = batch.targets.losses(log_probs[:n_read])
     now = log_probs[n_read:]
     kl = settings.kl_factor * (now.exp() * (now - essence)).sum(dim=-1)
     decay = settings.v_weight_decay * torch.linalg.vector_norm(delta, dim=1) / lengths**2

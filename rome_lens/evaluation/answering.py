@@ -20,8 +20,8 @@ from rome_lens.backends import (
     ReplayError,
     called_alone,
     check_replayed,
-    fast_or_plain,
     fast_products,
+    prefer_blocks,
 )
 from rome_lens.backends.decoding import Embedding, enter, make_ready
 from rome_lens.editing.hooks import RowUpdates
@@ -275,9 +275,9 @@ def open_engine(
         yield PlainEngine(backend, text.shape[1], failed)
         return
     with ExitStack() as stack:
-        yield fast_or_plain(
+        yield prefer_blocks(
             backend,
             engine=engine,
-            fast=lambda _: stack.enter_context(BlockEngine.opened(backend, text)),
-            plain=lambda reason: PlainEngine(backend, text.shape[1], reason),
+            blocks=lambda _: stack.enter_context(BlockEngine.opened(backend, text)),
+            whole=lambda reason: PlainEngine(backend, text.shape[1], reason),
         )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend, fast_or_plain
+from rome_lens.backends import Backend, prefer_blocks
 from rome_lens.progress import Progress
 from rome_lens.tracing.attribution import ATTRIBUTION, approximate_cells
 from rome_lens.tracing.blocks import count_positions, plan_lanes, score_cells
@@ -98,11 +98,11 @@ def score_grids(
     parts = _Parts(backend, cases, cells, progress)
     if engine != "auto":
         return parts.run(engine, notes=notes)
-    return fast_or_plain(
+    return prefer_blocks(
         backend,
         engine=engine,
-        fast=lambda told: replace(parts, progress=told).run(BLOCKS, notes=()),
-        plain=lambda reason: parts.run(
+        blocks=lambda progress: replace(parts, progress=progress).run(BLOCKS, notes=()),
+        whole=lambda reason: parts.run(
             PLAIN, notes=(f"the model's blocks cannot be called alone ({reason}): whole forwards were run",)
         ),
         progress=progress,

@@ -21,7 +21,7 @@ from rome_lens.cli import app
 from rome_lens.editing import Edit
 from rome_lens.editing.exact_sum import sum_on
 from rome_lens.editing.export import export_adapter
-from rome_lens.editing.tuning_settings import choose_tuning
+from rome_lens.editing.settings import choose_tuning
 from rome_lens.errors import (
     AnswerError,
     ArtefactError,

@@ -11,7 +11,7 @@ from tiny_rome import REQUEST, SETTINGS, TEMPLATES, moment, rome
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
-from rome_lens.editing.forward import ReplayForward
+from rome_lens.editing.forward import ValueBlocks
 from rome_lens.editing.prompts import make_batch, tokenise_request
 from rome_lens.editing.values import _losses
 from rome_lens.loading.convert import to_transformer_lens
@@ -266,7 +266,7 @@ def test_the_gradient_is_that_of_finite_differences(name, backend):
     requests = [REQUEST, rl.EditRequest("{} f", subject="longer", target_new="x")]
     rows = [tokenise_request(wrapped, request, **options) for request in requests]
     batch = make_batch(rows, bare_weight=0.5, device=wrapped.device)
-    forward = ReplayForward(wrapped, 1, batch)
+    forward = ValueBlocks(wrapped, 1, batch)
     generator = torch.Generator().manual_seed(0)
     delta, direction = (torch.randn(2, wrapped.d_model, generator=generator, dtype=torch.float64) for _ in range(2))
     with forward.ready():

@@ -6,7 +6,7 @@ from architectures import BACKENDS, BRIDGE, architecture
 from tiny_rome import REQUEST, rome
 
 import rome_lens as rl
-from rome_lens.backends import ReplayError, as_backend, called_alone, fast_or_plain
+from rome_lens.backends import ReplayError, as_backend, called_alone, prefer_blocks
 from rome_lens.backends.generation import sample
 from rome_lens.backends.hooked_transformer import HookedReplay
 from rome_lens.backends.transformer_bridge import BridgeReplay
@@ -171,7 +171,7 @@ def test_errors_that_are_no_block_s_pass(error):
         raise error
 
     with pytest.raises(type(error)) as raised:
-        fast_or_plain(backend, engine="auto", fast=fail, plain=lambda reason: reason)
+        prefer_blocks(backend, engine="auto", blocks=fail, whole=lambda reason: reason)
     assert raised.value is error
 
 

@@ -11,6 +11,7 @@ from textwrap import dedent
 import pytest
 
 import rome_lens as rl
+from rome_lens.editing.settings import SettingsChanges
 
 HEAVY = ("torch", "transformers", "transformer_lens", "typer", "pandas", "plotly", "numpy")
 
@@ -76,8 +77,10 @@ def test_the_contract_of_an_edit():
     assert all(callable(getattr(rl.Edit, name)) for name in methods)
     assert all(callable(getattr(rl.ROME, name)) for name in ("edit", "edit_many"))
     assert all(callable(getattr(rl.SecondMoment, name)) for name in ("collect", "save", "load", "solve"))
-    settings = {"layer", "second_moment", "variant", "context_templates", "seed", "v_num_grad_steps", "v_lr"}
-    assert settings | {"v_weight_decay", "clamp_norm_factor", "kl_factor"} <= set(inspect.signature(rl.ROME).parameters)
+    choices = {"second_moment", "variant", "context_templates", "seed", "settings"}
+    assert choices <= set(inspect.signature(rl.ROME).parameters)
+    settings = {"layer", "v_num_grad_steps", "v_lr", "v_weight_decay", "clamp_norm_factor", "kl_factor"}
+    assert settings == set(SettingsChanges.__annotations__)
     assert "edits" in inspect.signature(rl.causal_trace).parameters
 
 

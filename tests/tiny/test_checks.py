@@ -8,8 +8,7 @@ import torch
 
 import rome_lens as rl
 from rome_lens.checks import as_real, as_whole, check_layer, check_window, shown, whole_number, whole_numbers
-from rome_lens.editing.settings import Settings
-from rome_lens.editing.tuning_settings import FineTuningSettings
+from rome_lens.editing.settings import FineTuningSettings, Settings
 from rome_lens.errors import SettingError
 from rome_lens.evaluation.measures import Measures
 from rome_lens.runs import Shard, check_batches

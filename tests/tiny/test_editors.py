@@ -484,7 +484,7 @@ def test_an_update_that_one_of_two_cannot_make_is_not_the_others_failure(house, 
         if self.source != "a matrix":
             return found
         u = torch.zeros_like(found)
-        u[0], u[1] = -key[1], key[0]
+        u[..., 0], u[..., 1] = -key[..., 1], key[..., 0]
         return u
 
     monkeypatch.setattr(rl.SecondMoment, "solve", orthogonal)

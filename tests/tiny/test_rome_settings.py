@@ -5,14 +5,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture
+from edits import own
 from hosts import EACH_BACKEND, needs_hooked
 from tiny_rome import DEFAULTS, REQUEST, SETTINGS, moment, rome
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
-from rome_lens.editing.closed_form import Keys, rank_one
+from rome_lens.editing.closed_form import solve
+from rome_lens.editing.keys import Keys, KeysAndValues
 from rome_lens.editing.settings import default_layer, settings_for
-from rome_lens.errors import AnswerError, EditError, ModelError, ModelMismatchError, PromptError, SettingError
+from rome_lens.errors import (
+    AnswerError,
+    EditError,
+    EditStateError,
+    ModelError,
+    ModelMismatchError,
+    PromptError,
+    SettingError,
+)
 from rome_lens.loading.tiny import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
@@ -105,6 +115,10 @@ def test_what_is_given_overrides_and_is_named():
     assert (editor.layer, editor.settings.v_lr, editor.settings.kl_factor) == (1, 0.25, 0)
     assert editor.settings.v_num_grad_steps == 25
     assert editor.settings.source == untouched.settings.source + "; given by the caller: layer, v_lr, kl_factor"
+    # However they are written, since runs compare what they were made with.
+    assert rl.ROME(model, second_moment=moment(64), kl_factor=0, v_lr=0.25, layer=1).settings == editor.settings
+    left_open = dict.fromkeys(("layer", "v_num_grad_steps", "v_lr", "kl_factor"))
+    assert rl.ROME(model, second_moment=moment(64), **left_open).settings == untouched.settings
 
 
 @pytest.mark.parametrize(
@@ -310,18 +324,52 @@ def test_a_loss_that_is_no_number():
 
 
 def test_an_update_that_would_explode():
-    one, other = torch.eye(10, dtype=torch.float64)[:2]
-    mixed = Keys(mean_key=one, mean_value=one, bare_key=other, bare_value=one)
+    one, other = torch.eye(10, dtype=torch.float64)[:2, None]
+    mixed = KeysAndValues(mean_key=one, mean_value=one, bare_key=other, bare_value=one)
     plain = rl.SecondMoment.from_matrix(torch.eye(10), layer=0)
     with pytest.raises(EditError) as caught:
-        rank_one(mixed, one, plain, variant="rome")
+        solve(0, mixed.of("rome")[0], 0 * one, plain.solve)
     assert str(caught.value) == (
         "the key and C^-1 k* are all but orthogonal (cosine 0.0e+00), so the update would explode; take "
         "variant='r-rome', which uses one key throughout"
     )
     for variant in ("r-rome", "p-rome"):
-        assert rank_one(mixed, 3 * one, plain, variant=variant).v[0] == pytest.approx(2)
+        keys, value = mixed.of(variant)
+        assert solve(0, keys, 3 * one - value, plain.solve).right[0, 0] == pytest.approx(2)
     tilted = one + 3e-4 * other
-    steep = rl.SecondMoment.from_matrix(torch.diag(1e8 * one + 1e-3), layer=0)
+    steep = rl.SecondMoment.from_matrix(torch.diag(1e8 * one[0] + 1e-3), layer=0)
     with pytest.raises(EditError, match=r"\(cosine [1-9]\.\de-04\).*; collect the second moment from more tokens$"):
-        rank_one(Keys(tilted, one, tilted, one), one, steep, variant="r-rome")
+        solve(0, Keys(tilted, tilted), 0 * one, steep.solve)
+
+
+def test_requests_are_solved_once_for_any_second_moment():
+    model = architecture("gpt2", BACKENDS[0])
+    editor, identity = rome(model), rome(model, second_moment=torch.eye(64))
+    solved = editor.solve([REQUEST, rl.EditRequest("{} is", "cde", "x")])
+    for found, expected in (
+        (editor.edits(solved), editor),
+        (identity.edits(solved), identity),
+        (editor.edits(solved, second_moment=torch.eye(64)), identity),
+    ):
+        alone = expected.edit_many([one.rows.request for one in solved.requests])
+        assert [edit.id for edit in found] == [edit.id for edit in alone]
+        assert [edit.settings for edit in found] == [edit.settings for edit in alone]
+
+
+def test_what_was_solved_on_other_weights_is_refused():
+    model = own("gpt2", BACKENDS[0])
+    editor = rome(model)
+    solved = editor.solve([REQUEST])
+    (edit,) = editor.edits(solved)
+    with edit.applied(model), pytest.raises(EditStateError) as caught:
+        editor.edits(solved)
+    assert str(caught.value) == (
+        "the edits in the model's weights are others than when these requests were solved; solve them again"
+    )
+    assert editor.edits(solved) == [edit]
+
+
+def test_an_unknown_setting_is_refused_as_python_does():
+    with pytest.raises(TypeError) as caught:
+        rome(architecture("gpt2", BACKENDS[0]), v_rate=0.1)
+    assert str(caught.value) == "ROME.__init__() got an unexpected keyword argument 'v_rate'"

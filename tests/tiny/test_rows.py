@@ -6,7 +6,7 @@ from architectures import BACKENDS, architecture
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
-from rome_lens.editing import prompts as rows_module
+from rome_lens.editing import batches
 from rome_lens.editing.prompts import check_templates, make_batch, split_requests, tokenise_request
 from rome_lens.errors import AnswerError, PromptError
 
@@ -57,13 +57,15 @@ def test_rows_of_several_requests(backend, bare_weight):
     assert batch.tokens.shape == (6, 15)
     assert backend.tokenizer.decode(batch.tokens[0]) == "cd cd cd xyyyyy"
     assert batch.n_suffix == 7
-    assert torch.equal(batch.read_request, batch.request[batch.read_row])
-    for row, column, target in zip(batch.read_row, batch.read_column, batch.read_target, strict=True):
-        whole = requests[batch.request[row]].rows[row % 3].ids
-        assert whole[batch.subject_last[row] + column + 1] == target
-    assert torch.bincount(batch.read_row).tolist() == [4, 4, 0, 2, 2]
-    assert batch.essence_column.tolist() == [5, 5]
-    shares = torch.zeros(2, dtype=torch.float64).index_add(0, batch.read_request, batch.read_weight)
+    targets = batch.targets
+    assert torch.equal(targets.request, batch.request[targets.row])
+    for row, column, target in zip(targets.row, targets.column, targets.token, strict=True):
+        assert requests[batch.request[row]].rows[row % 3].ids[column + 1] == target
+    assert torch.bincount(targets.row).tolist() == [4, 4, 0, 2, 2]
+    assert batch.essence_column.tolist() == [6, 5]
+    rows, columns = batch.read_at
+    assert (rows.tolist(), columns.tolist()) == ([*targets.row, 2, 5], [*targets.column, 6, 5])
+    shares = torch.zeros(2, dtype=torch.float64).index_add(0, targets.request, targets.weight)
     torch.testing.assert_close(shares, torch.ones(2, dtype=torch.float64))
 
 
@@ -98,7 +100,7 @@ def test_requests_are_split_into_batches(backend, size, lengths):
 
 @pytest.mark.parametrize(("free", "lengths"), [(0, [1] * 70), (10**15, [4] * 17 + [2])])
 def test_batches_are_as_large_as_memory_allows(backend, free, lengths, monkeypatch):
-    monkeypatch.setattr(rows_module, "free_bytes", lambda device: free)
+    monkeypatch.setattr(batches, "free_bytes", lambda device: free)
     requests = [tokenised(backend)] * 70
     assert [len(part) for part in split_requests(backend, requests, layer=1, batch_size=None)] == lengths
 

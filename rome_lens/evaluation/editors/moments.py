@@ -40,8 +40,8 @@ class Moments:
             folder: where those that are collected are kept, so that they are collected once.
             seed: of the text that they are collected from, and of the templates.
             prepend_bos: BOS stands in front of every text.
-            command: what asks for them, for their history.
-            progress: told how far the collecting is.
+            command: the command that asks for them, which they record.
+            progress: called with (done, total, what) while second moments are collected.
 
         Raises:
             ArtefactError: a file holds no second moment.

@@ -1,8 +1,8 @@
-"""Who edits: the editors that are compared, by name, and anybody's own.
+"""Who edits: the editors that are compared, by name, and editors of your own.
 
 `r-rome`, `rome` and `p-rome` are ROME's variants. `identity` is r-ROME with C = I, the shortcut that other toolkits
-take. `random-layer` is r-ROME at a layer drawn for each record, a control: whatever is gained there the choice of the
-layer does not explain. `ft` and `ft-l` are fine-tuning without and with a bound on every weight. `none` leaves the
+take. `random-layer` is r-ROME at a layer drawn for each record, a control: any gain there is not due to the choice of
+layer. `ft` and `ft-l` are fine-tuning without and with a bound on every weight. `none` leaves the
 model as it is.
 """
 
@@ -19,8 +19,10 @@ from typing import Any, Protocol
 import torch
 
 from rome_lens.backends import as_backend
-from rome_lens.editing import ROME, FineTuning, SecondMoment, fine_tune, rome
-from rome_lens.editing.settings import default_layer
+from rome_lens.checks import choice
+from rome_lens.editing import ROME, FineTuning, fine_tune, rome
+from rome_lens.editing.keys import VARIANTS
+from rome_lens.editing.settings import SettingsChanges, default_layer
 from rome_lens.errors import SettingError
 from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.evaluation.editors.random_layer import RandomLayer, check_n_layers
@@ -29,9 +31,8 @@ from rome_lens.facts import EditRequest
 from rome_lens.runs import check_name
 
 IDENTITY, RANDOM_LAYER = "identity", "random-layer"
-_VARIANTS = ("r-rome", "rome", "p-rome")
 _FINE_TUNING = ("ft", "ft-l")
-EDITORS = (UNEDITED, *_VARIANTS, IDENTITY, RANDOM_LAYER, *_FINE_TUNING)
+EDITORS = (UNEDITED, *VARIANTS, IDENTITY, RANDOM_LAYER, *_FINE_TUNING)
 """Names that an editor can be asked for by."""
 
 # Layers that the control draws from: every one of them needs a second moment.
@@ -44,13 +45,13 @@ _SHARED = {"model", "self", "prepend_bos", "second_moment", "variant", "engine",
 
 @dataclass(frozen=True)
 class EditorSpec:
-    """An editor that is not made yet: what a worker is told.
+    """An editor that is not made yet, as a worker receives it.
 
     Attributes:
         name: the editor's name in the run.
-        kind: one of `EDITORS`, or `package.module:function` for somebody's own.
+        kind: one of `EDITORS`, or `package.module:function` for one of your own.
         settings: what it is made with, as JSON can hold it.
-        made: the editor itself, where somebody gave the object.
+        made: the editor itself, where an object was given.
     """
 
     name: str
@@ -60,7 +61,7 @@ class EditorSpec:
 
     @property
     def is_named(self) -> bool:
-        """Whether it is one of `EDITORS`, which is made here from its settings, and nobody's own."""
+        """Whether it is one of `EDITORS`, which is made here from its settings."""
         return self.made is None and self.kind in EDITORS
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,10 +70,10 @@ class EditorSpec:
 
 
 class Editor(Protocol):
-    """What evaluation asks of an editor: ours give it, and so may anybody's own.
+    """What evaluation asks of an editor; ours have it, and yours may.
 
     An editor may have `edit_many(requests)` as well. Edits of this package go through hooks, many in one batch; those
-    of anybody else are put into the weights one at a time.
+    of other kinds are put into the weights one at a time.
     """
 
     def edit(self, request: EditRequest) -> Any:
@@ -144,33 +145,38 @@ def make_editor(spec: EditorSpec, model: Any, moments: Moments, *, seed: int, pr
         return RandomLayer(model, moments, n_layers=given.pop("n_layers", _RANDOM_LAYERS), settings=given)
     default, layer = default_layer(backend), given.pop("layer", None)
     layer = moments.only_layer(default) if layer is None else backend.check_layer(layer)
-    given |= {"layer": None if layer == default else layer, "context_templates": moments.templates(given)}
+    given["context_templates"] = moments.templates(given)
+    if layer != default:
+        given["layer"] = layer
     if spec.kind == IDENTITY:
         width = backend.w_out(layer).matrix.shape[0]
         return ROME(model, second_moment=torch.eye(width), **given)
-    return ROME(model, second_moment=moments.given(layer), variant=spec.kind, **given)
+    return ROME(model, second_moment=moments.given(layer), variant=choice("variant", spec.kind, VARIANTS), **given)
 
 
 def describe(editor: Any) -> dict[str, Any]:
     """What an editor is, as JSON can hold it: its settings, and where they come from."""
     if editor is None:
         return {}
-    settings = getattr(editor, "settings", None)
-    if is_dataclass(settings) and not isinstance(settings, type):
-        settings = asdict(settings)
-    told = dict(settings) if isinstance(settings, Mapping) else {}
+    described = dict(_settings_as_mapping(editor))
     for name in ("variant", "bare_weight", "essence_at", "norm_constraint"):
         if hasattr(editor, name):
-            told[name] = getattr(editor, name)
+            described[name] = getattr(editor, name)
     if isinstance(editor, ROME):
-        moment: SecondMoment = editor.second_moment
-        told["second_moment"] = moment.to_dict()
-        told["context_templates"] = list(editor.context_templates)
-    return {"class": type(editor).__name__, **_plain(told)}
+        described["second_moment"] = editor.second_moment.to_dict()
+        described["context_templates"] = list(editor.context_templates)
+    return {"class": type(editor).__name__, **_plain(described)}
 
 
-def _plain(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if _is_plain(value)}
+def _settings_as_mapping(editor: Any) -> Mapping[str, Any]:
+    settings = getattr(editor, "settings", None)
+    if is_dataclass(settings) and not isinstance(settings, type):
+        return asdict(settings)
+    return settings if isinstance(settings, Mapping) else {}
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:
@@ -257,12 +263,15 @@ def _settings_of(kind: str) -> set[str]:
     if kind == UNEDITED:
         return set()
     if kind in _FINE_TUNING:
-        dropped = _SHARED | ({"norm_constraint"} if kind == "ft" else set())
-        return set(inspect.signature(FineTuning).parameters) - dropped
+        return _parameters(FineTuning) - _SHARED - ({"norm_constraint"} if kind == "ft" else set())
     if kind in EDITORS:
-        extra = {"n_layers"} if kind == RANDOM_LAYER else set()
-        return set(inspect.signature(ROME).parameters) - _SHARED - ({"layer"} if extra else set()) | extra
+        taken = (_parameters(ROME) | SettingsChanges.__annotations__.keys()) - {"changes"} - _SHARED
+        return taken - {"layer"} | {"n_layers"} if kind == RANDOM_LAYER else taken
     return set(list(inspect.signature(_imported(kind)).parameters)[1:]) if ":" in kind else set()
+
+
+def _parameters(made: type) -> set[str]:
+    return set(inspect.signature(made).parameters)
 
 
 def _imported(name: str) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""A control: what an edit gains at any layer, the choice of the layer does not explain."""
+"""A control: r-ROME at a random layer, where any gain is not due to the choice of layer."""
 
 import zlib
 from collections.abc import Mapping, Sequence

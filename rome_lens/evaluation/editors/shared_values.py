@@ -4,81 +4,60 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rome_lens.editing import ROME
-from rome_lens.errors import RomeLensError
+from rome_lens.editing.solved import Solved
 from rome_lens.evaluation.editors.named import IDENTITY, EditorSpec
 from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
 
 
-class SharedValues:
-    """Two editors of the same keys and values under two second moments: the values are optimised once for both.
+class LastSolved:
+    """The requests that one of several such editors was asked for last, solved."""
 
-    What is found for the second while the first edits is kept until the second is asked for the same requests.
+    def __init__(self) -> None:
+        self._requests: list[EditRequest] | None = None
+        self._solved: Solved | None = None
+
+    def of(self, requests: Sequence[EditRequest], editor: ROME, progress: Progress | None) -> Solved:
+        """These requests, solved by an editor if they are others."""
+        if self._solved is None or self._requests != list(requests):
+            self._requests = self._solved = None
+            self._solved = editor.solve(requests, progress=progress)
+            self._requests = list(requests)
+        return self._solved
+
+
+class SharingEditor:
+    """An editor that shares what it finds with others, which differ in their second moment alone.
 
     Attributes:
-        first: edits under the first second moment.
-        second: edits under the second one.
+        editor: the editor itself.
+        layer: the layer that it edits.
     """
 
-    def __init__(self, editor: ROME, other: ROME) -> None:
-        """Join an editor with one that differs in its second moment alone."""
-        self._editor, self._other = editor, other
-        self._kept: dict[EditRequest, Any] = {}
-        self.first, self.second = _First(self, editor), _Second(self, other)
-
-    def edit_first(self, requests: Sequence[EditRequest], progress: Progress | None) -> list[Any]:
-        """Edits of the first editor; those of the second are kept."""
-        moments = [self._editor.second_moment, self._other.second_moment]
-        self._kept = {}
-        try:
-            mine, theirs = self._editor.edit_many_under(requests, moments, progress=progress)
-        except RomeLensError:
-            # Which of the two it is that cannot edit shows when each edits by itself.
-            return self._editor.edit_many(requests, progress=progress)
-        self._kept = dict(zip(requests, theirs, strict=True))
-        return mine
-
-    def edit_second(self, requests: Sequence[EditRequest], progress: Progress | None) -> list[Any]:
-        """Edits of the second editor."""
-        missing = [request for request in requests if request not in self._kept]
-        more = self._other.edit_many(missing, progress=progress) if missing else []
-        found = self._kept | dict(zip(missing, more, strict=True))
-        self._kept = {}
-        return [found[request] for request in requests]
-
-
-class _First:
-    """The first of two editors that share values."""
-
-    def __init__(self, shared: SharedValues, editor: ROME) -> None:
-        self._shared, self.editor, self.layer = shared, editor, editor.layer
+    def __init__(self, editor: ROME, last: LastSolved) -> None:
+        self._last, self.editor, self.layer = last, editor, editor.layer
 
     def edit(self, request: EditRequest) -> Any:
+        """An edit for one request."""
         return self.edit_many([request])[0]
 
     def edit_many(self, requests: Sequence[EditRequest], *, progress: Progress | None = None) -> list[Any]:
-        return self._shared.edit_first(requests, progress)
-
-
-class _Second(_First):
-    """The second of them."""
-
-    def edit_many(self, requests: Sequence[EditRequest], *, progress: Progress | None = None) -> list[Any]:
-        return self._shared.edit_second(requests, progress)
+        """An edit a request."""
+        return self.editor.edits(self._last.of(requests, self.editor, progress))
 
 
 def share_values(specs: Sequence[EditorSpec], editors: Mapping[str, Any]) -> dict[str, Any]:
-    """The editors, those that differ in their second moment alone joined.
+    """The editors; those that differ in their second moment alone share what they find.
 
     Args:
         specs: what they were made from.
         editors: name -> editor.
     """
-    joined = dict(editors)
-    for first, second in shared_pairs(specs):
-        shared = SharedValues(editors[first], editors[second])
-        joined |= {first: shared.first, second: shared.second}
-    return joined
+    shared = dict(editors)
+    for pair in shared_pairs(specs):
+        last = LastSolved()
+        shared |= {name: SharingEditor(editors[name], last) for name in pair}
+    return shared
 
 
 def shared_pairs(specs: Sequence[EditorSpec]) -> list[tuple[str, str]]:

@@ -1,0 +1,69 @@
+"""How many requests are worked on together: as many as pay and as memory holds, those of like length."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from rome_lens.backends import Backend
+from rome_lens.memory import free_bytes
+from rome_lens.progress import Progress
+
+_T = TypeVar("_T")
+
+# Where memory is the only bound that counts.
+_MOST_ELSEWHERE = 64
+
+
+def batch_size_for(backend: Backend, n_bytes: int, *, most: Mapping[str, int]) -> int:
+    """How many requests go together while gradients are taken.
+
+    Args:
+        backend: the model.
+        n_bytes: what one request holds meanwhile.
+        most: by type of device, from how many on a larger batch no longer pays.
+    """
+    bound = most.get(backend.device.type, _MOST_ELSEWHERE)
+    return max(1, min(bound, free_bytes(backend.device) // 3 // max(1, n_bytes)))
+
+
+def kept_for_gradients(backend: Backend, layer: int, *, n_positions: int) -> int:
+    """Roughly how many numbers the layers from `layer` up keep for the gradient at these positions."""
+    d_mlp = int(getattr(backend.model.cfg, "d_mlp", None) or backend.w_out(layer).matrix.shape[0])
+    # The residual and its norms, queries, keys and values; the MLP's hidden layer before, within and after.
+    return n_positions * (backend.n_layers - layer) * (24 * backend.d_model + 8 * d_mlp)
+
+
+def split_by_length(lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:
+    """Numbers of the requests in batches, those of like length together: a batch's rows are as long as its longest."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def in_parts(
+    parts: Sequence[Sequence[int]],
+    work: Callable[[Sequence[int], Progress | None], Sequence[_T]],
+    *,
+    what: str,
+    progress: Progress | None,
+) -> list[_T]:
+    """Work on one batch after the other.
+
+    Args:
+        parts: numbers of requests, a batch each.
+        work: gives something for each request of a batch.
+        what: what progress is reported as; the progress of a request that is alone is passed on as it is.
+        progress: called with (done, total, what).
+
+    Returns:
+        What `work` gave, in the order of the requests.
+    """
+    found: dict[int, _T] = {}
+    total = sum(map(len, parts))
+
+    def requests_done(step: int, steps: int, doing: str) -> None:
+        assert progress is not None
+        progress(len(found), total, what)
+
+    inner = progress if progress is None or total <= 1 else requests_done
+    for part in parts:
+        found |= zip(part, work(part, inner), strict=True)
+    return [found[index] for index in range(total)]

@@ -1,0 +1,115 @@
+"""What is found of requests before a second moment has a part in it: keys, values and what the model says now."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rome_lens.backends import Backend
+from rome_lens.editing.answers import old_answers, read_answers
+from rome_lens.editing.batches import in_parts
+from rome_lens.editing.history import edits_in_weights
+from rome_lens.editing.outcome import Earlier, Probabilities
+from rome_lens.editing.prompts import RequestRows, split_requests, tokenise_request
+from rome_lens.editing.settings import Choices, Settings
+from rome_lens.editing.values import Value, find_values
+from rome_lens.facts import EditRequest
+from rome_lens.progress import Progress
+from rome_lens.tokens import TokenisedPrompt
+
+
+@dataclass(frozen=True)
+class SolvedRequest:
+    """One request with its keys and its value.
+
+    Attributes:
+        rows: the request in tokens, under its templates.
+        old: the bare prompt, followed by the old answer.
+        before: probabilities before the edit.
+        value: its keys, and the value that was found.
+        seconds: how long it took.
+    """
+
+    rows: RequestRows
+    old: TokenisedPrompt
+    before: Probabilities
+    value: Value
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Requests with their keys and values: what takes the time, and depends on no second moment.
+
+    Attributes:
+        requests: in the order in which they were asked.
+        parts: their numbers, by the batches in which they were worked on.
+        made_on: the edits that were in the weights meanwhile.
+    """
+
+    requests: tuple[SolvedRequest, ...]
+    parts: tuple[tuple[int, ...], ...]
+    made_on: tuple[Earlier, ...]
+
+
+def solve_requests(
+    backend: Backend,
+    requests: Sequence[EditRequest],
+    *,
+    settings: Settings,
+    choices: Choices,
+    batch_size: int | None,
+    progress: Progress | None,
+) -> Solved:
+    """Find keys and values of requests, each as if it were the only one, many in one batch.
+
+    Args:
+        backend: the model, in evaluation mode.
+        requests: what is asked.
+        settings: the layer, and how values are optimised.
+        choices: how rows are made and weighed; its templates are known.
+        batch_size: requests that are optimised together; None takes as many as fit into memory.
+        progress: called with (done, total, what) now and then.
+
+    Raises:
+        PromptError, SubjectError, AnswerError: a request does not fit the model, or it says the target already.
+        EditError: a loss is no number. ModelError: what leaves the layer's MLP is not its key times `W_out`.
+    """
+    essence_at, templates = choices.essence_at, choices.context_templates
+    assert essence_at is not None
+    assert templates is not None
+    rows = [
+        tokenise_request(backend, request, templates=templates, prepend_bos=choices.prepend_bos, essence_at=essence_at)
+        for request in requests
+    ]
+    parts = split_requests(backend, rows, layer=settings.layer, batch_size=batch_size)
+
+    def solved(part: Sequence[int], progress: Progress | None) -> list[SolvedRequest]:
+        return _solve_together(backend, [rows[i] for i in part], settings, choices, progress)
+
+    found = in_parts(parts, solved, what="editing", progress=progress)
+    return Solved(tuple(found), tuple(map(tuple, parts)), edits_in_weights(backend))
+
+
+def _solve_together(
+    backend: Backend, rows: Sequence[RequestRows], settings: Settings, choices: Choices, progress: Progress | None
+) -> list[SolvedRequest]:
+    """The requests of one batch."""
+    started = time.perf_counter()
+    bare_weight = choices.bare_weight
+    assert not isinstance(bare_weight, str)
+    bare = [row.rewriting[0] for row in rows]
+    old = old_answers(backend, [row.request for row in rows], bare, prepend_bos=choices.prepend_bos)
+    values = find_values(
+        backend, rows, settings=settings, bare_weight=bare_weight, engine=choices.engine, progress=progress
+    )
+    read = read_answers(backend, both_answers(bare, old))
+    seconds = (time.perf_counter() - started) / len(rows)
+    return [
+        SolvedRequest(row, old[i], Probabilities.of(*read[2 * i : 2 * i + 2]), values[i], seconds)
+        for i, row in enumerate(rows)
+    ]
+
+
+def both_answers(bare: Sequence[TokenisedPrompt], old: Sequence[TokenisedPrompt]) -> list[TokenisedPrompt]:
+    """Each bare prompt twice: followed by its target, and by its old answer."""
+    return [answer for pair in zip(bare, old, strict=True) for answer in pair]
