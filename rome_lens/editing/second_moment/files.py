@@ -20,7 +20,6 @@ from torch import Tensor
 
 from rome_lens.backends import Fingerprint
 from rome_lens.checks import as_path
-from rome_lens.editing.second_moment.symmetric import pack, unpack
 from rome_lens.errors import ArtefactError
 from rome_lens.storage import load_tensors, save_tensors
 
@@ -58,7 +57,7 @@ def write_moment(
     Raises:
         ArtefactError: the file cannot be written.
     """
-    save_tensors(path, kind=KIND, tensors={"triangle": pack(matrix)}, settings={**history, "d_mlp": len(matrix)})
+    save_tensors(path, kind=KIND, tensors={"triangle": _pack(matrix)}, settings={**history, "d_mlp": len(matrix)})
 
 
 def read_moment(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "d_mlp d_mlp"], dict[str, Any]]:
@@ -77,7 +76,7 @@ def read_moment(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "d_mlp d_ml
         history["fingerprint"] = None if fingerprint is None else Fingerprint.from_dict(fingerprint)
         if "triangle" not in tensors:
             raise ValueError("it holds no triangle")
-        return unpack(tensors["triangle"], d_mlp), history
+        return _unpack(tensors["triangle"], d_mlp), history
     except (ValueError, ArtefactError) as error:
         raise ArtefactError(f"cannot use {os.fspath(path)!r}: a {KIND} that is damaged ({error})") from error
 
@@ -88,6 +87,31 @@ def _field(settings: Mapping[str, Any], name: str, kinds: tuple[type, ...]) -> A
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise ValueError(f"{name} is {value!r}" if name in settings else f"{name} is missing")
     return value
+
+
+def _pack(matrix: Float[Tensor, "d_mlp d_mlp"]) -> Float[Tensor, " triangle"]:
+    """The upper triangle, row by row, in float32 on the CPU."""
+    return torch.cat([row[i:] for i, row in enumerate(matrix.detach().to("cpu", torch.float32))])
+
+
+def _unpack(triangle: Tensor, d_mlp: int) -> Float[Tensor, "d_mlp d_mlp"]:
+    """The matrix that `_pack` packed.
+
+    Raises:
+        ValueError: the triangle belongs to no such matrix.
+    """
+    if triangle.ndim != 1 or triangle.dtype != torch.float32 or 2 * len(triangle) != d_mlp * (d_mlp + 1):
+        raise ValueError(
+            f"a triangle of {triangle.dtype} and shape {tuple(triangle.shape)} belongs to no {d_mlp} x {d_mlp} matrix"
+        )
+    matrix = triangle.new_empty(d_mlp, d_mlp)
+    first = 0
+    for i in range(d_mlp):
+        row = triangle[first : first + d_mlp - i]
+        matrix[i, i:] = row
+        matrix[i:, i] = row
+        first += len(row)
+    return matrix
 
 
 def is_npz(path: str | os.PathLike[str]) -> bool:
