@@ -1,6 +1,7 @@
 """The pass over text, held against a plain loop: one text at a time, products in float64."""
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
@@ -99,8 +100,9 @@ def test_settings_together_and_by_name():
     assert torch.equal(together.matrix, by_name.matrix)
     with pytest.raises(TypeError, match=r"SecondMoment.collect\(\) got an unexpected keyword argument 'max_token'"):
         SecondMoment.collect(model, layers=[3], texts=TEXTS, max_token=45)  # pyright: ignore[reportCallIssue]
+    wrong: Any = 7
     with pytest.raises(SettingError, match="settings is 7; expected CollectSettings"):
-        SecondMoment.collect(model, layers=[3], texts=TEXTS, settings=7)  # pyright: ignore[reportArgumentType]
+        SecondMoment.collect(model, layers=[3], texts=TEXTS, settings=wrong)
     with pytest.raises(SettingError, match="max_tokens is 0; expected a whole number, 1 or more"):
         CollectSettings(max_tokens=0)
     assert set(CollectChanges.__annotations__) == {field.name for field in fields(CollectSettings)}
