@@ -324,8 +324,8 @@ def test_damaged_checkpoints(chunks, tmp_path):
 def test_the_model_writes_text_that_its_seed_decides():
     model = architecture("gpt2", BRIDGE)
 
-    def written(**settings):
-        settings = {"max_tokens": 300, "text_length": 20} | settings
+    def written(**settings: Any):
+        settings = {"max_tokens": 300, "text_length": 20, **settings}
         return SecondMoment.collect(model, layers=[1], texts="self", **settings)[1]
 
     first = written()
