@@ -204,7 +204,7 @@ DAMAGE = {
     "source": (None, "source is None"),
     "prepend_bos": (1, "prepend_bos is 1"),
     "versions": ({"torch": 2}, "versions holds something else than texts"),
-    "fingerprint": ({"layer": 1}, "the fingerprint of a model is damaged (KeyError: 'model_name')"),
+    "fingerprint": ({"layer": 1}, "the fingerprint of a model is damaged (model_name is missing)"),
     "d_mlp": (63, "a triangle of torch.float32 and shape (2080,) belongs to no 63 x 63 matrix"),
 }
 
