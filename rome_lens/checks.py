@@ -11,7 +11,7 @@ from rome_lens.errors import RomeLensError, SettingError
 
 _Word = TypeVar("_Word", bound=str)
 
-# Of what was given, so many letters are enough to know it again.
+# Letters of what was given that an error shows: enough to recognise it.
 _LONGEST = 200
 
 SEEDS = 2**32

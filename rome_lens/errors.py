@@ -66,7 +66,7 @@ class EditError(RomeLensError):
 
 
 class EditStateError(EditError):
-    """An edit cannot be put on or taken off: it is on already, it is not on, or somebody else changed the weights."""
+    """An edit cannot be put on or taken off: it is on already, it is not on, or the weights were changed since."""
 
 
 def one_line(error: BaseException, *, limit: int = 200) -> str:

@@ -63,7 +63,7 @@ def resample(
     exact = np.asarray(statistic(*columns, axis=-1))
     if columns[0].shape[-1] < 2:
         return exact, exact, exact
-    # A ruined model's perplexity is so large that the standard error, which nobody reads, has no number.
+    # A ruined model's perplexity is so large that the standard error, which is not used, is not finite.
     with np.errstate(over="ignore"):
         found = bootstrap(
             columns,

@@ -3,7 +3,7 @@
 Words are set apart by a blank. None stands behind what opens (brackets, quotes, a hyphen, a slash, a currency's sign),
 between the digits of one number, in front of what closes, where scripts are written without spaces, inside of code, and
 beside a token of the model's own making. Where the same signs can be read either way, what people write most often is
-taken; whoever knows better says so (`answer_joined`).
+taken; a caller who knows better can say so (`answer_joined`).
 """
 
 import re
@@ -104,7 +104,7 @@ def _runs_on(prompt: str, answer: str) -> bool:
     if is_cjk_punctuation(last) or is_cjk_punctuation(first) or (last.isdecimal() and first.isdecimal()):
         return True
     sides = _spaced(reversed(prompt)), _spaced(answer)
-    # Signs and digits are everybody's: they go by what they meet.
+    # Signs and digits belong to every script: they go by what they meet.
     return False in sides and True not in sides
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 Progress = Callable[[int, int, str], None]
-"""`progress(done, total, what)`: bytes, tensors or steps; `total` is 0 where nobody knows it.
+"""`progress(done, total, what)`: bytes, tensors or steps; `total` is 0 where it is not known.
 
 The first call of a work says what was done before it began: 0, or more where it goes on after an interruption.
 """
@@ -13,4 +13,4 @@ DETAIL = " · "
 
 
 def silent(done: int, total: int, what: str) -> None:
-    """Tells nobody."""
+    """Reports nothing."""

@@ -31,7 +31,7 @@ _DEPENDENT_KANA = "ーｰゝゞヽヾぁぃぅぇぉゃゅょゎァィゥェォ�
 def is_unspaced(character: str) -> bool:
     """Whether a character belongs to a script that is written without spaces between words.
 
-    Letters, marks and signs such as 々, 〇 and ー do, half-width kana too; digits and punctuation are nobody's own.
+    Letters, marks and signs such as 々, 〇 and ー do, half-width kana too; digits and punctuation belong to no script.
     Hangul sets words apart, though not the particles behind them.
     """
     name = unicodedata.name(character, "")

@@ -116,7 +116,7 @@ def tokenise_span(
         raise SubjectError(f"the subject {subject!r} covers no token of the prompt {prompt!r}; choose a longer one")
     if {ids[i] for i in inside} == {tokenizer.unk_token_id}:
         raise SubjectError(f"the subject {subject!r} is unknown to this model's tokenizer; choose another")
-    bos = (_bos_id(tokenizer),) if prepend_bos else ()
+    bos = (bos_of(tokenizer),) if prepend_bos else ()
     return TokenisedPrompt(
         ids=(*bos, *ids),
         tokens=decode_each(tokenizer, (*bos, *ids[:n_prompt])),
@@ -177,10 +177,16 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def _bos_id(tokenizer: Any) -> int:
-    if tokenizer.bos_token_id is None:
+def bos_of(tokenizer: Any) -> int:
+    """The id of a tokenizer's BOS token.
+
+    Raises:
+        SettingError: it has none.
+    """
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if bos is None:
         raise SettingError("prepend_bos is True, but this model's tokenizer has no BOS token; leave prepend_bos off")
-    return int(tokenizer.bos_token_id)
+    return int(bos)
 
 
 def joint(tokenizer: Any, prompt: str, answer: str, answer_joined: str | None = None) -> str:

@@ -33,7 +33,7 @@ def as_backend(model: Any) -> Backend:
     Raises:
         ModelError: the object is neither, or it is a model that predicts no next token.
     """
-    # TransformerLens 4 raises on the mere mention of HookedTransformer, so the classes are told apart by their marks.
+    # TransformerLens 4 raises on the mere mention of HookedTransformer, so attributes tell the classes apart.
     if hasattr(type(model), "boot_transformers"):
         adapter = getattr(model, "adapter", None)
         config = getattr(getattr(model, "original_model", None), "config", None)

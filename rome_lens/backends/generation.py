@@ -24,7 +24,7 @@ from rome_lens.backends.products import fast_products
 from rome_lens.backends.replay import KeysValues
 from rome_lens.errors import ModelError, PromptError, SettingError
 from rome_lens.progress import Progress
-from rome_lens.tokens import encode
+from rome_lens.tokens import bos_of, encode
 
 _T = TypeVar("_T")
 
@@ -170,9 +170,7 @@ def _check_shape(backend: Backend, prompts: Tensor, n_new: int) -> None:
 
 def _encode(tokenizer: Any, text: str, *, prepend_bos: bool) -> list[int]:
     ids, _ = encode(tokenizer, text)
-    if prepend_bos and tokenizer.bos_token_id is None:
-        raise SettingError("prepend_bos is True, but this model's tokenizer has no BOS token; leave prepend_bos off")
-    ids = [int(tokenizer.bos_token_id), *ids] if prepend_bos else ids
+    ids = [bos_of(tokenizer), *ids] if prepend_bos else ids
     if not ids:
         raise PromptError(f"the text {text!r} gives no tokens to continue; give a longer one or set prepend_bos")
     return ids

@@ -30,7 +30,7 @@ def hugging_face_module(backend: Backend, layer: int) -> tuple[str, bool] | None
 
     Returns:
         The name, such as `model.layers.4.mlp.down_proj`, and whether the weight is [d_model, d_mlp] (`nn.Linear`) and
-        not [d_mlp, d_model] (GPT-2's `Conv1D`). None where that cannot be told: another source of weights than Hugging
+        not [d_mlp, d_model] (GPT-2's `Conv1D`). None where that is not known: another source of weights than Hugging
         Face, an architecture without a bridge, a layer without a `W_out`.
     """
     try:

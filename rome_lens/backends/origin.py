@@ -44,7 +44,7 @@ class Held:
         return {"layer": self.layer, "edits": ids, **fingerprints}
 
     def is_in(self, now: Fingerprint) -> bool:
-        """Whether a layer is still the edited one, and not the original, or a third that somebody put there."""
+        """Whether a layer is still the edited one, and not the original, or a third that was put there since."""
         return self.edited.difference(now) is None and self.edited.apart(now) < self.original.apart(now)
 
     def has(self, number: str, described: Mapping[str, Any]) -> bool:
@@ -91,7 +91,7 @@ def keep_origin(backend: Backend, name: str, *, folder: Path | None) -> None:
 
 
 def loaded_from(backend: Backend) -> str:
-    """What `load_model` takes to load this model again; where nobody has noted it, what the model is called."""
+    """What `load_model` takes to load this model again; where that was not noted, the model's name."""
     origin = _origin(backend)
     return backend.model_name if origin is None else origin.name
 
@@ -126,8 +126,8 @@ def held_in_folder(folder: Path, fingerprint: Any) -> dict[int, Held]:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         if note["kind"] != EDITED_MODEL:
             return {}
-        edited = {told["layer"]: Fingerprint.from_dict(told["edited"]) for told in note.get("layers", ())}
-        original = {told["layer"]: Fingerprint.from_dict(told["original"]) for told in note.get("layers", ())}
+        edited = {here["layer"]: Fingerprint.from_dict(here["edited"]) for here in note.get("layers", ())}
+        original = {here["layer"]: Fingerprint.from_dict(here["original"]) for here in note.get("layers", ())}
         by_layer: dict[int, list[Mapping[str, Any]]] = {}
         for edit in note["edits"]:
             for layer in _layers_of(edit):

@@ -180,7 +180,7 @@ class BridgeReplay(BlockReplay):
     @contextmanager
     def _blocks_replaced_by(self, resid_post: Tensor) -> Iterator[None]:
         blocks = list(self._model.blocks)
-        # Somebody may have given a block a forward of its own.
+        # A user may have given a block a forward of its own.
         kept = [block.__dict__.get("forward") for block in blocks]
         try:
             for layer, block in enumerate(blocks):
@@ -225,7 +225,7 @@ class _Places:
         return cls(inside[:, n_past:], inside, outside, columns)
 
     def causal_mask(self, dtype: torch.dtype) -> Float[Tensor, "row 1 pos seen"]:
-        """What a model leaves to its attention kernel that needs no mask for a whole text: nobody looks ahead."""
+        """What a model leaves to its attention kernel that needs no mask for a whole text: it is causal by itself."""
         hidden = self.outside[:, None] | (
             torch.arange(self.seen.shape[1], device=self.seen.device) > self.columns[:, None]
         )

@@ -40,7 +40,7 @@ def _records(name: str, configuration: str | None, split: str, instead: str) -> 
         ) from error
     wanted = " ".join(part for part in (name, configuration, split) if part)
     try:
-        # Streamed: nobody waits for gigabytes of which the first pages are read.
+        # Streamed: only the first pages of what may be gigabytes are read.
         for index, record in enumerate(load_dataset(name, configuration, split=split, streaming=True)):
             yield record, f"record {index} of {wanted!r}"
     except RomeLensError:

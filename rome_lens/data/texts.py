@@ -28,7 +28,7 @@ class Texts:
     Attributes:
         source: what is read, for people.
         read: opens the source.
-        endless: nobody would want to read it to its end.
+        endless: it is too large to read in full, so a limit of tokens applies by default.
     """
 
     source: str

@@ -25,8 +25,8 @@ A wrong rotary base makes 6e-2 in float32, rounding 1e-6.
 
 # Tokens of a text that is as short as can be, and of one that costs next to nothing.
 _SHORT, _CHEAP = 24, 128
-# Multiplications and additions of a forward that nobody notices, and at most: a second or two of two cores, as long as
-# reading the weights of a model for which that is little. A GPU does a hundred times as much in that time.
+# Multiplications and additions of a forward that takes no noticeable time, and at most: a second or two of two cores,
+# as long as reading the weights of a model for which that is little. A GPU does a hundred times as much in that time.
 _UNNOTICED, _MOST, _MOST_ON_GPU = 1e9, 1e11, 1e13
 # Bytes of attention patterns and of logits at most, beside the weights.
 _MOST_BYTES = 2**28
@@ -66,7 +66,7 @@ class Reference:
         """Ask a model, with eager attention, whose numbers TransformerLens's classes promise.
 
         Args:
-            model: a Hugging Face model that nobody has put wrappers into. It has eager attention from then on.
+            model: a Hugging Face model without wrappers in it. It has eager attention from then on.
             name: what to call it.
             dear: take a text that is longer than every window, whatever that costs.
             small: it is a twin.

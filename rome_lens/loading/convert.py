@@ -36,7 +36,7 @@ _MISLEADING = ("llama", "gemma", "wav2vec2", "hubert")
 
 
 def to_transformer_lens(pretrained: Pretrained, *, backend: str) -> HookedTransformer | TransformerBridge:
-    """Build the TransformerLens model of the class that `backend` asks for, and hold it against the model.
+    """Build the TransformerLens model of the class that `backend` asks for, and compare it with the model.
 
     "auto" takes a HookedTransformer where the installed TransformerLens has that class, it fits into the free memory
     and it computes what the model computes, else a TransformerBridge that does; the logger `rome_lens.loading.convert`
@@ -86,7 +86,7 @@ def to_bridge(pretrained: Pretrained, reference: Reference) -> TransformerBridge
         ModelError: TransformerLens cannot host it, or computes something else.
     """
     if not _agrees_when_small(pretrained, reference, _boot, "TransformerBridge"):
-        # Before it is wrapped: afterwards nobody can ask the model itself.
+        # Before it is wrapped: afterwards the model itself cannot be asked.
         reference = Reference.of(pretrained.model, name=pretrained.name, dear=True)
     bridge = _boot(pretrained)
     _check(bridge, reference, "TransformerBridge")
@@ -151,8 +151,8 @@ def _agrees_when_small(
         False where the dear text is what is left: no small model can be made.
 
     Raises:
-        _NotHostedError: the small model computes something else; or not even it can be hosted, and nobody is to wait
-            for the dear text to learn that of the large one.
+        _NotHostedError: the small model computes something else; or not even it can be hosted, and the dear
+            text would only show the same of the large one.
     """
     if reference.whole and reference.exact:
         return True
@@ -238,7 +238,7 @@ def _convert(pretrained: Pretrained) -> HookedTransformer:
     cfg.model_name = pretrained.name
     cfg.tokenizer_name = None  # it names the folder that is gone
     with warnings.catch_warnings():
-        # Said to whoever chooses the class; here it is chosen because the user's TransformerLens has it.
+        # The warning is for those who choose the class; here it is chosen because the user's TransformerLens has it.
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
         hooked = host.HookedTransformer(cfg, pretrained.tokenizer, move_to_device=False)
     # Not load_and_process_state_dict: nothing is to be processed, yet it rounds float64 weights to float32 and walks
@@ -295,14 +295,14 @@ def _room_missing(pretrained: Pretrained) -> str | None:
     with _as_folder(model) as folder:
         try:
             cfg = _configuration(model, folder, device="meta")
-        except Exception:  # not a model for that class: whoever converts it says so
+        except Exception:  # not a model for that class: the conversion says so
             return None
         try:
             with torch.device("meta"):
                 empty: Any = type(model)(model.config).to(model.dtype)  # pyright: ignore[reportArgumentType]
             weights = _translated(cfg, empty, folder)
             needed = bytes_beside(weights, (*empty.parameters(), *empty.buffers()))
-        except Exception:  # a converter that looks at its numbers: nobody knows what it makes
+        except Exception:  # a converter that looks at its numbers: what it makes is not known
             needed = held
     if needed < free:
         return None

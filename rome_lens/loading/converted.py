@@ -34,8 +34,8 @@ CONVERSION = 1
 _BYTES = 545_000_000
 _FOLDER = "converted-{}"
 _NOTE, _WEIGHTS = "rome_lens.json", "model.safetensors"
-# One update a piece: hashing gives Python's lock back for as long as an update lasts, and whoever imports meanwhile
-# would have it for milliseconds at a time in between.
+# One update a piece: hashing gives Python's lock back for as long as an update lasts, and an import that goes on
+# meanwhile would have it for milliseconds at a time in between.
 _PIECE = 1 << 26
 
 
@@ -124,7 +124,7 @@ def write_conversion(
 
     Copies of earlier conversions are removed. A rome_lens that makes later ones keeps its own beside this one.
 
-    Whoever calls holds the cache's lock (`default_model.alone_in_the_cache`).
+    The caller holds the cache's lock (`default_model.alone_in_the_cache`).
 
     Args:
         model: what the pinned file holds, in float32, as transformers read it.

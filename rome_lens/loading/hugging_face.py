@@ -38,7 +38,7 @@ class Location:
         name: what to call the model.
         source: what transformers calls `pretrained_model_name_or_path`.
         local: it is a folder, and nothing is to be fetched.
-        known: it is a decoder, and nobody has to look.
+        known: it is known to be a decoder and need not be looked at.
         gguf_file: the file in the folder that holds everything; None for Hugging Face's layout.
     """
 

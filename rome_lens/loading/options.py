@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rome_lens.checks import choice
 from rome_lens.errors import ModelError, SettingError, one_line
 
 if TYPE_CHECKING:
@@ -19,9 +20,7 @@ _DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 def check_backend(backend: str) -> None:
     """Refuse a backend that does not exist, or that the installed TransformerLens does not have."""
-    if backend not in BACKENDS:
-        raise SettingError(f"backend is {backend!r}; choose one of {', '.join(BACKENDS)}")
-    if backend == HOOKED_TRANSFORMER and not has_hooked_transformer():
+    if choice("backend", backend, BACKENDS) == HOOKED_TRANSFORMER and not has_hooked_transformer():
         from importlib.metadata import version
 
         raise ModelError(
@@ -45,9 +44,7 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     import torch
 
     name = "float32" if dtype is None else str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
-        raise SettingError(f"dtype is {name!r}; choose one of {', '.join(_DTYPES)}")
-    return getattr(torch, name)
+    return getattr(torch, choice("dtype", name, _DTYPES))
 
 
 def as_device(device: str | torch.device | None) -> torch.device:

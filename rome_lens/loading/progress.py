@@ -1,4 +1,4 @@
-"""How far loading has come: one callback for everybody, and no library that writes on the user's screen meanwhile."""
+"""How far loading has come: one callback, and no library that writes on the user's screen meanwhile."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def quiet(what: str, *, progress: Progress | None) -> Iterator[type[tqdm]]:
 
 
 class _OursAlone(logging.Handler):
-    """Shows what rome_lens itself warns of, as logging does where nobody has set it up, and drops everything else."""
+    """Shows what rome_lens itself warns of, as logging does where it is not set up, and drops everything else."""
 
     def emit(self, record: logging.LogRecord) -> None:
         last = logging.lastResort

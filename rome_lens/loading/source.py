@@ -77,7 +77,7 @@ class ModelSource:
         if named and self.made is None:
             try:
                 outline = Outline.of(self.name)
-            except ModelError:  # a run that is finished needs no model, and otherwise whoever loads it says the same
+            except ModelError:  # a run that is finished needs no model, and otherwise loading says the same
                 return
             outline.check_layers(named)
 

@@ -52,7 +52,7 @@ def write_pretrained(
     import torch
     from transformers import GenerationConfig
 
-    # A model of the same class that holds no numbers: it knows how it is to be saved, and nobody else sees it.
+    # A model of the same class that holds no numbers: it knows how it is to be saved, and goes with this function.
     with torch.device("meta"):
         shell: Any = type(model)(config)
     shell.to(model.dtype)

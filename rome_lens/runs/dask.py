@@ -40,7 +40,7 @@ def dask_executor(address: str, *, patience: float = _PATIENCE) -> Iterator[Exec
             f"the address {address!r} is none of a dask scheduler; expected one such as tcp://10.0.0.1:8786"
         ) from error
     try:
-        create_connection(place, patience).close()  # a client that finds nobody would leave a thread behind
+        create_connection(place, patience).close()  # a client that finds no scheduler would leave a thread behind
         client = Client(address, timeout=patience, set_as_default=False)
     except TypeError as error:
         raise RunError(

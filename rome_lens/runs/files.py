@@ -1,4 +1,4 @@
-"""The files of a run folder: JSON that is the same bytes for the same content, and the lock of whoever writes."""
+"""The files of a run folder: JSON with the same bytes for the same content, and the lock of the writer."""
 
 import contextlib
 import hashlib
@@ -40,7 +40,7 @@ def lock_folder(folder: Path) -> Any:
     from filelock import FileLock, Timeout
 
     # The system takes the lock away from a process that is killed, so a run that was killed can go on at once. Not of
-    # one thread: whoever closes the folder need not be who opened it.
+    # one thread: another may close the folder than the one that opened it.
     lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
     try:
         lock.acquire()

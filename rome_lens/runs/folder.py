@@ -178,7 +178,7 @@ class RunFolder(Folder):
         lock = lock_folder(folder) if exclusive else None
         try:
             there = _read_settings(folder) if (folder / _SETTINGS).exists() else None
-            # A run that ended before it began, refused for its settings, stands in nobody's way.
+            # A run that ended before it began, refused for its settings, is no obstacle.
             if there is not None and (folder / _PREPARED).exists():
                 _refuse_other_settings(folder, there, asked)
             elif exclusive and there != asked:

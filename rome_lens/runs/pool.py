@@ -63,7 +63,7 @@ def _end_with_parent() -> None:
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
-    """End the workers in the midst of their tasks: nobody would take what they compute."""
+    """End the workers in the midst of their tasks: what they compute would not be kept."""
     for process in list((getattr(pool, "_processes", None) or {}).values()):  # public from Python 3.14 on
         process.terminate()
 

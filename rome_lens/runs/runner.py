@@ -38,7 +38,7 @@ def run(
         folder: where the records go; those that are there already are not made again.
         executor: computes the tasks, one call each; in this thread without one.
         shard: do these tasks only.
-        progress: told how many of the records of these tasks are there, first of all how many are there already.
+        progress: called with how many of the records of these tasks are there, at first with those there already.
 
     Raises:
         RomeLensError: a task failed. What was finished is kept, and no other task is begun.

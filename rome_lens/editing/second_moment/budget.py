@@ -26,7 +26,7 @@ class RowBudget:
             backend: the model.
             text_length: the longest row in tokens.
             widths: d_mlp of the layers whose products are summed.
-            most: a size that somebody chose; memory is not asked then.
+            most: a size that the caller chose; memory is not looked at then.
         """
         if most is not None:
             return cls(most)

@@ -12,7 +12,7 @@ from rome_lens.errors import SettingError
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)
 """What is added to the diagonal of C before it is inverted, in units of the diagonal's mean: the first that will do.
 
-The first stands above what storing C in float32 rounds away, and far below what a sample tells of C: the smallest
+The first stands above what storing C in float32 rounds away, and far below what a sample can say of C: the smallest
 eigenvalue of the C that is shipped is 0.24 of the mean, so u moves by 2e-6. It matters where C is singular or nearly
 so. Where one direction outweighs all others, rounding hides more, and a larger one is needed for C to have a Cholesky
 factor.

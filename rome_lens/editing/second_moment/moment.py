@@ -31,10 +31,10 @@ class SecondMoment:
     """C of one layer, and where it comes from.
 
     Attributes:
-        matrix: C, symmetric, float64 or float32, [d_mlp d_mlp]. It is not to be written to: `solve` keeps its factor.
+        matrix: C, symmetric, float64 or float32, [d_mlp d_mlp]. Do not write to it: `solve` keeps its factor.
         layer: the layer whose keys these are.
-        n_tokens: positions that C is the mean over; None where nobody knows.
-        fingerprint: by which the layer is known again; None for published statistics and bare matrices.
+        n_tokens: positions that C is the mean over; None where it is not known.
+        fingerprint: identifies the model's layer; None for published statistics and bare matrices.
         source: what was read: `self` (text that the model wrote), a file, a data set, …
         model_name: the model's name, or None.
         backend: `hooked-transformer` or `transformer-bridge`, or None.
@@ -99,7 +99,7 @@ class SecondMoment:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What speaks against trusting this C, a sentence each; nothing where nothing does."""
+        """Reasons not to trust this C, a sentence each; empty where there are none."""
         if self.n_tokens is not None and self.n_tokens < self.d_mlp:
             return (
                 f"collected from {self.n_tokens} tokens, fewer than the {self.d_mlp} rows of C: it has no inverse of "
@@ -180,7 +180,7 @@ class SecondMoment:
 
     @classmethod
     def from_matrix(cls, matrix: Tensor, *, layer: int) -> "SecondMoment":
-        """A C that somebody else computed, [d_mlp d_mlp]; nothing is known of its history.
+        """A C that was computed elsewhere, [d_mlp d_mlp], without a history.
 
         Raises:
             SettingError: it is not square, symmetric (up to rounding) and finite.
@@ -365,6 +365,6 @@ def stats_command(layer: int, name: str | None) -> str:
 
     Args:
         layer: the layer.
-        name: of the model, as `load_model` takes it; None where nobody knows it.
+        name: of the model, as `load_model` takes it; None where it is not known.
     """
     return f"rome-lens stats --model {'MODEL' if name is None else shlex.quote(name)} --layer {layer}"

@@ -22,7 +22,7 @@ from rome_lens.checks import as_whole, shown
 from rome_lens.errors import OutOfMemoryError, PromptError, SettingError
 from rome_lens.memory import is_out_of_memory
 from rome_lens.progress import Progress
-from rome_lens.tokens import encode
+from rome_lens.tokens import bos_of, encode
 
 # The rows that a model writes together share its weights on their way through the processor. How many there are decides
 # which random numbers each row meets, so it follows from the model and never from the memory that happens to be free.
@@ -61,14 +61,7 @@ class Cut:
         most = backend.n_ctx
         if text_length is None:
             text_length = min(256, most or 256)
-        bos: tuple[int, ...] = ()
-        if prepend_bos:
-            bos_id = getattr(backend.tokenizer, "bos_token_id", None)
-            if bos_id is None:
-                raise SettingError(
-                    "prepend_bos is True, but this model's tokenizer has no BOS token; leave prepend_bos off"
-                )
-            bos = (int(bos_id),)
+        bos = (bos_of(backend.tokenizer),) if prepend_bos else ()
         least = len(bos) + 1
         allowed = f"{least} or more" if most is None else f"{least} to {most}"
         length = as_whole(text_length)
@@ -86,7 +79,7 @@ class Cut:
 
     @staticmethod
     def up_to(max_tokens: int | None, pieces: Iterator[list[int]]) -> Iterator[list[int]]:
-        """Pieces of so many tokens together, the last one cut; all of them where that is None."""
+        """Pieces until they hold `max_tokens` together, the last one cut; all of them for None."""
         left = max_tokens
         for piece in pieces:
             yield piece[:left]
