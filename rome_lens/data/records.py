@@ -23,7 +23,7 @@ _JSON_LINES = (".jsonl", ".ndjson")
 
 @dataclass(frozen=True)
 class CounterFactRecord:
-    """A fact that a model is to unlearn for another, and the prompts that tell what else changed (paper, section 3.4).
+    """A fact that a model is to unlearn for another, and the prompts that show what else changed (paper, section 3.4).
 
     Attributes:
         number: place in the data set, from 0.

@@ -23,11 +23,11 @@ _FIELDS = ("text", "Text")
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts of one source; every iteration reads them from the start.
+    """Texts of one source, without white space around them and blank ones; every iteration reads from the start.
 
     Attributes:
         source: what is read, for people.
-        read: opens the source.
+        read: opens the source; its texts may be blank.
         endless: it is too large to read in full, so a limit of tokens applies by default.
     """
 
@@ -37,9 +37,10 @@ class Texts:
 
     def __iter__(self) -> Iterator[str]:
         empty = True
-        for text in self.read():
-            empty = False
-            yield text
+        for text in map(str.strip, self.read()):
+            if text:
+                empty = False
+                yield text
         if empty:
             raise ArtefactError(f"{self.source!r} holds no text")
 
@@ -78,9 +79,7 @@ def read_texts(source: str | os.PathLike[str], *, field: str | None = None) -> T
 
 def _guarded(name: str, read: Callable[[], Iterator[str]]) -> Iterator[str]:
     try:
-        for text in read():
-            if text.strip():
-                yield text.strip()
+        yield from read()
     except UnicodeDecodeError as error:
         raise ArtefactError(f"{name!r} is not in UTF-8 ({error.reason}); save it in UTF-8") from error
     except OSError as error:
@@ -160,9 +159,6 @@ def _hub_texts(source: str, field: str | None) -> Texts:
     hub_records(source, instead=instead)  # the notation is looked at now
 
     def read() -> Iterator[str]:
-        for record, where in hub_records(source, instead=instead):
-            text = _text_of(record, field, where=where)
-            if text.strip():
-                yield text.strip()
+        return (_text_of(record, field, where=where) for record, where in hub_records(source, instead=instead))
 
     return Texts(source, read, endless=True)

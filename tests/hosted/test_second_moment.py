@@ -152,7 +152,7 @@ def test_matrices_that_are_no_second_moments(matrix, said):
 
 @pytest.mark.parametrize("layer", [-1, True, 1.0, "1", None])
 def test_layers_that_are_none(layer):
-    with pytest.raises(SettingError, match="expected a whole number, counted from 0"):
+    with pytest.raises(SettingError, match="expected a whole number, 0 or more"):
         SecondMoment.from_matrix(_random(), layer=layer)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, Fingerprint, as_backend
 from rome_lens.backends.origin import held_edits, loaded_from
-from rome_lens.checks import as_whole, keep, known_names, shown, whole_number
+from rome_lens.checks import keep, known_names, shown, whole_number
 from rome_lens.editing.second_moment.collect import TOKENS_PER_ROW, CollectChanges, CollectSettings, collect_sums
 from rome_lens.editing.second_moment.files import is_npz, read_moment, read_npz, write_moment
 from rome_lens.editing.second_moment.inverse import RIDGES, Inverse, check_matrix
@@ -78,12 +78,9 @@ class SecondMoment:
     _inverse: Inverse = field(init=False)
 
     def __post_init__(self) -> None:
-        layer = as_whole(self.layer, least=0)
-        if layer is None:
-            raise SettingError(f"layer is {shown(self.layer)}; expected a whole number, counted from 0")
-        keep(self, layer=layer)
+        layer = whole_number("layer", self.layer, least=0)
         check_matrix(self.matrix)
-        keep(self, _inverse=Inverse(self.matrix, layer))
+        keep(self, layer=layer, _inverse=Inverse(self.matrix, layer))
 
     def __repr__(self) -> str:
         tokens = "an unknown number of" if self.n_tokens is None else self.n_tokens
