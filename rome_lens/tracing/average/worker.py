@@ -1,4 +1,4 @@
-"""An average as work for the runner: what a worker is told, and what it does with a few facts."""
+"""An average as work for a run: what a worker is given, and what it does with a few facts."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,24 +15,20 @@ from rome_lens.loading.source import ModelSource, describe_model
 from rome_lens.progress import Progress
 from rome_lens.runs import Bench, Task, Work
 from rome_lens.tokens import TokenisedPrompt, tokenise_span
+from rome_lens.tracing.answers import known_text
 from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.average.settings import AverageSettings
+from rome_lens.tracing.cases import Case, noisy_case
 from rome_lens.tracing.cells import window_of
-from rome_lens.tracing.forwards import Case
-from rome_lens.tracing.grid import Grids, Wanted, score_grids
-from rome_lens.tracing.request import (
-    SEVERED,
-    check_streams,
-    fitted_noise,
-    known_text,
-    noisy_case,
-)
+from rome_lens.tracing.corruption import fitted_noise
+from rome_lens.tracing.grid import AskedGrids, Grids, score_grids
 from rome_lens.tracing.roles import LAST_SUBJECT, roles_of
+from rome_lens.tracing.settings import SEVERED, check_streams
 
 
 @dataclass(frozen=True)
 class AverageWork(Work):
-    """What a worker is told.
+    """What a worker is given.
 
     Attributes:
         token: of the run.
@@ -46,11 +42,11 @@ class AverageWork(Work):
     settings: AverageSettings
     facts: tuple[Fact, ...]
 
-    def open(self, progress: Progress) -> "AverageBench":
-        return AverageBench(self.model.open(progress), self.settings, self.facts)
+    def open(self, progress: Progress) -> "AverageWorker":
+        return AverageWorker(self.model.open(progress), self.settings, self.facts)
 
 
-class AverageBench(Bench):
+class AverageWorker(Bench):
     """A model, and facts by the batch."""
 
     def __init__(self, model: Any, settings: AverageSettings, facts: Sequence[Fact]) -> None:
@@ -68,11 +64,11 @@ class AverageBench(Bench):
         streams = check_streams(backend, settings.streams)
         severed = settings.severed
         if severed is None:
-            wanted = "resid" in streams and settings.engine != ATTRIBUTION
-            severed = tuple(stream for stream in SEVERED if wanted and stream in backend.streams())
+            can = "resid" in streams and settings.engine != ATTRIBUTION
+            severed = tuple(stream for stream in SEVERED if can and stream in backend.streams())
         severed = check_streams(backend, severed)
         self._model, self._backend, self.settings = model, backend, settings
-        self.wanted = Wanted(streams, severed, window_of(settings.window, backend.n_layers))
+        self.grids = AskedGrids(streams, severed, window_of(settings.window, backend.n_layers))
         with ExitStack() as stack:
             stack.enter_context(backend.evaluating())
             self._noise = fitted_noise(backend, settings.rule, facts)
@@ -80,8 +76,8 @@ class AverageBench(Bench):
 
     def prepare(self) -> dict[str, Any]:
         level = float(f"{self._noise.level:.6g}")
-        severed = list(self.wanted.severed)
-        return {**describe_model(self._model), "noise": level, "window": self.wanted.window, "severed": severed}
+        severed = list(self.grids.severed)
+        return {**describe_model(self._model), "noise": level, "window": self.grids.window, "severed": severed}
 
     @torch.no_grad()
     def run(self, task: Task, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -124,17 +120,17 @@ class AverageBench(Bench):
 
     def _traced(self, several: "Sequence[_Known]", progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
         """Facts of one shape, together."""
-        wanted = [self._wanted(known) for known in several]
+        asked = [self._grids_of(known) for known in several]
         engine = self.settings.engine
-        found = score_grids(self._backend, [known.case for known in several], wanted, engine=engine, progress=progress)
-        for known, grids, asked in zip(several, found, wanted, strict=True):
-            yield key_of(known.number), _record(known, grids, asked)
+        found = score_grids(self._backend, [known.case for known in several], asked, engine=engine, progress=progress)
+        for known, grids, one in zip(several, found, asked, strict=True):
+            yield key_of(known.number), _record(known, grids, one)
 
-    def _wanted(self, known: "_Known") -> Wanted:
+    def _grids_of(self, known: "_Known") -> AskedGrids:
         if self.settings.severed_at == "all":
-            return self.wanted
+            return self.grids
         at = roles_of(known.text.subject_span, known.text.n_prompt).get(LAST_SUBJECT, range(0))
-        return Wanted(self.wanted.streams, self.wanted.severed, self.wanted.window, at)
+        return AskedGrids(self.grids.streams, self.grids.severed, self.grids.window, at)
 
 
 @dataclass(frozen=True)
@@ -152,9 +148,9 @@ def _asked(number: int, fact: Fact) -> dict[str, Any]:
     return {"number": number, **fact.as_dict()}
 
 
-def _record(known: _Known, grids: Grids, wanted: Wanted) -> dict[str, Any]:
+def _record(known: _Known, grids: Grids, asked: AskedGrids) -> dict[str, Any]:
     text = known.text
-    at = list(range(text.n_prompt) if wanted.severed_at is None else wanted.severed_at)
+    at = list(range(text.n_prompt) if asked.severed_at is None else asked.severed_at)
     return {
         **_asked(known.number, known.fact),
         "known": True,
