@@ -5,6 +5,9 @@ FIRST_AFTER, FURTHER, LAST = "first subsequent token", "further tokens", "last t
 ROLES = (FIRST_SUBJECT, MIDDLE_SUBJECT, LAST_SUBJECT, FIRST_AFTER, FURTHER, LAST)
 """In the order of a prompt, as the paper's figures print them from the top."""
 
+EARLY, LATE = ("mlp", LAST_SUBJECT), ("attn", LAST)
+"""The two sites that the paper finds: MLPs at the subject's last token, attention at the prompt's."""
+
 
 def roles_of(subject_span: tuple[int, int], n_tokens: int) -> dict[str, range]:
     """The positions of each role that a prompt has; every position from the subject on has exactly one.
