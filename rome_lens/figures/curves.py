@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import plotly.graph_objects as go
 
 from rome_lens.figures.panel_grid import PanelGrid
-from rome_lens.figures.plotly_text import QUIET, literal, wrapped
+from rome_lens.figures.plotly_text import QUIET, line_count, literal, wrapped
 from rome_lens.figures.style import RULE, heading_of
 
-_COLUMNS = 3
-# Pixels.
-_PANEL, _HEIGHT, _LABELS, _ABOVE, _BELOW, _GAP, _LINE = 330, 250, 62, 34, 52, 58, 17
+_GRID = PanelGrid(most=3, width=330, height=250, gap=58, above=34, below=52, left=62, right=24)
+# Of the legend, in pixels.
+_LINE = 17
 
 
 @dataclass(frozen=True)
@@ -78,23 +78,13 @@ def curve_figure(
     if not any(panel.lines for panel in panels):
         raise ValueError("a figure of curves needs a line: got none")
     names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
-    grid = PanelGrid(
-        n=len(panels),
-        most=_COLUMNS,
-        width=_PANEL,
-        height=_HEIGHT,
-        gap=_GAP,
-        above=_ABOVE,
-        below=_BELOW,
-        left=_LABELS,
-        right=24,
-    )
+    grid = replace(_GRID, n=len(panels))
     if len(names) > 1:
-        legend = wrapped("  ".join(f"———{name}" for name in names), grid.inner_width, pixels=7.4)
-        grid = replace(grid, foot=14 + _LINE * (legend.count("<br>") + 1))
+        legend = "  ".join(f"———{name}" for name in names)
+        grid = replace(grid, foot=14 + _LINE * line_count(legend, grid.inner_width, pixels=7.4))
     figure = grid.figure(
         shared_yaxes="all" if one_scale else False,
-        subplot_titles=[wrapped(panel.title, _PANEL, pixels=7.0) for panel in panels],
+        subplot_titles=[wrapped(panel.title, grid.width, pixels=7.0) for panel in panels],
     )
     shown: set[str] = set()
     for place, panel in zip(grid.places(figure), panels, strict=True):
@@ -117,7 +107,7 @@ def curve_figure(
             "orientation": "h",
             "x": 0,
             "xanchor": "left",
-            "y": -_BELOW / grid.inner_height,
+            "y": -grid.below / grid.inner_height,
             "yanchor": "top",
             "font": {"size": 12},
         },

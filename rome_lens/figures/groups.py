@@ -5,7 +5,7 @@ All texts are data and pass `literal`.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import plotly.graph_objects as go
@@ -14,8 +14,9 @@ from rome_lens.figures.panel_grid import PanelGrid
 from rome_lens.figures.plotly_text import QUIET, literal, shortened
 from rome_lens.figures.style import NAME_CHARACTERS, PANELS_A_ROW, RULE, editor_colours, heading_of
 
-# Pixels.
-_PANEL, _LARGEST, _SMALLEST = 210, 24.0, 6.0
+_GRID = PanelGrid(most=PANELS_A_ROW, width=210, height=210, gap=26, above=30, below=30, left=56, right=16, foot=22)
+# Of a point, in pixels.
+_LARGEST, _SMALLEST = 24.0, 6.0
 _RING = "rgba(128,128,128,0.6)"
 
 
@@ -65,9 +66,7 @@ def group_figure(
         raise ValueError("a figure of groups needs a point: got none")
     most = max(point.n for points in groups.values() for point in points)
     colours = dict(zip(groups, editor_colours(list(groups), reference), strict=True))
-    grid = PanelGrid(
-        n=len(shown), most=columns, width=_PANEL, height=_PANEL, gap=26, above=30, below=30, left=56, right=16, foot=22
-    )
+    grid = replace(_GRID, n=len(shown), most=columns)
     figure = grid.figure()
     for place, editor in zip(grid.places(figure), shown, strict=True):
         if reference is not None and reference in groups and editor != reference:

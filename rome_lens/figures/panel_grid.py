@@ -17,7 +17,6 @@ class PanelGrid:
     """The sizes of a figure of small panels.
 
     Attributes:
-        n: how many panels there are.
         most: panels a row, at most.
         width: of a panel.
         height: of a panel.
@@ -27,9 +26,9 @@ class PanelGrid:
         left: what stands left of the first panel of a row.
         right: what stands right of the last one.
         foot: what stands below all panels.
+        n: how many panels there are.
     """
 
-    n: int
     most: int
     width: float
     height: float
@@ -39,6 +38,7 @@ class PanelGrid:
     left: float
     right: float
     foot: float = 0
+    n: int = 1
 
     @property
     def columns(self) -> int:

@@ -13,7 +13,17 @@ from rome_lens.errors import ArtefactError
 from rome_lens.figures.format import format_probability
 from rome_lens.figures.heat_map import HeatMap
 from rome_lens.figures.panel_grid import PanelGrid, Place
-from rome_lens.figures.plotly_text import INK, QUIET, SCALE, layout_of, literal, page_config, shortened, wrapped
+from rome_lens.figures.plotly_text import (
+    INK,
+    QUIET,
+    SCALE,
+    layout_of,
+    line_count,
+    literal,
+    page_config,
+    shortened,
+    wrapped,
+)
 from rome_lens.figures.style import heading_of
 from rome_lens.storage import write_whole
 
@@ -52,14 +62,14 @@ def heat_map_figure(
     label_room = 18 + _CHARACTER * max(cell_len(shortened(label)) for m in maps for label in m.labels)
     layers, tokens = max(len(m.scores) for m in maps), max(len(m.labels) for m in maps)
     width = max(300.0, min(430.0, 9.0 * layers)) if columns > 1 else max(460.0, min(640.0, 12.0 * layers))
-    axis_room = 32 + _LINE * max(_lines(m.layer_title, width, pixels=6.2) for m in maps)
+    axis_room = 32 + _LINE * max(line_count(m.layer_title, width, pixels=6.2) for m in maps)
     grid = PanelGrid(
         n=len(maps),
         most=columns,
         width=width,
         height=tokens * min(24.0, max(13.0, 500 / tokens)),
         gap=_GAP if shared else _GAP + label_room,
-        above=34 + _LINE * max(_lines(m.title, width, pixels=7.0) for m in maps),
+        above=34 + _LINE * max(line_count(m.title, width, pixels=7.0) for m in maps),
         below=axis_room + 58,
         left=label_room,
         right=40,
@@ -77,10 +87,6 @@ def heat_map_figure(
     else:
         below_title = literal(subtitle)
     return grid.finish(figure, heading_of(title, grid.inner_width + label_room - _MODE_BAR, subtitle=below_title))
-
-
-def _lines(text: str, room: float, *, pixels: float) -> int:
-    return wrapped(text, room, pixels=pixels).count("<br>") + 1
 
 
 @dataclass(frozen=True)

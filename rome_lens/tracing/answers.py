@@ -59,7 +59,7 @@ def with_own_answer(backend: Backend, text: TokenisedPrompt) -> TokenisedPrompt:
 
 def known_text(
     backend: Backend,
-    read: Callable[[str | None], TokenisedPrompt],
+    read: Callable[..., TokenisedPrompt],
     *,
     prompt: str,
     answer: str,
@@ -69,7 +69,7 @@ def known_text(
 
     Args:
         backend: the model.
-        read: tokenises the prompt with its answer, for what stands between the two.
+        read: `tokenise`, of everything but `answer_joined`.
         prompt: the prompt.
         answer: the answer.
         answer_joined: what stands between the two; None tries the rule's choice and then the other one.
@@ -84,7 +84,7 @@ def known_text(
     """
 
     def known(joined: str | None) -> TokenisedPrompt:
-        text = read(joined)
+        text = read(answer_joined=joined)
         backend.check_text(text)
         check_known(backend, text)
         return text

@@ -9,7 +9,6 @@ one restored layer through another, and so is off even for small differences.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from rome_lens.errors import ModelError
 from rome_lens.progress import Progress
 from rome_lens.tracing.cases import Case
 from rome_lens.tracing.cells import Cell
-from rome_lens.tracing.forwards import Runs
+from rome_lens.tracing.forwards import Runs, outputs_of
 
 ATTRIBUTION = "attribution"
 """The engine that stands for it."""
@@ -70,24 +69,12 @@ def _run(
     backend: Backend, rows: Tensor, case: Case, points: Sequence[tuple[str, int]], *, corrupted: bool
 ) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
     """What passes the hook points, [row, pos, d_model] by (stream, layer), and the logits that give the answer."""
-    seen: dict[tuple[str, int], Tensor] = {}
     samples = torch.arange(rows.shape[0], device=rows.device)
-    hooks: list[tuple[str, Callable[[Tensor], Tensor | None]]] = []
+    hooks: list[tuple[str, Callable[[Tensor], Tensor | None]]] = [
+        ("unembed.hook_in", lambda x: x[:, -case.answer_ids.shape[0] :])
+    ]
     if corrupted:
         hooks.append(("hook_embed", lambda x: case.corruption.break_rows(x, samples)))
         # A model whose parameters want no gradient would have none anywhere.
         hooks.append(("blocks.0.hook_resid_pre", lambda x: x if x.requires_grad else x.detach().requires_grad_()))
-    hooks += [(backend.stream_hook(*key), partial(_keep, seen, key)) for key in points]
-    hooks.append(("unembed.hook_in", lambda x: x[:, -case.answer_ids.shape[0] :]))
-    with backend.hooked(hooks):
-        logits = backend.run(rows)
-    silent = [backend.stream_hook(*key) for key in points if key not in seen]
-    if silent:
-        raise ModelError(f"nothing passes the hook point {silent[0]!r} of {backend.model_name} in a forward")
-    return seen, logits
-
-
-def _keep(seen: dict[tuple[str, int], Tensor], key: tuple[str, int], x: Tensor) -> Tensor:
-    """Keep what passes, and pass on a copy: a model may change it in place (Falcon adds attention's output to it)."""
-    seen[key] = x
-    return x.clone()
+    return outputs_of(backend, points, lambda: backend.run(rows), hooks=hooks)

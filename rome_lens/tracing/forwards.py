@@ -1,8 +1,9 @@
 """The clean run and the corrupted runs that every cell of a trace is measured against, of one case or of several."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import reduce, repeat
@@ -10,6 +11,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend, BlockReplay
+from rome_lens.errors import ModelError
 from rome_lens.tracing.cases import Case, joint_log_probability, joint_probability
 
 
@@ -51,7 +53,7 @@ class Runs:
 
     @property
     def n_read(self) -> int:
-        """How many positions the answer is read from: the last so many."""
+        """How many positions the answer is read from: the last ones."""
         return self.cases[0].answer_ids.shape[0]
 
     @property
@@ -142,6 +144,42 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -
         low=tuple(reduce(scores[len(cases) :], "(case sample) -> case", "mean", sample=n_samples).tolist()),
         replay=replay,
     )
+
+
+def outputs_of(
+    backend: Backend,
+    points: Sequence[tuple[str, int]],
+    forward: Callable[[], Tensor],
+    *,
+    hooks: Sequence[tuple[str, Callable[[Tensor], Tensor | None]]] = (),
+) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
+    """What passes the hook points of streams in a forward, [row pos d_model] by (stream, layer), and its logits.
+
+    Args:
+        backend: the model.
+        points: (stream, layer) of each.
+        forward: runs the model.
+        hooks: what else is hooked meanwhile.
+
+    Raises:
+        ModelError: nothing passes one of the points.
+    """
+    seen: dict[tuple[str, int], Tensor] = {}
+    with backend.hooked([*hooks, *((backend.stream_hook(*key), partial(_keep, seen, key)) for key in points)]):
+        logits = forward()
+    missing = [backend.stream_hook(*key) for key in points if key not in seen]
+    if missing:
+        raise ModelError(
+            f"{backend.model_name} lists the hook point {missing[0]!r}, but nothing passes it in a forward; leave its "
+            "stream out"
+        )
+    return seen, logits
+
+
+def _keep(seen: dict[tuple[str, int], Tensor], key: tuple[str, int], x: Tensor) -> Tensor:
+    """Keep what passes, and pass on a copy: a model may change it in place (Falcon adds attention's output to it)."""
+    seen[key] = x
+    return x.clone()
 
 
 def _checked_rows(n_cases: int, n_samples: int, device: torch.device) -> Int[Tensor, " checked"]:

@@ -68,11 +68,9 @@ class Budget:
         """
         if not is_out_of_memory(error):
             raise error
-        if max(self.call_positions, self.state_positions, self.logits, self.run_positions) == 1:
+        if max(vars(self).values()) == 1:
             raise OutOfMemoryError(
                 "memory ran out even with one cell at a time; take fewer samples, a shorter prompt or a smaller dtype"
             ) from error
-        self.call_positions = max(1, self.call_positions // 2)
-        self.state_positions = max(1, self.state_positions // 2)
-        self.logits = max(1, self.logits // 2)
-        self.run_positions = max(1, self.run_positions // 2)
+        for name, size in vars(self).items():
+            setattr(self, name, max(1, size // 2))

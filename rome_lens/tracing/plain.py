@@ -5,16 +5,16 @@ every position and every layer of every cell, as in any forward.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from einops import reduce
 from torch import Tensor
 
 from rome_lens.backends import Backend
-from rome_lens.errors import ModelError
 from rome_lens.progress import Progress
 from rome_lens.tracing.cells import Cell
-from rome_lens.tracing.forwards import Runs, break_embeddings
+from rome_lens.tracing.forwards import Runs, break_embeddings, outputs_of
 from rome_lens.tracing.memory import Budget
 
 
@@ -51,19 +51,11 @@ def _outputs(backend: Backend, runs: Runs, cells: Sequence[Cell]) -> dict[tuple[
 
     [row, pos, d_model] by (stream, layer).
     """
-    seen: dict[tuple[str, int], Tensor] = {}
     severed = {cell.severed for cell in cells if cell.severed}
     points = [(s, layer) for s in {c.stream for c in cells} | severed for layer in range(backend.n_layers)]
-    hooks = [("hook_embed", lambda x: break_embeddings(runs.cases, x))] if severed else []
-    hooks += [(backend.stream_hook(*key), lambda x, key=key: seen.update({key: x.clone()})) for key in points]
-    with backend.hooked(hooks):
-        backend.logits(runs.tokens if severed else runs.tokens[:1], keep=1)
-    silent = [backend.stream_hook(*key) for key in points if key not in seen]
-    if silent:
-        raise ModelError(
-            f"{backend.model_name} lists the hook point {silent[0]!r}, but nothing passes it in a forward; "
-            "leave its stream out"
-        )
+    rows = runs.tokens if severed else runs.tokens[:1]
+    hooks = [("hook_embed", partial(break_embeddings, runs.cases))] if severed else []
+    seen, _ = outputs_of(backend, points, lambda: backend.logits(rows, keep=1), hooks=hooks)
     return seen
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, Unpack
 
 import torch
@@ -105,8 +106,7 @@ def causal_trace(
     check_prompt(prompt)
     find_subject(prompt, subject, occurrence)
     settings = TraceSettings.given(settings, changes)
-    answer, sure = named_answer(answer, expect, answer_joined), expect is not None
-    question = _Question(prompt, subject, occurrence, answer, answer_joined, sure)
+    answer = named_answer(answer, expect, answer_joined)
     edits = _checked_edits(edits)
     backend = as_backend(model)
     grids = AskedGrids(
@@ -114,8 +114,36 @@ def causal_trace(
         check_streams(backend, settings.severed or ()),
         window_of(settings.window, backend.n_layers),
     )
+    read = partial(
+        tokenise,
+        backend.tokenizer,
+        prompt,
+        subject,
+        answer=answer,
+        occurrence=occurrence,
+        prepend_bos=settings.prepend_bos,
+    )
     with backend.evaluating(), _carrying(edits, model):
-        prepared = _prepare(backend, question, settings, grids, facts)
+        if answer is not None and expect is not None:
+            text, notes = known_text(backend, read, prompt=prompt, answer=answer, answer_joined=answer_joined)
+        else:
+            text, notes = read(answer_joined=answer_joined), ()
+            backend.check_text(text)
+        swapped = None
+        if settings.swap is not None:
+            swapped = swapped_tokens(
+                backend.tokenizer, text, prompt, subject, swap=settings.swap, occurrence=occurrence
+            )
+        if answer is None:
+            text = with_own_answer(backend, text)
+        if swapped is not None:
+            noise, case = None, swapped_case(backend, text, swapped)
+        else:
+            noise = fitted_noise(backend, settings.rule, facts)
+            case = noisy_case(backend, text, noise, samples=settings.samples, seed=settings.seed)
+    prepared = _Prepared(
+        backend, settings, grids, prompt, subject.strip(), text, noise, case, notes, expect is not None
+    )
     if not edits:
         return _traced(prepared, (), started, progress)
     # Without its edit a model may well know nothing of the edit's answer: that is no fault of the trace.
@@ -124,79 +152,32 @@ def causal_trace(
 
 
 @dataclass(frozen=True)
-class _Question:
-    """The fact that is traced: a prompt, the subject in it, and the answer, where the caller names one."""
-
-    prompt: str
-    subject: str
-    occurrence: int
-    answer: str | None
-    answer_joined: str | None
-    sure: bool
-
-    def read(self, backend: Backend, joined: str | None, *, prepend_bos: bool) -> TokenisedPrompt:
-        """The prompt as tokens, with its answer behind `joined`."""
-        return tokenise(
-            backend.tokenizer,
-            self.prompt,
-            self.subject,
-            answer=self.answer,
-            answer_joined=joined,
-            occurrence=self.occurrence,
-            prepend_bos=prepend_bos,
-        )
-
-
-@dataclass(frozen=True)
 class _Prepared:
-    """Everything that a trace needs to run, found in the model as it is to be traced: with its edits."""
+    """What a trace needs to run: found in the model with its edits, the same for the model without them.
+
+    Attributes:
+        backend: the model.
+        settings: how it is traced.
+        grids: which grids are computed.
+        prompt: the text that is traced.
+        subject: the subject in it.
+        text: the prompt with its answer, as tokens.
+        noise: what breaks the subject; None where another subject does.
+        case: the same for the engine.
+        notes: what there was to say about the answer.
+        sure: whether the model is known to give the answer.
+    """
 
     backend: Backend
-    question: _Question
     settings: TraceSettings
     grids: AskedGrids
+    prompt: str
+    subject: str
     text: TokenisedPrompt
     noise: FittedNoise | None
     case: Case
     notes: tuple[str, ...]
-
-
-def _prepare(
-    backend: Backend,
-    question: _Question,
-    settings: TraceSettings,
-    grids: AskedGrids,
-    facts: Sequence[Fact] | None,
-) -> _Prepared:
-    """Tokens, answer and corruption of a fact.
-
-    Raises:
-        RomeLensError: the prompt, its subject or its answer do not fit the model.
-    """
-
-    def read(joined: str | None) -> TokenisedPrompt:
-        return question.read(backend, joined, prepend_bos=settings.prepend_bos)
-
-    prompt, answer, joined = question.prompt, question.answer, question.answer_joined
-    notes: tuple[str, ...] = ()
-    if answer is not None and question.sure:
-        text, notes = known_text(backend, read, prompt=prompt, answer=answer, answer_joined=joined)
-    else:
-        text = read(joined)
-        backend.check_text(text)
-    swapped = None
-    if settings.swap is not None:
-        swapped = swapped_tokens(
-            backend.tokenizer, text, prompt, question.subject, swap=settings.swap, occurrence=question.occurrence
-        )
-    if answer is None:
-        text = with_own_answer(backend, text)
-    if swapped is not None:
-        noise, case = None, swapped_case(backend, text, swapped)
-    else:
-        noise = fitted_noise(backend, settings.rule, facts)
-        case = noisy_case(backend, text, noise, samples=settings.samples, seed=settings.seed)
-    return _Prepared(backend, question, settings, grids, text, noise, case, notes)
+    sure: bool
 
 
 def _traced(
@@ -221,7 +202,7 @@ def _traced(
     backend, text, settings, noise = prepared.backend, prepared.text, prepared.settings, prepared.noise
     with backend.evaluating(), _carrying(edits, backend.model):
         (grids,) = score_grids(backend, [prepared.case], [prepared.grids], engine=settings.engine, progress=progress)
-    little = _little_effect(grids, sure=prepared.question.sure) if doubted else ()
+    little = _little_effect(grids, sure=prepared.sure) if doubted else ()
     return CausalTrace(
         scores=grids.scores,
         severed=grids.severed,
@@ -229,8 +210,8 @@ def _traced(
         high=grids.high,
         answer=text.answer,
         answer_ids=text.answer_ids,
-        prompt=prepared.question.prompt,
-        subject=prepared.question.subject.strip(),
+        prompt=prepared.prompt,
+        subject=prepared.subject,
         tokens=text.tokens,
         token_ids=text.ids[: text.n_prompt],
         subject_span=text.subject_span,

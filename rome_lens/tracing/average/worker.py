@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,17 +104,14 @@ class AverageWorker(Bench):
             FactNotKnownError: the model does not know it. PromptError, AnswerError: it does not fit the model.
         """
         backend, settings = self._backend, self.settings
-
-        def read(joined: str | None) -> TokenisedPrompt:
-            return tokenise_span(
-                backend.tokenizer,
-                fact.text,
-                fact.subject_span,
-                answer=fact.answer,
-                answer_joined=joined,
-                prepend_bos=settings.prepend_bos,
-            )
-
+        read = partial(
+            tokenise_span,
+            backend.tokenizer,
+            fact.text,
+            fact.subject_span,
+            answer=fact.answer,
+            prepend_bos=settings.prepend_bos,
+        )
         text, taken = known_text(backend, read, prompt=fact.text, answer=fact.answer, answer_joined=fact.answer_joined)
         case = noisy_case(backend, text, self._noise, samples=settings.samples, seed=settings.seed)
         return _Known(number, fact, text, case, taken)
