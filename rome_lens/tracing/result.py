@@ -150,6 +150,11 @@ class CausalTrace:
         layer, index = divmod(int(grid.argmax()), grid.shape[1])
         return layer, among[index]
 
+    def _grids(self) -> list[tuple[str, str | None, Float[Tensor, "layer pos"]]]:
+        """All grids: what was restored, and what was severed meanwhile."""
+        whole = [(stream, None, grid) for stream, grid in self.scores.items()]
+        return whole + [("resid", stream, grid) for stream, grid in self.severed.items()]
+
     def _grid(self, stream: str) -> Float[Tensor, "layer pos"]:
         if stream not in self.scores:
             raise SettingError(f"the stream {stream!r} was not traced; this trace has {', '.join(self.scores)}")
@@ -177,8 +182,6 @@ class CausalTrace:
         return (*before, *self._maps("" if self.unedited is None else ", after the edit"))
 
     def _maps(self, when: str) -> tuple[HeatMap, ...]:
-        grids = [(stream, grid, title_of(stream, approximate=self.approximate)) for stream, grid in self.scores.items()]
-        grids += [("resid", grid, title_of("resid", severed=stream)) for stream, grid in self.severed.items()]
         return tuple(
             HeatMap(
                 stream=stream,
@@ -187,10 +190,10 @@ class CausalTrace:
                 low=self.low,
                 high=self.high,
                 answer=self.answer,
-                title=f"{title}{when}",
+                title=title_of(stream, severed=severed, approximate=self.approximate) + when,
                 layer_title=layer_title_of(stream, self.window),
             )
-            for stream, grid, title in grids
+            for stream, severed, grid in self._grids()
         )
 
     def figure(self) -> go.Figure:
@@ -208,11 +211,9 @@ class CausalTrace:
 
         first, end = self.subject_span
         columns = ["stream", "severed", "layer", "pos", "token", "in_subject", "score", "effect"]
-        grids = [(stream, "", grid) for stream, grid in self.scores.items()]
-        grids += [("resid", stream, grid) for stream, grid in self.severed.items()]
         rows = [
-            (stream, severed, layer, pos, self.tokens[pos], first <= pos < end, score, score - self.low)
-            for stream, severed, grid in grids
+            (stream, severed or "", layer, pos, self.tokens[pos], first <= pos < end, score, score - self.low)
+            for stream, severed, grid in self._grids()
             for layer, row in enumerate(grid.tolist())
             for pos, score in enumerate(row)
         ]

@@ -1,4 +1,4 @@
-"""What a token is to a fact: six roles, by which facts of different lengths are averaged (paper, section 2.2)."""
+"""What a token is to a fact: six roles that make facts of different lengths comparable (paper, section 2.2)."""
 
 FIRST_SUBJECT, MIDDLE_SUBJECT, LAST_SUBJECT = "first subject token", "middle subject tokens", "last subject token"
 FIRST_AFTER, FURTHER, LAST = "first subsequent token", "further tokens", "last token"

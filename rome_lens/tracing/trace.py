@@ -73,9 +73,8 @@ def causal_trace(
         edits: trace the model with these edits in its weights, and without them for the same answer and the same
             noise (`CausalTrace.unedited`). Without `answer` that is what the edited model says. The weights are put
             back afterwards.
-        settings: all settings below in one object, for several traces; what is given by name counts instead.
+        settings: all that is named below `progress` in one object; what is given by name counts instead.
         progress: called with (done, total, what) now and then.
-        **changes: the settings by name, as in `TraceSettings`.
         streams: what to restore: `resid` (the block's output), `mlp` and `attn` (windows of layers).
         severed: `mlp`, `attn` or both: restore the residual stream once more while these outputs at the same token are
             held, in all layers, at what the corrupted run gives (paper, section 2.2 and figure 3): what is left of the

@@ -47,9 +47,8 @@ def average_causal_effect(
         batch_size: facts a task. The numbers depend on it by rounding alone.
         executor: any executor computes the tasks, in processes that load the model themselves.
         shard: `2/4` traces the second of four parts; `merge_averages` joins them.
-        settings: all settings below in one object; what is given by name counts instead.
+        settings: all that is named below `progress` in one object; what is given by name counts instead.
         progress: called with (done, total, what), facts (records of the run) as the unit.
-        **changes: the settings by name, as in `AverageSettings`.
         streams: what to restore: `resid`, `mlp` and `attn`.
         severed: `mlp`, `attn`, both or neither: outputs that are held at the corrupted run's while the residual stream
             is restored once more (paper, figure 3). None is all that the model has, where `resid` is among the streams

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ class AverageWork(Work):
         token: of the run.
         model: where the model comes from.
         settings: what is traced.
-        facts: all facts of the run, by which the noise is measured.
+        facts: all facts of the run, which the noise is measured on.
     """
 
     token: str
@@ -114,21 +114,18 @@ class AverageWorker(Bench):
         )
         text, taken = known_text(backend, read, prompt=fact.text, answer=fact.answer, answer_joined=fact.answer_joined)
         case = noisy_case(backend, text, self._noise, samples=settings.samples, seed=settings.seed)
-        return _Known(number, fact, text, case, taken)
+        grids = self.grids
+        if settings.severed_at == "last-subject":
+            at = roles_of(text.subject_span, text.n_prompt).get(LAST_SUBJECT, range(0))
+            grids = replace(grids, severed_at=at)
+        return _Known(number, fact, text, case, grids, taken)
 
     def _traced(self, several: "Sequence[_Known]", progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
         """Facts of one shape, together."""
-        asked = [self._grids_of(known) for known in several]
-        engine = self.settings.engine
-        found = score_grids(self._backend, [known.case for known in several], asked, engine=engine, progress=progress)
-        for known, grids, one in zip(several, found, asked, strict=True):
-            yield key_of(known.number), _record(known, grids, one)
-
-    def _grids_of(self, known: "_Known") -> AskedGrids:
-        if self.settings.severed_at == "all":
-            return self.grids
-        at = roles_of(known.text.subject_span, known.text.n_prompt).get(LAST_SUBJECT, range(0))
-        return AskedGrids(self.grids.streams, self.grids.severed, self.grids.window, at)
+        cases, asked = [known.case for known in several], [known.grids for known in several]
+        found = score_grids(self._backend, cases, asked, engine=self.settings.engine, progress=progress)
+        for known, grids in zip(several, found, strict=True):
+            yield key_of(known.number), _record(known, grids)
 
 
 @dataclass(frozen=True)
@@ -139,6 +136,7 @@ class _Known:
     fact: Fact
     text: TokenisedPrompt
     case: Case
+    grids: AskedGrids
     notes: tuple[str, ...]
 
 
@@ -146,9 +144,9 @@ def _asked(number: int, fact: Fact) -> dict[str, Any]:
     return {"number": number, **fact.as_dict()}
 
 
-def _record(known: _Known, grids: Grids, asked: AskedGrids) -> dict[str, Any]:
-    text = known.text
-    at = list(range(text.n_prompt) if asked.severed_at is None else asked.severed_at)
+def _record(known: _Known, grids: Grids) -> dict[str, Any]:
+    text, severed_at = known.text, known.grids.severed_at
+    at = list(range(text.n_prompt) if severed_at is None else severed_at)
     return {
         **_asked(known.number, known.fact),
         "known": True,
