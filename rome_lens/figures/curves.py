@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from rome_lens.figures.panel_grid import PanelGrid
 from rome_lens.figures.plotly_text import QUIET, line_count, literal, wrapped
-from rome_lens.figures.style import RULE, heading_of
+from rome_lens.figures.style import RULE, TICKS, axis_title, heading_of
 
 _GRID = PanelGrid(most=3, width=330, height=250, gap=58, above=34, below=52, left=62, right=24)
 # Of the legend, in pixels.
@@ -92,12 +92,12 @@ def curve_figure(
             for drawn in _traces(panel, line, legend=line.name not in shown):
                 place.add(drawn)
             shown.add(line.name)
-        place.x_axis(title={"text": literal(x_title), "font": {"size": 12}, "standoff": 6})
+        place.x_axis(title=axis_title(literal(x_title), standoff=6))
         if y_title and (place.column == 1 or not one_scale):
-            place.y_axis(title={"text": literal(y_title), "font": {"size": 12}, "standoff": 8})
+            place.y_axis(title=axis_title(literal(y_title)))
     quiet = {"gridcolor": RULE, "zerolinecolor": QUIET, "zerolinewidth": 1, "showline": False, "ticks": ""}
-    figure.update_xaxes(**quiet, zeroline=False, tickfont={"size": 11, "color": QUIET}, nticks=8)
-    figure.update_yaxes(**quiet, zeroline=True, tickfont={"size": 11, "color": QUIET}, nticks=6, showticklabels=True)
+    figure.update_xaxes(**quiet, zeroline=False, tickfont=TICKS, nticks=8)
+    figure.update_yaxes(**quiet, zeroline=True, tickfont=TICKS, nticks=6, showticklabels=True)
     figure.update_annotations(font={"size": 13})
     return grid.finish(
         figure,

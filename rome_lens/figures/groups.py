@@ -11,8 +11,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from rome_lens.figures.panel_grid import PanelGrid
-from rome_lens.figures.plotly_text import QUIET, literal, shortened
-from rome_lens.figures.style import NAME_CHARACTERS, PANELS_A_ROW, RULE, editor_colours, heading_of
+from rome_lens.figures.plotly_text import literal, shortened
+from rome_lens.figures.style import NAME_CHARACTERS, PANELS_A_ROW, RULE, TICKS, axis_title, editor_colours, heading_of
 
 _GRID = PanelGrid(most=PANELS_A_ROW, width=210, height=210, gap=26, above=30, below=30, left=56, right=16, foot=22)
 # Of a point, in pixels.
@@ -78,12 +78,11 @@ def group_figure(
             "gridcolor": RULE,
             "zeroline": False,
             "ticks": "",
-            "tickfont": {"size": 11, "color": QUIET},
+            "tickfont": TICKS,
         }
         lowest, first = place.number + grid.columns > len(shown), place.column == 1
-        title_of = {"font": {"size": 12}, "standoff": 8}
-        place.x_axis(**axis, title={"text": literal(x_title) if lowest else "", **title_of})
-        place.y_axis(**axis, title={"text": literal(y_title) if first else "", **title_of}, showticklabels=first)
+        place.x_axis(**axis, title=axis_title(literal(x_title) if lowest else ""))
+        place.y_axis(**axis, title=axis_title(literal(y_title) if first else ""), showticklabels=first)
         place.name(f"<b>{literal(shortened(editor, NAME_CHARACTERS))}</b>", colour=colours[editor])
     return grid.finish(figure, heading_of(title, grid.inner_width), showlegend=False)
 

@@ -1,7 +1,7 @@
 """Panels of one size in rows and columns: where they stand, and how large a figure they make, in pixels."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,6 +143,21 @@ class Place:
     def y_axis(self, **settings: Any) -> None:
         """Set the axis left of it."""
         self.figure.update_yaxes(**settings, row=self.row, col=self.column)
+
+    def rows(self, names: Sequence[str], **settings: Any) -> None:
+        """Give the panel rows with names, the first at the top: numbers, so that two of a name are two rows.
+
+        Args:
+            names: as plotly draws them.
+            settings: what else the axis is to have.
+        """
+        self.y_axis(
+            range=[len(names) - 0.5, -0.5],
+            tickmode="array",
+            tickvals=list(range(len(names))),
+            ticktext=list(names),
+            **settings,
+        )
 
     def name(self, text: str, *, colour: str | None = None, **settings: Any) -> None:
         """Write a name above the panel, at its left edge.

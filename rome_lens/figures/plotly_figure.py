@@ -21,10 +21,11 @@ from rome_lens.figures.plotly_text import (
     line_count,
     literal,
     page_config,
+    quietly,
     shortened,
     wrapped,
 )
-from rome_lens.figures.style import heading_of
+from rome_lens.figures.style import axis_title, heading_of
 from rome_lens.storage import write_whole
 
 _COLOURS = {"resid": "Purples", "mlp": "Greens", "attn": "Reds"}
@@ -145,18 +146,11 @@ class _Panel:
             dtick=_step(len(layers)),
             tick0=0,
             tickfont={"size": 11},
-            title={
-                "text": wrapped(heat_map.layer_title, self.grid.width, pixels=6.2),
-                "font": {"size": 12},
-                "standoff": 6,
-            },
+            title=axis_title(wrapped(heat_map.layer_title, self.grid.width, pixels=6.2), standoff=6),
         )
-        place.y_axis(
+        place.rows(
+            [literal(shortened(label)) for label in heat_map.labels],
             **frame,
-            range=[len(tokens) - 0.5, -0.5],
-            tickmode="array",
-            tickvals=list(tokens),
-            ticktext=[literal(shortened(label)) for label in heat_map.labels],
             tickfont={"size": 12 if self.grid.height / len(tokens) >= 15 else 10},
             showticklabels=labelled,
         )
@@ -167,8 +161,7 @@ class _Panel:
             shown = format_probability(heat_map.score(layer, pos))
             peak = f"peak {shown}: layer {layer}, “{literal(shortened(heat_map.labels[pos]))}”"
         place.figure.add_annotation(
-            text=f"{wrapped(heat_map.title, self.grid.width, pixels=7.0)}<br>"
-            f'<span style="font-size:11px;color:{QUIET}">{peak}</span>',
+            text=f"{wrapped(heat_map.title, self.grid.width, pixels=7.0)}<br>{quietly(peak)}",
             x=(left + right) / 2,
             y=high_edge,
             xref="paper",

@@ -57,6 +57,11 @@ def wrapped(text: str, room: float, *, pixels: float) -> str:
     return "<br>".join(map(literal, lines_of(visible(text).split(" "), room / pixels)))
 
 
+def quietly(drawn: str, size: int = 11) -> str:
+    """What plotly draws, in small grey letters."""
+    return f'<span style="font-size:{size}px;color:{QUIET}">{drawn}</span>'
+
+
 def line_count(text: str, room: float, *, pixels: float) -> int:
     """How many lines `wrapped` puts the text on."""
     return wrapped(text, room, pixels=pixels).count("<br>") + 1

@@ -6,19 +6,22 @@ All texts are data and pass `literal`.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
 from rich.cells import cell_len
 
 from rome_lens.figures.format import format_score
 from rome_lens.figures.panel_grid import PanelGrid, Place
-from rome_lens.figures.plotly_text import QUIET, literal, shortened
-from rome_lens.figures.style import GREY, NAME_CHARACTERS, PANELS_A_ROW, RULE, editor_colours, heading_of
+from rome_lens.figures.plotly_text import literal, quietly, shortened
+from rome_lens.figures.style import GREY, NAME_CHARACTERS, PANELS_A_ROW, RULE, TICKS, editor_colours, heading_of
 from rome_lens.intervals import Estimate
 
-# Pixels.
-_PANEL, _ROW, _VALUE, _ABOVE, _BELOW, _CHARACTER = 190, 24, 46, 46, 34, 6.9
+# Pixels: of a row, of the numbers right of a panel, of a character of a label.
+_ROW, _VALUE, _CHARACTER = 24, 46, 6.9
+_GRID = PanelGrid(
+    most=PANELS_A_ROW, width=190, height=_ROW, gap=_VALUE + 22, above=46, below=34, left=16, right=_VALUE + 8
+)
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,8 @@ def score_figure(
     if not panels or not editors:
         raise ValueError(f"a figure of scores needs both: got {len(panels)} metrics and {len(editors)} editors")
     names = [shortened(editor, NAME_CHARACTERS) for editor in editors]
-    grid = PanelGrid(
-        n=len(panels),
-        most=columns,
-        width=_PANEL,
-        height=_ROW * len(editors),
-        gap=_VALUE + 22,
-        above=_ABOVE,
-        below=_BELOW,
-        left=16 + _CHARACTER * max(map(cell_len, names)),
-        right=_VALUE + 8,
-    )
+    label_room = _GRID.left + _CHARACTER * max(map(cell_len, names))
+    grid = replace(_GRID, n=len(panels), most=columns, height=_ROW * len(editors), left=label_room)
     figure = grid.figure()
     for place, panel in zip(grid.places(figure), panels, strict=True):
         _Panel(place, panel).draw(editors=editors, names=names, reference=reference)
@@ -114,24 +108,17 @@ class _Panel:
             gridcolor=RULE,
             nticks=5,
             dtick=1 if panel.logarithmic else None,
-            tickfont={"size": 11, "color": QUIET},
+            tickfont=TICKS,
         )
-        place.y_axis(
+        place.rows(
+            [literal(name) for name in names],
             **quiet,
-            range=[len(editors) - 0.5, -0.5],
-            tickmode="array",
-            tickvals=list(range(len(editors))),
-            ticktext=[literal(name) for name in names],
             tickfont={"size": 12},
             showgrid=False,
             showticklabels=place.column == 1,
             ticklabelstandoff=6,
         )
-        place.name(
-            f"<b>{literal(panel.name)}</b><br>"
-            f'<span style="font-size:11px;color:{QUIET}">{literal(shortened(panel.title, 40))}</span>',
-            align="left",
-        )
+        place.name(f"<b>{literal(panel.name)}</b><br>{quietly(literal(shortened(panel.title, 40)))}", align="left")
 
     def _draw_interval(self, interval: Estimate, line: int, *, editor: str, colour: str) -> None:
         reach = [interval.high - interval.mean], [interval.mean - interval.low]

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
-from rome_lens.figures.plotly_text import FONT, INK, QUIET, layout_of, wrapped
+from rome_lens.figures.plotly_text import FONT, INK, QUIET, layout_of, quietly, wrapped
 
 GREY = "#868686"
 """The colour of the editor that the others are held against."""
@@ -15,6 +16,9 @@ RULE = "rgba(128,128,128,0.25)"
 
 STREAM_COLOURS = {"resid": "#7d5fc0", "mlp": "#2a9d58", "attn": "#d1493f"}
 """The paper's purple, green and red, light enough for dark pages and dark enough for white ones."""
+
+TICKS = {"size": 11, "color": QUIET}
+"""The font of an axis's numbers."""
 
 PANELS_A_ROW = 4
 NAME_CHARACTERS = 18
@@ -58,8 +62,12 @@ def heading_of(title: str, width: float, *, subtitle: str | None = None) -> Head
     lines = text.count("<br>") + 1
     if subtitle is None:
         return Heading(text, 19 + 21 * lines, 18)
-    below = f'<br><span style="font-size:12px;color:{QUIET}">{subtitle}</span>'
-    return Heading(text + below, 42 + 21 * lines, 30)
+    return Heading(f"{text}<br>{quietly(subtitle, 12)}", 42 + 21 * lines, 30)
+
+
+def axis_title(drawn: str, *, standoff: int = 8) -> dict[str, Any]:
+    """The title of an axis, as plotly draws it."""
+    return {"text": drawn, "font": {"size": 12}, "standoff": standoff}
 
 
 def dress(figure: go.Figure, heading: Heading) -> None:

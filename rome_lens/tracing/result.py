@@ -1,7 +1,7 @@
 """What a trace found: grids of probabilities, with everything that they depend on."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -150,10 +150,10 @@ class CausalTrace:
         layer, index = divmod(int(grid.argmax()), grid.shape[1])
         return layer, among[index]
 
-    def _grids(self) -> list[tuple[str, str | None, Float[Tensor, "layer pos"]]]:
+    def _grids(self) -> Iterator[tuple[str, str | None, Float[Tensor, "layer pos"]]]:
         """All grids: what was restored, and what was severed meanwhile."""
-        whole = [(stream, None, grid) for stream, grid in self.scores.items()]
-        return whole + [("resid", stream, grid) for stream, grid in self.severed.items()]
+        yield from ((stream, None, grid) for stream, grid in self.scores.items())
+        yield from (("resid", stream, grid) for stream, grid in self.severed.items())
 
     def _grid(self, stream: str) -> Float[Tensor, "layer pos"]:
         if stream not in self.scores:
