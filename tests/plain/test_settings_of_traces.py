@@ -1,11 +1,14 @@
 """The settings of traces and averages: what they hold, what they refuse, and how they are changed by name."""
 
 import pickle
+from dataclasses import fields
 
 import pytest
 
 from rome_lens.errors import SettingError
 from rome_lens.tracing import AverageSettings, TraceSettings, average_causal_effect, causal_trace
+from rome_lens.tracing.average.settings import AverageChanges
+from rome_lens.tracing.settings import TraceChanges
 
 
 def test_settings_are_kept_as_python_has_them():
@@ -72,6 +75,12 @@ def test_an_average_has_settings_of_its_own():
     assert AverageSettings.given(settings, {"samples": 2}).severed_at == "all"
     with pytest.raises(SettingError, match=r"^settings is TraceSettings\(.*; expected AverageSettings\(\.\.\.\)$"):
         AverageSettings.given(TraceSettings(), {})
+
+
+def test_every_setting_may_be_given_by_name():
+    for settings, changes in ((TraceSettings, TraceChanges), (AverageSettings, AverageChanges)):
+        assert set(changes.__annotations__) == {f.name for f in fields(settings) if f.init}
+        assert {"model", "settings", "progress"}.isdisjoint(changes.__annotations__)
 
 
 def test_an_unknown_name_is_a_type_error():
