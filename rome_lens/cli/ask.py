@@ -124,7 +124,7 @@ def _ask(
 ) -> list[_Answered]:
     from rome_lens.editing.answers import joint_probabilities, next_tokens
     from rome_lens.tokens import decode_each, tokenise
-    from rome_lens.tracing.request import not_finite
+    from rome_lens.tracing.answers import not_finite
 
     def row(prompt: str, answer: str | None = None) -> "TokenisedPrompt":
         text = tokenise(

@@ -144,16 +144,22 @@ def average(
         from rome_lens.evaluation.suggest import check_sweep, suggest_layer
         from rome_lens.loading.outline import Outline
         from rome_lens.loading.source import ModelSource
-        from rome_lens.tracing import average_causal_effect
-        from rome_lens.tracing.corruption import parse_noise
-        from rome_lens.tracing.request import check_numbers, check_severed
+        from rome_lens.tracing import AverageSettings, average_causal_effect
 
-        streams = tuple(stream or ("resid", "mlp", "attn"))
-        severed = [] if severed == [_NOTHING] else severed
+        asked: dict[str, Any] = {
+            "streams": tuple(stream or ("resid", "mlp", "attn")),
+            "severed": [] if severed == [_NOTHING] else severed,
+            "severed_at": severed_at,
+            "window": window,
+            "samples": samples,
+            "noise": noise,
+            "noise_replaces": noise_replaces,
+            "seed": seed,
+            "prepend_bos": bos,
+            "engine": engine,
+        }
         # Loading takes seconds: what can be refused without a model is refused before.
-        check_numbers(streams=streams, samples=samples, seed=seed, engine=engine)
-        check_severed(severed, engine=engine)
-        parse_noise(noise)
+        settings = AverageSettings(**asked)
         if sweep_layer or window is not None:
             outline = Outline.of(model)
             outline.check_layers(sweep_layer or ())
@@ -165,20 +171,11 @@ def average(
         found = average_causal_effect(
             here if executor is None else source,
             known,
-            streams=streams,
-            severed=severed,
-            severed_at=severed_at,
-            window=window,
-            samples=samples,
-            noise=noise,
-            noise_replaces=noise_replaces,
-            seed=seed,
-            prepend_bos=bos,
-            engine=engine,
             out=out,
             batch_size=batch,
             executor=executor,
             shard=shard,
+            settings=settings,
             progress=progress,
         )
         suggestion = None

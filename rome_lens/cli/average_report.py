@@ -6,8 +6,8 @@ from rich.console import Console
 
 from rome_lens.cli.layout import count, print_labelled, shorten
 from rome_lens.figures import render_heat_map, visible
-from rome_lens.tracing.average.figures import SEVERED_IN_WORDS, heat_maps
-from rome_lens.tracing.average.result import EARLY
+from rome_lens.tracing.labels import SEVERED_IN_WORDS
+from rome_lens.tracing.roles import EARLY
 
 if TYPE_CHECKING:
     from rome_lens.evaluation.suggest import LayerSuggestion
@@ -27,7 +27,7 @@ def print_average(console: Console, average: "AverageEffect") -> None:
     for label, told in (("high", average.high), ("low", average.low), ("ATE", average.total_effect)):
         words = {"high": "clean run", "low": "subject corrupted", "ATE": "total effect: high - low"}[label]
         console.print(f"{label:5}{_estimate(told)}  {words}", soft_wrap=True)
-    for heat_map in heat_maps(average):
+    for heat_map in average.heat_maps():
         console.print()
         console.print(render_heat_map(heat_map, width=console.width))
         for role in average.roles(heat_map.stream):

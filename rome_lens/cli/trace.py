@@ -149,7 +149,6 @@ def trace(
     elif prompt is None or subject is None:
         missing = "--subject" if subject is None else "PROMPT"
         raise SettingError(f"{missing} is missing; give a prompt and its --subject, or neither for the Eiffel Tower")
-    streams = tuple(stream or ("resid", "mlp", "attn"))
     for path in (html, png, save):
         if path is not None:
             check_writable(path)
@@ -165,18 +164,28 @@ def trace(
         progress(0, 0, "starting")
         from rome_lens.loading import load_model
         from rome_lens.loading.outline import Outline
-        from rome_lens.tracing import causal_trace
-        from rome_lens.tracing.corruption import parse_noise
-        from rome_lens.tracing.request import check_corruption, check_settings, check_severed, wanted_answer
+        from rome_lens.subjects import find_subject
+        from rome_lens.tokens import check_prompt
+        from rome_lens.tracing import TraceSettings, causal_trace
+        from rome_lens.tracing.answers import named_answer
 
         # Loading takes seconds: what can be refused without a model is refused before.
-        check_settings(
-            prompt, subject, streams=streams, occurrence=occurrence, samples=samples, seed=seed, engine=engine
-        )
-        check_severed(severed or (), engine=engine)
-        parse_noise(noise)
-        check_corruption(noise, noise_replaces=noise_replaces, swap=swap)
-        wanted_answer(answer, expect, answer_joined)
+        check_prompt(prompt)
+        find_subject(prompt, subject, occurrence)
+        asked: dict[str, Any] = {
+            "streams": tuple(stream or ("resid", "mlp", "attn")),
+            "severed": tuple(severed or ()),
+            "window": window,
+            "samples": samples,
+            "noise": noise,
+            "noise_replaces": noise_replaces,
+            "swap": swap,
+            "seed": seed,
+            "prepend_bos": bos,
+            "engine": engine,
+        }
+        settings = TraceSettings(**asked)
+        named_answer(answer, expect, answer_joined)
         if window is not None:
             Outline.of(model).check_window(window)
         host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
@@ -184,22 +193,13 @@ def trace(
             host,
             prompt,
             subject=subject,
-            streams=streams,
-            severed=tuple(severed or ()),
-            window=window,
-            samples=samples,
-            noise=noise,
-            noise_replaces=noise_replaces,
-            swap=swap,
-            seed=seed,
-            prepend_bos=bos,
             answer=answer,
             expect=expect,
             answer_joined=answer_joined,
             occurrence=occurrence,
             facts=measured,
             edits=edits,
-            engine=engine,
+            settings=settings,
             progress=progress,
         )
     _write(traced, html=html, png=png, save=save)

@@ -24,7 +24,7 @@ from rome_lens.facts import Fact
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress, silent
 from rome_lens.tracing import AverageEffect, Peak, average_causal_effect
-from rome_lens.tracing.average.result import EARLY
+from rome_lens.tracing.roles import EARLY
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -215,7 +215,7 @@ def test_the_layer_to_edit(shell, folder, monkeypatch):
     [
         (("--limit", "0"), 2, "limit is 0; expected a number of facts, 1 or more"),
         (("--severed", "resid"), 2, "severed is 'resid'; choose from mlp, attn"),
-        (("--severed-at", "x"), 2, "severed_at is 'x'; choose from last-subject, all"),
+        (("--severed-at", "x"), 2, "severed_at is 'x'; choose one of last-subject, all"),
         (("--facts", "none.json"), 1, "there is no file 'none.json' to read facts from"),
         (("--samples", "0"), 2, "samples is 0; expected a whole number of corrupted copies, 1 or more"),
         (("--noise", "loud"), 2, "noise is 'loud'; expected a number, s3"),
