@@ -94,7 +94,7 @@ def page():
 
 
 def wrote(out):
-    return f"rome-lens: wrote {out}/report.html, summary.json and a CSV an editor beside it\n"
+    return f"rome-lens: wrote {out}/report.html, summary.json and a CSV for each editor beside it\n"
 
 
 def done(result, out="eval-counterfact"):
