@@ -40,12 +40,7 @@ class _EditorOptions:
         "[EDITOR.]NAME=JSON",
         "--set",
     )
-    second_moment: list[Path] | None = _WHO(
-        "A file of 'rome-lens stats'; repeat it for several layers.",
-        "FILE",
-        "--second-moment",
-        shown="the one that comes with rome-lens",
-    )
+    second_moment: list[Path] | None = _WHO.second_moments("the one that comes with rome-lens")
 
 
 @dataclass(frozen=True)

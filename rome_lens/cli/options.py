@@ -55,6 +55,10 @@ class Panel:
         text = 'What stands between a prompt and its answer: "" for nothing, " " for a blank.'
         return self(text, "TEXT", shown="by what both write there")
 
+    def second_moments(self, shown: str) -> Any:
+        """The option that names second moments, a layer each."""
+        return self("A file of 'rome-lens stats'; repeat it for several layers.", "FILE", shown=shown)
+
     def bos(self, where: str = "") -> Any:
         """The option that puts BOS in front."""
         return self(f"Put a BOS token in front{where}.", None, "--bos/--no-bos", default=False)

@@ -14,7 +14,7 @@ _SWEEP = Panel("Where it is edited")
 
 @dataclass(frozen=True)
 class _TracedOptions:
-    """What was traced, and which model: where these options say nothing, the one that was traced."""
+    """What was traced, and the model: where these options say nothing, the one that was traced."""
 
     average: Path | None = argument(
         "Folder of a finished 'rome-lens average'; without one, the built-in facts are traced first.",
@@ -28,11 +28,7 @@ class _TracedOptions:
         "-m",
         shown="the average's, or smollm2-135m",
     )
-    backend: str | None = MODEL(
-        "hooked-transformer, transformer-bridge, or auto.", "NAME", shown="the average's, or auto"
-    )
     device: str | None = MODEL("cpu, cuda, cuda:1, …", "DEVICE", shown="the GPU where there is one")
-    dtype: str | None = MODEL("float32, float64, bfloat16 or float16.", "DTYPE", shown="the average's, or float32")
 
     def read(self) -> Any | None:
         """The average of a run that is finished, exact, and of the MLPs too; None where no folder is named.
@@ -60,15 +56,11 @@ class _TracedOptions:
         return found
 
     def model_options(self, average: Any | None) -> ModelOptions:
-        """How the model is loaded: as was typed, else as it was for the average, else as always."""
-        known = {} if average is None else average.settings["model"]
-        named = {
-            "model": self.model or known.get("name"),
-            "backend": self.backend or known.get("backend"),
-            "device": self.device,
-            "dtype": self.dtype or known.get("dtype"),
-        }
-        return ModelOptions(**{name: value for name, value in named.items() if value is not None})
+        """How the model is loaded: as it was for the average, else as for any other command."""
+        traced = {} if average is None else average.settings["model"]
+        given = {"model": self.model or traced.get("name"), "backend": traced.get("backend"), "device": self.device}
+        given["dtype"] = traced.get("dtype")
+        return ModelOptions(**{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -79,12 +71,7 @@ class _SweepOptions(CounterFactOptions):
     layer: list[int] | None = _SWEEP(
         "A layer to edit at, from 0; repeat it for several.", "N", "--layer", "-l", shown="about ten"
     )
-    second_moment: list[Path] | None = _SWEEP(
-        "A file of 'rome-lens stats'; repeat it for several layers.",
-        "FILE",
-        "--second-moment",
-        shown="collected from text that the model writes",
-    )
+    second_moment: list[Path] | None = _SWEEP.second_moments("collected from text that the model writes")
     seed: int = _SWEEP(
         "Seed of what the model writes (templates, text of second moments), and of the intervals.", "N", default=0
     )

@@ -57,7 +57,7 @@ def house(tmp_path_factory):
             "part": ("--limit", "2", "--batch", "1", "--shard", "1/2"),
             "rough": ("--limit", "1", "--engine", "attribution"),
             "attention": ("--limit", "1", "--stream", "attn"),
-            "with-bos": ("--limit", "1", "--bos"),
+            "with-bos": ("--limit", "1", "--bos", "--backend", "transformer-bridge", "--dtype", "float64"),
         }.items():
             assert shell.run(*AVERAGE, "--out", name, *options).exit_code == 0
     return house
@@ -142,7 +142,7 @@ EFFECTS = {
     "--bos": (["--bos"], "prepend_bos", lambda v: v is True),
     "--out": (["--out", "deep/there"], "out", lambda v: str(v) == "deep/there/layers"),
 }
-LOADING = {"--model": "name", "--backend": "backend", "--device": "device", "--dtype": "dtype"}
+LOADING = {"--model": "name", "--device": "device"}
 WRITING = {"--settings", "--png", "--json"}
 
 
@@ -166,7 +166,7 @@ def test_options_that_change_what_is_asked(shell, folder, asked, option):
 
 @pytest.mark.parametrize("option", LOADING)
 def test_options_that_change_what_is_loaded(shell, asked, option):
-    value = {"--model": "tiny", "--backend": "transformer-bridge", "--device": "cpu", "--dtype": "float64"}[option]
+    value = {"--model": "tiny", "--device": "cpu"}[option]
     assert shell.run(*SUGGEST, "--json").exit_code == 0
     assert shell.run(*SUGGEST, option, value, "--json").exit_code == 0
     before, after = shell.loads
@@ -174,10 +174,11 @@ def test_options_that_change_what_is_loaded(shell, asked, option):
     assert after == before | {LOADING[option]: value}
 
 
-def test_bos_is_put_in_front_as_it_was_for_the_traces(shell, asked):
+def test_the_model_and_bos_are_those_of_the_traces(shell, asked):
     for options, expected in (((), True), (("--no-bos",), False)):
         assert shell.run("suggest", "with-bos", "--json", *options).exit_code == 0
         assert asked["prepend_bos"] is expected
+        assert [shell.loads[-1][name] for name in ("backend", "dtype")] == ["transformer-bridge", "float64"]
 
 
 def test_files(shell, folder, asked, monkeypatch):
