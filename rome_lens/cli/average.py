@@ -56,6 +56,11 @@ class _AverageTraceOptions(TraceOptions):
     swap: str | None = field(default=None, init=False)
     facts: Path | None = field(default=None, init=False)
 
+    def settings(self) -> dict[str, Any]:
+        """What `average_causal_effect` takes, by name."""
+        severed = [] if self.severed == [_NOTHING] else self.severed
+        return super().settings() | {"severed": severed, "severed_at": self.severed_at}
+
 
 @dataclass(frozen=True)
 class _AverageRunOptions(RunOptions):
@@ -118,14 +123,11 @@ def average(
         progress(0, 0, "starting")
         from rome_lens.tracing import average_causal_effect
 
-        severed = [] if how.severed == [_NOTHING] else how.severed
-        how.check(severed)
+        how.check()
         model.check(window=how.window)
         found = average_causal_effect(
             model.source(),
             known,
-            severed=severed,
-            severed_at=how.severed_at,
             **how.settings(),
             out=files.out,
             batch_size=run.batch,

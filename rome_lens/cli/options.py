@@ -217,7 +217,7 @@ class TraceOptions:
             "engine": self.engine,
         }
 
-    def check(self, severed: Sequence[str] | None) -> None:
+    def check(self) -> None:
         """Refuse what can be refused without a model: loading one takes seconds.
 
         Raises:
@@ -226,9 +226,9 @@ class TraceOptions:
         from rome_lens.tracing.corruption import parse_noise
         from rome_lens.tracing.request import check_corruption, check_numbers, check_severed
 
-        streams = tuple(self.stream or STREAMS)
-        check_numbers(streams=streams, samples=self.samples, seed=self.seed, engine=self.engine)
-        check_severed(severed, engine=self.engine)
+        given = self.settings()
+        check_numbers(**{name: given[name] for name in ("streams", "samples", "seed", "engine")})
+        check_severed(given["severed"], engine=self.engine)
         parse_noise(self.noise)
         check_corruption(self.noise, noise_replaces=self.noise_replaces, swap=self.swap)
 

@@ -67,6 +67,10 @@ class _OneTraceOptions(TraceOptions):
 
     severed_at: str = field(default="last-subject", init=False)
 
+    def settings(self) -> dict[str, Any]:
+        """What `causal_trace` takes, by name."""
+        return super().settings() | {"severed": tuple(self.severed or ()), "swap": self.swap}
+
 
 @dataclass(frozen=True)
 class _FileOptions:
@@ -108,7 +112,6 @@ def trace(
     from rome_lens.facts import read_known_facts
 
     known = None if how.facts is None else read_known_facts(how.facts)
-    severed = tuple(how.severed or ())
     with progress_bar() as progress:
         progress(0, 0, "starting")
         from rome_lens.cli.trace_report import print_trace
@@ -119,16 +122,14 @@ def trace(
 
         check_prompt(asked["prompt"])
         find_subject(asked["prompt"], asked["subject"], asked["occurrence"])
-        how.check(severed)
+        how.check()
         wanted_answer(asked["answer"], asked["expect"], asked["answer_joined"])
         model.check(window=how.window)
         traced = causal_trace(
             model.load(progress),
             **asked,
-            severed=severed,
-            swap=how.swap,
-            facts=known,
             **how.settings(),
+            facts=known,
             progress=progress,
         )
     files.write(traced)
