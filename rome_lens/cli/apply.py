@@ -52,7 +52,7 @@ class _ApplyOptions:
         if self.to_peft is not None and (self.model is not None or self.dtype is not None):
             name = "--model" if self.model is not None else "--dtype"
             raise SettingError(
-                f"{name} goes with --to-hf; an adapter holds the edits alone, and fits the model they fit"
+                f"{name} goes with --to-hf; an adapter holds the edits alone, for the model that they were made on"
             )
         return out
 
