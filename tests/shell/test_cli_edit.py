@@ -330,7 +330,7 @@ def test_a_key_that_the_second_moment_leaves_nothing_of(shell, monkeypatch):
 
     def solve(self, key, ridge=0.0):
         u = torch.zeros_like(key)
-        u[0], u[1] = -key[1], key[0]
+        u[..., 0], u[..., 1] = -key[..., 1], key[..., 0]
         return u
 
     monkeypatch.setattr(SecondMoment, "solve", solve)
