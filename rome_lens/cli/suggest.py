@@ -134,7 +134,7 @@ def suggest(traced: _TracedOptions, sweep: _SweepOptions, files: _FileOptions, a
     out = files.out or traced.average or Path("suggest")
     with progress_bar() as progress:
         progress(0, 0, "starting")
-        from rome_lens.cli.average_report import print_suggestion
+        from rome_lens.cli.suggest_report import print_suggestion
         from rome_lens.evaluation import suggest_layer
         from rome_lens.runs.files import make_folder
 
