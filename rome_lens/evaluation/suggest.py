@@ -162,7 +162,7 @@ def suggest_layer(
         folder=None if folder is None else folder / MOMENTS,
         seed=seed,
         prepend_bos=prepend_bos,
-        command="rome-lens average --suggest-layer",
+        command="rome-lens suggest",
         progress=progress,
     )
     if average is None:

@@ -1,5 +1,6 @@
 """What the tests of the editing commands share: a tiny model in a folder, its second moments, an edit, a shell."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 import rome_lens as rl
 import rome_lens.loading
+from rome_lens.backends import as_backend
 from rome_lens.cli import app
 
 PROMPT, SUBJECT, TARGET = "where stands {}", "the tower", "rome"
@@ -42,6 +44,21 @@ def write_tiny_model(folder):
         model.transformer.wte.weight[0] = 0
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
+
+
+FACTS = [("where stands {}", "the tower"), ("{} is in the city of", "paris"), ("{} was built in", "the old museum")]
+FACTS += [("in {} it is", "rome"), ("{} stands", "a river")]
+
+
+def write_facts(model, path):
+    """A file of `FACTS` with what the model says there, and one fact that it does not know."""
+    backend, records = as_backend(model), []
+    for prompt, subject in FACTS:
+        ids = backend.tokenizer(prompt.replace("{}", subject), add_special_tokens=False)["input_ids"]
+        said = backend.tokenizer.decode([int(backend.logits(torch.tensor([ids]), keep=1)[0, -1].argmax())])
+        records.append({"subject": subject, "prompt": prompt.replace("{}", subject), "attribute": said})
+    records.append(records[0] | {"attribute": "berlin" if records[0]["attribute"] != "berlin" else "rome"})
+    path.write_text(json.dumps(records))
 
 
 class TinyHouse:
