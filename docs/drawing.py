@@ -1,6 +1,6 @@
 """Draw the house into docs/design.md, from what the modules say and import: python docs/drawing.py.
 
-The page is written by hand but for what stands between `<!-- the house -->` or `<!-- the layers -->` and `<!-- end -->`.
+The page is written by hand but for what stands between `<!-- the house -->`, `<!-- the layers -->` and `<!-- end -->`.
 """
 
 import ast
