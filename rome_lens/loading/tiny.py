@@ -55,5 +55,5 @@ def word_model(name: str, words: Sequence[str], *, scale: float = 0.3, **sizes: 
             if ".ln_" not in parameter_name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
         # The end token is no answer: it is never the likeliest.
-        model.get_output_embeddings().weight[0] = 0
+        model.lm_head.weight[0] = 0
     return Pretrained(name=name, model=model, tokenizer=fast)
