@@ -144,15 +144,21 @@ def positive(name: str, value: object, *, most: float | None = None, or_else: st
     return number
 
 
-def not_negative(name: str, value: object) -> float:
+def not_negative(name: str, value: object, *, unit: str | None = None) -> float:
     """A number from 0 on that a setting has to be.
+
+    Args:
+        name: the setting.
+        value: what a caller gave.
+        unit: what it counts, for the error.
 
     Raises:
         SettingError: it is none, or below 0.
     """
     number = as_real(value)
     if number is None or number < 0:
-        raise SettingError(f"{name} is {shown(value)}; expected a number, 0 or more")
+        of = "" if unit is None else f", {unit}"
+        raise SettingError(f"{name} is {shown(value)}; expected a number, 0 or more{of}")
     return number
 
 

@@ -1,4 +1,4 @@
-"""Our files and folders: written whole or not at all, read back with every doubt about them said in one line.
+"""Our files and folders: written whole or not at all, read back with every doubt about them in one line.
 
 Tensors go into safetensors, everything else into its string metadata as JSON: nothing is ever pickled. A file names its
 kind and the version of its form; a later form may add fields, which an earlier reader leaves alone.
@@ -13,9 +13,9 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from rome_lens.checks import as_path
+from rome_lens.checks import as_path, shown
 from rome_lens.errors import ArtefactError
 
 if TYPE_CHECKING:
@@ -211,6 +211,28 @@ def load_tensors(path: str | os.PathLike[str], *, kind: str) -> tuple[dict[str, 
         found = metadata.get("kind") if isinstance(metadata, dict) else "something that rome_lens did not write"
         raise ArtefactError(f"cannot use {os.fspath(path)!r}: expected {article} {kind} of rome_lens, found {found}")
     return tensors, metadata["settings"]
+
+
+def read_fields(values: object, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an artefact, each of the kind that it has to be; others are left alone: a later form may add some.
+
+    Args:
+        values: what was read: a dictionary, unless it is damaged.
+        kinds: by field, a type or a union of types as `isinstance` takes them, such as `int | None`. A field that may
+            be None may also be absent. True and False are no numbers here.
+
+    Raises:
+        ValueError: a field is missing or of another kind, in words for a message that names the file.
+    """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"expected fields, found {type(values).__name__}")
+    found = {}
+    for name, kind in kinds.items():
+        value = values.get(name)
+        if not isinstance(value, kind) or (isinstance(value, bool) and bool not in (kind, *get_args(kind))):
+            raise ValueError(f"{name} is {shown(value)}" if name in values else f"{name} is missing")
+        found[name] = value
+    return found
 
 
 def _reason(error: OSError | ValueError, target: Path) -> str:

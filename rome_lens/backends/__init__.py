@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from rome_lens.backends.base import STREAMS, Backend, BlockReplay, KeysValues, ReplayError, check_replayed
+from rome_lens.backends.base import STREAMS, Backend
 from rome_lens.backends.hooked_transformer import HookedTransformerBackend
 from rome_lens.backends.prefer_blocks import called_alone, prefer_blocks
 from rome_lens.backends.products import fast_products
+from rome_lens.backends.replay import BlockReplay, KeysValues, ReplayError, check_replayed
 from rome_lens.backends.transformer_bridge import TransformerBridgeBackend
 from rome_lens.backends.w_out import Fingerprint, WOut
 from rome_lens.errors import ModelError

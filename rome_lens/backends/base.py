@@ -1,13 +1,12 @@
 """What tracing and editing ask of a model, whichever TransformerLens class holds it.
 
-A backend wraps a model object that somebody else made. It changes nothing in it for longer than a `with` block, and it
+A backend wraps a model object that the caller made. It changes nothing in it for longer than a `with` block, and it
 goes through the model's own hook points and blocks, so that what a user's hooks would see is what really runs.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends.inference import ordinary_tensors
+from rome_lens.backends.replay import BlockReplay
 from rome_lens.backends.w_out import Fingerprint, WOut, sketch_matrix
 from rome_lens.checks import check_layer
 from rome_lens.errors import AnswerError, ModelError, PromptError
@@ -25,51 +25,6 @@ STREAMS = ("resid", "mlp", "attn")
 _STREAM_HOOK = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out"}
 
 HookFunction = Callable[[Tensor], Tensor | None]
-
-
-class ReplayError(Exception):
-    """A block cannot be called on its own as its model calls it; the message says why. Never reaches a user."""
-
-
-@dataclass(frozen=True)
-class KeysValues:
-    """Keys and values of one layer, in whatever layout the backend's attention keeps them.
-
-    Attributes:
-        keys: [batch, ...] with positions along `pos_dim`.
-        values: the same layout.
-        pos_dim: the dimension that counts positions.
-    """
-
-    keys: Tensor
-    values: Tensor
-    pos_dim: int
-
-    def before(self, position: int) -> "KeysValues":
-        """Those of the positions before `position`."""
-        return KeysValues(
-            self.keys.narrow(self.pos_dim, 0, position), self.values.narrow(self.pos_dim, 0, position), self.pos_dim
-        )
-
-    def ending_at(self, first: Int[Tensor, " row"]) -> "KeysValues":
-        """Those before each row's own position `first`, pushed to the right so that they end in one column.
-
-        The columns in front of a row's first position hold numbers that have to be masked.
-        """
-        longest = int(first.max())
-        columns = (torch.arange(longest, device=first.device) - (longest - first)[:, None]).clamp(min=0)
-        dim = self.pos_dim % self.keys.ndim
-        shape = [1] * self.keys.ndim
-        shape[0], shape[dim] = columns.shape
-        keys, values = (
-            x.gather(dim, columns.reshape(shape).expand(*x.shape[:dim], longest, *x.shape[dim + 1 :]))
-            for x in (self.keys, self.values)
-        )
-        return KeysValues(keys, values, self.pos_dim)
-
-    def take(self, rows: Int[Tensor, " row"]) -> "KeysValues":
-        """Some rows of the batch, in an order of their own."""
-        return KeysValues(self.keys[rows], self.values[rows], self.pos_dim)
 
 
 class Backend(ABC):
@@ -153,7 +108,7 @@ class Backend(ABC):
                 module.training = training
 
     def foreign_hooks(self) -> tuple[str, ...]:
-        """Names of the hook points that already carry somebody's hooks; TransformerLens's own do not count."""
+        """Names of the hook points that already carry hooks of others; TransformerLens's own do not count."""
         return tuple(
             name
             for name, point in self._points.items()
@@ -270,7 +225,7 @@ class Backend(ABC):
         return check_layer(layer, n_layers=self.n_layers, model_name=self.model_name)
 
     def fingerprint(self, layer: int, matrix: Tensor | None = None) -> Fingerprint:
-        """By which this model's layer is known again.
+        """What identifies this model's layer.
 
         Args:
             layer: the layer.
@@ -330,7 +285,7 @@ class Backend(ABC):
 
         Args:
             tokens: token ids, without padding in front.
-            layers: run so many layers at least, from the first on; None is all, and then the logits are returned.
+            layers: how many layers to run at least, from the first on; None is all, and then the logits are returned.
         """
         return self._checked_forward(
             tokens, stop_at_layer=layers if layers is not None and layers < self.n_layers else None
@@ -340,8 +295,8 @@ class Backend(ABC):
         """Refuse a text that the model cannot take.
 
         Raises:
-            PromptError: it is longer than the context, or holds a token that the model has not. AnswerError: its answer
-                does.
+            PromptError: it is longer than the context, or holds a token that the model does not have. AnswerError: its
+                answer does.
         """
         self.check_vocabulary(text)
         # The last token of an answer is read off the one before it and is never run.
@@ -353,7 +308,7 @@ class Backend(ABC):
             )
 
     def check_vocabulary(self, text: TokenisedPrompt) -> None:
-        """Refuse a text with tokens that the tokenizer has and the model has not.
+        """Refuse a text with tokens that the tokenizer has and the model does not have.
 
         Raises:
             PromptError: the model embeds no such token. AnswerError: it gives no logit to one of the answer's.
@@ -392,63 +347,6 @@ class Backend(ABC):
     @abstractmethod
     def recording(self) -> AbstractContextManager["BlockReplay"]:
         """While open, one forward of the model is watched; afterwards its blocks can be called alone."""
-
-
-class BlockReplay(ABC):
-    """The blocks of a model, callable one by one as the model called them in the forward that was recorded."""
-
-    @abstractmethod
-    def run(
-        self,
-        layer: int,
-        resid_pre: Float[Tensor, "row pos d_model"],
-        *,
-        first: int | Int[Tensor, " row"],
-        past: KeysValues | None,
-    ) -> tuple[Float[Tensor, "row pos d_model"], KeysValues]:
-        """Run one block on the positions from `first` on.
-
-        Args:
-            layer: which block.
-            resid_pre: what enters it, for the positions `first .. first + pos - 1`. The block's hook points fire.
-            first: the first of these positions; those before it are in `past`. Rows may begin at positions of their
-                own; `past` then ends where they begin (`KeysValues.ending_at`). Positions after the recorded text's
-                last are padding that nobody reads.
-            past: keys and values of all earlier positions, for as many rows; None where `first` is 0, or where what
-                attention gives does not matter.
-
-        Returns:
-            What leaves the block, and the keys and values of the new positions.
-
-        Raises:
-            ReplayError: the block cannot be called this way.
-        """
-
-    @abstractmethod
-    def unembed(self, resid_post: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_vocab"]:
-        """Final norm, unembedding and whatever the model does to its logits."""
-
-    @abstractmethod
-    def layer_ready(self, layer: int) -> AbstractContextManager[None]:
-        """Open while a layer is called many times: whatever can be prepared once for all calls is."""
-
-    @abstractmethod
-    def unembed_ready(self) -> AbstractContextManager[None]:
-        """The same for the unembedding."""
-
-
-def check_replayed(got: Tensor, expected: Tensor, entering: Tensor, how: str) -> None:
-    """Refuse a replay whose blocks add something else to the residual than they did in the model's own forward.
-
-    Raises:
-        ReplayError: they do.
-    """
-    eps = torch.finfo(got.dtype).eps
-    got, expected, entering = got.double(), expected.double(), entering.double()
-    # Rounding grows with what is in the residual, a wrong mask or position with what the block adds to it.
-    allowed = max(eps**0.5, 1e-5) * (expected - entering).norm() + 32 * eps * expected.norm()
-    if not (got - expected).norm() <= allowed:
-        raise ReplayError(f"a block called {how} gives other numbers than the model's own forward")
 
 
 def _as_hook(function: HookFunction) -> Callable[..., Tensor | None]:

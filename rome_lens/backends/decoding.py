@@ -10,7 +10,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends.base import Backend, BlockReplay, KeysValues, ReplayError
+from rome_lens.backends.base import Backend
+from rome_lens.backends.replay import BlockReplay, KeysValues, ReplayError
 from rome_lens.memory import free_bytes
 
 # Keys and values that are kept of rows that go through the model together, in bytes.

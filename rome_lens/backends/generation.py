@@ -17,10 +17,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends.base import Backend, KeysValues
+from rome_lens.backends.base import Backend
 from rome_lens.backends.decoding import Embedding, check_logits, make_ready, record_blocks, room_for, write
 from rome_lens.backends.prefer_blocks import prefer_blocks
 from rome_lens.backends.products import fast_products
+from rome_lens.backends.replay import KeysValues
 from rome_lens.errors import ModelError, PromptError, SettingError
 from rome_lens.progress import Progress
 from rome_lens.tokens import encode

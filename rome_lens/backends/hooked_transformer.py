@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rome_lens.backends.base import Backend, BlockReplay, KeysValues, ReplayError
+from rome_lens.backends.base import Backend
+from rome_lens.backends.replay import BlockReplay, KeysValues, ReplayError
 from rome_lens.backends.w_out import WOut, as_w_out
 from rome_lens.errors import ModelError
 

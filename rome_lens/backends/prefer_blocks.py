@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rome_lens.backends.base import Backend, ReplayError
+from rome_lens.backends.base import Backend
+from rome_lens.backends.replay import ReplayError
 from rome_lens.errors import RomeLensError, one_line
 from rome_lens.memory import is_out_of_memory
 from rome_lens.progress import Progress

@@ -2,11 +2,12 @@
 
 Rank-one editing needs `value = key @ W_out + b_out` with the key and the value passing hook points of the model. That
 is tried on a prompt before anything is edited, since a mixture of experts, a norm after the MLP or an architecture
-that nobody has met may be otherwise.
+that is new may be otherwise.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -16,12 +17,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rome_lens.errors import ArtefactError, ModelError
+from rome_lens.storage import read_fields
 
 # How many numbers of a matrix a fingerprint keeps, and how far apart they may be: rounding to bfloat16 moves them by
 # about 2e-3, another model's are about 1 away.
 _SKETCHES = 8
 _SAME_SKETCH = 1e-2
 _SAME_NORM = 1e-2
+# The fields of a fingerprint as files hold them.
+_FIELDS = {
+    "model_name": str,
+    **dict.fromkeys(("layer", "n_layers", "d_model", "d_mlp"), int),
+    "norm": int | float,
+    "sketch": list | tuple,
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class WOut:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """By which a model's layer is known again, whichever class holds it and however its weights were processed.
+    """Identifies a model's layer, whichever class holds it and however its weights were processed.
 
     Attributes:
         model_name: the model's name; said in errors, not compared, since names differ with the way of loading.
@@ -111,18 +120,14 @@ class Fingerprint:
             ArtefactError: a field is missing or is no number.
         """
         try:
-            known = {field.name: values[field.name] for field in fields(cls)}
-            sketch = tuple(float(number) for number in known.pop("sketch"))
-            if len(sketch) != _SKETCHES or not np.isfinite([*sketch, float(known["norm"])]).all():
+            known = read_fields(values, _FIELDS)
+            sketch = known["sketch"]
+            numbers = [known["norm"], *sketch]
+            if len(sketch) != _SKETCHES or not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
                 raise ValueError(f"expected a norm and {_SKETCHES} projections, all finite")
-            return cls(
-                model_name=str(known["model_name"]),
-                norm=float(known["norm"]),
-                sketch=sketch,
-                **{name: int(known[name]) for name in ("layer", "n_layers", "d_model", "d_mlp")},
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtefactError(f"the fingerprint of a model is damaged ({type(error).__name__}: {error})") from error
+        except ValueError as error:
+            raise ArtefactError(f"the fingerprint of a model is damaged ({error})") from error
+        return cls(**known | {"norm": float(known["norm"]), "sketch": tuple(map(float, sketch))})
 
 
 @torch.no_grad()

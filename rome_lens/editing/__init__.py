@@ -7,11 +7,13 @@ from rome_lens.editing.history import applied_edits, forget_edits, stale_edits
 from rome_lens.editing.hooks import hooks_for_rows
 from rome_lens.editing.outcome import Loss, Probabilities
 from rome_lens.editing.rome import ROME
+from rome_lens.editing.second_moment.collect import CollectSettings
 from rome_lens.editing.second_moment.moment import SecondMoment
 from rome_lens.editing.settings import FineTuningSettings, Settings, settings_for
 
 __all__ = [
     "ROME",
+    "CollectSettings",
     "Edit",
     "FineTuning",
     "FineTuningSettings",

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends import Backend, KeysValues, ReplayError, check_replayed, fast_products
-from rome_lens.backends.base import BlockReplay
+from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, check_replayed, fast_products
 from rome_lens.backends.decoding import make_ready, record_blocks
 from rome_lens.editing.hooks import Hook
 from rome_lens.editing.prompts import Batch, Rows

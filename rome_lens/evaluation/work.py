@@ -14,7 +14,7 @@ from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.report.record import Record
 from rome_lens.loading.source import ModelSource, describe_model
 from rome_lens.progress import Progress
-from rome_lens.runs import Bench, Task, Work
+from rome_lens.runs import RecordMaker, Task, Work
 
 REFERENCES = "references"
 """The part of a run's records that holds texts about new objects; no editor can have this name."""
@@ -47,7 +47,7 @@ class EvaluationWork(Work):
         return EvaluationTasks(self, progress)
 
 
-class EvaluationTasks(Bench):
+class EvaluationTasks(RecordMaker):
     """A model with its editors, and records by the batch."""
 
     def __init__(self, work: EvaluationWork, progress: Progress) -> None:

@@ -10,6 +10,7 @@ from rome_lens.checks import as_path
 from rome_lens.loading.default_model import DEFAULT_MODEL
 from rome_lens.loading.options import BACKENDS as BACKENDS
 from rome_lens.loading.options import as_device, as_dtype, check_backend
+from rome_lens.loading.pretrained import load_pretrained
 from rome_lens.loading.progress import quiet
 from rome_lens.progress import Progress
 
@@ -62,10 +63,10 @@ def load_model(
     as_path("name", name)
     place, precision = as_device(device), as_dtype(dtype)
 
+    # Late: these import torch, and importing rome_lens.loading does not (a shell asks it for names and the cache).
     from rome_lens.backends import as_backend
     from rome_lens.backends.origin import keep_origin
     from rome_lens.loading.convert import to_transformer_lens
-    from rome_lens.loading.pretrained import load_pretrained
 
     pretrained = load_pretrained(name, dtype=precision, device=place, cache_dir=cache_dir, progress=progress)
     with quiet(f"converting {pretrained.name}", progress=progress):

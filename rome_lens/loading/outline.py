@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from rome_lens.checks import check_layer, check_window
 from rome_lens.loading.default_model import DEFAULT_MODEL, N_LAYERS
+from rome_lens.loading.hugging_face import read_config
+from rome_lens.loading.pretrained import locate
 from rome_lens.loading.progress import quiet
 
 
@@ -37,9 +39,6 @@ class Outline:
         name = os.fspath(name)
         if name == DEFAULT_MODEL:
             return cls(name, N_LAYERS)
-        from rome_lens.loading.hugging_face import read_config
-        from rome_lens.loading.pretrained import locate
-
         with quiet(f"looking at {name}", progress=None):
             location = locate(name)
             config = read_config(location)
@@ -56,7 +55,7 @@ class Outline:
             check_window(window, n_layers=self.n_layers)
 
     def check_layers(self, layers: Iterable[int | None]) -> None:
-        """Refuse layers that the model does not have; None stands for one that nobody has chosen yet.
+        """Refuse layers that the model does not have; None stands for one that is not chosen yet.
 
         Raises:
             SettingError: a layer is none of the model's.

@@ -1,4 +1,4 @@
-"""How a run comes by its model: by name in every process, or the object that somebody gave."""
+"""How a run comes by its model: by name in every process, or the object that a caller gave."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from rome_lens import loading
 from rome_lens.backends import as_backend
 from rome_lens.errors import ModelError, SettingError
 from rome_lens.loading.outline import Outline
@@ -25,7 +26,7 @@ class ModelSource:
         backend: the same.
         device: the same.
         dtype: the same.
-        made: the model itself, or a function that makes it, where somebody gave that.
+        made: the model itself, or a function that makes it, where a caller gave that.
     """
 
     name: str
@@ -36,16 +37,16 @@ class ModelSource:
 
     @property
     def is_object(self) -> bool:
-        """Whether somebody gave the model itself."""
+        """Whether a caller gave the model itself."""
         return self.made is not None and not _makes_a_model(self.made)
 
     def open(self, progress: Progress) -> Any:
         """The model."""
         if self.made is not None:
             return self.made() if _makes_a_model(self.made) else self.made
-        from rome_lens.loading import load_model
-
-        return load_model(self.name, backend=self.backend, device=self.device, dtype=self.dtype, progress=progress)
+        return loading.load_model(
+            self.name, backend=self.backend, device=self.device, dtype=self.dtype, progress=progress
+        )
 
     def opened(self, progress: Progress) -> "ModelSource":
         """The same source with its model loaded, for several users in this process."""
@@ -100,7 +101,7 @@ def _makes_a_model(model: Any) -> bool:
 
 
 def describe_model(model: Any) -> dict[str, Any]:
-    """By which every process of a run knows that it has the same model, as JSON holds it."""
+    """What identifies a model, so that every process of a run can tell that it has the same one; as JSON holds it."""
     backend = as_backend(model)
     try:
         known = backend.fingerprint(0).to_dict()

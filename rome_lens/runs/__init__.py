@@ -10,12 +10,12 @@ from rome_lens.runs.merge import merge
 from rome_lens.runs.pool import process_pool
 from rome_lens.runs.runner import run
 from rome_lens.runs.shard import Shard
-from rome_lens.runs.work import Bench, Task, Work, check_batches, check_name, fresh_token
+from rome_lens.runs.work import RecordMaker, Task, Work, check_batches, check_name, fresh_token
 
 __all__ = [
-    "Bench",
     "Folder",
     "MemoryFolder",
+    "RecordMaker",
     "RunFolder",
     "Shard",
     "Task",

@@ -14,10 +14,9 @@ from typing import Any
 from rome_lens.errors import RomeLensError, RunError
 from rome_lens.progress import DETAIL, Progress, silent
 from rome_lens.runs.folder import Folder
-from rome_lens.runs.lost import lost_worker
 from rome_lens.runs.shard import Shard
-from rome_lens.runs.work import Bench, Task, Work
-from rome_lens.runs.worker import Outcome, compute, forget
+from rome_lens.runs.work import RecordMaker, Task, Work
+from rome_lens.runs.worker import Outcome, compute, forget, lost_worker
 
 UNIT = "records"
 
@@ -34,7 +33,7 @@ def run(
     """Do all tasks whose records are not there yet.
 
     Args:
-        work: where the bench comes from.
+        work: where the maker comes from.
         tasks: all of them, in the same order whenever the run is started; no record is made by two.
         folder: where the records go; those that are there already are not made again.
         executor: computes the tasks, one call each; in this thread without one.
@@ -43,7 +42,7 @@ def run(
 
     Raises:
         RomeLensError: a task failed. What was finished is kept, and no other task is begun.
-        RunError: a worker was lost, or the bench is not the one that the run was begun with.
+        RunError: a worker was lost, or the maker is not the one that the run was begun with.
     """
     tasks = list(tasks)
     keys = _keys(tasks)
@@ -55,11 +54,11 @@ def run(
     if not left:
         return
     if executor is None:
-        with closing(work.open(progress or silent)) as bench:
-            folder.note_prepared(bench.prepare())
+        with closing(work.open(progress or silent)) as maker:
+            folder.note_prepared(maker.prepare())
             ledger.tell()
             for task in left:
-                _run_here(bench, task, ledger)
+                _run_here(maker, task, ledger)
     else:
         _run_there(work, left, ledger, executor)
 
@@ -100,11 +99,11 @@ class _Ledger:
         return f"{done} of {self.total} records are finished; {self.folder.kept}"
 
 
-def _run_here(bench: Bench, task: Task, ledger: _Ledger) -> None:
+def _run_here(maker: RecordMaker, task: Task, ledger: _Ledger) -> None:
     def steps(done: int, total: int, what: str) -> None:
         ledger.tell(f"{DETAIL}{what} {done}/{total}" if total else f"{DETAIL}{what}")
 
-    for key, record in bench.run(ledger.lacking(task), steps):
+    for key, record in maker.run(ledger.lacking(task), steps):
         ledger.keep(key, record)
     ledger.close(task)
 
@@ -126,7 +125,7 @@ def _run_there(work: Work, tasks: list[Task], ledger: _Ledger, executor: concurr
             raise RunError(f"a worker was lost (killed, or out of memory): {ledger.account()}") from error
         raise
     finally:
-        forget(work.token)  # threads of this process had the bench too
+        forget(work.token)  # threads of this process had the maker too
 
 
 def _take(future: "concurrent.futures.Future[Outcome]", task: Task, ledger: _Ledger) -> None:

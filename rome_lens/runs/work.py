@@ -1,4 +1,4 @@
-"""What a long run computes: tasks that make records, and the bench that does them.
+"""What a long run computes: tasks, and who makes the records of each.
 
 A task is fixed by the settings of the run and never by who runs it or where the last run was cut: a task that was
 interrupted half-way is computed again in whole, and only the records of it that are missing are written. So no number
@@ -25,7 +25,7 @@ def check_name(name: str, called: str, *, parts: int = 1) -> None:
     Args:
         name: the name.
         called: what of, for people.
-        parts: so many at most, with `/` between them.
+        parts: how many parts it may have at most, with `/` between them.
 
     Raises:
         SettingError: it cannot.
@@ -58,14 +58,14 @@ class Task:
             check_name(key, "record name", parts=2)
 
 
-class Bench(ABC):
-    """What is loaded once (a model) and does task after task. One thread at a time uses it."""
+class RecordMaker(ABC):
+    """What is loaded once (a model) and makes the records of one task after another. One thread at a time uses it."""
 
     @abstractmethod
     def prepare(self) -> dict[str, Any]:
         """What the settings turned out to mean here: values that were looked up, the model's fingerprint.
 
-        The run folder keeps it, and every bench of the run, in whatever process, has to say the same.
+        The run folder keeps it, and every maker of the run, in whatever process, has to say the same.
 
         Returns:
             Whatever JSON can hold.
@@ -77,32 +77,32 @@ class Bench(ABC):
 
         Args:
             task: the task; of its keys those that are missing. It may make the others again, which are not written.
-            progress: told how far the task is, in steps of its own; hears nothing in a worker process.
+            progress: called with how far the task is, in steps of its own; not called in a worker process.
 
         Yields:
             Each of the task's keys, as soon as its record is whole, and the record, as JSON can hold it.
         """
 
-    def close(self) -> None:  # noqa: B027 (most benches have nothing to put back)
+    def close(self) -> None:  # noqa: B027 (most makers have nothing to put back)
         """Put back what was changed for the tasks; called when the last one is done or has failed."""
 
 
 class Work(ABC):
-    """Where the benches of a run come from. It is pickled and sent along with every task: names, no weights.
+    """Where the makers of a run come from. It is pickled and sent along with every task: names, no weights.
 
     Attributes:
-        token: a fresh one, from `fresh_token`, for every run that is started: a worker process keeps a bench for as
+        token: a fresh one, from `fresh_token`, for every run that is started: a worker process keeps a maker for as
             long as it is given tasks of the same token.
     """
 
     token: str
 
     @abstractmethod
-    def open(self, progress: Progress) -> Bench:
+    def open(self, progress: Progress) -> RecordMaker:
         """Load whatever the tasks need.
 
         Args:
-            progress: told how far the loading is.
+            progress: called with how far the loading is.
         """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rome_lens.errors import ModelError
 from rome_lens.progress import Progress
-from rome_lens.runs import Bench, RunFolder, Task, Work, fresh_token
+from rome_lens.runs import RecordMaker, RunFolder, Task, Work, fresh_token
 
 BATCH = 3
 
@@ -46,18 +46,18 @@ class ToyWork(Work):
     anything: Any = None
     token: str = field(default_factory=fresh_token)
 
-    def open(self, progress: Progress) -> Bench:
+    def open(self, progress: Progress) -> RecordMaker:
         progress(1, 1, "loading")
         time.sleep(min(self.pause, 0.02))
         self.note("opened")
-        return ToyBench(self)
+        return ToyMaker(self)
 
     def note(self, what: str) -> None:
         if self.diary is not None:
             (self.diary / f"{what} {os.getpid()} {time.monotonic_ns()}").touch()
 
 
-class ToyBench(Bench):
+class ToyMaker(RecordMaker):
     def __init__(self, work: ToyWork) -> None:
         self.work = work
         self.busy = False
@@ -66,7 +66,7 @@ class ToyBench(Bench):
         return {"fingerprint": self.work.fingerprint}
 
     def run(self, task: Task, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
-        assert not self.busy, "two threads use one bench"
+        assert not self.busy, "two threads use one maker"
         self.busy = True
         try:
             yield from self._squares(task, progress)

@@ -1,5 +1,8 @@
 """The pass over text, held against a plain loop: one text at a time, products in float64."""
 
+from dataclasses import fields
+from typing import Any
+
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, architecture
@@ -11,6 +14,7 @@ from rome_lens.editing.second_moment import budget as row_budget
 from rome_lens.editing.second_moment import checkpoint as checkpoints
 from rome_lens.editing.second_moment import collect as collecting
 from rome_lens.editing.second_moment.budget import RowBudget
+from rome_lens.editing.second_moment.collect import CollectChanges, CollectSettings
 from rome_lens.editing.second_moment.moment import SecondMoment
 from rome_lens.errors import ArtefactError, ModelError, OutOfMemoryError, PromptError, RomeLensError, SettingError
 
@@ -85,6 +89,23 @@ def test_several_layers_in_one_pass(name, backend):
 def test_settings(backend, settings, book):
     model = architecture("llama", backend)
     _same(SecondMoment.collect(model, layers=[3], texts=TEXTS, **settings)[3], *oracle(model, 3, TEXTS, **book))
+
+
+def test_settings_together_and_by_name():
+    model = architecture("gpt2", BRIDGE)
+    settings = CollectSettings(text_length=7, max_tokens=45)
+    together = SecondMoment.collect(model, layers=[3], texts=TEXTS, settings=settings, max_tokens=40)[3]
+    by_name = SecondMoment.collect(model, layers=[3], texts=TEXTS, text_length=7, max_tokens=40)[3]
+    assert together.n_tokens == 40
+    assert torch.equal(together.matrix, by_name.matrix)
+    with pytest.raises(TypeError, match=r"SecondMoment.collect\(\) got an unexpected keyword argument 'max_token'"):
+        SecondMoment.collect(model, layers=[3], texts=TEXTS, max_token=45)  # pyright: ignore[reportCallIssue]
+    wrong: Any = 7
+    with pytest.raises(SettingError, match="settings is 7; expected CollectSettings"):
+        SecondMoment.collect(model, layers=[3], texts=TEXTS, settings=wrong)
+    with pytest.raises(SettingError, match="max_tokens is 0; expected a whole number, 1 or more"):
+        CollectSettings(max_tokens=0)
+    assert set(CollectChanges.__annotations__) == {field.name for field in fields(CollectSettings)}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -303,8 +324,8 @@ def test_damaged_checkpoints(chunks, tmp_path):
 def test_the_model_writes_text_that_its_seed_decides():
     model = architecture("gpt2", BRIDGE)
 
-    def written(**settings):
-        settings = {"max_tokens": 300, "text_length": 20} | settings
+    def written(**settings: Any):
+        settings = {"max_tokens": 300, "text_length": 20, **settings}
         return SecondMoment.collect(model, layers=[1], texts="self", **settings)[1]
 
     first = written()

@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from toy_run import ToyBench, ToyWork, noted, record_files, toy_summary, toy_tasks
+from toy_run import ToyMaker, ToyWork, noted, record_files, toy_summary, toy_tasks
 
 import rome_lens
 from rome_lens.errors import RomeLensError, RunError, SettingError
@@ -52,20 +52,20 @@ def test_a_run_whose_worker_is_killed_on_the_way_ends_with_all_records(cluster, 
     assert len(noted(diary, "opened")) == len(processes)
 
 
-def test_a_run_that_is_over_leaves_no_bench_in_the_workers(cluster):
+def test_a_run_that_is_over_leaves_no_maker_in_the_workers(cluster):
     folder = MemoryFolder()
     with dask_executor(cluster.scheduler_address) as executor:
         run(ToyWork(), toy_tasks(4), folder, executor=executor)
         with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
-            assert sum(client.run(_n_benches).values()) > 0
+            assert sum(client.run(_n_makers).values()) > 0
     assert len(folder.finished()) == 12
     with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
-        assert sum(client.run(_n_benches).values()) == 0
+        assert sum(client.run(_n_makers).values()) == 0
 
 
-def _n_benches():
+def _n_makers():
     gc.collect()
-    return sum(1 for thing in gc.get_objects() if isinstance(thing, ToyBench))
+    return sum(1 for thing in gc.get_objects() if isinstance(thing, ToyMaker))
 
 
 def test_a_task_that_fails_on_a_worker_stops_the_run_with_its_own_error(cluster):

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_run import ToyBench, ToyWork, noted, record_files, toy_key, toy_summary, toy_tasks
+from toy_run import ToyMaker, ToyWork, noted, record_files, toy_key, toy_summary, toy_tasks
 
 from rome_lens.cli.output import progress_bar
 from rome_lens.errors import ArtefactError, ModelError, RunError, SettingError
-from rome_lens.runs import Bench, MemoryFolder, RunFolder, Shard, Task, Work, merge, process_pool, run
+from rome_lens.runs import MemoryFolder, RecordMaker, RunFolder, Shard, Task, Work, merge, process_pool, run
 
 SETTINGS = {"data": "numbers", "limit": 12}
 
@@ -75,7 +75,7 @@ def _contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.json")}
 
 
-def test_a_run_that_is_finished_opens_no_bench_and_writes_no_file(tmp_path, diary):
+def test_a_run_that_is_finished_opens_no_maker_and_writes_no_file(tmp_path, diary):
     _run(tmp_path / "run")
     before = _written(tmp_path / "run")
     _run(tmp_path / "run", ToyWork(diary=diary))
@@ -250,7 +250,7 @@ def test_memory_holds_what_a_folder_would_hold(tmp_path):
     assert memory.summary == {"pair": [1, 2]}
 
 
-def test_threads_share_one_bench_which_is_let_go_at_the_end(diary):
+def test_threads_share_one_maker_which_is_let_go_at_the_end(diary):
     work = ToyWork(pause=0.01, diary=diary)
     plain, shared = MemoryFolder(), MemoryFolder()
     run(ToyWork(), toy_tasks(6), plain)
@@ -260,10 +260,10 @@ def test_threads_share_one_bench_which_is_let_go_at_the_end(diary):
     assert list(shared.read_all()) == list(plain.read_all())
     assert noted(diary, "opened") == ["opened"]
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if isinstance(thing, ToyBench) and thing.work is work]
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, ToyMaker) and thing.work is work]
 
 
-def test_every_run_opens_a_bench_of_its_own(diary):
+def test_every_run_opens_a_maker_of_its_own(diary):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         for fingerprint in ("one", "two"):
             folder = MemoryFolder()
@@ -278,10 +278,10 @@ class _ThreadsWork(ToyWork):
 
     def open(self, progress):
         self.note("opened")
-        return _ThreadsBench(self)
+        return _ThreadsMaker(self)
 
 
-class _ThreadsBench(ToyBench):
+class _ThreadsMaker(ToyMaker):
     def run(self, task, progress):
         import torch
 
@@ -289,7 +289,7 @@ class _ThreadsBench(ToyBench):
         yield from ((key, {"threads": torch.get_num_threads()}) for key in task.keys)
 
 
-def test_processes_share_the_cores_and_each_opens_one_bench(diary, monkeypatch):
+def test_processes_share_the_cores_and_each_opens_one_maker(diary, monkeypatch):
     monkeypatch.setattr("rome_lens.runs.pool._n_cores", lambda: 7)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     folder, next_folder = MemoryFolder(), MemoryFolder()
@@ -411,10 +411,10 @@ def test_processes_are_ended_at_once_when_the_run_is_left_by_an_error(tmp_path, 
 @dataclass(frozen=True)
 class _SlowWork(ToyWork):
     def open(self, progress):
-        return _SlowBench(self)
+        return _SlowMaker(self)
 
 
-class _SlowBench(ToyBench):
+class _SlowMaker(ToyMaker):
     def run(self, task, progress):
         if task.name == "slow":
             time.sleep(300)
@@ -431,10 +431,10 @@ def test_work_that_cannot_be_sent_to_another_process_is_refused_before_one_is_st
     assert not pool._processes
 
 
-def test_a_bench_that_leaves_a_record_out_is_found_out():
+def test_a_maker_that_leaves_a_record_out_is_found_out():
     task = Task("two", ("a", "b"), [1])
 
-    class Lazy(ToyBench):
+    class Lazy(ToyMaker):
         def run(self, task, progress):
             yield "a", {}
 
@@ -619,7 +619,7 @@ def test_importing_the_runner_imports_neither_torch_nor_dask():
 
 def test_the_classes_to_fill_in_ask_for_what_they_need():
     with pytest.raises(TypeError, match="prepare"):
-        Bench()
+        RecordMaker()
     with pytest.raises(TypeError, match="open"):
         Work()
-    assert json.loads(json.dumps(ToyBench(ToyWork()).prepare())) == {"fingerprint": "one"}
+    assert json.loads(json.dumps(ToyMaker(ToyWork()).prepare())) == {"fingerprint": "one"}

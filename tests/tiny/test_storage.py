@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 
 from rome_lens import CausalTrace
 from rome_lens.errors import ArtefactError
-from rome_lens.storage import check_writable, load_tensors, save_tensors, whole_folder, write_whole
+from rome_lens.storage import check_writable, load_tensors, read_fields, save_tensors, whole_folder, write_whole
 
 TRACE = CausalTrace(
     scores={
@@ -249,3 +250,31 @@ def test_a_path_with_a_null_character_is_refused():
     for write in (lambda path: write_whole(path, b"x"), check_writable):
         with pytest.raises(ArtefactError, match="null"):
             write("a\0b")
+
+
+KINDS = {"layer": int, "seconds": int | float, "bos": bool | None, "on": bool, "name": str | None}
+FIELDS = {"layer": 3, "seconds": 1, "bos": None, "on": True, "name": "x"}
+
+
+def test_fields_are_read_and_those_of_later_forms_left_alone():
+    assert read_fields(FIELDS | {"new": 1}, KINDS) == FIELDS
+    assert read_fields({"layer": 3, "seconds": 0.5, "on": False}, KINDS) == {
+        "layer": 3, "seconds": 0.5, "bos": None, "on": False, "name": None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (FIELDS | {"layer": True}, "layer is True"),
+        (FIELDS | {"layer": 1.0}, "layer is 1.0"),
+        (FIELDS | {"seconds": "1"}, "seconds is '1'"),
+        (FIELDS | {"bos": 0}, "bos is 0"),
+        (FIELDS | {"on": None}, "on is None"),
+        ({"layer": 3}, "seconds is missing"),
+        ([], "expected fields, found list"),
+    ],
+)
+def test_damaged_fields(values, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_fields(values, KINDS)

@@ -13,10 +13,18 @@ from torch import Tensor
 
 from rome_lens.backends import Fingerprint
 from rome_lens.errors import ArtefactError
-from rome_lens.storage import check_writable, load_tensors, save_tensors
+from rome_lens.storage import check_writable, load_tensors, read_fields, save_tensors
 
 _KIND = "second_moment_checkpoint"
-# How often one is written: so often, and so seldom that writing takes no more than a twentieth of the time.
+_COUNTS = ("n_tokens", "n_pieces", "batch_positions")
+_FIELDS = {
+    "settings": dict,
+    "fingerprints": dict,
+    "digest": str,
+    "seconds": int | float,
+    **dict.fromkeys(_COUNTS, int),
+}
+# How often one is written, in seconds, and so seldom that writing takes no more than a twentieth of the time.
 _SECONDS = 30.0
 _SHARE = 20
 
@@ -71,22 +79,21 @@ class Checkpoint:
             return None
         tensors, found = load_tensors(self._path, kind=_KIND)
         try:
-            settings = dict(found["settings"])
-            theirs = {int(layer): Fingerprint.from_dict(values) for layer, values in found["fingerprints"].items()}
-            self._compare(settings, theirs)
-            sums = {layer: tensors[f"sum.{layer}"] for layer in theirs}
-            for layer, total in sums.items():
-                width = theirs[layer].d_mlp
-                if total.dtype != torch.float64 or tuple(total.shape) != (width, width):
-                    raise ValueError(f"the sum of layer {layer} has shape {tuple(total.shape)}")
-            counts = {name: int(found[name]) for name in ("n_tokens", "n_pieces", "batch_positions")}
-            if min(counts.values()) < 1:
-                raise ValueError("a count below 1")
-            return State(sums=sums, digest=str(found["digest"]), seconds=float(found["seconds"]), **counts)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            known = read_fields(found, _FIELDS)
+            marks = known.pop("fingerprints")
+            theirs = {int(layer): Fingerprint.from_dict(values) for layer, values in marks.items()}
+            self._compare(known.pop("settings"), theirs)
+            sums = {layer: tensors[f"sum.{layer}"] for layer in theirs if f"sum.{layer}" in tensors}
+            for layer, mark in theirs.items():
+                total = sums.get(layer)
+                if total is None or total.dtype != torch.float64 or total.shape != (mark.d_mlp, mark.d_mlp):
+                    raise ValueError(f"it holds no sum of layer {layer} that is {mark.d_mlp} x {mark.d_mlp}")
+            if min(known[name] for name in _COUNTS) < 1:
+                raise ValueError("a count is below 1")
+            return State(sums=sums, **known)
+        except ValueError as error:
             raise ArtefactError(
-                f"cannot use {str(self._path)!r}: a {_KIND} that is damaged ({type(error).__name__}: {error}); remove "
-                "it to begin anew"
+                f"cannot use {str(self._path)!r}: a {_KIND} that is damaged ({error}); remove it to begin anew"
             ) from error
 
     def _compare(self, settings: Mapping[str, Any], theirs: Mapping[int, Fingerprint]) -> None:
@@ -107,7 +114,7 @@ class Checkpoint:
             raise self.other_work(difference)
 
     def other_work(self, difference: str) -> ArtefactError:
-        """What is said of a checkpoint that belongs to other work."""
+        """The error for a checkpoint that belongs to other work."""
         return ArtefactError(
             f"the checkpoint {str(self._path)!r} belongs to other work ({difference}); finish that first, name another "
             "file, or remove it to begin anew"

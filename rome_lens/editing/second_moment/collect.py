@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, Fingerprint, fast_products
 from rome_lens.backends.origin import loaded_from
-from rome_lens.checks import flag, is_list, seed_number, shown, whole_number, whole_numbers
+from rome_lens.checks import flag, is_list, keep, seed_number, shown, whole_number, whole_numbers
 from rome_lens.data.texts import SELF, Texts, read_texts
 from rome_lens.editing.history import unedited_matrix
 from rome_lens.editing.second_moment.budget import RowBudget
@@ -34,6 +34,54 @@ from rome_lens.version import __version__
 
 # Tokens of a portion: enough for batches of like lengths, little enough to lose when a run is cut short.
 _PORTION = 16384
+
+
+TOKENS_PER_ROW = 20
+"""How many tokens for every row of C are enough, as a rule."""
+
+
+class CollectChanges(TypedDict, total=False):
+    """The fields of `CollectSettings`, as `SecondMoment.collect` takes them by name."""
+
+    field: str | None
+    max_tokens: int | None
+    text_length: int | None
+    prepend_bos: bool
+    seed: int
+    batch_positions: int | None
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """How keys are collected from text.
+
+    Attributes:
+        field: which field of JSON lines or of a data set holds the text; None is `text`.
+        max_tokens: stop after this many tokens; None is the end of the texts, and where that is far off (`self`, a data
+            set) 20 for every row of C.
+        text_length: longest piece of text in tokens, BOS included; None is 256, or what the model's context allows.
+        prepend_bos: put BOS in front of every piece.
+        seed: seed of `self`.
+        batch_positions: the most positions that are run at once, a piece of text being the least; None is chosen by the
+            memory that is free.
+
+    Raises:
+        SettingError: a setting is out of its range. Which lengths a model takes is checked with the model.
+    """
+
+    field: str | None = None
+    max_tokens: int | None = None
+    text_length: int | None = None
+    prepend_bos: bool = False
+    seed: int = 0
+    batch_positions: int | None = None
+
+    def __post_init__(self) -> None:
+        counts: dict[str, int | None] = {"max_tokens": self.max_tokens, "batch_positions": self.batch_positions}
+        for name, number in counts.items():
+            if number is not None:
+                counts[name] = whole_number(name, number, least=1)
+        keep(self, **counts, seed=seed_number(self.seed), prepend_bos=flag("prepend_bos", self.prepend_bos))
 
 
 @dataclass(frozen=True)
@@ -55,81 +103,73 @@ def collect_sums(
     backend: Backend,
     layers: Sequence[int],
     texts: str | PathLike[str] | Iterable[str],
+    settings: CollectSettings,
     *,
-    field: str | None,
-    max_tokens: int | None,
-    text_length: int | None,
-    prepend_bos: bool,
-    seed: int,
-    source: str | None,
     checkpoint: str | PathLike[str] | None,
-    batch_positions: int | None,
-    tokens_per_row: int,
     progress: Progress | None,
 ) -> Collected:
-    """Collect the second moments of some layers; the arguments are those of `SecondMoment.collect`.
-
-    Beside them `tokens_per_row` says how much is read of what has no end.
-    """
+    """Collect the second moments of some layers; the arguments are those of `SecondMoment.collect`."""
     started = time.perf_counter()
     in_order = _checked_layers(backend, layers)
     wanted = sorted(in_order)
-    if max_tokens is not None:
-        max_tokens = whole_number("max_tokens", max_tokens, least=1)
-    if batch_positions is not None:
-        batch_positions = whole_number("batch_positions", batch_positions, least=1)
-    seed = seed_number(seed)
-    prepend_bos = flag("prepend_bos", prepend_bos)
-    cut = Cut.checked(backend, text_length, prepend_bos=prepend_bos)
-    own = isinstance(texts, str) and texts == SELF
-    enough = tokens_per_row * max(backend.w_out(layer).matrix.shape[0] for layer in wanted)
-    if own:
-        max_tokens = enough if max_tokens is None else max_tokens
-        pieces: Pieces = SelfPieces(backend, max_tokens=max_tokens, seed=seed, cut=cut)
-    else:
-        opened = read_texts(texts, field=field) if isinstance(texts, str | PathLike) else texts
-        if not is_list(opened):
-            raise SettingError(f"texts is {shown(texts)}; expected texts, a file or a data set of them, or {SELF!r}")
-        name = opened.source if isinstance(opened, Texts) else "texts"
-        if max_tokens is None and isinstance(opened, Texts) and opened.endless:
-            max_tokens = enough
-        pieces = TextPieces(backend.tokenizer, opened, source=name, max_tokens=max_tokens, cut=cut)
+    enough = TOKENS_PER_ROW * max(backend.w_out(layer).matrix.shape[0] for layer in wanted)
+    cut = Cut.checked(backend, settings.text_length, prepend_bos=settings.prepend_bos)
+    pieces, own = _pieces(backend, texts, settings, cut, enough=enough)
     # A model may carry edits in its weights: it is known by what it was before.
     fingerprints = {layer: backend.fingerprint(layer, unedited_matrix(backend, layer)) for layer in wanted}
-    settings = {
-        "text_length": cut.text_length,
-        "prepend_bos": prepend_bos,
-        "max_tokens": max_tokens,
-        "seed": seed if own else None,
-        "self": own,
+    history = {
         "dtype": str(backend.dtype).removeprefix("torch."),
+        "prepend_bos": settings.prepend_bos,
+        "text_length": cut.text_length,
+        "seed": settings.seed if own else None,
     }
-    kept = None if checkpoint is None else Checkpoint(checkpoint, settings, fingerprints)
-    pass_ = _Pass(backend, {layer: fingerprints[layer].d_mlp for layer in wanted}, progress, max_tokens)
+    kept = None
+    if checkpoint is not None:
+        kept = Checkpoint(checkpoint, {**history, "max_tokens": pieces.max_tokens, "self": own}, fingerprints)
+    pass_ = _Pass(backend, {layer: fingerprints[layer].d_mlp for layer in wanted}, progress, pieces.max_tokens)
     with backend.evaluating():
-        pass_.run(pieces, kept, batch_positions=batch_positions, text_length=cut.text_length)
+        pass_.run(pieces, kept, batch_positions=settings.batch_positions, text_length=cut.text_length)
     moments = {layer: pass_.moment(layer) for layer in in_order}
     if kept is not None:
         kept.remove()
-    history = {
+    history |= {
         "n_tokens": pass_.n_tokens,
-        "source": pieces.source if source is None else source,
+        "source": pieces.source,
         "model_name": backend.model_name,
         "loaded_from": loaded_from(backend),
         "backend": backend.name,
         "revision": _revision(backend),
-        "dtype": settings["dtype"],
         "device": str(backend.device),
-        "prepend_bos": prepend_bos,
-        "text_length": cut.text_length,
         "n_pieces": pass_.n_pieces,
-        "seed": settings["seed"],
         "digest": pass_.digest,
         "versions": _versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": pass_.seconds_before + time.perf_counter() - started,
     }
     return Collected(moments, fingerprints, history)
+
+
+def _pieces(
+    backend: Backend,
+    texts: str | PathLike[str] | Iterable[str],
+    settings: CollectSettings,
+    cut: Cut,
+    *,
+    enough: int,
+) -> tuple[Pieces, bool]:
+    """The text in pieces, and whether the model writes it; `enough` tokens are read of a text without a near end."""
+    max_tokens = settings.max_tokens
+    if isinstance(texts, str) and texts == SELF:
+        return SelfPieces(backend, max_tokens=max_tokens or enough, seed=settings.seed, cut=cut), True
+    opened = read_texts(texts, field=settings.field) if isinstance(texts, str | PathLike) else texts
+    if not is_list(opened):
+        raise SettingError(f"texts is {shown(texts)}; expected texts, a file or a data set of them, or {SELF!r}")
+    source = "texts"
+    if isinstance(opened, Texts):
+        source = opened.source
+        if opened.endless:
+            max_tokens = max_tokens or enough
+    return TextPieces(backend.tokenizer, opened, source=source, max_tokens=max_tokens, cut=cut), False
 
 
 def _checked_layers(backend: Backend, layers: Iterable[int]) -> list[int]:

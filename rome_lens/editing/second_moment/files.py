@@ -20,33 +20,23 @@ from torch import Tensor
 
 from rome_lens.backends import Fingerprint
 from rome_lens.checks import as_path
-from rome_lens.editing.second_moment.symmetric import pack, unpack
 from rome_lens.errors import ArtefactError
-from rome_lens.storage import load_tensors, save_tensors
+from rome_lens.storage import load_tensors, read_fields, save_tensors
 
 KIND = "second_moment"
 
-_NUMBERS = (int, float)
 # Fields of the history and what they may be; a field that may be None may also be absent.
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "layer": (int,),
-    "n_tokens": (int, type(None)),
-    "source": (str,),
-    "model_name": (str, type(None)),
-    "backend": (str, type(None)),
-    "revision": (str, type(None)),
-    "dtype": (str, type(None)),
-    "device": (str, type(None)),
-    "prepend_bos": (bool, type(None)),
-    "text_length": (int, type(None)),
-    "n_pieces": (int, type(None)),
-    "seed": (int, type(None)),
-    "digest": (str, type(None)),
-    "versions": (dict,),
-    "created": (str, type(None)),
-    "command": (str, type(None)),
-    "seconds": (*_NUMBERS, type(None)),
-    "loaded_from": (str, type(None)),
+_FIELDS = {
+    "layer": int,
+    "source": str,
+    "versions": dict,
+    **dict.fromkeys(("n_tokens", "text_length", "n_pieces", "seed"), int | None),
+    **dict.fromkeys(("model_name", "loaded_from", "backend", "revision", "dtype", "device"), str | None),
+    **dict.fromkeys(("digest", "created", "command"), str | None),
+    "prepend_bos": bool | None,
+    "seconds": int | float | None,
+    "fingerprint": dict | None,
+    "d_mlp": int,
 }
 
 
@@ -58,7 +48,7 @@ def write_moment(
     Raises:
         ArtefactError: the file cannot be written.
     """
-    save_tensors(path, kind=KIND, tensors={"triangle": pack(matrix)}, settings={**history, "d_mlp": len(matrix)})
+    save_tensors(path, kind=KIND, tensors={"triangle": _pack(matrix)}, settings={**history, "d_mlp": len(matrix)})
 
 
 def read_moment(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "d_mlp d_mlp"], dict[str, Any]]:
@@ -69,25 +59,42 @@ def read_moment(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "d_mlp d_ml
     """
     tensors, settings = load_tensors(path, kind=KIND)
     try:
-        history = {name: _field(settings, name, kinds) for name, kinds in _FIELDS.items()}
-        d_mlp = _field(settings, "d_mlp", (int,))
+        history = read_fields(settings, _FIELDS)
+        d_mlp, fingerprint = history.pop("d_mlp"), history["fingerprint"]
         if not all(isinstance(version, str) for version in history["versions"].values()):
             raise ValueError("versions holds something else than texts")
-        fingerprint = _field(settings, "fingerprint", (dict, type(None)))
-        history["fingerprint"] = None if fingerprint is None else Fingerprint.from_dict(fingerprint)
+        if fingerprint is not None:
+            history["fingerprint"] = Fingerprint.from_dict(fingerprint)
         if "triangle" not in tensors:
             raise ValueError("it holds no triangle")
-        return unpack(tensors["triangle"], d_mlp), history
+        return _unpack(tensors["triangle"], d_mlp), history
     except (ValueError, ArtefactError) as error:
         raise ArtefactError(f"cannot use {os.fspath(path)!r}: a {KIND} that is damaged ({error})") from error
 
 
-def _field(settings: Mapping[str, Any], name: str, kinds: tuple[type, ...]) -> Any:
-    value = settings.get(name)
-    # To Python True is a whole number; here it is not.
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        raise ValueError(f"{name} is {value!r}" if name in settings else f"{name} is missing")
-    return value
+def _pack(matrix: Float[Tensor, "d_mlp d_mlp"]) -> Float[Tensor, " triangle"]:
+    """The upper triangle, row by row, in float32 on the CPU."""
+    return torch.cat([row[i:] for i, row in enumerate(matrix.detach().to("cpu", torch.float32))])
+
+
+def _unpack(triangle: Tensor, d_mlp: int) -> Float[Tensor, "d_mlp d_mlp"]:
+    """The matrix that `_pack` packed.
+
+    Raises:
+        ValueError: the triangle belongs to no such matrix.
+    """
+    if triangle.ndim != 1 or triangle.dtype != torch.float32 or 2 * len(triangle) != d_mlp * (d_mlp + 1):
+        raise ValueError(
+            f"a triangle of {triangle.dtype} and shape {tuple(triangle.shape)} belongs to no {d_mlp} x {d_mlp} matrix"
+        )
+    matrix = triangle.new_empty(d_mlp, d_mlp)
+    first = 0
+    for i in range(d_mlp):
+        row = triangle[first : first + d_mlp - i]
+        matrix[i, i:] = row
+        matrix[i:, i] = row
+        first += len(row)
+    return matrix
 
 
 def is_npz(path: str | os.PathLike[str]) -> bool:

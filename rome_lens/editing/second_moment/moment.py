@@ -9,8 +9,8 @@ edit should leave that key's value alone as well.
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Float
@@ -18,23 +18,12 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, Fingerprint, as_backend
 from rome_lens.backends.origin import held_edits, loaded_from
-from rome_lens.checks import as_real, as_whole, keep, shown, whole_number
+from rome_lens.checks import as_whole, keep, known_names, shown, whole_number
+from rome_lens.editing.second_moment.collect import TOKENS_PER_ROW, CollectChanges, CollectSettings, collect_sums
 from rome_lens.editing.second_moment.files import is_npz, read_moment, read_npz, write_moment
-from rome_lens.editing.second_moment.symmetric import complaint_about
+from rome_lens.editing.second_moment.inverse import RIDGES, Inverse, check_matrix
 from rome_lens.errors import ArtefactError, ModelMismatchError, SettingError
 from rome_lens.progress import Progress
-
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)
-"""What is added to the diagonal of C before it is inverted, in units of the diagonal's mean: the first that will do.
-
-The first stands above what storing C in float32 rounds away, and far below what a sample tells of C: the smallest
-eigenvalue of the C that is shipped is 0.24 of the mean, so u moves by 2e-6. It matters where C is singular or nearly
-so. Where one direction outweighs all others, rounding hides more, and a larger one is needed for C to have a Cholesky
-factor.
-"""
-
-TOKENS_PER_ROW = 20
-"""How many tokens for every row of C are enough, as a rule."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,16 +75,15 @@ class SecondMoment:
     command: str | None = None
     seconds: float | None = None
     loaded_from: str | None = None
-    _kept: dict[str, Any] = field(default_factory=dict, init=False)
+    _inverse: Inverse = field(init=False)
 
     def __post_init__(self) -> None:
         layer = as_whole(self.layer, least=0)
         if layer is None:
             raise SettingError(f"layer is {shown(self.layer)}; expected a whole number, counted from 0")
         keep(self, layer=layer)
-        complaint = complaint_about(self.matrix)
-        if complaint is not None:
-            raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")
+        check_matrix(self.matrix)
+        keep(self, _inverse=Inverse(self.matrix, layer))
 
     def __repr__(self) -> str:
         tokens = "an unknown number of" if self.n_tokens is None else self.n_tokens
@@ -132,16 +120,12 @@ class SecondMoment:
         *,
         layers: Sequence[int],
         texts: str | os.PathLike[str] | Iterable[str],
-        field: str | None = None,
-        max_tokens: int | None = None,
-        text_length: int | None = None,
-        prepend_bos: bool = False,
-        seed: int = 0,
+        settings: CollectSettings | None = None,
         source: str | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
-        batch_positions: int | None = None,
         command: str | None = None,
         progress: Progress | None = None,
+        **changes: Unpack[CollectChanges],
     ) -> "dict[int, SecondMoment]":
         """Run a model over text and average the products of its keys with themselves, of all layers in one pass.
 
@@ -153,20 +137,21 @@ class SecondMoment:
             layers: which layers.
             texts: texts; or what `read_texts` reads: a text file, JSON lines, a hub data set; or `self`: text that the
                 model writes itself, which needs no download.
+            settings: how they are collected; each of its fields can be given by its own name instead.
+            source: what the history says about the texts; by default their file, data set or `texts`.
+            checkpoint: a file to which sums are written now and then. If it exists the work is taken up from there:
+                the result is the one of a run that was never interrupted, to the last bit. It is removed at the end.
+            command: what the history says about how this was made.
+            progress: called with (done, total, what) now and then, in tokens.
             field: which field of JSON lines or of a data set holds the text; by default `text`.
-            max_tokens: stop after so many tokens; by default at the end of the texts, and where that is far off
+            max_tokens: stop after this many tokens; by default at the end of the texts, and where that is far off
                 (`self`, a data set) after 20 for every row of C.
             text_length: longest piece of text in tokens, BOS included; by default 256, or what the model's context
                 allows. Longer texts are cut.
             prepend_bos: put BOS in front of every piece.
             seed: seed of `self`.
-            source: what the history says about the texts; by default their file, data set or `texts`.
-            checkpoint: a file to which sums are written now and then. If it exists the work is taken up from there:
-                the result is the one of a run that was never interrupted, to the last bit. It is removed at the end.
-            batch_positions: positions run at once at most, a piece of text being the least; by default chosen from the
-                memory that is free. It is halved when memory runs out all the same.
-            command: what the history says about how this was made.
-            progress: called with (done, total, what) now and then, in tokens.
+            batch_positions: the most positions that are run at once, a piece of text being the least; by default chosen
+                from the memory that is free. It is halved when memory runs out all the same.
 
         Returns:
             By layer, in the order that was asked for.
@@ -178,31 +163,18 @@ class SecondMoment:
             ModelError: the object is no decoder of TransformerLens, or a layer has no `W_out`.
             OutOfMemoryError: not even one piece of text fits into memory.
         """
-        from rome_lens.editing.second_moment.collect import collect_sums
-
-        collected = collect_sums(
-            as_backend(model),
-            layers,
-            texts,
-            field=field,
-            max_tokens=max_tokens,
-            text_length=text_length,
-            prepend_bos=prepend_bos,
-            seed=seed,
-            source=source,
-            checkpoint=checkpoint,
-            batch_positions=batch_positions,
-            tokens_per_row=TOKENS_PER_ROW,
-            progress=progress,
-        )
+        known_names("SecondMoment.collect", changes, CollectChanges.__annotations__)
+        backend = as_backend(model)
+        settings = CollectSettings() if settings is None else settings
+        if not isinstance(settings, CollectSettings):
+            raise SettingError(f"settings is {shown(settings)}; expected CollectSettings")
+        chosen = replace(settings, **changes)
+        collected = collect_sums(backend, layers, texts, chosen, checkpoint=checkpoint, progress=progress)
+        history: dict[str, Any] = {**collected.history, "command": command}
+        if source is not None:
+            history["source"] = source
         return {
-            layer: cls(
-                matrix=matrix,
-                layer=layer,
-                fingerprint=collected.fingerprints[layer],
-                command=command,
-                **collected.history,
-            )
+            layer: cls(matrix=matrix, layer=layer, fingerprint=collected.fingerprints[layer], **history)
             for layer, matrix in collected.moments.items()
         }
 
@@ -213,9 +185,7 @@ class SecondMoment:
         Raises:
             SettingError: it is not square, symmetric (up to rounding) and finite.
         """
-        complaint = complaint_about(matrix)
-        if complaint is not None:
-            raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")
+        check_matrix(matrix)
         matrix = matrix.detach().to("cpu")
         if matrix.dtype not in (torch.float32, torch.float64):
             matrix = matrix.double()
@@ -288,7 +258,7 @@ class SecondMoment:
 
     def to_dict(self) -> dict[str, Any]:
         """The history, as JSON can hold it: everything but the matrix."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("matrix", "_kept")}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("matrix", "_inverse")}
         mark = self.fingerprint
         fingerprint = None if mark is None else mark.to_dict() | {"sketch": list(mark.sketch)}
         return {**plain, "versions": dict(self.versions), "fingerprint": fingerprint}
@@ -332,7 +302,6 @@ class SecondMoment:
             f"collect that one ({stats_command(layer, name)})"
         )
 
-    @torch.no_grad()
     def solve(self, key: Float[Tensor, "*batch d_mlp"], ridge: float | None = None) -> Float[Tensor, "*batch d_mlp"]:
         """C^-1 k, by Cholesky in float64 of C with a small ridge; the factor is computed once and kept.
 
@@ -347,13 +316,7 @@ class SecondMoment:
         Raises:
             SettingError: the key has another width or is not finite; or C with this ridge has no Cholesky factor.
         """
-        if key.shape[-1] != self.d_mlp:
-            raise SettingError(f"the key has {key.shape[-1]} numbers, and the second moment {self.d_mlp} rows")
-        keys = key.detach().to(self.matrix.device, torch.float64).reshape(-1, self.d_mlp)
-        if not keys.isfinite().all():
-            raise SettingError("the key holds numbers that are not finite; load the model in float32")
-        _, factor = self._factor(ridge)
-        return torch.cholesky_solve(keys.t(), factor).t().reshape(key.shape)
+        return self._inverse.solve(key, ridge)
 
     @property
     def ridge(self) -> float:
@@ -362,7 +325,7 @@ class SecondMoment:
         Raises:
             SettingError: C has no Cholesky factor with any of `RIDGES`.
         """
-        return self._factor(None)[0]
+        return self._inverse.ridge
 
     @property
     def condition_number(self) -> float:
@@ -371,41 +334,7 @@ class SecondMoment:
         Raises:
             SettingError: C has no Cholesky factor with any of `RIDGES`.
         """
-        if "condition_number" not in self._kept:
-            values = torch.linalg.eigvalsh(self._ridged(self.ridge))
-            # With a factor the smallest is positive, but for the rounding of the eigenvalues themselves.
-            smallest = max(values[0].item(), torch.finfo(torch.float64).eps * values[-1].item())
-            self._kept["condition_number"] = values[-1].item() / smallest
-        return self._kept["condition_number"]
-
-    def _ridged(self, ridge: float) -> Float[Tensor, "d_mlp d_mlp"]:
-        ridged = self.matrix.to(torch.float64, copy=True)
-        diagonal = ridged.diagonal()
-        diagonal += ridge * diagonal.mean()
-        return ridged
-
-    def _factor(self, ridge: float | None) -> tuple[float, Float[Tensor, "d_mlp d_mlp"]]:
-        """A ridge and the Cholesky factor of C with it; the last one is kept."""
-        if ridge is not None:
-            number = as_real(ridge)
-            if number is None or number < 0:
-                raise SettingError(
-                    f"ridge is {shown(ridge)}; expected a number from 0, in units of the diagonal's mean"
-                )
-            ridge = number
-        kept = self._kept.get("factor")
-        if kept is not None and kept[0] == ridge:
-            return kept[1:]
-        ridges = RIDGES if ridge is None else (ridge,)
-        for taken in ridges:
-            factor, failed = torch.linalg.cholesky_ex(self._ridged(taken))
-            if not failed:
-                self._kept["factor"] = (ridge, taken, factor)
-                return taken, factor
-        raise SettingError(
-            f"the second moment of layer {self.layer} is not positive definite with a ridge of {ridges[-1]:g}; "
-            "collect it from more tokens, or give a larger ridge"
-        )
+        return self._inverse.condition_number
 
 
 def moment_of(given: Any, *, layer: int) -> SecondMoment:

@@ -101,9 +101,11 @@ class Pieces(ABC):
 
     Attributes:
         source: what is read, for people.
+        max_tokens: tokens in all, at most; None where the texts have an end.
     """
 
     source: str
+    max_tokens: int | None
 
     @abstractmethod
     def after(self, n_pieces: int, progress: Progress | None) -> tuple[Iterator[list[int]], str | None]:
@@ -119,10 +121,10 @@ class TextPieces(Pieces):
 
     def __init__(self, tokenizer: Any, texts: Iterable[str], *, source: str, max_tokens: int | None, cut: Cut) -> None:
         self._tokenizer, self._texts, self.source = tokenizer, texts, source
-        self._max_tokens, self._cut = max_tokens, cut
+        self.max_tokens, self._cut = max_tokens, cut
 
     def after(self, n_pieces: int, progress: Progress | None) -> tuple[Iterator[list[int]], str | None]:
-        pieces, digest = self._cut.up_to(self._max_tokens, self._all()), ""
+        pieces, digest = self._cut.up_to(self.max_tokens, self._all()), ""
         for done, piece in enumerate(islice(pieces, n_pieces)):
             digest = digest_of(digest, piece)
             if progress is not None and done % 100 == 0:
@@ -148,16 +150,17 @@ class SelfPieces(Pieces):
     """
 
     def __init__(self, backend: Backend, *, max_tokens: int, seed: int, cut: Cut) -> None:
-        self._backend, self._max_tokens, self._seed, self._cut = backend, max_tokens, seed, cut
+        self._backend, self._seed, self._cut = backend, seed, cut
+        self._total = self.max_tokens = max_tokens
         self.source = "self"
 
     def after(self, n_pieces: int, progress: Progress | None) -> tuple[Iterator[list[int]], str | None]:
         n_tokens = n_pieces * self._cut.text_length
-        return self._cut.up_to(self._max_tokens - n_tokens, self._rest(n_pieces, progress)), None
+        return self._cut.up_to(self._total - n_tokens, self._rest(n_pieces, progress)), None
 
     def _rest(self, n_pieces: int, progress: Progress | None) -> Iterator[list[int]]:
         rows = self._rows()
-        total = -(-self._max_tokens // self._cut.text_length)
+        total = -(-self._total // self._cut.text_length)
         banned, firsts = self._tokens()
         for batch in range(n_pieces // rows, -(-total // rows)):
             first = batch * rows
@@ -203,7 +206,7 @@ class SelfPieces(Pieces):
 
         def report(done: int, total: int, what: str) -> None:
             tokens = first * length + n_rows * length * done // total
-            progress(min(tokens, self._max_tokens), self._max_tokens, "writing text")
+            progress(min(tokens, self._total), self._total, "writing text")
 
         return report
 

@@ -14,7 +14,7 @@ from rome_lens.errors import AnswerError, FactNotKnownError, PromptError
 from rome_lens.facts import Fact
 from rome_lens.loading.source import ModelSource, describe_model
 from rome_lens.progress import Progress
-from rome_lens.runs import Bench, Task, Work
+from rome_lens.runs import RecordMaker, Task, Work
 from rome_lens.tokens import TokenisedPrompt, tokenise_span
 from rome_lens.tracing.answers import known_text
 from rome_lens.tracing.attribution import ATTRIBUTION
@@ -47,7 +47,7 @@ class AverageWork(Work):
         return AverageWorker(self.model.open(progress), self.settings, self.facts)
 
 
-class AverageWorker(Bench):
+class AverageWorker(RecordMaker):
     """A model, and facts by the batch."""
 
     def __init__(self, model: Any, settings: AverageSettings, facts: Sequence[Fact]) -> None:
