@@ -42,6 +42,7 @@ test-tl4: $(VENV)/tests .tl4/installed
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/lint

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from machine import installed_backends, machine_line
@@ -74,7 +74,7 @@ def _requests(count: int) -> list[rl.EditRequest]:
 
 
 def _plain(model: Any, editor: rl.ROME, request: rl.EditRequest) -> Any:
-    settings = editor.settings
+    settings, choices = editor.settings, cast(Any, editor)
     return plain_rome(
         model,
         request,
@@ -82,8 +82,8 @@ def _plain(model: Any, editor: rl.ROME, request: rl.EditRequest) -> Any:
         second_moment=editor.second_moment.matrix,
         templates=editor.context_templates,
         variant=editor.variant,
-        bare_weight=editor.bare_weight,
-        essence_at=editor.essence_at,
+        bare_weight=choices.bare_weight,
+        essence_at=choices.essence_at,
         prepend_bos=editor.prepend_bos,
         v_num_grad_steps=settings.v_num_grad_steps,
         v_lr=settings.v_lr,

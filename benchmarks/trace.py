@@ -82,7 +82,7 @@ def _floor_flop(model: Any, trace: rl.CausalTrace) -> float:
         for cell in plan_cells(stream, n_layers=cfg.n_layers, positions=range(n_tokens), window=trace.window):
             read = range(n_tokens - 1, n_tokens)
             first = trace.subject_span[0]
-            if known_score(cell, n_layers=cfg.n_layers, first_corrupted=first, read=read, low=0, high=1) is not None:
+            if known_score(cell, n_layers=cfg.n_layers, first_corrupted=first, read=read) is not None:
                 continue
             layers = cfg.n_layers - cell.first - (stream == "resid")
             positions = n_tokens - cell.pos

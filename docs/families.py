@@ -270,7 +270,7 @@ def _traced(model: Any, folder: Path) -> tuple[str, str]:
             why = str(error)
             continue
         less = "" if len(streams) == 3 else f" ({' and '.join(streams)})"
-        reasons = [note for note in trace.notes if "cannot be called alone" in note]
+        reasons = [note for note in trace.notes if "whole forwards were run" in note]
         return ("blocks" if trace.engine == "blocks" else "whole forwards") + less, " ".join(reasons)
     return "not traced", why
 

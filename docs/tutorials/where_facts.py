@@ -61,8 +61,9 @@ for stream in average.streams:
 # model. In a shell:
 #
 # ```sh
-# rome-lens average --facts known_1000.json --limit 100 --out known --suggest-layer
+# rome-lens average --facts known_1000.json --limit 100 --out known
+# rome-lens suggest known
 # ```
 #
-# `--suggest-layer` also edits a few records at several layers, since
+# `rome-lens suggest` edits a few records at several layers, since
 # [where a fact is traced to need not be where editing it works](../concepts/limits.md#localisation-and-editing).

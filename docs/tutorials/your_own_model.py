@@ -86,6 +86,6 @@ print(*edit.notes, sep="\n")
 # %% [markdown]
 # ## Which layer?
 #
-# A rule of thumb by depth is the default, and the notes say so. `rl.suggest_layer(model, facts)`, or `rome-lens average
-# --suggest-layer`, looks: it traces facts, edits a few records at several layers, and writes settings for
+# A rule of thumb by depth is the default, and the notes say so. `rl.suggest_layer(model, facts)`, or
+# `rome-lens suggest`, looks: it traces facts, edits a few records at several layers, and writes settings for
 # `rl.ROME(model, settings=...)`. See [Averages](../averages.md#which-layer-to-edit).

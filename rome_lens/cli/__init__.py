@@ -1,4 +1,4 @@
-"""The command line: `rome-lens trace | ask | edit | apply | show | stats | average | eval | models | doctor`.
+"""The command line: `rome-lens trace | ask | edit | apply | show | stats | average | suggest | eval | models | doctor`.
 
 One file per command; data to stdout, the rest to stderr.
 """

@@ -15,9 +15,10 @@ from rome_lens.cli.doctor import doctor
 from rome_lens.cli.edit import edit
 from rome_lens.cli.eval import evaluation
 from rome_lens.cli.models import models
+from rome_lens.cli.output import say
 from rome_lens.cli.show import show
 from rome_lens.cli.stats import stats
-from rome_lens.cli.terminal import say
+from rome_lens.cli.suggest import suggest
 from rome_lens.cli.trace import trace
 from rome_lens.errors import RomeLensError
 from rome_lens.version import __version__
@@ -90,6 +91,7 @@ app.command()(apply)
 app.command()(show)
 app.command()(stats)
 app.add_typer(averages)
+app.command()(suggest)
 app.add_typer(evaluation)
 app.command()(models)
 app.command()(doctor)

@@ -1,247 +1,173 @@
 """`rome-lens average`: where does the model keep what it knows? Causal traces of many facts, averaged."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import typer
 
-from rome_lens.cli.options import (
-    Backend,
-    Device,
-    Dtype,
-    Engine,
-    Json,
-    Model,
-    Noise,
-    NoiseReplaces,
-    NoiseSeed,
-    PutBos,
-    Samples,
-    Stream,
-    Window,
-)
-from rome_lens.cli.running import RUN, Dask, ShardOf, Workers, executor_of, refuse_missing
-from rome_lens.cli.terminal import print_json, progress_bar, say, stdout
+from rome_lens.checks import whole_number
+from rome_lens.cli.long_runs import RUN, MergeOptions, RunOptions, refuse_missing
+from rome_lens.cli.options import JSON, OUT, TRACE, ModelOptions, Panel, TraceOptions, takes_options
+from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
 from rome_lens.errors import SettingError
 
-if TYPE_CHECKING:
-    from rome_lens.evaluation.suggest import LayerSuggestion
-    from rome_lens.tracing import AverageEffect
-
-_FACTS: dict[str, Any] = {"rich_help_panel": "The facts"}
-_HOW: dict[str, Any] = {"rich_help_panel": "How it is traced"}
-_SUGGEST: dict[str, Any] = {"rich_help_panel": "Which layer to edit"}
-_OUT: dict[str, Any] = {"rich_help_panel": "What comes out"}
+_FACTS = Panel("The facts")
 _NOTHING = "none"
 
 averages = typer.Typer(name="average")
 
 
+@dataclass(frozen=True)
+class _FactOptions:
+    """Which facts are traced."""
+
+    facts: Path | None = _FACTS(
+        "Known facts, in the form in which the ROME authors published theirs (JSON).",
+        "FILE",
+        shown="150 that come with rome-lens",
+    )
+    limit: int | None = _FACTS("Take the first N facts.", "N", shown="all")
+
+    def read(self) -> list[Any]:
+        """The facts.
+
+        Raises:
+            SettingError: the limit is below 1. ArtefactError: the file cannot be read, or holds no facts.
+        """
+        if self.limit is not None:
+            whole_number("limit", self.limit, least=1, expected="a number of facts")
+        from rome_lens.data import builtin_facts
+        from rome_lens.facts import read_known_facts
+
+        return (list(builtin_facts()) if self.facts is None else read_known_facts(self.facts))[: self.limit]
+
+
+@dataclass(frozen=True)
+class _AverageTraceOptions(TraceOptions):
+    """How each fact is traced."""
+
+    severed: list[str] | None = TRACE(
+        "Restore the residual stream once more while mlp or attn outputs are held at the corrupted run's; repeat it "
+        "for both, or none.",
+        "STREAM",
+        shown="both",
+    )
+    swap: str | None = field(default=None, init=False)
+    facts: Path | None = field(default=None, init=False)
+
+    def settings(self) -> dict[str, Any]:
+        """What `average_causal_effect` takes, by name."""
+        severed = [] if self.severed == [_NOTHING] else self.severed
+        return super().settings() | {"severed": severed, "severed_at": self.severed_at}
+
+
+@dataclass(frozen=True)
+class _AverageRunOptions(RunOptions):
+    """How the run is split."""
+
+    batch: int = RUN("Facts per task.", "N", default=16)
+
+
+@dataclass(frozen=True)
+class _FolderOptions:
+    """What is written."""
+
+    out: Path = OUT("Folder of the run; the same command goes on in it.", "DIR", "--out", "-o", default=Path("average"))
+    png: bool = OUT("Write every figure as PNG too (needs the extra 'images').", None, "--png", default=False)
+    # The sweep of layers was a part of this command; these options say so.
+    suggest_layer: bool = OUT("Moved.", None, "--suggest-layer", default=False, hidden=True)
+    sweep_layer: list[int] | None = OUT("Moved.", "N", hidden=True)
+    sweep_records: int | None = OUT("Moved.", "N", hidden=True)
+
+    def refuse_moved(self) -> None:
+        """Name the command that the sweep of layers has become.
+
+        Raises:
+            SettingError: the sweep is asked for.
+        """
+        layers, records = self.sweep_layer or (), self.sweep_records
+        if self.suggest_layer or layers or records is not None:
+            options = [f" --layer {layer}" for layer in layers] + ([] if records is None else [f" --limit {records}"])
+            raise SettingError(
+                "the sweep of layers is a command of its own now; average the facts without --suggest-layer, and then "
+                f"type 'rome-lens suggest {self.out}{''.join(options)}'"
+            )
+
+
 @averages.callback(invoke_without_command=True)
+@takes_options
 def average(
     context: typer.Context,
-    facts: Annotated[
-        Path | None,
-        typer.Option(
-            help="Known facts, in the form in which the ROME authors published theirs (JSON).",
-            show_default="150 that come with rome-lens",
-            metavar="FILE",
-            **_FACTS,
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Take the first N facts.", show_default="all", metavar="N", **_FACTS)
-    ] = None,
-    model: Model = "smollm2-135m",
-    backend: Backend = "auto",
-    device: Device = None,
-    dtype: Dtype = "float32",
-    stream: Stream = None,
-    severed: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Restore the residual stream once more with mlp or attn outputs held at the corrupted run's; repeat "
-            "it for both, or none.",
-            show_default="both",
-            metavar="STREAM",
-            **_HOW,
-        ),
-    ] = None,
-    severed_at: Annotated[
-        str, typer.Option(help="At the last-subject token, or at all tokens.", metavar="WHERE", **_HOW)
-    ] = "last-subject",
-    window: Window = None,
-    samples: Samples = 10,
-    noise: Noise = None,
-    noise_replaces: NoiseReplaces = False,
-    seed: NoiseSeed = 1,
-    bos: PutBos = False,
-    engine: Engine = "auto",
-    workers: Workers = None,
-    shard: ShardOf = None,
-    dask: Dask = None,
-    batch: Annotated[int, typer.Option(help="Facts of a task.", metavar="N", **RUN)] = 16,
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="Folder of the run; the same command goes on in it.", metavar="DIR", **_OUT),
-    ] = Path("average"),
-    png: Annotated[
-        bool, typer.Option("--png", help="Write every figure as PNG too (needs the extra 'images').", **_OUT)
-    ] = False,
-    suggest: Annotated[
-        bool,
-        typer.Option(
-            "--suggest-layer",
-            help="Then edit a few records at several layers, and say which layer to edit.",
-            **_SUGGEST,
-        ),
-    ] = False,
-    sweep_layer: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="A layer to edit at, from 0; repeat it for several.", show_default="about ten", metavar="N", **_SUGGEST
-        ),
-    ] = None,
-    sweep_records: Annotated[
-        int | None,
-        typer.Option(help="Edit the first N of the built-in records.", show_default="8", metavar="N", **_SUGGEST),
-    ] = None,
-    as_json: Json = False,
+    facts: _FactOptions,
+    model: ModelOptions,
+    how: _AverageTraceOptions,
+    run: _AverageRunOptions,
+    files: _FolderOptions,
+    as_json: bool = JSON,
 ) -> None:
     """Average causal traces over many facts: which layers, at which tokens, bring back what a model knows.
 
     Facts that the model does not know are set aside and counted. A run that was
     killed goes on where it was when the same command is given again. The folder
-    holds a file a fact, summary.json, effects.csv, facts.csv and average.html.
+    holds a file for each fact, summary.json, effects.csv, facts.csv and average.html.
 
     For example: rome-lens average --facts known_1000.json --limit 100 --out known
     """
     if context.invoked_subcommand is not None:
         return
-    if limit is not None and limit < 1:
-        raise SettingError(f"limit is {limit}; expected a number of facts, 1 or more")
-    if (sweep_layer or sweep_records is not None) and not suggest:
-        raise SettingError("--sweep-layer and --sweep-records belong to --suggest-layer; give that too")
-    if suggest and engine == "attribution":
-        raise SettingError("--suggest-layer needs exact traces; leave --engine attribution out")
-    if sweep_records is not None and sweep_records < 1:
-        raise SettingError(f"sweep-records is {sweep_records}; expected a number of records, 1 or more")
-    if suggest and shard is not None:
-        raise SettingError("--suggest-layer and --shard are given; merge the shards first, then run the whole with it")
-    if suggest and stream and "mlp" not in stream:
-        raise SettingError("--suggest-layer needs the stream mlp; add --stream mlp")
-    if png:
-        from rome_lens.figures.plotly_figure import check_png
-
-        check_png()
-
-    from rome_lens.data import builtin_counterfact, builtin_facts
-    from rome_lens.facts import read_known_facts
-
-    known = (list(builtin_facts()) if facts is None else read_known_facts(facts))[:limit]
-    with progress_bar() as progress, executor_of(workers, dask) as executor:
+    files.refuse_moved()
+    check_files(png=files.png)
+    known = facts.read()
+    with progress_bar() as progress, run.executor() as executor:
         progress(0, 0, "starting")
-        from rome_lens.evaluation.suggest import check_sweep, suggest_layer
-        from rome_lens.loading.outline import Outline
-        from rome_lens.loading.source import ModelSource
-        from rome_lens.tracing import average_causal_effect
-        from rome_lens.tracing.corruption import parse_noise
-        from rome_lens.tracing.request import check_numbers, check_severed
+        from rome_lens.tracing import AverageSettings, average_causal_effect
 
-        streams = tuple(stream or ("resid", "mlp", "attn"))
-        severed = [] if severed == [_NOTHING] else severed
         # Loading takes seconds: what can be refused without a model is refused before.
-        check_numbers(streams=streams, samples=samples, seed=seed, engine=engine)
-        check_severed(severed, engine=engine)
-        parse_noise(noise)
-        if sweep_layer or window is not None:
-            outline = Outline.of(model)
-            outline.check_layers(sweep_layer or ())
-            outline.check_window(window)
-        source = ModelSource(model, backend, device, dtype)
-        here = source.opened(progress) if suggest else source
-        if suggest:
-            check_sweep(here.made, sweep_layer)
+        settings = AverageSettings(**how.settings())
+        model.check(window=how.window)
         found = average_causal_effect(
-            here if executor is None else source,
+            model.source(),
             known,
-            streams=streams,
-            severed=severed,
-            severed_at=severed_at,
-            window=window,
-            samples=samples,
-            noise=noise,
-            noise_replaces=noise_replaces,
-            seed=seed,
-            prepend_bos=bos,
-            engine=engine,
-            out=out,
-            batch_size=batch,
+            settings=settings,
+            out=files.out,
+            batch_size=run.batch,
             executor=executor,
-            shard=shard,
+            shard=run.shard,
             progress=progress,
         )
-        suggestion = None
-        if suggest:
-            suggestion = suggest_layer(
-                here,
-                records=None if sweep_records is None else builtin_counterfact()[:sweep_records],
-                layers=sweep_layer,
-                average=found,
-                prepend_bos=bos,
-                out=out / "layers",
-                progress=progress,
-            )
-    _finish(found, out, png=png, as_json=as_json, suggestion=suggestion)
+    _finish(found, files.out, png=files.png, as_json=as_json)
 
 
 @averages.command()
-def merge(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of shards.", metavar="DIR")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.", metavar="DIR", **_OUT)],
-    as_json: Json = False,
-) -> None:
+@takes_options
+def merge(merged: MergeOptions, as_json: bool = JSON) -> None:
     """Join the folders of a run's shards.
 
     For example: rome-lens average merge part-1 part-2 --out whole
     """
     from rome_lens.tracing import merge_averages
 
-    found, missing = merge_averages(folders, out)
-    _finish(found, out, png=False, as_json=as_json)
+    found, missing = merge_averages(merged.folders, merged.out)
+    _finish(found, merged.out, png=False, as_json=as_json)
     refuse_missing(missing, "facts")
 
 
-def _finish(
-    found: "AverageEffect", out: Path, *, png: bool, as_json: bool, suggestion: "LayerSuggestion | None" = None
-) -> None:
+def _finish(found: Any, out: Path, *, png: bool, as_json: bool) -> None:
     """Write what people read, and print the effects."""
-    figures = found.figures() if png else {}
+    files = ["summary.json", "effects.csv", "facts.csv"]
     found.write_html(out / "average.html")
     found.write_csv(out)
-    files = ["summary.json", "effects.csv", "facts.csv"]
-    if suggestion is not None:
-        from rome_lens.figures.plotly_figure import write_html
-        from rome_lens.storage import write_table
-
-        sweep = suggestion.figure()
-        figures |= {"sweep": sweep} if png else {}
-        write_html(sweep, out / "layers.html")
-        write_table(suggestion.to_dataframe(), out / "layers.csv")
-        suggestion.settings.save(out / "settings.json")
-        files += ["layers.html", "layers.csv", "settings.json"]
     if png:
         from rome_lens.figures.plotly_figure import write_png
 
-        for name, figure in figures.items():
+        for name, figure in found.figures().items():
             write_png(figure, out / f"{name}.png")
             files.append(f"{name}.png")
     if as_json:
-        print_json(found.summary() | ({} if suggestion is None else {"suggestion": suggestion.summary()}))
+        print_json(found.summary())
     else:
-        from rome_lens.cli.average_report import print_average, print_suggestion
+        from rome_lens.cli.average_report import print_average
 
         print_average(stdout(), found)
-        if suggestion is not None:
-            print_suggestion(stdout(), suggestion)
     say(f"wrote {out / 'average.html'}, and {', '.join(files[:-1])} and {files[-1]} beside it")

@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import typer
 
-from rome_lens.cli.options import Json
-from rome_lens.cli.terminal import print_json, progress_bar, stdout
+from rome_lens.cli.options import JSON, takes_options
+from rome_lens.cli.output import print_json, progress_bar, stdout
 from rome_lens.errors import one_line
 from rome_lens.version import __version__
 
@@ -25,7 +25,8 @@ class Finding:
     ok: bool | None = None
 
 
-def doctor(as_json: Json = False) -> None:
+@takes_options
+def doctor(as_json: bool = JSON) -> None:
     """Say what is installed and cached, and check that a tiny model can be traced and is left as it was.
 
     Exits with 1 if a check fails.

@@ -2,36 +2,112 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
 
-from rome_lens.cli.layout import count, curve, pad, print_labelled, shorten
+from rome_lens.cli.moment_report import text_in_words
+from rome_lens.cli.printing import LABEL, count, curve, model_line, pad, print_labelled, shorten
+from rome_lens.editing import Edit
+from rome_lens.editing.effect import Effect, Measured
+from rome_lens.editing.shortfall import SettingNames, advice
 from rome_lens.figures import visible
-
-if TYPE_CHECKING:
-    from rome_lens.editing import Edit
-    from rome_lens.editing.effect import Effect, Measured
 
 _ARROW = " → "
 _GAP = "  "
 # "0.123 → 0.456"
 _PAIR = 13
 _MOST_SAID = 17
+# More templates than these are not printed.
+_MOST_TEMPLATES = 6
 # What is printed in a place of its own.
 _ELSEWHERE = {"layer", "source", "context_templates", "second_moment"}
+_OPTIONS = SettingNames(
+    layer="--layer",
+    steps="--steps",
+    clamp="--clamp",
+    bare_weight="--bare-weight",
+    p_rome="--variant p-rome",
+    second_moment="--second-moment",
+    target="--target",
+)
 
 
-def heading(edit: "Edit") -> str:
+def print_edit(console: Console, made: Edit, measured: Measured, *, device: str, texts_seed: int) -> None:
+    """Print an edit that was just made, and what it does.
+
+    Args:
+        console: where to.
+        made: the edit.
+        measured: what it does.
+        device: where the model is.
+        texts_seed: of the texts that the prompt stands behind.
+    """
+    console.print(heading(made), style="bold")
+    model, bos = made.fingerprint.model_name, made.settings["prepend_bos"]
+    console.print(model_line(model, made.backend, made.dtype, device, bos=bos))
+    console.print()
+    print_measured(console, made, measured, texts_seed=texts_seed)
+    console.print()
+    _print_size(console, made)
+    _print_sources(console, made)
+    console.print(f"edited in {made.seconds:.1f} s")
+
+
+def print_saved_edit(console: Console, edit: Edit) -> None:
+    """Print what a file of an edit holds."""
+    console.print(heading(edit))
+    console.print(f"{visible(edit.fingerprint.model_name)} · {visible(edit.backend)} · {visible(edit.dtype)}")
+    answers = {edit.request.target_new: "target", edit.old_answer: "old"}
+    names = {name: f"p({shorten(answer.strip(), 20)})" for answer, name in answers.items()}
+    width = max(map(len, names.values()))
+    for name, title in names.items():
+        console.print(f"{title:{width}}  {_change(getattr(edit.before, name), getattr(edit.after, name))}")
+        if name == "target" and edit.after.target_mean not in (None, edit.after.target):
+            console.print(f"{'a token':{width}}  {_change(edit.before.target_mean, edit.after.target_mean)} on average")
+    _print_size(console, edit)
+    _print_sources(console, edit)
+    module = edit.module or "unknown: it can go into a model folder, and not into an adapter"
+    print_labelled(console, "module", visible(module))
+    templates = [str(template) for template in edit.settings.get("context_templates", ())]
+    for number, template in enumerate(templates[:_MOST_TEMPLATES]):
+        print_labelled(console, "" if number else "templates", shorten(template, max(20, console.width - LABEL)))
+    if len(templates) > _MOST_TEMPLATES:
+        print_labelled(console, "", f"and {len(templates) - _MOST_TEMPLATES} more (--json shows all)")
+    print_labelled(console, "id", edit.id)
+    console.print(f"edited in {edit.seconds:.1f} s")
+
+
+def edit_as_json(made: Edit, measured: Measured, save: Path | None) -> dict[str, Any]:
+    """What `rome-lens edit --json` prints."""
+    texts = measured.continuations
+    return {
+        "edit": {"id": made.id, **made.to_dict()},
+        "prompts": [asdict(effect) for effect in measured.effects],
+        "continuations": None if texts is None else dict(zip(("before", "after"), texts, strict=True)),
+        "path": None if save is None else str(save),
+    }
+
+
+def advice_for_options(made: Edit, measured: Measured) -> str | None:
+    """That the edit did not do what was asked, and which options may help; None where it did."""
+    curve: Any = made.loss_curve
+    reached = measured.effects[0].after.probabilities
+    return advice(made.request, reached, curve, variant=made.variant, settings=made.settings, names=_OPTIONS)
+
+
+def heading(edit: Edit) -> str:
     """The prompt and what it is to be followed by."""
     joined = edit.request.answer_joined
-    told = "" if joined is None else f" (joined by {joined!r})"
-    return f"{visible(edit.request.text)}{_ARROW}{visible(edit.request.target_new.strip())}{told}"
+    how = "" if joined is None else f" (joined by {joined!r})"
+    return f"{visible(edit.words)}{how}"
 
 
-def print_size(console: Console, edit: "Edit") -> None:
+def _print_size(console: Console, edit: Edit) -> None:
     """Layer, variant, size and loss."""
     direction = ""
     if edit.key_norm is not None and edit.key_dot is not None:
@@ -53,7 +129,7 @@ def print_size(console: Console, edit: "Edit") -> None:
         )
 
 
-def print_sources(console: Console, edit: "Edit") -> None:
+def _print_sources(console: Console, edit: Edit) -> None:
     """Settings, second moment and notes."""
     settings = edit.settings
     values = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in _ELSEWHERE)
@@ -63,21 +139,14 @@ def print_sources(console: Console, edit: "Edit") -> None:
         print_labelled(console, "", visible(f"from: {settings['source']}"))
     moment = settings.get("second_moment")
     if isinstance(moment, Mapping):
-        print_labelled(console, "C", visible(f"second moment of {moment_in_words(moment)}"))
+        made_on = "" if moment.get("model_name") is None else f", from {moment['model_name']}"
+        print_labelled(console, "C", visible(f"second moment of {text_in_words(moment)}{made_on}"))
     for note in edit.notes:
         if not note.startswith("settings: "):
             print_labelled(console, "note", visible(note))
 
 
-def moment_in_words(history: Mapping[str, Any]) -> str:
-    """What a second moment was collected from."""
-    seed = "" if history.get("seed") is None else f" (seed {history['seed']})"
-    tokens = "an unknown number of" if history.get("n_tokens") is None else history["n_tokens"]
-    name = "" if history.get("model_name") is None else f", from {history['model_name']}"
-    return f"{tokens} tokens of {history.get('source')}{seed}{name}"
-
-
-def print_measured(console: Console, edit: "Edit", measured: "Measured", *, texts_seed: int) -> None:
+def print_measured(console: Console, edit: Edit, measured: Measured, *, texts_seed: int) -> None:
     """The table of prompts, and what the model writes before and after."""
     table = _Table(console, edit, measured.effects)
     effects: dict[str, list[Effect]] = {}
@@ -101,7 +170,7 @@ def print_measured(console: Console, edit: "Edit", measured: "Measured", *, text
 class _Table:
     """Prompt, p(target), p(old answer) and what the model says, each before and after, as wide as the terminal."""
 
-    def __init__(self, console: Console, edit: "Edit", effects: Sequence["Effect"]) -> None:
+    def __init__(self, console: Console, edit: Edit, effects: Sequence[Effect]) -> None:
         self.console = console
         self.target, self.old = edit.request.target_new, edit.old_answer
         said = max(sum(cell_len(_word(r.says)) for r in (e.before, e.after)) for e in effects) + len(_ARROW)
@@ -110,7 +179,7 @@ class _Table:
         widest = max(cell_len(visible(e.prompt)) for e in effects) + len(_GAP)
         self.prompt_width = max(20, min(room, widest))
 
-    def print_section(self, title: str, effects: Sequence["Effect"], *, headed: bool) -> None:
+    def print_section(self, title: str, effects: Sequence[Effect], *, headed: bool) -> None:
         """A title, with the columns' names where they are new, and a line a prompt."""
         if headed:
             old = "p(its own)" if effects[0].kind == "neighbour" else self._probability(self.old)
@@ -125,8 +194,8 @@ class _Table:
                 words = _cut(words, each)
             self._print_row(
                 _GAP + shorten(effect.prompt, self.prompt_width - len(_GAP)),
-                f"{before.target:.3f}{_ARROW}{after.target:.3f}",
-                f"{before.old:.3f}{_ARROW}{after.old:.3f}",
+                _change(before.target, after.target),
+                _change(before.old, after.old),
                 _ARROW.join(words),
             )
 
@@ -137,6 +206,10 @@ class _Table:
     @staticmethod
     def _probability(answer: str) -> str:
         return f"p({shorten(answer.strip(), _PAIR - 3)})"
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return f"{before:.3f}{_ARROW}{after:.3f}"
 
 
 def _cut(words: Sequence[str], width: int) -> list[str]:

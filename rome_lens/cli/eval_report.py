@@ -1,12 +1,12 @@
 """How an evaluation is printed: a line an editor, the main scores first, then what went wrong."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console
 
-from rome_lens.cli.layout import count, pad, print_labelled, shorten
+from rome_lens.cli.printing import count, pad, print_labelled, shorten
+from rome_lens.evaluation import Report
 from rome_lens.evaluation.report.metric_names import (
     data_set_name,
     main_metrics,
@@ -17,9 +17,6 @@ from rome_lens.evaluation.report.metric_names import (
 from rome_lens.figures import visible
 from rome_lens.figures.format import format_score
 from rome_lens.intervals import Estimate
-
-if TYPE_CHECKING:
-    from rome_lens.evaluation.report.report import Report
 
 _GAP = "  "
 _NAME = 18
@@ -34,7 +31,7 @@ _STYLES = {
 _ASCII = str.maketrans({"…": "~", "±": "+-", "–": "-", "∞": "inf"})
 
 
-def print_report(console: Console, report: "Report") -> None:
+def print_report(console: Console, report: Report) -> None:
     """Print the scores of every editor with their intervals, and which records lack an edit or were flagged.
 
     Keeps to the console's width, and to ASCII where its encoding is ASCII.
@@ -45,7 +42,7 @@ def print_report(console: Console, report: "Report") -> None:
 class _Printer:
     """One report on one console."""
 
-    def __init__(self, console: Console, report: "Report") -> None:
+    def __init__(self, console: Console, report: Report) -> None:
         self.console, self.report = console, report
         self.editors = list(report.editors.values())
         self.ascii_only = console.options.ascii_only
@@ -155,11 +152,11 @@ def _by_reason(why: Mapping[int, str]) -> list[tuple[str, list[int]]]:
     reasons: dict[str, list[int]] = {}
     for number, reason in sorted(why.items()):
         reasons.setdefault(visible(reason), []).append(number)
-    told = list(reasons.items())
-    if len(told) <= _MOST_REASONS + 1:
-        return told
-    others = sorted(number for _, numbers in told[_MOST_REASONS:] for number in numbers)
-    return [*told[:_MOST_REASONS], ("other reasons", others)]
+    found = list(reasons.items())
+    if len(found) <= _MOST_REASONS + 1:
+        return found
+    others = sorted(number for _, numbers in found[_MOST_REASONS:] for number in numbers)
+    return [*found[:_MOST_REASONS], ("other reasons", others)]
 
 
 def _listed(numbers: Sequence[int]) -> str:

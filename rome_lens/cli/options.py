@@ -1,87 +1,231 @@
-"""Options that several commands share."""
+"""Options that several commands share: groups of them as dataclasses, and how typer comes to see a group's fields."""
 
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-_MODEL: dict[str, Any] = {"rich_help_panel": "The model"}
-_HOW: dict[str, Any] = {"rich_help_panel": "How it is traced"}
+from rome_lens.progress import Progress
 
-Model = Annotated[
-    str,
-    typer.Option(
+STREAMS = ("resid", "mlp", "attn")
+_DECLARED = "option"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of a command's help; called, it declares an option that is shown there."""
+
+    title: str
+
+    def __call__(
+        self,
+        text: str,
+        metavar: str | None = None,
+        *names: str,
+        default: Any = None,
+        shown: str | None = None,
+        hidden: bool = False,
+    ) -> Any:
+        """An option, as the field of a group or as the default of a command's parameter.
+
+        Args:
+            text: what the help says.
+            metavar: what stands for its value.
+            names: what is typed, where that is not the option's name alone.
+            default: its default; MISSING where it is needed.
+            shown: what the help names as the default, where that is not the default itself.
+            hidden: the help does not show it.
+        """
+        option = typer.Option(
+            *names,
+            help=text,
+            metavar=metavar,
+            show_default=True if shown is None else shown,
+            hidden=hidden,
+            rich_help_panel=self.title,
+        )
+        return field(default=default, metadata={_DECLARED: option})
+
+    def answer_joined(self) -> Any:
+        """The option that says what stands between a prompt and its answer."""
+        text = 'What stands between a prompt and its answer: "" for nothing, " " for a blank.'
+        return self(text, "TEXT", shown="by what both write there")
+
+    def second_moments(self, shown: str) -> Any:
+        """The option that names second moments, a layer each."""
+        return self("A file of 'rome-lens stats'; repeat it for several layers.", "FILE", shown=shown)
+
+    def bos(self, where: str = "") -> Any:
+        """The option that puts BOS in front."""
+        return self(f"Put a BOS token in front{where}.", None, "--bos/--no-bos", default=False)
+
+
+def argument(text: str, metavar: str, *, default: Any = None, shown: str | bool = True) -> Any:
+    """An argument, as a panel declares an option."""
+    declared = typer.Argument(help=text, metavar=metavar, show_default=shown)
+    return field(default=default, metadata={_DECLARED: declared})
+
+
+OUT = Panel("What comes out")
+MODEL = Panel("The model")
+TRACE = Panel("How it is traced")
+
+JSON = OUT("Print JSON for machines instead of text.", None, "--json", default=False)
+
+
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Let typer see what panels declared: parameters of a command, and the fields of its groups.
+
+    A group is a parameter whose type is a dataclass; the command gets it whole. Its options stand where it stands, in
+    the order of its fields. A field that no panel made is no option: so a child leaves out what it has a value for.
+    """
+    groups: dict[str, Any] = {}
+    shown: list[Parameter] = []
+    for parameter in signature(command, eval_str=True).parameters.values():
+        name, kind, default = parameter.name, parameter.annotation, parameter.default
+        if is_dataclass(kind):
+            hints, groups[name] = get_type_hints(kind), kind
+            shown += [_shown(each.name, hints[each.name], each) for each in _declared(kind)]
+        elif isinstance(default, Field):
+            shown.append(_shown(name, kind, default))
+        else:
+            shown.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+    defaults = {parameter.name: parameter.default for parameter in shown if parameter.default is not Parameter.empty}
+
+    @wraps(command)
+    def with_groups(**typed: Any) -> None:
+        given = defaults | typed
+        for name, kind in groups.items():
+            given[name] = kind(**{each.name: given.pop(each.name) for each in _declared(kind)})
+        command(**given)
+
+    with_groups.__signature__ = Signature(shown)  # pyright: ignore[reportAttributeAccessIssue]
+    with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return with_groups
+
+
+def _declared(group: Any) -> list[Field[Any]]:
+    return [each for each in fields(group) if _DECLARED in each.metadata]
+
+
+def _shown(name: str, kind: Any, declared: Field[Any]) -> Parameter:
+    """A parameter as typer reads it."""
+    default = Parameter.empty if declared.default is MISSING else declared.default
+    hint = Annotated[kind, declared.metadata[_DECLARED]]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how it is loaded."""
+
+    model: str = MODEL(
+        "smollm2-135m, a folder in Hugging Face's layout, or a hub name.",
+        "NAME",
         "--model",
         "-m",
-        help="smollm2-135m, a folder in Hugging Face's layout, or a hub name.",
-        metavar="NAME",
-        **_MODEL,
-    ),
-]
-Backend = Annotated[
-    str,
-    typer.Option(
-        help="hooked-transformer, transformer-bridge, or auto: the first where TransformerLens has it, it fits into "
-        "memory and it reproduces the model.",
-        metavar="NAME",
-        **_MODEL,
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(help="cpu, cuda, cuda:1, …", show_default="the GPU where there is one", metavar="DEVICE", **_MODEL),
-]
-Dtype = Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.", metavar="DTYPE", **_MODEL)]
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print JSON for machines instead of text.", rich_help_panel="What comes out"),
-]
-Stream = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="What is restored: resid, mlp or attn; repeat it for several.",
-        show_default="all three",
-        metavar="STREAM",
-        **_HOW,
-    ),
-]
-Window = Annotated[
-    int | None,
-    typer.Option(help="Layers restored together for mlp and attn.", show_default="10", metavar="N", **_HOW),
-]
-Samples = Annotated[int, typer.Option(help="Corrupted copies to average over.", metavar="N", **_HOW)]
-Noise = Annotated[
-    str | None,
-    typer.Option(
-        help="s3 (times the deviation of the facts' subject embeddings), a number (absolute), m (Gaussian fitted "
-        "to text), t5 (Student-t, degrees of freedom) or u0.5 (uniform, half width).",
-        show_default="s3",
-        metavar="RULE",
-        **_HOW,
-    ),
-]
-NoiseReplaces = Annotated[
-    bool,
-    typer.Option("--noise-replaces", help="Put the noise in place of the embeddings, not on top.", **_HOW),
-]
-NoiseSeed = Annotated[int, typer.Option(help="Seed of the noise.", metavar="N", **_HOW)]
-PutBos = Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS token in front.", **_HOW)]
-Engine = Annotated[
-    str,
-    typer.Option(
-        help="auto; plain: whole forwards, slow, the same numbers; attribution: an approximation from one backward "
-        "pass.",
-        metavar="ENGINE",
-        **_HOW,
-    ),
-]
-
-
-def answer_joined_option(panel: str) -> Any:
-    """The option that says what stands between a prompt and its answer, in a panel of the help."""
-    return typer.Option(
-        "--answer-joined",
-        help='What stands between a prompt and its answer: "" for nothing, " " for a blank.',
-        show_default="by what both write there",
-        metavar="TEXT",
-        rich_help_panel=panel,
+        default="smollm2-135m",
     )
+    backend: str = MODEL(
+        "hooked-transformer, transformer-bridge, or auto: the first where TransformerLens has it, it fits into "
+        "memory and it reproduces the model.",
+        "NAME",
+        default="auto",
+    )
+    device: str | None = MODEL("cpu, cuda, cuda:1, …", "DEVICE", shown="the GPU where there is one")
+    dtype: str = MODEL("float32, float64, bfloat16 or float16.", "DTYPE", default="float32")
+
+    def load(self, progress: Progress) -> Any:
+        """The model."""
+        from rome_lens.loading import load_model
+
+        return load_model(self.model, backend=self.backend, device=self.device, dtype=self.dtype, progress=progress)
+
+    def source(self) -> Any:
+        """The model as a run takes it, whose workers load it themselves."""
+        from rome_lens.loading.source import ModelSource
+
+        return ModelSource(self.model, self.backend, self.device, self.dtype)
+
+    def check(self, *, layers: Sequence[int | None] = (), window: int | None = None) -> None:
+        """Refuse layers and a window that the model does not have, before it is loaded.
+
+        Raises:
+            SettingError: one is out of its range. ModelError: the model's configuration cannot be read.
+        """
+        if window is not None or any(layer is not None for layer in layers):
+            from rome_lens.loading.outline import Outline
+
+            outline = Outline.of(self.model)
+            outline.check_layers(layers)
+            outline.check_window(window)
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """How facts are traced: what is restored, how the subject is corrupted."""
+
+    stream: list[str] | None = TRACE(
+        "What is restored: resid, mlp or attn; repeat it for several.", "STREAM", shown="all three"
+    )
+    severed: list[str] | None = TRACE(
+        "Restore the residual stream once more while that token's mlp or attn outputs are held at the corrupted "
+        "run's; repeat it for both.",
+        "STREAM",
+        shown="none",
+    )
+    severed_at: str = TRACE("At the last-subject token, or at all tokens.", "WHERE", default="last-subject")
+    window: int | None = TRACE("Layers restored together for mlp and attn.", "N", shown="10")
+    samples: int = TRACE("Corrupted copies to average over.", "N", default=10)
+    noise: str | None = TRACE(
+        "s3 (times the deviation of the facts' subject embeddings), a number (absolute), m (Gaussian fitted to "
+        "text), t5 (Student-t, degrees of freedom) or u0.5 (uniform, half width).",
+        "RULE",
+        shown="s3",
+    )
+    noise_replaces: bool = TRACE(
+        "Put the noise in the embeddings' place instead of on top.", None, "--noise-replaces", default=False
+    )
+    swap: str | None = TRACE(
+        "Corrupt by putting this subject, of as many tokens, in place of the prompt's; no noise.", "TEXT"
+    )
+    facts: Path | None = TRACE(
+        "Known facts (JSON) that s, m and t are measured on.", "FILE", shown="150 that come with rome-lens"
+    )
+    seed: int = TRACE("Seed of the noise.", "N", default=1)
+    bos: bool = TRACE.bos()
+    engine: str = TRACE(
+        "auto; plain: whole forwards, slow, the same numbers; attribution: an approximation from one backward pass.",
+        "ENGINE",
+        default="auto",
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """What `causal_trace` and `average_causal_effect` both take, by name."""
+        return {
+            "streams": tuple(self.stream or STREAMS),
+            "window": self.window,
+            "samples": self.samples,
+            "noise": self.noise,
+            "noise_replaces": self.noise_replaces,
+            "seed": self.seed,
+            "prepend_bos": self.bos,
+            "engine": self.engine,
+        }
+
+
+def read_edits(files: Sequence[Path] | None) -> list[Any]:
+    """The edits that files of 'rome-lens edit --save' hold.
+
+    Raises:
+        ArtefactError: a file holds no edit.
+    """
+    if not files:
+        return []
+    from rome_lens.editing import load_edit
+
+    return [load_edit(path) for path in files]

@@ -2,102 +2,70 @@
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import Any
 
 from rome_lens.checks import seed_number, whole_number
-from rome_lens.cli.options import Backend, Device, Dtype, Json, Model
-from rome_lens.cli.terminal import print_json, progress_bar, say, stdout
+from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, takes_options
+from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
 from rome_lens.errors import SettingError
-from rome_lens.storage import check_writable
 
-if TYPE_CHECKING:
-    from rome_lens.editing.second_moment.moment import SecondMoment
-
-_TEXT: dict[str, Any] = {"rich_help_panel": "The text"}
-_HOW: dict[str, Any] = {"rich_help_panel": "How it is collected"}
-_OUT: dict[str, Any] = {"rich_help_panel": "What comes out"}
+_TEXT = Panel("The text")
+_HOW = Panel("How it is collected")
+_OUT = OUT("The file to write, needed; with several layers its name holds {layer}.", "FILE", "--out", "-o")
 _PLACE = "{layer}"
 
 
+@dataclass(frozen=True)
+class _TextOptions:
+    """What text the keys are taken from."""
+
+    texts: str = _TEXT(
+        "self (text that the model writes, no download), a text file, a .jsonl or .json file, or a data set: "
+        "hub:NAME or hub:NAME:CONFIGURATION:SPLIT.",
+        "SOURCE",
+        default="self",
+    )
+    field: str | None = _TEXT("Field of JSON or of a data set that holds the text.", "NAME", shown="text")
+    tokens: int | None = _TEXT(
+        "Stop after N tokens.", "N", shown="all of a file; of self and data sets 20 for each row of C"
+    )
+    text_length: int | None = _TEXT(
+        "Longest piece of text in tokens; longer ones are cut.", "N", shown="256, or the model's context"
+    )
+    seed: int = _TEXT("Seed of the text that the model writes (self).", "N", default=0)
+    bos: bool = _TEXT.bos(" of every piece")
+
+    def source(self) -> Any:
+        """The texts as `SecondMoment.collect` takes them.
+
+        Raises:
+            ArtefactError: they cannot be read. SettingError: the notation of a data set is wrong.
+        """
+        from rome_lens.data.texts import SELF, read_texts
+
+        return self.texts if self.texts == SELF else read_texts(self.texts, field=self.field)
+
+
+@dataclass(frozen=True)
+class _CollectOptions:
+    """Of which layers, and how."""
+
+    layer: list[int] | None = _HOW(
+        "Layer, from 0; repeat it for several in one pass.",
+        "N",
+        "--layer",
+        "-l",
+        shown="the one that the model is edited at",
+    )
+    positions: int | None = _HOW("Most positions to run at once.", "N", shown="what the free memory allows")
+    resume: Path | None = _HOW("Save progress to this file now and then; if it exists, go on from there.", "FILE")
+
+
+@takes_options
 def stats(
-    layer: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--layer",
-            "-l",
-            help="Layer, from 0; repeat it for several in one pass.",
-            show_default="the one that the model is edited at",
-            metavar="N",
-            **_HOW,
-        ),
-    ] = None,
-    texts: Annotated[
-        str,
-        typer.Option(
-            help="self (text that the model writes, no download), a text file, a .jsonl or .json file, or a data set: "
-            "hub:NAME or hub:NAME:CONFIGURATION:SPLIT.",
-            metavar="SOURCE",
-            **_TEXT,
-        ),
-    ] = "self",
-    field: Annotated[
-        str | None,
-        typer.Option(
-            help="Field of JSON or of a data set that holds the text.", show_default="text", metavar="NAME", **_TEXT
-        ),
-    ] = None,
-    tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Stop after so many tokens.",
-            show_default="all of a file; of self and data sets 20 for each row of C",
-            metavar="N",
-            **_TEXT,
-        ),
-    ] = None,
-    text_length: Annotated[
-        int | None,
-        typer.Option(
-            help="Longest piece of text in tokens; longer ones are cut.",
-            show_default="256, or the model's context",
-            metavar="N",
-            **_TEXT,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of self.", metavar="N", **_TEXT)] = 0,
-    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Put a BOS token in front of every piece.", **_TEXT)] = (
-        False
-    ),
-    model: Model = "smollm2-135m",
-    backend: Backend = "auto",
-    device: Device = None,
-    dtype: Dtype = "float32",
-    positions: Annotated[
-        int | None,
-        typer.Option(
-            help="Positions run at once at most.", show_default="what the free memory allows", metavar="N", **_HOW
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write what is done to this file now and then; if it exists, go on from there.", metavar="FILE", **_HOW
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="The file to write, needed; with several layers its name holds {layer}.",
-            metavar="FILE",
-            **_OUT,
-        ),
-    ] = None,
-    as_json: Json = False,
+    how: _CollectOptions, text: _TextOptions, model: ModelOptions, out: Path | None = _OUT, as_json: bool = JSON
 ) -> None:
     """Collect the second moment of a layer's keys, which rank-one edits need: what they should leave alone.
 
@@ -106,41 +74,34 @@ def stats(
 
     For example: rome-lens stats --layer 5 --out layer-5.safetensors
     """
-    layers = list(dict.fromkeys(layer or ()))
-    for path in _files(layers or [0], out).values():
-        check_writable(path)
-    if resume is not None:
-        check_writable(resume)
-    from rome_lens.data.texts import SELF, read_texts
-
-    read: Any = texts if texts == SELF else read_texts(texts, field=field)
+    layers = list(dict.fromkeys(how.layer or ()))
+    check_files(*_files(layers or [0], out).values(), how.resume)
+    texts = text.source()
     with progress_bar() as progress:
         progress(0, 0, "starting")
         from rome_lens.backends import as_backend
-        from rome_lens.editing.second_moment.moment import SecondMoment
+        from rome_lens.cli.moment_report import collected_as_json, print_collected
+        from rome_lens.editing import SecondMoment
         from rome_lens.editing.settings import default_layer
-        from rome_lens.loading import load_model
-        from rome_lens.loading.outline import Outline
 
-        # Loading takes seconds: what can be refused without a model is refused before.
-        for name, number in (("max_tokens", tokens), ("text_length", text_length), ("batch_positions", positions)):
+        numbers = {"max_tokens": text.tokens, "text_length": text.text_length, "batch_positions": how.positions}
+        for name, number in numbers.items():
             if number is not None:
                 whole_number(name, number, least=1)
-        seed_number(seed)
-        if layers:
-            Outline.of(model).check_layers(layers)
-        host = load_model(model, backend=backend, device=device, dtype=dtype, progress=progress)
+        seed_number(text.seed)
+        model.check(layers=layers)
+        host = model.load(progress)
         layers = layers or [default_layer(as_backend(host))]
         moments = SecondMoment.collect(
             host,
             layers=layers,
-            texts=read,
-            max_tokens=tokens,
-            text_length=text_length,
-            prepend_bos=bos,
-            seed=seed,
-            checkpoint=resume,
-            batch_positions=positions,
+            texts=texts,
+            max_tokens=text.tokens,
+            text_length=text.text_length,
+            prepend_bos=text.bos,
+            seed=text.seed,
+            checkpoint=how.resume,
+            batch_positions=how.positions,
             command=shlex.join(["rome-lens", *sys.argv[1:]]),
             progress=progress,
         )
@@ -155,21 +116,9 @@ def stats(
         for warning in moment.warnings:
             say(f"warning: layer {number}: {warning}")
     if as_json:
-        print_json(
-            [
-                moment.to_dict()
-                | {
-                    "d_mlp": moment.d_mlp,
-                    "condition_number": conditions[number],
-                    "ridge": moment.ridge,
-                    "warnings": list(moment.warnings),
-                    "path": str(files[number]),
-                }
-                for number, moment in moments.items()
-            ]
-        )
+        print_json(collected_as_json(moments, conditions, files))
     else:
-        _print(moments, conditions)
+        print_collected(stdout(), moments, conditions)
 
 
 def _files(layers: list[int], out: Path | None) -> dict[int, Path]:
@@ -179,20 +128,3 @@ def _files(layers: list[int], out: Path | None) -> dict[int, Path]:
     if len(layers) > 1 and _PLACE not in str(out):
         raise SettingError(f"--out is {str(out)!r} for {len(layers)} layers; write {_PLACE} where the number goes")
     return {layer: Path(str(out).replace(_PLACE, str(layer))) for layer in layers}
-
-
-def _print(moments: "dict[int, SecondMoment]", conditions: dict[int, float]) -> None:
-    from rome_lens.figures import visible
-
-    console = stdout()
-    first = next(iter(moments.values()))
-    seed = "" if first.seed is None else f" (seed {first.seed})"
-    console.print(f"{visible(first.model_name or '')} · {first.backend} · {first.dtype} on {first.device}")
-    console.print(
-        f"{first.n_tokens} tokens of {visible(first.source)}{seed} in {first.n_pieces} pieces of at most "
-        f"{first.text_length}, {'BOS' if first.prepend_bos else 'no BOS'}"
-    )
-    for layer, moment in moments.items():
-        condition = f"condition number {conditions[layer]:.1e} with a ridge of {moment.ridge:g}"
-        console.print(f"layer {layer}  {moment.d_mlp} x {moment.d_mlp}, {condition}")
-    console.print(f"collected in {first.seconds:.1f} s")

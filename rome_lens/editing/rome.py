@@ -10,7 +10,6 @@ from torch import Tensor
 
 from rome_lens.backends import as_backend
 from rome_lens.checks import is_list, known_names, shown, whole_number
-from rome_lens.editing.answers import read_answers
 from rome_lens.editing.batches import in_parts
 from rome_lens.editing.closed_form import solve
 from rome_lens.editing.edit import Edit
@@ -18,13 +17,13 @@ from rome_lens.editing.history import edits_in_weights, unedited_matrix
 from rome_lens.editing.hooks import rank_one_hooks
 from rome_lens.editing.keys import Variant
 from rome_lens.editing.made import Found, make_edits
-from rome_lens.editing.outcome import Outcome, Probabilities
+from rome_lens.editing.outcome import Outcome
 from rome_lens.editing.prompts import EssenceAt
 from rome_lens.editing.second_moment.moment import SecondMoment, moment_of
 from rome_lens.editing.second_moment.shipped import shipped_moment
 from rome_lens.editing.settings import Choices, Engine, Settings, SettingsChanges, settings_for
 from rome_lens.editing.shortfall import advice
-from rome_lens.editing.solved import Solved, SolvedRequest, both_answers, solve_requests
+from rome_lens.editing.solved import Solved, SolvedRequest, both_probabilities, solve_requests
 from rome_lens.editing.templates import sample_templates
 from rome_lens.editing.weight_update import LowRank
 from rome_lens.errors import EditStateError, SettingError
@@ -228,11 +227,14 @@ class ROME:
             An edit a request, in order.
 
         Raises:
+            SettingError: they were solved at another layer.
             EditStateError: the edits in the model's weights are others than when these requests were solved.
             EditError: an update would explode.
             ModelMismatchError: the second moment belongs to another model, layer or width.
         """
         moment = self.second_moment if second_moment is None else self._checked(second_moment)
+        if solved.layer != self.layer:
+            raise SettingError(f"these requests were solved at layer {solved.layer}; this editor edits {self.layer}")
         if edits_in_weights(self._backend) != solved.made_on:
             raise EditStateError(
                 "the edits in the model's weights are others than when these requests were solved; solve them again"
@@ -260,24 +262,16 @@ class ROME:
             torch.stack([getattr(update, side) for update, _, _ in found for _ in range(2)])
             for side in ("left", "right")
         )
-        answers = both_answers([one.rows.rewriting[0] for one in requests], [one.old for one in requests])
-        after = read_answers(backend, answers, hooks=rank_one_hooks(backend, self.layer, left, right))
+        hooks = rank_one_hooks(backend, self.layer, left, right)
+        targets, old = [one.rows.rewriting[0] for one in requests], [one.old for one in requests]
         settings = self._record(requests[0], moment)
         edits = []
-        for i, (one, (update, key_norm, key_dot)) in enumerate(zip(requests, found, strict=True)):
-            request, reached = one.rows.request, Probabilities.of(*after[2 * i : 2 * i + 2])
-            said = advice(request, reached, one.value.curve, variant=self.variant, settings=settings)
-            edits.append(
-                Found(
-                    Outcome(request, one.old.answer, one.before, reached, one.value.curve),
-                    update,
-                    one.rows.rewriting[0],
-                    one.old,
-                    () if said is None else (said,),
-                    key_norm,
-                    key_dot,
-                )
-            )
+        after = both_probabilities(backend, targets, old, hooks=hooks)
+        for one, target, reached, (update, key_norm, key_dot) in zip(requests, targets, after, found, strict=True):
+            request, curve = one.rows.request, one.value.curve
+            outcome = Outcome(request, one.old.answer, one.before, reached, curve)
+            said = advice(request, reached, curve, variant=self.variant, settings=settings)
+            edits.append(Found(outcome, update, target, one.old, (said,) if said else (), key_norm, key_dot))
         return make_edits(
             backend,
             edits,

@@ -8,6 +8,7 @@ from rome_lens.backends import Backend
 from rome_lens.editing.answers import old_answers, read_answers
 from rome_lens.editing.batches import in_parts
 from rome_lens.editing.history import edits_in_weights
+from rome_lens.editing.hooks import Hook
 from rome_lens.editing.outcome import Earlier, Probabilities
 from rome_lens.editing.prompts import RequestRows, split_requests, tokenise_request
 from rome_lens.editing.settings import Choices, Settings
@@ -41,11 +42,13 @@ class Solved:
     """Requests with their keys and values: what takes the time, and depends on no second moment.
 
     Attributes:
+        layer: the layer at which they were found.
         requests: in the order in which they were asked.
         parts: their numbers, by the batches in which they were worked on.
         made_on: the edits that were in the weights meanwhile.
     """
 
+    layer: int
     requests: tuple[SolvedRequest, ...]
     parts: tuple[tuple[int, ...], ...]
     made_on: tuple[Earlier, ...]
@@ -87,7 +90,7 @@ def solve_requests(
         return _solve_together(backend, [rows[i] for i in part], settings, choices, progress)
 
     found = in_parts(parts, solved, what="editing", progress=progress)
-    return Solved(tuple(found), tuple(map(tuple, parts)), edits_in_weights(backend))
+    return Solved(settings.layer, tuple(found), tuple(map(tuple, parts)), edits_in_weights(backend))
 
 
 def _solve_together(
@@ -102,14 +105,26 @@ def _solve_together(
     values = find_values(
         backend, rows, settings=settings, bare_weight=bare_weight, engine=choices.engine, progress=progress
     )
-    read = read_answers(backend, both_answers(bare, old))
+    before = both_probabilities(backend, bare, old)
     seconds = (time.perf_counter() - started) / len(rows)
-    return [
-        SolvedRequest(row, old[i], Probabilities.of(*read[2 * i : 2 * i + 2]), values[i], seconds)
-        for i, row in enumerate(rows)
-    ]
+    return [SolvedRequest(*found, seconds) for found in zip(rows, old, before, values, strict=True)]
 
 
-def both_answers(bare: Sequence[TokenisedPrompt], old: Sequence[TokenisedPrompt]) -> list[TokenisedPrompt]:
-    """Each bare prompt twice: followed by its target, and by its old answer."""
-    return [answer for pair in zip(bare, old, strict=True) for answer in pair]
+def both_probabilities(
+    backend: Backend,
+    targets: Sequence[TokenisedPrompt],
+    old: Sequence[TokenisedPrompt],
+    *,
+    hooks: Sequence[tuple[str, Hook]] = (),
+) -> list[Probabilities]:
+    """What the model gives to the target and to the old answer of each request.
+
+    Args:
+        backend: the model, in evaluation mode.
+        targets: the bare prompts, followed by the targets.
+        old: the bare prompts, followed by the old answers.
+        hooks: what is changed meanwhile; rows go target, old answer, target, and so on.
+    """
+    answers = [answer for pair in zip(targets, old, strict=True) for answer in pair]
+    read = read_answers(backend, answers, hooks=hooks)
+    return [Probabilities.of(*pair) for pair in zip(read[::2], read[1::2], strict=True)]

@@ -24,7 +24,7 @@ from rome_lens.facts import Fact
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress, silent
 from rome_lens.tracing import AverageEffect, Peak, average_causal_effect
-from rome_lens.tracing.average.result import EARLY
+from rome_lens.tracing.roles import EARLY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,7 +162,7 @@ def suggest_layer(
         folder=None if folder is None else folder / MOMENTS,
         seed=seed,
         prepend_bos=prepend_bos,
-        command="rome-lens average --suggest-layer",
+        command="rome-lens suggest",
         progress=progress,
     )
     if average is None:

@@ -1,4 +1,4 @@
-"""Pictures of a trace: plotly figures and a heat map for the terminal.
+"""Pictures of grids, curves and scores: plotly figures and pages, and a heat map for the terminal.
 
 plotly takes a while to import, so what needs it is imported from `rome_lens.figures.plotly_figure`.
 """

@@ -3,19 +3,18 @@
 All texts are data and pass `literal`.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from rome_lens.figures.plotly_text import QUIET, literal, wrapped
-from rome_lens.figures.style import RULE, dress, heading_of
+from rome_lens.figures.panel_grid import PanelGrid
+from rome_lens.figures.plotly_text import QUIET, line_count, literal, wrapped
+from rome_lens.figures.style import RULE, TICKS, axis_title, heading_of
 
-_COLUMNS = 3
-# Pixels.
-_PANEL, _HEIGHT, _LABELS, _ABOVE, _BELOW, _GAP, _LINE = 330, 250, 62, 34, 52, 58, 17
+_GRID = PanelGrid(most=3, width=330, height=250, gap=58, above=34, below=52, left=62, right=24)
+# Of the legend, in pixels.
+_LINE = 17
 
 
 @dataclass(frozen=True)
@@ -78,55 +77,41 @@ def curve_figure(
     """
     if not any(panel.lines for panel in panels):
         raise ValueError("a figure of curves needs a line: got none")
-    columns = min(_COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
     names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
-    inner_width = columns * _PANEL + (columns - 1) * _GAP
-    between = _ABOVE + _BELOW
-    inner_height = rows * _HEIGHT + (rows - 1) * between
-    legend_lines = wrapped("  ".join(f"———{name}" for name in names), inner_width, pixels=7.4).count("<br>") + 1
-    legend_room = 14 + _LINE * legend_lines if len(names) > 1 else 0
-    heading, heading_room = heading_of(title, inner_width)
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        shared_yaxes="all" if one_scale else False,  # pyright: ignore[reportArgumentType]
-        horizontal_spacing=_GAP / inner_width if columns > 1 else 0,
-        vertical_spacing=between / inner_height if rows > 1 else 0,
-        subplot_titles=[wrapped(panel.title, _PANEL, pixels=7.0) for panel in panels],
+    grid = replace(_GRID, n=len(panels))
+    if len(names) > 1:
+        legend = "  ".join(f"———{name}" for name in names)
+        grid = replace(grid, foot=14 + _LINE * line_count(legend, grid.inner_width, pixels=7.4))
+    figure = grid.figure(
+        shared_yaxes="all" if one_scale else False,
+        subplot_titles=[wrapped(panel.title, grid.width, pixels=7.0) for panel in panels],
     )
     shown: set[str] = set()
-    for index, panel in enumerate(panels):
-        row, column = index // columns + 1, index % columns + 1
+    for place, panel in zip(grid.places(figure), panels, strict=True):
         for line in panel.lines:
             for drawn in _traces(panel, line, legend=line.name not in shown):
-                figure.add_trace(drawn, row=row, col=column)
+                place.add(drawn)
             shown.add(line.name)
-        figure.update_xaxes(title={"text": literal(x_title), "font": {"size": 12}, "standoff": 6}, row=row, col=column)
-        if y_title and (column == 1 or not one_scale):
-            figure.update_yaxes(
-                title={"text": literal(y_title), "font": {"size": 12}, "standoff": 8}, row=row, col=column
-            )
+        place.x_axis(title=axis_title(literal(x_title), standoff=6))
+        if y_title and (place.column == 1 or not one_scale):
+            place.y_axis(title=axis_title(literal(y_title)))
     quiet = {"gridcolor": RULE, "zerolinecolor": QUIET, "zerolinewidth": 1, "showline": False, "ticks": ""}
-    figure.update_xaxes(**quiet, zeroline=False, tickfont={"size": 11, "color": QUIET}, nticks=8)
-    figure.update_yaxes(**quiet, zeroline=True, tickfont={"size": 11, "color": QUIET}, nticks=6, showticklabels=True)
+    figure.update_xaxes(**quiet, zeroline=False, tickfont=TICKS, nticks=8)
+    figure.update_yaxes(**quiet, zeroline=True, tickfont=TICKS, nticks=6, showticklabels=True)
     figure.update_annotations(font={"size": 13})
-    dress(figure, heading)
-    figure.update_layout(
-        width=round(inner_width + _LABELS + 24),
-        height=round(heading_room + _ABOVE + inner_height + _BELOW + legend_room),
-        margin={"l": _LABELS, "r": 24, "t": heading_room + _ABOVE, "b": _BELOW + legend_room, "pad": 0},
+    return grid.finish(
+        figure,
+        heading_of(title, grid.inner_width),
         showlegend=len(names) > 1,
         legend={
             "orientation": "h",
             "x": 0,
             "xanchor": "left",
-            "y": -_BELOW / inner_height,
+            "y": -grid.below / grid.inner_height,
             "yanchor": "top",
             "font": {"size": 12},
         },
     )
-    return figure
 
 
 def _traces(panel: CurvePanel, line: Line, *, legend: bool) -> list[go.Scatter]:

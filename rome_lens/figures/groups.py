@@ -5,17 +5,18 @@ All texts are data and pass `literal`.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from rome_lens.figures.plotly_text import QUIET, literal, shortened
-from rome_lens.figures.style import NAME_CHARACTERS, PANELS_A_ROW, RULE, dress, editor_colours, heading_of
+from rome_lens.figures.panel_grid import PanelGrid
+from rome_lens.figures.plotly_text import literal, shortened
+from rome_lens.figures.style import NAME_CHARACTERS, PANELS_A_ROW, RULE, TICKS, axis_title, editor_colours, heading_of
 
-# Pixels.
-_PANEL, _LARGEST, _SMALLEST = 210, 24.0, 6.0
+_GRID = PanelGrid(most=PANELS_A_ROW, width=210, height=210, gap=26, above=30, below=30, left=56, right=16, foot=22)
+# Of a point, in pixels.
+_LARGEST, _SMALLEST = 24.0, 6.0
 _RING = "rgba(128,128,128,0.6)"
 
 
@@ -65,61 +66,25 @@ def group_figure(
         raise ValueError("a figure of groups needs a point: got none")
     most = max(point.n for points in groups.values() for point in points)
     colours = dict(zip(groups, editor_colours(list(groups), reference), strict=True))
-    columns = max(1, min(columns, len(shown)))
-    rows = math.ceil(len(shown) / columns)
-    gap, above, below = 26, 30, 30
-    inner_width = columns * _PANEL + (columns - 1) * gap
-    inner_height = rows * _PANEL + (rows - 1) * (above + below)
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        horizontal_spacing=gap / inner_width if columns > 1 else 0,
-        vertical_spacing=(above + below) / inner_height if rows > 1 else 0,
-    )
-    for index, editor in enumerate(shown):
-        row, column = index // columns + 1, index % columns + 1
+    grid = replace(_GRID, n=len(shown), most=columns)
+    figure = grid.figure()
+    for place, editor in zip(grid.places(figure), shown, strict=True):
         if reference is not None and reference in groups and editor != reference:
-            rings = _cloud(groups[reference], most, editor=reference, colour=None, axes=(x_title, y_title))
-            figure.add_trace(rings, row=row, col=column)
-        discs = _cloud(groups[editor], most, editor=editor, colour=colours[editor], axes=(x_title, y_title))
-        figure.add_trace(discs, row=row, col=column)
+            place.add(_cloud(groups[reference], most, editor=reference, colour=None, axes=(x_title, y_title)))
+        place.add(_cloud(groups[editor], most, editor=editor, colour=colours[editor], axes=(x_title, y_title)))
         axis: dict[str, Any] = {
             "range": [-5, 105],
             "tickvals": [0, 25, 50, 75, 100],
             "gridcolor": RULE,
             "zeroline": False,
             "ticks": "",
-            "tickfont": {"size": 11, "color": QUIET},
-            "row": row,
-            "col": column,
+            "tickfont": TICKS,
         }
-        lowest = index + columns >= len(shown)
-        across = {"text": literal(x_title) if lowest else "", "font": {"size": 12}, "standoff": 8}
-        upwards = {"text": literal(y_title) if column == 1 else "", "font": {"size": 12}, "standoff": 8}
-        figure.update_xaxes(**axis, title=across)
-        figure.update_yaxes(**axis, title=upwards, showticklabels=column == 1)
-        number = "" if index == 0 else str(index + 1)
-        figure.add_annotation(
-            text=f"<b>{literal(shortened(editor, NAME_CHARACTERS))}</b>",
-            x=0,
-            y=1,
-            xref=f"x{number} domain",
-            yref=f"y{number} domain",
-            xanchor="left",
-            yanchor="bottom",
-            yshift=3,
-            showarrow=False,
-            font={"size": 13, "color": colours[editor]},
-        )
-    heading, heading_room = heading_of(title, inner_width)
-    dress(figure, heading)
-    figure.update_layout(
-        width=inner_width + 56 + 16,
-        height=heading_room + above + inner_height + below + 22,
-        margin={"l": 56, "r": 16, "t": heading_room + above, "b": below + 22, "pad": 0},
-        showlegend=False,
-    )
-    return figure
+        lowest, first = place.number + grid.columns > len(shown), place.column == 1
+        place.x_axis(**axis, title=axis_title(literal(x_title) if lowest else ""))
+        place.y_axis(**axis, title=axis_title(literal(y_title) if first else ""), showticklabels=first)
+        place.name(f"<b>{literal(shortened(editor, NAME_CHARACTERS))}</b>", colour=colours[editor])
+    return grid.finish(figure, heading_of(title, grid.inner_width), showlegend=False)
 
 
 def _cloud(

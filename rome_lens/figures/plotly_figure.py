@@ -2,18 +2,30 @@
 
 import contextlib
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 from rich.cells import cell_len
 
 from rome_lens.errors import ArtefactError
 from rome_lens.figures.format import format_probability
 from rome_lens.figures.heat_map import HeatMap
-from rome_lens.figures.plotly_text import FONT, INK, QUIET, SCALE, layout_of, literal, page_config, shortened, wrapped
+from rome_lens.figures.panel_grid import PanelGrid, Place
+from rome_lens.figures.plotly_text import (
+    INK,
+    QUIET,
+    SCALE,
+    layout_of,
+    line_count,
+    literal,
+    page_config,
+    quietly,
+    shortened,
+    wrapped,
+)
+from rome_lens.figures.style import axis_title, heading_of
 from rome_lens.storage import write_whole
 
 _COLOURS = {"resid": "Purples", "mlp": "Greens", "attn": "Reds"}
@@ -46,87 +58,53 @@ def heat_map_figure(
     if not maps:
         raise ValueError("a figure needs a heat map: got none")
     columns = min(columns, _PANELS_A_ROW, len(maps))
-    rows = math.ceil(len(maps) / columns)
     # The released figures repeat the labels in every panel; panels that agree read faster with one column of them.
     shared = all(list(m.labels) == list(maps[0].labels) for m in maps)
     label_room = 18 + _CHARACTER * max(cell_len(shortened(label)) for m in maps for label in m.labels)
     layers, tokens = max(len(m.scores) for m in maps), max(len(m.labels) for m in maps)
-    panel_width = max(300.0, min(430.0, 9.0 * layers)) if columns > 1 else max(460.0, min(640.0, 12.0 * layers))
-    panel_height = tokens * min(24.0, max(13.0, 500 / tokens))
-    gap = _GAP if shared else _GAP + label_room
-    inner_width = columns * panel_width + (columns - 1) * gap
-    heading = wrapped(title, inner_width + label_room - _MODE_BAR, pixels=9.2)
-    heading_room = 42 + 21 * (heading.count("<br>") + 1) if title else 0
-    above = 34 + _LINE * max(wrapped(m.title, panel_width, pixels=7.0).count("<br>") + 1 for m in maps)
-    axis_room = 32 + _LINE * max(wrapped(m.layer_title, panel_width, pixels=6.2).count("<br>") + 1 for m in maps)
-    below = axis_room + 58
-    inner_height = rows * panel_height + (rows - 1) * (above + below)
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        horizontal_spacing=gap / inner_width if columns > 1 else 0,
-        vertical_spacing=(above + below) / inner_height if rows > 1 else 0,
+    width = max(300.0, min(430.0, 9.0 * layers)) if columns > 1 else max(460.0, min(640.0, 12.0 * layers))
+    axis_room = 32 + _LINE * max(line_count(m.layer_title, width, pixels=6.2) for m in maps)
+    grid = PanelGrid(
+        n=len(maps),
+        most=columns,
+        width=width,
+        height=tokens * min(24.0, max(13.0, 500 / tokens)),
+        gap=_GAP if shared else _GAP + label_room,
+        above=34 + _LINE * max(line_count(m.title, width, pixels=7.0) for m in maps),
+        below=axis_room + 58,
+        left=label_room,
+        right=40,
     )
+    figure = grid.figure()
     bottom, top = min(m.low for m in maps), max(m.top for m in maps)
-    for index, heat_map in enumerate(maps):
-        row, column = index // columns + 1, index % columns + 1
-        panel = _Panel(
-            figure, heat_map, number=index + 1, row=row, column=column, width=panel_width, height=panel_height
-        )
+    for place, heat_map in zip(grid.places(figure), maps, strict=True):
         ends = (heat_map.low, heat_map.top) if heat_map.measure else (bottom, top)
-        panel.draw(bottom=ends[0], top=ends[1], labelled=column == 1 or not shared, bar_drop=axis_room / inner_height)
+        panel = _Panel(place, heat_map, grid)
+        panel.draw(*ends, labelled=place.column == 1 or not shared, bar_drop=axis_room / grid.inner_height)
     if subtitle is None:
         high, low = format_probability(maps[0].high), format_probability(maps[0].low)
         clean = f"{high} in the clean run, {low} with the subject corrupted"
         below_title = f"p({_answer(maps[0])}): {clean}; * marks the subject"
     else:
         below_title = literal(subtitle)
-    figure.update_layout(
-        template="none",
-        width=round(inner_width + label_room + 40),
-        height=round(heading_room + above + inner_height + below),
-        margin={"l": label_room, "r": 40, "t": heading_room + above, "b": below, "pad": 0},
-        font={"family": FONT, "color": INK},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        hoverlabel={"bgcolor": "white", "font": {"size": 12, "color": INK}, "align": "left"},
-    )
-    if title:
-        figure.update_layout(
-            title={
-                "text": f'{heading}<br><span style="font-size:12px;color:{QUIET}">{below_title}</span>',
-                "font": {"size": 17},
-                "x": 0,
-                "xref": "container",
-                "xanchor": "left",
-                "y": 1,
-                "yref": "container",
-                "yanchor": "top",
-                "pad": {"l": 16, "t": 30},
-            },
-        )
-    return figure
+    return grid.finish(figure, heading_of(title, grid.inner_width + label_room - _MODE_BAR, subtitle=below_title))
 
 
+@dataclass(frozen=True)
 class _Panel:
-    """One heat map in its place; it ends with the figure that it draws on."""
+    """One heat map in its place."""
 
-    def __init__(
-        self, figure: go.Figure, heat_map: HeatMap, *, number: int, row: int, column: int, width: float, height: float
-    ) -> None:
-        self.figure, self.map = figure, heat_map
-        self.row, self.column = row, column
-        self.number = number  # as plotly counts the axes of a grid, row by row from 1
-        self.width, self.height = width, height
+    place: Place
+    map: HeatMap
+    grid: PanelGrid
 
-    def draw(self, *, bottom: float, top: float, labelled: bool, bar_drop: float) -> None:
-        heat_map = self.map
+    def draw(self, bottom: float, top: float, *, labelled: bool, bar_drop: float) -> None:
+        heat_map, place = self.map, self.place
         layers, tokens = range(len(heat_map.scores)), range(len(heat_map.labels))
-        left, right = layout_of(self.figure)[f"xaxis{self.number}"].domain
-        low_edge, high_edge = layout_of(self.figure)[f"yaxis{self.number}"].domain
+        (left, right), (low_edge, high_edge) = place.across, place.upwards
         names = [literal(label) for label in heat_map.labels]
         measure = literal(heat_map.measure) if heat_map.measure else f"p({_answer(heat_map)})"
-        self.figure.add_trace(
+        place.add(
             go.Heatmap(
                 x=list(layers),
                 y=list(tokens),  # numbers, not labels: two equal tokens are two rows
@@ -158,36 +136,23 @@ class _Panel:
                     "ticklen": 3,
                     "tickcolor": QUIET,
                 },
-            ),
-            row=self.row,
-            col=self.column,
+            )
         )
         line = {"showline": True, "linecolor": QUIET, "linewidth": 1, "mirror": True, "zeroline": False}
         frame = {**line, "showgrid": False, "ticks": "outside", "ticklen": 3, "tickcolor": QUIET}
-        self.figure.update_xaxes(
+        place.x_axis(
             **frame,
             range=[-0.5, len(layers) - 0.5],
             dtick=_step(len(layers)),
             tick0=0,
             tickfont={"size": 11},
-            title={
-                "text": wrapped(heat_map.layer_title, self.width, pixels=6.2),
-                "font": {"size": 12},
-                "standoff": 6,
-            },
-            row=self.row,
-            col=self.column,
+            title=axis_title(wrapped(heat_map.layer_title, self.grid.width, pixels=6.2), standoff=6),
         )
-        self.figure.update_yaxes(
+        place.rows(
+            [literal(shortened(label)) for label in heat_map.labels],
             **frame,
-            range=[len(tokens) - 0.5, -0.5],
-            tickmode="array",
-            tickvals=list(tokens),
-            ticktext=[literal(shortened(label)) for label in heat_map.labels],
-            tickfont={"size": 12 if self.height / len(tokens) >= 15 else 10},
+            tickfont={"size": 12 if self.grid.height / len(tokens) >= 15 else 10},
             showticklabels=labelled,
-            row=self.row,
-            col=self.column,
         )
         peak = "no peak: every score is 0"
         if not heat_map.blank:
@@ -195,9 +160,8 @@ class _Panel:
             layer, pos = heat_map.peak
             shown = format_probability(heat_map.score(layer, pos))
             peak = f"peak {shown}: layer {layer}, “{literal(shortened(heat_map.labels[pos]))}”"
-        self.figure.add_annotation(
-            text=f"{wrapped(heat_map.title, self.width, pixels=7.0)}<br>"
-            f'<span style="font-size:11px;color:{QUIET}">{peak}</span>',
+        place.figure.add_annotation(
+            text=f"{wrapped(heat_map.title, self.grid.width, pixels=7.0)}<br>{quietly(peak)}",
             x=(left + right) / 2,
             y=high_edge,
             xref="paper",
@@ -210,9 +174,10 @@ class _Panel:
         )
 
     def _mark_peak(self) -> None:
-        layer, pos = self.map.peak
+        (layer, pos), place = self.map.peak, self.place
         edges = {"x0": layer - 0.5, "x1": layer + 0.5, "y0": pos - 0.5, "y1": pos + 0.5}
-        self.figure.add_shape(type="rect", **edges, line={"color": INK, "width": 1.6}, row=self.row, col=self.column)
+        line = {"color": INK, "width": 1.6}
+        place.figure.add_shape(type="rect", **edges, line=line, row=place.row, col=place.column)
 
 
 def write_html(figure: go.Figure, path: str | os.PathLike[str]) -> None:

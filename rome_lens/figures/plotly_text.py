@@ -1,4 +1,4 @@
-"""What every plotly figure shares: its letters, its colours, its buttons, and texts that plotly draws unread.
+"""What every plotly figure shares: its letters, its colours, its buttons, and texts that plotly draws as they are.
 
 Labels, answers and titles are data. plotly reads a dialect of HTML, entities, `%{...}` and, where a page has MathJax,
 `$...$` in every text it draws, so each text passes `literal` first.
@@ -8,8 +8,8 @@ import html
 from typing import Any
 
 import plotly.graph_objects as go
-from rich.cells import cell_len, get_character_cell_size
 
+from rome_lens.figures.columns import cut, lines_of
 from rome_lens.figures.visible import visible
 
 INK, QUIET = "#1a1a1a", "#5c5c5c"
@@ -49,24 +49,19 @@ def literal(text: str) -> str:
 
 def shortened(text: str, columns: int = LABEL_CHARACTERS) -> str:
     """Text made visible and cut to the room of a label."""
-    text = visible(text)
-    if cell_len(text) <= columns:
-        return text
-    kept, used = "", 1
-    for character in text:
-        used += get_character_cell_size(character)
-        if used > columns:
-            break
-        kept += character
-    return kept + "…"
+    return cut(visible(text), columns)
 
 
 def wrapped(text: str, room: float, *, pixels: float) -> str:
     """Literal text on lines of about `room` pixels, for a font whose average character takes `pixels`."""
-    lines = [""]
-    for word in visible(text).split(" "):
-        if lines[-1] and (cell_len(lines[-1]) + 1 + cell_len(word)) * pixels > room:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
-    return "<br>".join(literal(line) for line in lines)
+    return "<br>".join(map(literal, lines_of(visible(text).split(" "), room / pixels)))
+
+
+def quietly(drawn: str, size: int = 11) -> str:
+    """What plotly draws, in small grey letters."""
+    return f'<span style="font-size:{size}px;color:{QUIET}">{drawn}</span>'
+
+
+def line_count(text: str, room: float, *, pixels: float) -> int:
+    """How many lines `wrapped` puts the text on."""
+    return wrapped(text, room, pixels=pixels).count("<br>") + 1

@@ -6,19 +6,22 @@ All texts are data and pass `literal`.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 from rich.cells import cell_len
 
 from rome_lens.figures.format import format_score
-from rome_lens.figures.plotly_text import QUIET, literal, shortened
-from rome_lens.figures.style import GREY, NAME_CHARACTERS, PANELS_A_ROW, RULE, dress, editor_colours, heading_of
+from rome_lens.figures.panel_grid import PanelGrid, Place
+from rome_lens.figures.plotly_text import literal, quietly, shortened
+from rome_lens.figures.style import GREY, NAME_CHARACTERS, PANELS_A_ROW, RULE, TICKS, editor_colours, heading_of
 from rome_lens.intervals import Estimate
 
-# Pixels.
-_PANEL, _ROW, _VALUE, _ABOVE, _BELOW, _CHARACTER = 190, 24, 46, 46, 34, 6.9
+# Pixels: of a row, of the numbers right of a panel, of a character of a label.
+_ROW, _VALUE, _CHARACTER = 24, 46, 6.9
+_GRID = PanelGrid(
+    most=PANELS_A_ROW, width=190, height=_ROW, gap=_VALUE + 22, above=46, below=34, left=16, right=_VALUE + 8
+)
 
 
 @dataclass(frozen=True)
@@ -66,59 +69,38 @@ def score_figure(
     """
     if not panels or not editors:
         raise ValueError(f"a figure of scores needs both: got {len(panels)} metrics and {len(editors)} editors")
-    columns = max(1, min(columns, len(panels)))
-    rows = math.ceil(len(panels) / columns)
     names = [shortened(editor, NAME_CHARACTERS) for editor in editors]
-    label_room = 16 + _CHARACTER * max(map(cell_len, names))
-    panel_height = _ROW * len(editors)
-    gap, between = _VALUE + 22, _ABOVE + _BELOW
-    inner_width = columns * _PANEL + (columns - 1) * gap
-    inner_height = rows * panel_height + (rows - 1) * between
-    figure = make_subplots(
-        rows=rows,
-        cols=columns,
-        horizontal_spacing=gap / inner_width if columns > 1 else 0,
-        vertical_spacing=between / inner_height if rows > 1 else 0,
-    )
-    for index, panel in enumerate(panels):
-        row, column = index // columns + 1, index % columns + 1
-        drawn = _Panel(figure, panel, number=index + 1, row=row, column=column)
-        drawn.draw(editors=editors, names=names, reference=reference, labelled=column == 1)
-    heading, heading_room = heading_of(title, inner_width + label_room)
-    dress(figure, heading)
-    figure.update_layout(
-        width=round(inner_width + label_room + _VALUE + 8),
-        height=round(heading_room + _ABOVE + inner_height + _BELOW),
-        margin={"l": label_room, "r": _VALUE + 8, "t": heading_room + _ABOVE, "b": _BELOW, "pad": 0},
-        showlegend=False,
-    )
-    return figure
+    label_room = _GRID.left + _CHARACTER * max(map(cell_len, names))
+    grid = replace(_GRID, n=len(panels), most=columns, height=_ROW * len(editors), left=label_room)
+    figure = grid.figure()
+    for place, panel in zip(grid.places(figure), panels, strict=True):
+        _Panel(place, panel).draw(editors=editors, names=names, reference=reference)
+    return grid.finish(figure, heading_of(title, grid.inner_width + grid.left), showlegend=False)
 
 
+@dataclass(frozen=True)
 class _Panel:
-    """One metric in its place; it ends with the figure that it draws on."""
+    """One metric in its place."""
 
-    def __init__(self, figure: go.Figure, panel: MetricPanel, *, number: int, row: int, column: int) -> None:
-        self.figure, self.panel = figure, panel
-        self.row, self.column = row, column
-        self.axis = "" if number == 1 else str(number)  # as plotly counts the axes of a grid, row by row
+    place: Place
+    panel: MetricPanel
 
-    def draw(self, *, editors: Sequence[str], names: Sequence[str], reference: str | None, labelled: bool) -> None:
-        panel = self.panel
-        for place, (editor, colour) in enumerate(zip(editors, editor_colours(editors, reference), strict=True)):
+    def draw(self, *, editors: Sequence[str], names: Sequence[str], reference: str | None) -> None:
+        panel, place = self.panel, self.place
+        for line, (editor, colour) in enumerate(zip(editors, editor_colours(editors, reference), strict=True)):
             interval = panel.intervals.get(editor)
             if interval is None:
                 continue
-            self._write(self._number(interval.mean), place)
+            self._write(self._number(interval.mean), line)
             if _drawable(interval.mean, panel.logarithmic):
-                self._draw_interval(interval, place, editor=editor, colour=colour)
+                self._draw_interval(interval, line, editor=editor, colour=colour)
         if reference is not None and reference in panel.intervals:
             mean = panel.intervals[reference].mean
             if _drawable(mean, panel.logarithmic):
-                line = {"color": GREY, "width": 1, "dash": "dot"}
-                self.figure.add_vline(mean, line=line, layer="below", row=self.row, col=self.column)  # pyright: ignore
-        quiet = {"showline": False, "zeroline": False, "ticks": ""}
-        self.figure.update_xaxes(
+                style = {"color": GREY, "width": 1, "dash": "dot"}
+                place.figure.add_vline(mean, line=style, layer="below", row=place.row, col=place.column)  # pyright: ignore
+        quiet = {"showline": False, "zeroline": False, "ticks": "", "fixedrange": True}
+        place.x_axis(
             **quiet,
             range=_range(panel),
             type="log" if panel.logarithmic else "linear",
@@ -126,48 +108,26 @@ class _Panel:
             gridcolor=RULE,
             nticks=5,
             dtick=1 if panel.logarithmic else None,
-            tickfont={"size": 11, "color": QUIET},
-            fixedrange=True,
-            row=self.row,
-            col=self.column,
+            tickfont=TICKS,
         )
-        self.figure.update_yaxes(
+        place.rows(
+            [literal(name) for name in names],
             **quiet,
-            range=[len(editors) - 0.5, -0.5],
-            tickmode="array",
-            tickvals=list(range(len(editors))),
-            ticktext=[literal(name) for name in names],
             tickfont={"size": 12},
             showgrid=False,
-            showticklabels=labelled,
+            showticklabels=place.column == 1,
             ticklabelstandoff=6,
-            fixedrange=True,
-            row=self.row,
-            col=self.column,
         )
-        self.figure.add_annotation(
-            text=f"<b>{literal(panel.name)}</b><br>"
-            f'<span style="font-size:11px;color:{QUIET}">{literal(shortened(panel.title, 40))}</span>',
-            x=0,
-            y=1,
-            xref=f"x{self.axis} domain",
-            yref=f"y{self.axis} domain",
-            xanchor="left",
-            yanchor="bottom",
-            yshift=3,
-            align="left",
-            showarrow=False,
-            font={"size": 13},
-        )
+        place.name(f"<b>{literal(panel.name)}</b><br>{quietly(literal(shortened(panel.title, 40)))}", align="left")
 
-    def _draw_interval(self, interval: Estimate, place: int, *, editor: str, colour: str) -> None:
+    def _draw_interval(self, interval: Estimate, line: int, *, editor: str, colour: str) -> None:
         reach = [interval.high - interval.mean], [interval.mean - interval.low]
         above, below = ([max(0.0, r) if math.isfinite(r) else 0.0 for r in side] for side in reach)
         said = f"{self._number(interval.mean)}  [{self._number(interval.low)}, {self._number(interval.high)}]"
-        self.figure.add_trace(
+        self.place.add(
             go.Scatter(
                 x=[interval.mean],
-                y=[place],
+                y=[line],
                 mode="markers",
                 name=literal(editor),
                 marker={"color": colour, "size": 9},
@@ -186,21 +146,19 @@ class _Panel:
                 ),
                 cliponaxis=False,
             ),
-            row=self.row,
-            col=self.column,
         )
 
     def _number(self, value: float) -> str:
         return format_score(value, self.panel.decimals)
 
-    def _write(self, value: str, place: int) -> None:
+    def _write(self, value: str, line: int) -> None:
         """A mean in figures, right of the panel."""
-        self.figure.add_annotation(
+        self.place.figure.add_annotation(
             text=value,
             x=1,
-            y=place,
-            xref=f"x{self.axis} domain",
-            yref=f"y{self.axis}",
+            y=line,
+            xref=f"x{self.place.axis} domain",
+            yref=f"y{self.place.axis}",
             xanchor="right",
             xshift=_VALUE,
             showarrow=False,

@@ -8,12 +8,13 @@ import math
 import unicodedata
 from dataclasses import dataclass
 
-from rich.cells import cell_len, get_character_cell_size
+from rich.cells import cell_len
 from rich.color import Color
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
+from rome_lens.figures.columns import cut, lines_of
 from rome_lens.figures.format import format_probability
 from rome_lens.figures.heat_map import HeatMap
 from rome_lens.figures.terminal_colours import colour_ramp
@@ -44,7 +45,7 @@ class _Paper:
         ellipsis = "…"
         if self.ascii_only:
             shown, ellipsis = shown.encode("ascii", "backslashreplace").decode("ascii"), "~"
-        fitted = _fit(shown, width, ellipsis)
+        fitted = cut(shown, width, ellipsis)
         # A left-to-right mark on both sides keeps a terminal that reorders text from moving the cells.
         return f"\u200e{fitted}\u200e" if any(unicodedata.bidirectional(c) in ("R", "AL") for c in fitted) else fitted
 
@@ -191,30 +192,13 @@ def _wrapped(paper: _Paper, raw: str, style: str, *, indent: int = 0, shown: boo
     room = paper.width - indent
     if room < 12:
         indent, room = 0, paper.width
-    lines = [""]
-    for word in (raw if shown else paper.text(raw, 10 * paper.width)).split(" "):
-        fitted = _fit(word, room, "~" if paper.ascii_only else "…")
-        if lines[-1] and cell_len(lines[-1]) + 1 + cell_len(fitted) > room:
-            lines.append(fitted)
-        else:
-            lines[-1] = f"{lines[-1]} {fitted}" if lines[-1] else fitted
-    return [_line(" " * indent + line, style) for line in lines]
+    words = (raw if shown else paper.text(raw, 10 * paper.width)).split(" ")
+    fitted = [cut(word, room, "~" if paper.ascii_only else "…") for word in words]
+    return [_line(" " * indent + line, style) for line in lines_of(fitted, room)]
 
 
 def _line(text: str = "", style: str = "") -> Text:
     return Text(text, style=style, no_wrap=True, overflow="crop", end="\n")
-
-
-def _fit(text: str, width: int, ellipsis: str) -> str:
-    if cell_len(text) <= width:
-        return text
-    kept, used = "", 0
-    for character in text:
-        used += get_character_cell_size(character)
-        if used > width - 1:
-            break
-        kept += character
-    return kept + ellipsis if width > 0 else ""
 
 
 def _is_variation_selector(character: str) -> bool:

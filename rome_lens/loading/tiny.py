@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained
@@ -21,28 +22,38 @@ def tiny_model(backend: str) -> HookedTransformer | TransformerBridge:
     Args:
         backend: `hooked-transformer`, `transformer-bridge` or `auto`.
     """
+    made = word_model("tiny", sorted(set(TINY_PROMPT.split())), n_positions=16, n_layer=2)
+    with quiet("converting a tiny model", progress=None):
+        return to_transformer_lens(made, backend=backend)
+
+
+def word_model(name: str, words: Sequence[str], *, scale: float = 0.3, **sizes: Any) -> Pretrained:
+    """A GPT-2 of random weights, the same at every call, whose tokens are whole words.
+
+    Args:
+        name: what it is called.
+        words: its vocabulary, behind the end token, which stands for all other words, too.
+        scale: standard deviation of the weights.
+        sizes: of transformers' configuration.
+    """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    words = ["<|end|>", *sorted(set(TINY_PROMPT.split()))]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|end|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     end = "<|end|>"
-    # Without this flag TransformerLens would read the tokenizer again, from a folder or a hub that does not have it.
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end, name_or_path="tiny", add_bos_token=True
-    )
-    config = GPT2Config(
-        vocab_size=len(words), n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
-    )
-    model = GPT2LMHeadModel(config).eval()
+    vocabulary = {word: i for i, word in enumerate([end, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=end))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    # Without `add_bos_token` TransformerLens would read the tokenizer again, from a folder or a hub without it.
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), end)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, name_or_path=name, add_bos_token=True, **special)
+    ids = {"bos_token_id": 0, "eos_token_id": 0}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(vocabulary), n_embd=16, n_head=2, **ids, **sizes)).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".ln_" not in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        for parameter_name, parameter in model.named_parameters():
+            if ".ln_" not in parameter_name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
         # The end token is no answer: it is never the likeliest.
-        model.transformer.wte.weight[0] = 0
-    with quiet("converting a tiny model", progress=None):
-        return to_transformer_lens(Pretrained(name="tiny", model=model, tokenizer=fast), backend=backend)
+        model.lm_head.weight[0] = 0
+    return Pretrained(name=name, model=model, tokenizer=fast)

@@ -8,6 +8,7 @@ from typing import Any
 
 from rome_lens.errors import RunError, SettingError
 from rome_lens.runs.worker import rest
+from rome_lens.version import __version__
 
 _PATIENCE = 5.0  # seconds for the scheduler to answer, and as many for its first worker
 
@@ -62,8 +63,6 @@ def _check_workers(client: Any, address: str, patience: float) -> None:
         client.wait_for_workers(1, timeout=patience)
     except TimeoutError as error:
         raise RunError(f"the dask scheduler at {address!r} has no worker; start one (dask worker {address})") from error
-    from rome_lens.version import __version__
-
     for worker, found in sorted(client.get_versions(packages=["rome_lens"])["workers"].items()):
         version = found["packages"].get("rome_lens")
         if version != __version__:

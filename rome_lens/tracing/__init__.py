@@ -8,14 +8,18 @@ from rome_lens.tracing.average import (
     merge_averages,
     read_average,
 )
+from rome_lens.tracing.average.settings import AverageSettings
 from rome_lens.tracing.result import CausalTrace
+from rome_lens.tracing.settings import TraceSettings
 from rome_lens.tracing.trace import causal_trace
 
 __all__ = [
     "AverageEffect",
+    "AverageSettings",
     "CausalTrace",
     "Curve",
     "Peak",
+    "TraceSettings",
     "average_causal_effect",
     "causal_trace",
     "merge_averages",

@@ -9,56 +9,55 @@ one restored layer through another, and so is off even for small differences.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from rome_lens.backends import Backend
 from rome_lens.errors import ModelError
+from rome_lens.progress import Progress
+from rome_lens.tracing.cases import Case
 from rome_lens.tracing.cells import Cell
-from rome_lens.tracing.forwards import Case, Runs
+from rome_lens.tracing.forwards import Runs, outputs_of
 
 ATTRIBUTION = "attribution"
 """The engine that stands for it."""
 
 
-def approximate_cells(
-    backend: Backend, runs: Runs, cells: Sequence[Cell], *, tick: Callable[[int], None]
-) -> dict[Cell, float]:
+def approximate_cells(backend: Backend, runs: Runs, cells: Sequence[Cell], *, progress: Progress) -> dict[Cell, float]:
     """The score that every cell would have if the model were linear, averaged over the corrupted copies.
 
     Args:
         backend: the model.
         runs: the clean and corrupted runs of one case.
         cells: the cells, none of them severed.
-        tick: called with the number of cells when all are done.
+        progress: called with (done, total, what) when all are done.
 
     Raises:
         ModelError: nothing passes a stream's hook points, or no gradient reaches them.
     """
     if not cells:
         return {}
-    wanted = [(s, layer) for s in sorted({c.stream for c in cells}) for layer in range(backend.n_layers)]
+    points = [(s, layer) for s in sorted({c.stream for c in cells}) for layer in range(backend.n_layers)]
     (case,) = runs.cases
     with torch.no_grad():
-        clean, _ = _run(backend, runs.tokens[:1], case, wanted, corrupted=False)
+        clean, _ = _run(backend, runs.tokens[:1], case, points, corrupted=False)
     with torch.enable_grad():
-        seen, logits = _run(backend, runs.tokens[1:], case, wanted, corrupted=True)
+        seen, logits = _run(backend, runs.tokens[1:], case, points, corrupted=True)
         logarithms = runs.answer_log_probability(
             logits, torch.zeros(runs.n_samples, dtype=torch.long, device=logits.device)
         )
         # dp = p d(log p), and where p is small half precision has no numbers for its gradient. Rows do not see each
         # other: the gradient of the sum is that of each row.
-        gradients = torch.autograd.grad(logarithms.sum(), [seen[key] for key in wanted], allow_unused=True)
+        gradients = torch.autograd.grad(logarithms.sum(), [seen[key] for key in points], allow_unused=True)
     shares = logarithms.detach().exp()[:, None]
     effects: dict[tuple[str, int], Tensor] = {}
-    for key, gradient in zip(wanted, gradients, strict=True):
+    for key, gradient in zip(points, gradients, strict=True):
         if gradient is None:
             raise ModelError(f"no gradient reaches {backend.stream_hook(*key)!r} of {backend.model_name}")
         difference = clean[key].double() - seen[key].detach().double()
         effects[key] = ((gradient.double() * difference).sum(dim=-1) * shares).mean(dim=0)
-    tick(len(cells))
+    progress(len(cells), len(cells), "tracing")
     (low,) = runs.low
     return {
         cell: low + sum(effects[cell.stream, layer][cell.pos].item() for layer in range(cell.first, cell.end))
@@ -67,27 +66,15 @@ def approximate_cells(
 
 
 def _run(
-    backend: Backend, rows: Tensor, case: Case, wanted: Sequence[tuple[str, int]], *, corrupted: bool
+    backend: Backend, rows: Tensor, case: Case, points: Sequence[tuple[str, int]], *, corrupted: bool
 ) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
     """What passes the hook points, [row, pos, d_model] by (stream, layer), and the logits that give the answer."""
-    seen: dict[tuple[str, int], Tensor] = {}
     samples = torch.arange(rows.shape[0], device=rows.device)
-    hooks: list[tuple[str, Callable[[Tensor], Tensor | None]]] = []
+    hooks: list[tuple[str, Callable[[Tensor], Tensor | None]]] = [
+        ("unembed.hook_in", lambda x: x[:, -case.answer_ids.shape[0] :])
+    ]
     if corrupted:
         hooks.append(("hook_embed", lambda x: case.corruption.break_rows(x, samples)))
         # A model whose parameters want no gradient would have none anywhere.
         hooks.append(("blocks.0.hook_resid_pre", lambda x: x if x.requires_grad else x.detach().requires_grad_()))
-    hooks += [(backend.stream_hook(*key), partial(_keep, seen, key)) for key in wanted]
-    hooks.append(("unembed.hook_in", lambda x: x[:, -case.answer_ids.shape[0] :]))
-    with backend.hooked(hooks):
-        logits = backend.run(rows)
-    silent = [backend.stream_hook(*key) for key in wanted if key not in seen]
-    if silent:
-        raise ModelError(f"nothing passes the hook point {silent[0]!r} of {backend.model_name} in a forward")
-    return seen, logits
-
-
-def _keep(seen: dict[tuple[str, int], Tensor], key: tuple[str, int], x: Tensor) -> Tensor:
-    """Keep what passes, and pass on a copy: a model may change it in place (Falcon adds attention's output to it)."""
-    seen[key] = x
-    return x.clone()
+    return outputs_of(backend, points, lambda: backend.run(rows), hooks=hooks)

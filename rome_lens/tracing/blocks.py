@@ -25,11 +25,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, check_replayed, fast_products
+from rome_lens.progress import Progress
 from rome_lens.tracing.cells import Cell
 from rome_lens.tracing.forwards import Runs
 from rome_lens.tracing.memory import Budget
-
-Tick = Callable[[int], None]
 
 
 @dataclass(eq=False)
@@ -116,12 +115,12 @@ def plan_lanes(cells: Sequence[Sequence[Cell]]) -> list[Lane]:
 
 
 def count_positions(lanes: Sequence[Lane], *, n_layers: int, n_tokens: int) -> int:
-    """Positions that the lanes run through blocks, for one sample: the unit that `score_cells` ticks."""
+    """Positions that the lanes run through blocks, for one sample: the unit of `score_cells`' progress."""
     return sum((n_layers - lane.born) * (n_tokens - lane.cell.pos) for lane in lanes)
 
 
 def score_cells(
-    backend: Backend, runs: Runs, lanes: Sequence[Lane], *, budget: Budget, tick: Tick
+    backend: Backend, runs: Runs, lanes: Sequence[Lane], *, budget: Budget, progress: Progress
 ) -> list[dict[Cell, float]]:
     """Answer probability of every cell by case, averaged over the corrupted copies.
 
@@ -130,7 +129,7 @@ def score_cells(
         runs: the clean and corrupted runs that were made of it, recorded.
         lanes: the cells to score, planned; cells of known score are better left out.
         budget: memory to work in.
-        tick: called with the number of positions (`count_positions`) that are done, now and then.
+        progress: called with (done, total, what), positions (`count_positions`) as the unit.
 
     Raises:
         ReplayError: the model's blocks cannot be called alone, or give other numbers than the model itself.
@@ -140,16 +139,30 @@ def score_cells(
         raise ReplayError("the runs were not recorded")
     if runs.resid_pre is None or len(runs.resid_post) != backend.n_layers:
         raise ReplayError("nothing shows in a forward what enters and what leaves each of them")
-    engine = _Engine(backend, runs, runs.replay, runs.resid_pre, budget, tick)
+    total = count_positions(lanes, n_layers=backend.n_layers, n_tokens=runs.n_tokens)
+    engine = _Engine(backend, runs, runs.replay, runs.resid_pre, budget, _Counter(progress, total))
     with torch.no_grad(), engine.hooked(), fast_products(device=backend.device, dtype=backend.dtype):
         return engine.run(lanes)
 
 
+@dataclass
+class _Counter:
+    """Counts what is done. A batch that memory cut short is done again: never past the end."""
+
+    progress: Progress
+    total: int
+    done: int = 0
+
+    def add(self, n: int) -> None:
+        self.done = min(self.total, self.done + n)
+        self.progress(self.done, self.total, "tracing")
+
+
 class _Engine:
     def __init__(
-        self, backend: Backend, runs: Runs, replay: BlockReplay, resid_pre: Tensor, budget: Budget, tick: Tick
+        self, backend: Backend, runs: Runs, replay: BlockReplay, resid_pre: Tensor, budget: Budget, counter: "_Counter"
     ) -> None:
-        self.backend, self.runs, self.replay, self.budget, self.tick = backend, runs, replay, budget, tick
+        self.backend, self.runs, self.replay, self.budget, self.counter = backend, runs, replay, budget, counter
         self.resid_pre = resid_pre
         self.n_layers, self.n_samples, self.n_tokens = backend.n_layers, runs.n_samples, runs.n_tokens
         self.restoring = _Restoring()
@@ -225,9 +238,9 @@ class _Engine:
     def _base_layer(self, layer: int, resid_pre: Tensor) -> _Layer:
         """The clean and the corrupted runs through one layer, whose block is held against the model's own forward."""
         self._check(layer)
-        return self._watched_call(layer, resid_pre)
+        return self._recorded_call(layer, resid_pre)
 
-    def _watched_call(self, layer: int, resid_pre: Tensor) -> _Layer:
+    def _recorded_call(self, layer: int, resid_pre: Tensor) -> _Layer:
         seen: dict[str, Tensor] = {}
         self.restoring.act = {s: lambda x, s=s: seen.update({s: x.clone()}) for s in ("attn", "mlp")}
         resid, past = self.replay.run(layer, resid_pre, first=0, past=None)
@@ -243,9 +256,9 @@ class _Engine:
         and where a layer writes numbers of a thousand times the usual size it would be taken for one.
         """
         runs, half = self.runs, self.n_tokens // 2
-        entering = runs.resid_post[layer - 1] if layer else self.resid_pre[runs.watched]
+        entering = runs.resid_post[layer - 1] if layer else self.resid_pre[runs.checked_rows]
         expected = runs.resid_post[layer]
-        whole = self._watched_call(layer, entering)
+        whole = self._recorded_call(layer, entering)
         check_replayed(whole.resid, expected, entering, "on all positions")
         self.restoring.act = {}
         if half > 0:
@@ -274,7 +287,7 @@ class _Engine:
             except (RuntimeError, MemoryError) as error:
                 self.budget.halve_after(error)
                 continue
-            self.tick((lanes.stop - start) * n_pos)
+            self.counter.add((lanes.stop - start) * n_pos)
             start = lanes.stop
 
     def _call(self, group: _Group, lanes: slice, layer: int, here: _Layer, past: KeysValues | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rome_lens.checks import check_window
 
@@ -51,27 +52,27 @@ def plan_cells(
     return cells
 
 
-def known_score(
-    cell: Cell, *, n_layers: int, first_corrupted: int, read: range, low: float, high: float
-) -> float | None:
-    """The score of a cell that is known without a run, else None.
+Known = Literal["low", "high"]
+"""Which of a case's two scores a cell has that need not be run: nothing restored, or the clean run's."""
+
+
+def known_score(cell: Cell, *, n_layers: int, first_corrupted: int, read: range) -> Known | None:
+    """Which score a cell has that is known without a run, else None.
 
     Args:
         cell: the cell.
         n_layers: layers of the model.
         first_corrupted: first position whose embedding is corrupted; nothing before it can differ from the clean run.
         read: positions whose logits give the answer: one for each of its tokens.
-        low: score with nothing restored.
-        high: score of the clean run.
     """
     if cell.pos < first_corrupted:
-        return low
+        return "low"
     if cell.first == n_layers - 1:
         # No later layer can carry the restored state to another position.
         if cell.pos not in read:
-            return low
+            return "low"
         if cell.stream == "resid" and len(read) == 1:
-            return high
+            return "high"
     return None
 
 

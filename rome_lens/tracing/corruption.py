@@ -6,7 +6,7 @@ level, so that grids can be compared number by number.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -18,9 +18,12 @@ from torch import Tensor
 
 from rome_lens.backends import Backend
 from rome_lens.checks import as_real, as_text, shown
+from rome_lens.data import builtin_facts
 from rome_lens.errors import OutOfMemoryError, SettingError, SubjectError
+from rome_lens.facts import Fact
+from rome_lens.kinds import facts_of
 from rome_lens.subjects import find_subject
-from rome_lens.tokens import TokenisedPrompt, encode
+from rome_lens.tokens import TokenisedPrompt, encode, joint
 
 _FORMS = "a number, s3 (times the embeddings' deviation), m, t5 (degrees of freedom) or u0.5 (uniform, half width)"
 
@@ -139,6 +142,25 @@ def fit_noise(backend: Backend, rule: NoiseRule, *, subjects: Iterable[str], tex
     values, vectors = torch.linalg.eigh(covariance)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return FittedNoise(rule, covariance.diagonal().mean().sqrt().item(), embeddings.double().mean(dim=0), root)
+
+
+def fitted_noise(backend: Backend, rule: NoiseRule, facts: Sequence[Fact] | None) -> FittedNoise:
+    """The noise that the rule asks for, measured on these facts, or on the built-in ones.
+
+    Raises:
+        SettingError: the facts give nothing to measure.
+    """
+    measured = builtin_facts() if facts is None else facts_of(facts)
+    return fit_noise(
+        backend,
+        rule,
+        subjects=[fact.subject for fact in measured],
+        # Put together where the rule asks for them alone: most measure subjects.
+        texts=(
+            fact.text + joint(backend.tokenizer, fact.text, fact.answer, fact.answer_joined) + fact.answer
+            for fact in measured
+        ),
+    )
 
 
 def _embeddings_of(backend: Backend, texts: Iterable[str]) -> Float[Tensor, "token d_model"]:

@@ -1,28 +1,30 @@
 """From corrupted facts to their grids: which way they are computed, how many together, and in how many parts."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Backend, prefer_blocks
-from rome_lens.progress import Progress
+from rome_lens.progress import Progress, part
+from rome_lens.tracing.answers import not_finite
 from rome_lens.tracing.attribution import ATTRIBUTION, approximate_cells
-from rome_lens.tracing.blocks import count_positions, plan_lanes, score_cells
-from rome_lens.tracing.cells import Cell, known_score, plan_cells
-from rome_lens.tracing.forwards import Case, Runs, make_runs
+from rome_lens.tracing.blocks import plan_lanes, score_cells
+from rome_lens.tracing.cases import Case
+from rome_lens.tracing.cells import Cell, Known, known_score, plan_cells
+from rome_lens.tracing.forwards import make_runs
 from rome_lens.tracing.memory import Budget
 from rome_lens.tracing.plain import score_cells_plainly
-from rome_lens.tracing.request import not_finite
 
 BLOCKS, PLAIN = "blocks", "plain"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AskedGrids:
     """Which grids of a case are computed.
 
     Attributes:
@@ -56,7 +58,7 @@ class Grids:
 
     Attributes:
         scores: [layer pos] by stream.
-        severed: [layer pos] by severed stream; NaN where no cell was wanted.
+        severed: [layer pos] by severed stream; NaN where no cell was asked for.
         low: score with nothing restored.
         high: score of the clean run.
         engine: `blocks` where the model's blocks were called alone, `plain` where whole forwards were run,
@@ -73,176 +75,155 @@ class Grids:
 
 
 def score_grids(
-    backend: Backend, cases: Sequence[Case], wanted: Sequence[Wanted], *, engine: str, progress: Progress | None
+    backend: Backend, cases: Sequence[Case], asked: Sequence[AskedGrids], *, engine: str, progress: Progress | None
 ) -> list[Grids]:
     """Score every cell of every grid of some cases.
 
     Args:
         backend: the model.
         cases: cases of one shape; those that memory holds go through the model together.
-        wanted: which grids, by case.
+        asked: which grids, by case.
         engine: `auto`, `plain` or `attribution`.
         progress: called with (done, total, what).
 
     Raises:
         ModelError: the model gives no numbers.
     """
-    notes: tuple[str, ...] = ()
-    if engine == "auto" and (hooked := backend.foreign_hooks()):
-        notes = (
-            f"the model carries hooks of yours ({', '.join(hooked[:3])}{', …' if len(hooked) > 3 else ''}): whole "
-            "forwards were run, so that they see every position of every cell",
-        )
-        engine = PLAIN
-    cells = [w.cells(case, backend.n_layers) for case, w in zip(cases, wanted, strict=True)]
-    parts = _Parts(backend, cases, cells, progress)
-    if engine != "auto":
-        return parts.run(engine, notes=notes)
+    plans = [
+        _Plan(case, one.cells(case, backend.n_layers), backend.n_layers) for case, one in zip(cases, asked, strict=True)
+    ]
+    if engine == ATTRIBUTION:
+        return _all_grids(backend, plans, ATTRIBUTION, progress)
     return prefer_blocks(
         backend,
         engine=engine,
-        blocks=lambda progress: replace(parts, progress=progress).run(BLOCKS, notes=()),
-        whole=lambda reason: parts.run(
-            PLAIN, notes=(f"the model's blocks cannot be called alone ({reason}): whole forwards were run",)
+        blocks=lambda watched: _all_grids(backend, plans, BLOCKS, watched),
+        whole=lambda reason: _all_grids(
+            backend,
+            plans,
+            PLAIN,
+            progress,
+            () if engine == PLAIN else (f"whole forwards were run, which is slower: {reason}",),
         ),
         progress=progress,
     )
 
 
-@dataclass
-class _Parts:
-    """Cases in as many parts, and their samples in as many, as memory asks for."""
+@dataclass(frozen=True)
+class _Plan:
+    """A case with its cells: which are known without a run, and which have to be run."""
 
-    backend: Backend
-    cases: Sequence[Case]
-    cells: Sequence[Sequence[Cell]]
-    progress: Progress | None
+    case: Case
+    cells: Sequence[Cell]
+    n_layers: int
 
-    def run(self, engine: str, *, notes: tuple[str, ...]) -> list[Grids]:
-        budget = Budget.choose(self.backend)
-        found: list[Grids] = []
-        while len(found) < len(self.cases):
-            start = len(found)
-            together = slice(start, start + (self._together(budget, start) if engine == BLOCKS else 1))
-            try:
-                scored = self._scored(together, budget, engine)
-            except (RuntimeError, MemoryError) as error:
-                budget.halve_after(error)  # fewer cases together, the next time
-                continue
-            for (low, high, scores), cells in zip(scored, self.cells[together], strict=True):
-                if not all(map(math.isfinite, (low, high, *scores.values()))):
-                    raise not_finite(self.backend)
-                ordinary = [cell for cell in cells if not cell.severed]
-                severed = [cell for cell in cells if cell.severed]
-                found.append(
-                    Grids(
-                        self._as_grids(scores, ordinary, lambda cell: cell.stream),
-                        self._as_grids(scores, severed, lambda cell: cell.severed or ""),
-                        low,
-                        high,
-                        engine,
-                        notes,
-                    )
-                )
-        return found
+    @cached_property
+    def known(self) -> dict[Cell, Known]:
+        """The cells whose score is `low` or `high`."""
+        n_tokens, n_read, _ = self.case.shape
+        read, first = range(n_tokens - n_read, n_tokens), self.case.corruption.span[0]
+        return {
+            cell: known
+            for cell in self.cells
+            if (known := known_score(cell, n_layers=self.n_layers, first_corrupted=first, read=read)) is not None
+        }
 
-    def _together(self, budget: Budget, start: int) -> int:
-        """How many cases from `start` on memory holds at once, with all that is run of them."""
-        n_tokens, _, n_samples = self.cases[start].shape
-        lanes = plan_lanes([self.cells[start]])
-        states = n_samples * sum(n_tokens - lane.cell.pos for lane in lanes)
-        return max(
-            1,
-            min(
-                budget.state_positions // max(1, states),
-                budget.run_positions // ((n_samples + 1) * n_tokens),
-            ),
-        )
+    @cached_property
+    def todo(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell not in self.known]
 
-    def _scored(self, together: slice, budget: Budget, engine: str) -> list[tuple[float, float, dict[Cell, float]]]:
-        """Low, high and all cells of some cases."""
-        cases, cells = self.cases[together], self.cells[together]
-        n_tokens, _, n_samples = cases[0].shape
-        lows, highs, scores = [0.0] * len(cases), [0.0] * len(cases), [dict.fromkeys(several, 0.0) for several in cells]
-        start = 0
-        while start < n_samples:
-            # A backward pass holds what all layers gave.
-            held = n_tokens * len(cases) * (self.backend.n_layers if engine == ATTRIBUTION else 1)
-            some = slice(start, start + budget.samples(held))
-            before = (together.start + len(cases) * start / n_samples) / len(self.cases)
-            try:
-                runs = make_runs(self.backend, [case.part(some) for case in cases], record=engine == BLOCKS)
-                share = runs.n_samples / n_samples
-                share_of_all = share * len(cases) / len(self.cases)
-                done = self._score(runs, cells, budget, engine, before=before, share=share_of_all)
-            except (RuntimeError, MemoryError) as error:
-                if len(cases) > 1:
-                    raise  # to be answered with fewer cases
-                budget.halve_after(error)
-                continue
-            highs = list(runs.high)
-            for case, theirs in enumerate(done):
-                lows[case] += share * runs.low[case]
-                for cell, score in theirs.items():
-                    scores[case][cell] += share * score
-            start += runs.n_samples
-        # Set, not summed up: a known score is `low` or `high` to the last bit.
-        for case, low, high, theirs in zip(cases, lows, highs, scores, strict=True):
-            for cell in theirs:
-                value = self._known(case, cell, low, high)
-                if value is not None:
-                    theirs[cell] = value
-        return list(zip(lows, highs, scores, strict=True))
+    def grids(self, parts: Sequence["_Scored"], engine: str, notes: tuple[str, ...]) -> Grids | None:
+        """The grids that the parts of the corrupted copies add up to; None where a number is not finite."""
+        low, high = _weighted(parts, [one.low for one in parts]), parts[-1].high
+        values = {cell: low if which == "low" else high for cell, which in self.known.items()}
+        values |= {cell: _weighted(parts, [one.scores[cell] for one in parts]) for cell in self.todo}
+        if not all(map(math.isfinite, (low, high, *values.values()))):
+            return None
+        scores: dict[str, Tensor] = {}
+        severed: dict[str, Tensor] = {}
+        for cell in self.cells:
+            grids, name = (severed, cell.severed) if cell.severed else (scores, cell.stream)
+            if name not in grids:
+                grids[name] = torch.full((self.n_layers, self.case.n_prompt), torch.nan, dtype=torch.float64)
+            grids[name][cell.layer, cell.pos] = values[cell]
+        return Grids(scores, severed, low, high, engine, notes)
 
-    def _known(self, case: Case, cell: Cell, low: float, high: float) -> float | None:
-        n_tokens, n_read, _ = case.shape
-        return known_score(
-            cell,
-            n_layers=self.backend.n_layers,
-            first_corrupted=case.corruption.span[0],
-            read=range(n_tokens - n_read, n_tokens),
-            low=low,
-            high=high,
-        )
 
-    def _score(
-        self, runs: Runs, cells: Sequence[Sequence[Cell]], budget: Budget, engine: str, *, before: float, share: float
-    ) -> list[dict[Cell, float]]:
-        """The cells that have to be run, of a part of the samples."""
-        todo = [
-            [cell for cell in several if self._known(case, cell, low, high) is None]
-            for case, several, low, high in zip(runs.cases, cells, runs.low, runs.high, strict=True)
-        ]
-        if engine != BLOCKS:
-            tick = self._ticker(len(todo[0]), before, share)
-            if engine == ATTRIBUTION:
-                return [approximate_cells(self.backend, runs, todo[0], tick=tick)]
-            return [score_cells_plainly(self.backend, runs, todo[0], budget=budget, tick=tick)]
-        lanes = plan_lanes(todo)
-        total = count_positions(lanes, n_layers=self.backend.n_layers, n_tokens=runs.n_tokens)
-        tick = self._ticker(total, before, share)
-        return score_cells(self.backend, runs, lanes, budget=budget, tick=tick)
+@dataclass(frozen=True)
+class _Scored:
+    """What some of a case's corrupted copies gave: `low` and the scores of the cells that were run are their mean."""
 
-    def _ticker(self, total: int, before: float, share: float) -> Callable[[int], None]:
-        """Turns the positions or cells that are done into thousandths of the whole."""
-        done = 0
+    share: float
+    low: float
+    high: float
+    scores: Mapping[Cell, float]
 
-        def tick(n: int) -> None:
-            nonlocal done
-            # A batch that memory cut short is done again: never past the end.
-            done = min(total, done + n)
-            if self.progress is not None:
-                self.progress(round(1000 * (before + share * done / max(total, 1))), 1000, "tracing")
 
-        return tick
+def _weighted(parts: Sequence[_Scored], values: Sequence[float]) -> float:
+    total = 0.0
+    for one, value in zip(parts, values, strict=True):
+        total += one.share * value
+    return total
 
-    def _as_grids(
-        self, scores: Mapping[Cell, float], cells: Sequence[Cell], name: Callable[[Cell], str]
-    ) -> dict[str, Float[Tensor, "layer pos"]]:
-        grids: dict[str, Tensor] = {}
-        n_prompt = self.cases[0].n_prompt
-        for cell in cells:
-            if name(cell) not in grids:
-                grids[name(cell)] = torch.full((self.backend.n_layers, n_prompt), torch.nan, dtype=torch.float64)
-            grids[name(cell)][cell.layer, cell.pos] = scores[cell]
-        return grids
+
+def _all_grids(
+    backend: Backend, plans: Sequence[_Plan], engine: str, progress: Progress | None, notes: tuple[str, ...] = ()
+) -> list[Grids]:
+    """The grids of all cases, those together that memory holds."""
+    budget = Budget.choose(backend)
+    found: list[Grids] = []
+    while len(found) < len(plans):
+        rest = plans[len(found) :]
+        together = rest[: _n_together(budget, rest[0]) if engine == BLOCKS else 1]
+        here = part(progress, 1000 * len(found) / len(plans), 1000 * len(together) / len(plans))
+        try:
+            scored = _scored(backend, together, engine, budget, here)
+        except (RuntimeError, MemoryError) as error:
+            budget.halve_after(error)  # fewer cases together, the next time
+            continue
+        for plan, parts in zip(together, scored, strict=True):
+            grids = plan.grids(parts, engine, notes)
+            if grids is None:
+                raise not_finite(backend)
+            found.append(grids)
+    return found
+
+
+def _n_together(budget: Budget, plan: _Plan) -> int:
+    """How many cases of a shape memory holds at once, with all that is run of them: at least one."""
+    n_tokens, _, n_samples = plan.case.shape
+    states = n_samples * sum(n_tokens - cell.pos for cell in plan.cells)
+    by_states = budget.state_positions // max(1, states)
+    return max(1, min(by_states, budget.run_positions // ((n_samples + 1) * n_tokens)))
+
+
+def _scored(
+    backend: Backend, plans: Sequence[_Plan], engine: str, budget: Budget, progress: Progress
+) -> list[list[_Scored]]:
+    """What cases give that go through the model together: by case, the parts of their corrupted copies."""
+    n_tokens, _, n_samples = plans[0].case.shape
+    lanes = plan_lanes([plan.todo for plan in plans]) if engine == BLOCKS else []
+    # A backward pass holds what all layers gave.
+    held = n_tokens * len(plans) * (backend.n_layers if engine == ATTRIBUTION else 1)
+    parts: list[list[_Scored]] = []
+    start = 0
+    while start < n_samples:
+        some = slice(start, min(n_samples, start + budget.samples(held)))
+        share = (some.stop - start) / n_samples
+        here = part(progress, 1000 * start / n_samples, 1000 * share)
+        try:
+            runs = make_runs(backend, [plan.case.part(some) for plan in plans], record=engine == BLOCKS)
+            if engine == BLOCKS:
+                scores = score_cells(backend, runs, lanes, budget=budget, progress=here)
+            elif engine == ATTRIBUTION:
+                scores = [approximate_cells(backend, runs, plans[0].todo, progress=here)]
+            else:
+                scores = [score_cells_plainly(backend, runs, plans[0].todo, budget=budget, progress=here)]
+        except (RuntimeError, MemoryError) as error:
+            if len(plans) > 1:
+                raise  # to be answered with fewer cases
+            budget.halve_after(error)
+            continue
+        parts.append([_Scored(share, *one) for one in zip(runs.low, runs.high, scores, strict=True)])
+        start = some.stop
+    return [list(of_case) for of_case in zip(*parts, strict=True)]

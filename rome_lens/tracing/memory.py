@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass
 
-import psutil
-import torch
-
 from rome_lens.backends import Backend
 from rome_lens.errors import OutOfMemoryError
-from rome_lens.memory import is_out_of_memory
+from rome_lens.memory import free_bytes, is_out_of_memory
 
 # On a CPU a call's tensors are best kept small, near the caches and below the size from which the allocator hands them
 # back to the system, page by page, after every operation: measured, not derived (benchmarks/trace.py).
@@ -40,8 +37,7 @@ class Budget:
         """Sizes for this model from the memory that is free on its device now."""
         cfg, size = backend.model.cfg, backend.dtype.itemsize
         on_gpu = backend.device.type == "cuda"
-        free = torch.cuda.mem_get_info(backend.device)[0] if on_gpu else psutil.virtual_memory().available
-        most = min(free // 2, _GPU_MOST_BYTES if on_gpu else _MOST_BYTES)
+        most = min(free_bytes(backend.device) // 2, _GPU_MOST_BYTES if on_gpu else _MOST_BYTES)
         cap = _GPU_CALL_POSITIONS if on_gpu else _CPU_CALL_POSITIONS
         # A block's largest moment: the MLP's hidden layer about four times over, the residual a dozen times.
         per_position = size * (4 * int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model) + 12 * int(cfg.d_model))
@@ -53,15 +49,15 @@ class Budget:
         )
 
     def lanes(self, positions: int) -> int:
-        """How many lanes of so many positions go into one call of a block: at least one."""
+        """How many lanes of this many positions go into one call of a block: at least one."""
         return max(1, self.call_positions // positions)
 
     def samples(self, n_tokens: int) -> int:
-        """How many corrupted copies of so many tokens are run at a time, beside the clean one: at least one."""
+        """How many corrupted copies of this many tokens are run at a time, beside the clean one: at least one."""
         return max(1, self.run_positions // n_tokens - 1)
 
     def logit_rows(self, n_logits: int) -> int:
-        """How many rows of so many logits go into one call of the unembedding: at least one."""
+        """How many rows of this many logits go into one call of the unembedding: at least one."""
         return max(1, self.logits // n_logits)
 
     def halve_after(self, error: BaseException) -> None:
@@ -72,11 +68,9 @@ class Budget:
         """
         if not is_out_of_memory(error):
             raise error
-        if max(self.call_positions, self.state_positions, self.logits, self.run_positions) == 1:
+        if max(vars(self).values()) == 1:
             raise OutOfMemoryError(
                 "memory ran out even with one cell at a time; take fewer samples, a shorter prompt or a smaller dtype"
             ) from error
-        self.call_positions = max(1, self.call_positions // 2)
-        self.state_positions = max(1, self.state_positions // 2)
-        self.logits = max(1, self.logits // 2)
-        self.run_positions = max(1, self.run_positions // 2)
+        for name, size in vars(self).items():
+            setattr(self, name, max(1, size // 2))

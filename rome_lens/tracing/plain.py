@@ -1,25 +1,26 @@
 """Scores of all cells by whole forwards of the model: slow, and right for whatever the model can do.
 
-It is the way for models whose blocks cannot be called alone, and for models that carry somebody's own hooks: these see
-every position and every layer of every cell, as they would in a forward of the user's.
+It is the way for models whose blocks cannot be called alone, and for models that carry hooks of the user's: these see
+every position and every layer of every cell, as in any forward.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from einops import reduce
 from torch import Tensor
 
 from rome_lens.backends import Backend
-from rome_lens.errors import ModelError
+from rome_lens.progress import Progress
 from rome_lens.tracing.cells import Cell
-from rome_lens.tracing.forwards import Runs, break_embeddings
+from rome_lens.tracing.forwards import Runs, break_embeddings, outputs_of
 from rome_lens.tracing.memory import Budget
 
 
 @torch.no_grad()
 def score_cells_plainly(
-    backend: Backend, runs: Runs, cells: Sequence[Cell], *, budget: Budget, tick: Callable[[int], None]
+    backend: Backend, runs: Runs, cells: Sequence[Cell], *, budget: Budget, progress: Progress
 ) -> dict[Cell, float]:
     """Answer probability of every cell, averaged over the corrupted copies: some cells in every forward.
 
@@ -28,7 +29,7 @@ def score_cells_plainly(
         runs: the clean and corrupted runs of one case that were made of it.
         cells: what to score.
         budget: memory to work in.
-        tick: called with the number of cells that are done, after each forward.
+        progress: called with (done, total, what) after each forward, cells as the unit.
     """
     outputs = _outputs(backend, runs, cells)
     scores: dict[Cell, float] = {}
@@ -40,8 +41,8 @@ def score_cells_plainly(
         except (RuntimeError, MemoryError) as error:
             budget.halve_after(error)
             continue
-        tick(len(some))
         done += len(some)
+        progress(done, len(cells), "tracing")
     return scores
 
 
@@ -50,19 +51,11 @@ def _outputs(backend: Backend, runs: Runs, cells: Sequence[Cell]) -> dict[tuple[
 
     [row, pos, d_model] by (stream, layer).
     """
-    seen: dict[tuple[str, int], Tensor] = {}
     severed = {cell.severed for cell in cells if cell.severed}
-    wanted = [(s, layer) for s in {c.stream for c in cells} | severed for layer in range(backend.n_layers)]
-    hooks = [("hook_embed", lambda x: break_embeddings(runs.cases, x))] if severed else []
-    hooks += [(backend.stream_hook(*key), lambda x, key=key: seen.update({key: x.clone()})) for key in wanted]
-    with backend.hooked(hooks):
-        backend.logits(runs.tokens if severed else runs.tokens[:1], keep=1)
-    silent = [backend.stream_hook(*key) for key in wanted if key not in seen]
-    if silent:
-        raise ModelError(
-            f"{backend.model_name} lists the hook point {silent[0]!r}, but nothing passes it in a forward; "
-            "leave its stream out"
-        )
+    points = [(s, layer) for s in {c.stream for c in cells} | severed for layer in range(backend.n_layers)]
+    rows = runs.tokens if severed else runs.tokens[:1]
+    hooks = [("hook_embed", partial(break_embeddings, runs.cases))] if severed else []
+    seen, _ = outputs_of(backend, points, lambda: backend.logits(rows, keep=1), hooks=hooks)
     return seen
 
 

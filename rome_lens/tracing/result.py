@@ -1,10 +1,11 @@
 """What a trace found: grids of probabilities, with everything that they depend on."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,17 +13,17 @@ from torch import Tensor
 from rome_lens.backends import STREAMS
 from rome_lens.errors import ArtefactError, SettingError
 from rome_lens.figures import HeatMap, format_probability
+from rome_lens.figures.plotly_figure import heat_map_figure
 from rome_lens.storage import load_tensors, save_tensors
 from rome_lens.tracing.attribution import ATTRIBUTION
+from rome_lens.tracing.labels import layer_title_of, title_of
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
 
 _UNEDITED = "unedited."
 _SEVERED = "severed."
 _GRIDS = ("scores", "severed")
-RESTORED = {"resid": "residual state", "mlp": "MLP outputs", "attn": "attention outputs"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,10 +145,15 @@ class CausalTrace:
         Raises:
             SettingError: the stream was not traced.
         """
-        wanted = range(len(self.tokens)) if positions is None else positions
-        grid = self._grid(stream)[:, list(wanted)]
+        among = range(len(self.tokens)) if positions is None else positions
+        grid = self._grid(stream)[:, list(among)]
         layer, index = divmod(int(grid.argmax()), grid.shape[1])
-        return layer, wanted[index]
+        return layer, among[index]
+
+    def _grids(self) -> Iterator[tuple[str, str | None, Float[Tensor, "layer pos"]]]:
+        """All grids: what was restored, and what was severed meanwhile."""
+        yield from ((stream, None, grid) for stream, grid in self.scores.items())
+        yield from (("resid", stream, grid) for stream, grid in self.severed.items())
 
     def _grid(self, stream: str) -> Float[Tensor, "layer pos"]:
         if stream not in self.scores:
@@ -176,13 +182,6 @@ class CausalTrace:
         return (*before, *self._maps("" if self.unedited is None else ", after the edit"))
 
     def _maps(self, when: str) -> tuple[HeatMap, ...]:
-        how = " (attribution patching: an approximation)" if self.approximate else ""
-        titles = {stream: f"Restoring the {RESTORED[stream]}{how}{when}" for stream in self.scores}
-        cut = {
-            stream: f"Restoring the {RESTORED['resid']}, {RESTORED[stream]} severed{when}" for stream in self.severed
-        }
-        grids = [(stream, grid, titles[stream]) for stream, grid in self.scores.items()]
-        grids += [("resid", grid, cut[stream]) for stream, grid in self.severed.items()]
         return tuple(
             HeatMap(
                 stream=stream,
@@ -191,16 +190,14 @@ class CausalTrace:
                 low=self.low,
                 high=self.high,
                 answer=self.answer,
-                title=title,
-                layer_title="restored layer" if stream == "resid" else f"centre of {self.window} restored layers",
+                title=title_of(stream, severed=severed, approximate=self.approximate) + when,
+                layer_title=layer_title_of(stream, self.window),
             )
-            for stream, grid, title in grids
+            for stream, severed, grid in self._grids()
         )
 
-    def figure(self) -> "go.Figure":
+    def figure(self) -> go.Figure:
         """The grids as an interactive plotly figure, a panel a grid; with edits, a row before and a row after."""
-        from rome_lens.figures.plotly_figure import heat_map_figure
-
         edited = "".join(f" · edited: {edit}" for edit in self.edits)
         title = f"{self.prompt} [{self.answer.strip()}] · {self.model_name}{edited}"
         return heat_map_figure(self.heat_maps(), title=title, columns=len(self.scores) + len(self.severed))
@@ -214,11 +211,9 @@ class CausalTrace:
 
         first, end = self.subject_span
         columns = ["stream", "severed", "layer", "pos", "token", "in_subject", "score", "effect"]
-        grids = [(stream, "", grid) for stream, grid in self.scores.items()]
-        grids += [("resid", stream, grid) for stream, grid in self.severed.items()]
         rows = [
-            (stream, severed, layer, pos, self.tokens[pos], first <= pos < end, score, score - self.low)
-            for stream, severed, grid in grids
+            (stream, severed or "", layer, pos, self.tokens[pos], first <= pos < end, score, score - self.low)
+            for stream, severed, grid in self._grids()
             for layer, row in enumerate(grid.tolist())
             for pos, score in enumerate(row)
         ]

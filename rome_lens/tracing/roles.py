@@ -1,9 +1,12 @@
-"""What a token is to a fact: six roles, by which facts of different lengths are averaged (paper, section 2.2)."""
+"""What a token is to a fact: six roles that make facts of different lengths comparable (paper, section 2.2)."""
 
 FIRST_SUBJECT, MIDDLE_SUBJECT, LAST_SUBJECT = "first subject token", "middle subject tokens", "last subject token"
 FIRST_AFTER, FURTHER, LAST = "first subsequent token", "further tokens", "last token"
 ROLES = (FIRST_SUBJECT, MIDDLE_SUBJECT, LAST_SUBJECT, FIRST_AFTER, FURTHER, LAST)
 """In the order of a prompt, as the paper's figures print them from the top."""
+
+EARLY, LATE = ("mlp", LAST_SUBJECT), ("attn", LAST)
+"""The two sites that the paper finds: MLPs at the subject's last token, attention at the prompt's."""
 
 
 def roles_of(subject_span: tuple[int, int], n_tokens: int) -> dict[str, range]:

@@ -3,40 +3,33 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, Unpack
 
 import torch
 
-from rome_lens.backends import STREAMS, as_backend
-from rome_lens.checks import flag, is_list, shown
+from rome_lens.backends import Backend, as_backend
+from rome_lens.checks import is_list, shown
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest, Fact
 from rome_lens.progress import Progress
-from rome_lens.tokens import TokenisedPrompt, tokenise
+from rome_lens.subjects import find_subject
+from rome_lens.tokens import TokenisedPrompt, check_prompt, tokenise
+from rome_lens.tracing.answers import known_text, named_answer, with_own_answer
+from rome_lens.tracing.cases import Case, noisy_case, swapped_case
 from rome_lens.tracing.cells import window_of
-from rome_lens.tracing.corruption import parse_noise, swapped_tokens
-from rome_lens.tracing.forwards import Case, Corruption
-from rome_lens.tracing.grid import Grids, Wanted, score_grids
-from rome_lens.tracing.request import (
-    check_corruption,
-    check_settings,
-    check_severed,
-    check_streams,
-    fitted_noise,
-    known_text,
-    noisy_case,
-    several,
-    wanted_answer,
-    with_own_answer,
-)
+from rome_lens.tracing.corruption import FittedNoise, fitted_noise, swapped_tokens
+from rome_lens.tracing.grid import AskedGrids, Grids, score_grids
 from rome_lens.tracing.result import CausalTrace
+from rome_lens.tracing.settings import TraceChanges, TraceSettings, check_streams
 
-# Of the clean run's probability: where so much is left, the corruption took away little.
+# The share of the clean run's probability from which on the corruption counts as having taken away little.
 _LEFT = 0.5
 
 
 class EditLike(Protocol):
-    """What tracing asks of an edit: `rome_lens.Edit` gives it, and so may anybody's own."""
+    """What tracing needs of an edit; `rome_lens.Edit` implements it, and your own class may."""
 
     @property
     def request(self) -> EditRequest:
@@ -54,23 +47,15 @@ def causal_trace(
     prompt: str,
     *,
     subject: str,
-    streams: Sequence[str] = STREAMS,
-    severed: Sequence[str] | None = None,
-    window: int | None = None,
-    samples: int = 10,
-    noise: float | str | None = None,
-    noise_replaces: bool = False,
-    swap: str | None = None,
-    seed: int = 1,
-    prepend_bos: bool = False,
     answer: str | None = None,
     expect: str | None = None,
     answer_joined: str | None = None,
     occurrence: int = 1,
     facts: Sequence[Fact] | None = None,
     edits: Sequence[EditLike] = (),
-    engine: str = "auto",
+    settings: TraceSettings | None = None,
     progress: Progress | None = None,
+    **changes: Unpack[TraceChanges],
 ) -> CausalTrace:
     """Show where a model keeps a fact: corrupt the subject, restore one state at a time, and see what brings it back.
 
@@ -78,19 +63,6 @@ def causal_trace(
         model: a HookedTransformer or a TransformerBridge, processed weights or not.
         prompt: a text that the model continues with the answer.
         subject: the part of the prompt to corrupt.
-        streams: what to restore: `resid` (the block's output), `mlp` and `attn` (windows of layers).
-        severed: `mlp`, `attn` or both: restore the residual stream once more while these outputs at the same token are
-            held, in all layers, at what the corrupted run gives (paper, section 2.2 and figure 3): what is left of the
-            effect does not pass through them.
-        window: layers restored together in `mlp` and `attn`; 10 covers l-5 .. l+4, as the released code has it. None
-            is 10, or all layers of a smaller model.
-        samples: corrupted copies to average over.
-        noise: None or `s3` (3 times the standard deviation of the facts' subject embeddings), a number (absolute), `m`
-            (Gaussian fitted to text), `tK` (Student-t of K degrees of freedom) or `uX` (uniform +-X).
-        noise_replaces: assign the noise instead of adding it.
-        swap: corrupt by putting this subject, of as many tokens, in place of the prompt's, instead of by noise.
-        seed: seed of the noise; 1 is the released code's.
-        prepend_bos: put BOS in front. The released code does not; TransformerLens does by default.
         answer: trace this answer's probability, of one token or several; by default the model's own next token.
         expect: the same, but refuse if the model does not predict it, neither with a blank in front nor without.
         answer_joined: what stands between the prompt and the answer: "" or white space. None goes by what both sides
@@ -101,9 +73,23 @@ def causal_trace(
         edits: trace the model with these edits in its weights, and without them for the same answer and the same
             noise (`CausalTrace.unedited`). Without `answer` that is what the edited model says. The weights are put
             back afterwards.
+        settings: all that is named below `progress` in one object; what is given by name counts instead.
+        progress: called with (done, total, what) now and then.
+        streams: what to restore: `resid` (the block's output), `mlp` and `attn` (windows of layers).
+        severed: `mlp`, `attn` or both: restore the residual stream once more while these outputs at the same token are
+            held, in all layers, at what the corrupted run gives (paper, section 2.2 and figure 3): what is left of the
+            effect does not pass through them.
+        window: layers restored together in `mlp` and `attn`; 10 covers l-5 .. l+4, as the released code has it. None
+            is 10, or all layers of a smaller model.
+        samples: corrupted copies to average over; 10 by default.
+        noise: None or `s3` (3 times the standard deviation of the facts' subject embeddings), a number (absolute), `m`
+            (Gaussian fitted to text), `tK` (Student-t of K degrees of freedom) or `uX` (uniform +-X).
+        noise_replaces: assign the noise instead of adding it.
+        swap: corrupt by putting this subject, of as many tokens, in place of the prompt's, instead of by noise.
+        seed: seed of the noise; 1, the default, is the released code's.
+        prepend_bos: put BOS in front. The released code does not; TransformerLens does by default.
         engine: `auto`; `plain` to run whole forwards (slow; the same numbers); or `attribution` for an approximation
             from one backward pass, which is fast and may be far off.
-        progress: called with (done, total, what) now and then.
 
     Returns:
         The grids with all that they depend on. Cells before the subject equal `low` exactly.
@@ -116,90 +102,136 @@ def causal_trace(
         ModelMismatchError: an edit belongs to another model; EditStateError: it is in the weights already.
     """
     started = time.perf_counter()
-    samples, seed = check_settings(
-        prompt, subject, streams=streams, occurrence=occurrence, samples=samples, seed=seed, engine=engine
-    )
-    prepend_bos, noise_replaces = flag("prepend_bos", prepend_bos), flag("noise_replaces", noise_replaces)
-    check_severed(severed, engine=engine)
-    wanted, rule = wanted_answer(answer, expect, answer_joined), parse_noise(noise, replace=noise_replaces)
-    check_corruption(noise, noise_replaces=noise_replaces, swap=swap)
-    backend = as_backend(model)
-    streams = check_streams(backend, streams)
-    window = window_of(window, backend.n_layers)
-    wanted_grids = Wanted(streams, check_streams(backend, several(severed)), window)
-
-    def read(joined: str | None) -> TokenisedPrompt:
-        return tokenise(
-            backend.tokenizer,
-            prompt,
-            subject,
-            answer=wanted,
-            answer_joined=joined,
-            occurrence=occurrence,
-            prepend_bos=prepend_bos,
-        )
-
+    check_prompt(prompt)
+    find_subject(prompt, subject, occurrence)
+    settings = TraceSettings.given(settings, changes)
+    answer = named_answer(answer, expect, answer_joined)
     edits = _checked_edits(edits)
-    taken: tuple[str, ...] = ()
+    backend = as_backend(model)
+    grids = AskedGrids(
+        check_streams(backend, settings.streams),
+        check_streams(backend, settings.severed or ()),
+        window_of(settings.window, backend.n_layers),
+    )
+    read = partial(
+        tokenise,
+        backend.tokenizer,
+        prompt,
+        subject,
+        answer=answer,
+        occurrence=occurrence,
+        prepend_bos=settings.prepend_bos,
+    )
     with backend.evaluating(), _carrying(edits, model):
-        if wanted is not None and expect is not None:
-            text, taken = known_text(backend, read, prompt=prompt, answer=wanted, answer_joined=answer_joined)
+        if answer is not None and expect is not None:
+            text, notes = known_text(backend, read, prompt=prompt, answer=answer, answer_joined=answer_joined)
         else:
-            text = read(answer_joined)
+            text, notes = read(answer_joined=answer_joined), ()
             backend.check_text(text)
         swapped = None
-        if swap is not None:
-            swapped = swapped_tokens(backend.tokenizer, text, prompt, subject, swap=swap, occurrence=occurrence)
-        if wanted is None:
+        if settings.swap is not None:
+            swapped = swapped_tokens(
+                backend.tokenizer, text, prompt, subject, swap=settings.swap, occurrence=occurrence
+            )
+        if answer is None:
             text = with_own_answer(backend, text)
         if swapped is not None:
-            fitted, tokens = None, torch.tensor(text.ids[:-1], device=backend.device)
-            corruption = Corruption(text.subject_span, None, False, swapped[: len(tokens)].to(backend.device))
-            case = Case(tokens, corruption, torch.tensor(text.answer_ids, device=backend.device))
+            noise, case = None, swapped_case(backend, text, swapped)
         else:
-            fitted = fitted_noise(backend, rule, facts)
-            case = noisy_case(backend, text, fitted, samples=samples, seed=seed)
-
-    def trace(carried: Sequence[EditLike], unedited: CausalTrace | None, since: float) -> CausalTrace:
-        with backend.evaluating(), _carrying(carried, model):
-            (grids,) = score_grids(backend, [case], [wanted_grids], engine=engine, progress=progress)
-        # Without its edit a model may well know nothing of the edit's answer: that is no fault of the trace.
-        little = () if edits and not carried else _little_effect(grids, sure=expect is not None)
-        return CausalTrace(
-            scores=grids.scores,
-            severed=grids.severed,
-            low=grids.low,
-            high=grids.high,
-            answer=text.answer,
-            answer_ids=text.answer_ids,
-            prompt=prompt,
-            subject=subject.strip(),
-            tokens=text.tokens,
-            token_ids=text.ids[: text.n_prompt],
-            subject_span=text.subject_span,
-            noise=None if fitted is None else fitted.level,
-            noise_rule=None if fitted is None else str(rule),
-            noise_replaces=fitted is not None and noise_replaces,
-            swap=swap,
-            window=window,
-            samples=case.corruption.n_samples,
-            seed=seed,
-            prepend_bos=prepend_bos,
-            model_name=backend.model_name,
-            backend=backend.name,
-            dtype=str(backend.dtype).removeprefix("torch."),
-            device=str(backend.device),
-            engine=grids.engine,
-            notes=(*taken, *grids.notes, *little),
-            seconds=time.perf_counter() - since,
-            edits=tuple(f"{edit.request.text} → {edit.request.target_new.strip()}" for edit in carried),
-            unedited=unedited,
-        )
-
+            noise = fitted_noise(backend, settings.rule, facts)
+            case = noisy_case(backend, text, noise, samples=settings.samples, seed=settings.seed)
+    prepared = _Prepared(
+        backend, settings, grids, prompt, subject.strip(), text, noise, case, notes, expect is not None
+    )
     if not edits:
-        return trace((), None, started)
-    unedited = trace((), None, time.perf_counter())
-    return trace(edits, unedited, time.perf_counter())
+        return _traced(prepared, (), started, progress)
+    # Without its edit a model may well know nothing of the edit's answer: that is no fault of the trace.
+    unedited = _traced(prepared, (), time.perf_counter(), progress, doubted=False)
+    return _traced(prepared, edits, time.perf_counter(), progress, unedited=unedited)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a trace needs to run: found in the model with its edits, the same for the model without them.
+
+    Attributes:
+        backend: the model.
+        settings: how it is traced.
+        grids: which grids are computed.
+        prompt: the text that is traced.
+        subject: the subject in it.
+        text: the prompt with its answer, as tokens.
+        noise: what breaks the subject; None where another subject does.
+        case: the same for the engine.
+        notes: what there was to say about the answer.
+        sure: whether the model is known to give the answer.
+    """
+
+    backend: Backend
+    settings: TraceSettings
+    grids: AskedGrids
+    prompt: str
+    subject: str
+    text: TokenisedPrompt
+    noise: FittedNoise | None
+    case: Case
+    notes: tuple[str, ...]
+    sure: bool
+
+
+def _traced(
+    prepared: _Prepared,
+    edits: Sequence[EditLike],
+    since: float,
+    progress: Progress | None,
+    *,
+    unedited: CausalTrace | None = None,
+    doubted: bool = True,
+) -> CausalTrace:
+    """The trace of what was prepared.
+
+    Args:
+        prepared: the fact.
+        edits: what the model carries while it is traced.
+        since: when the work on this trace began.
+        progress: called with (done, total, what).
+        unedited: the trace of the model without the edits.
+        doubted: note where the corruption takes little away.
+    """
+    backend, text, settings, noise = prepared.backend, prepared.text, prepared.settings, prepared.noise
+    with backend.evaluating(), _carrying(edits, backend.model):
+        (grids,) = score_grids(backend, [prepared.case], [prepared.grids], engine=settings.engine, progress=progress)
+    little = _little_effect(grids, sure=prepared.sure) if doubted else ()
+    return CausalTrace(
+        scores=grids.scores,
+        severed=grids.severed,
+        low=grids.low,
+        high=grids.high,
+        answer=text.answer,
+        answer_ids=text.answer_ids,
+        prompt=prepared.prompt,
+        subject=prepared.subject,
+        tokens=text.tokens,
+        token_ids=text.ids[: text.n_prompt],
+        subject_span=text.subject_span,
+        noise=None if noise is None else noise.level,
+        noise_rule=None if noise is None else str(noise.rule),
+        noise_replaces=noise is not None and settings.noise_replaces,
+        swap=settings.swap,
+        window=prepared.grids.window,
+        samples=prepared.case.corruption.n_samples,
+        seed=settings.seed,
+        prepend_bos=settings.prepend_bos,
+        model_name=backend.model_name,
+        backend=backend.name,
+        dtype=str(backend.dtype).removeprefix("torch."),
+        device=str(backend.device),
+        engine=grids.engine,
+        notes=(*prepared.notes, *grids.notes, *little),
+        seconds=time.perf_counter() - since,
+        edits=tuple(edit.request.words for edit in edits),
+        unedited=unedited,
+    )
 
 
 def _checked_edits(edits: Sequence[EditLike]) -> tuple[EditLike, ...]:
@@ -218,7 +250,7 @@ def _checked_edits(edits: Sequence[EditLike]) -> tuple[EditLike, ...]:
 
 
 def _little_effect(grids: Grids, *, sure: bool) -> tuple[str, ...]:
-    """Say it where there is little for a state to bring back, or nothing that a number could show."""
+    """A note where there is little for a state to bring back, or nothing that a number could show."""
     if not grids.high:
         return (
             "the answer's probability in the clean run is below 1e-323, the least that a number can be, and counts as "

@@ -11,7 +11,7 @@ from effort import slow
 
 import rome_lens as rl
 from rome_lens.loading.default_model import N_LAYERS
-from rome_lens.tracing.grid import Wanted
+from rome_lens.tracing.grid import AskedGrids
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "trace.json").read_text())
 # At every landing each of so many cells is scored: 11 of 900.
@@ -28,8 +28,8 @@ default_model = cache(rl.load_model)
     ],
 )
 def test_grids_equal_the_released_codes(number, backend, every, monkeypatch):
-    reference, plan = REFERENCE[number], Wanted.cells
-    monkeypatch.setattr(Wanted, "cells", lambda self, case, n_layers: plan(self, case, n_layers)[::every])
+    reference, plan = REFERENCE[number], AskedGrids.cells
+    monkeypatch.setattr(AskedGrids, "cells", lambda self, case, n_layers: plan(self, case, n_layers)[::every])
     trace = rl.causal_trace(
         default_model(backend=backend),
         reference["prompt"],

@@ -89,9 +89,8 @@ def _suggested(word):
     """The page names the layer that its own run found; this world's may find another."""
     if not word.startswith("known/layers/second-moments/"):
         return word
-    return (
-        f"known/layers/second-moments/layer-{json.loads(Path('known/settings.json').read_text())['layer']}.safetensors"
-    )
+    layer = json.loads(Path("known/layers/settings.json").read_text())["layer"]
+    return f"known/layers/second-moments/layer-{layer}.safetensors"
 
 
 def python(words):

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, pre_tokenizers
 
 import rome_lens as rl
 import rome_lens.editing.export
@@ -29,6 +29,7 @@ from rome_lens.data.records import RecordSet
 from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained
 from rome_lens.loading.outline import Outline
+from rome_lens.loading.tiny import word_model
 
 ROOT = Path(__file__).parents[2]
 # The tutorials' pages are made by running them.
@@ -44,7 +45,6 @@ SENTENCES = {
     },
 }
 NPZ = "transformer.h.8.mlp.c_proj_float32_mom2_100000.npz"
-_END = "<|end|>"
 
 
 def facts() -> tuple[rl.Fact, ...]:
@@ -56,43 +56,16 @@ def facts() -> tuple[rl.Fact, ...]:
 def pretrained() -> Pretrained:
     """A GPT-2 of many thin layers, knowing the facts, whose words are those of the pages."""
     words = sorted({word for page in PAGES for word in re.findall(r"\w+|[^\w\s]+", page.read_text("utf-8"))})
-    tokenizer = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate([_END, "Colos", "seum", *words])}, unk_token=_END)
-    )
+    sizes = {"n_positions": 128, "n_layer": N_LAYERS, "tie_word_embeddings": False}
+    made = word_model("words", ["Colos", "seum", *words], scale=0.2, **sizes)
     # Two words of the Colosseum: the pages swap it for the three of the Eiffel Tower.
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    made.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex("Colos(?=seum)"), "isolated")]
     )
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=_END,
-        eos_token=_END,
-        pad_token=_END,
-        unk_token=_END,
-        name_or_path="words",
-        add_bos_token=True,
-    )
-    config = transformers.GPT2Config(
-        vocab_size=len(fast),
-        n_positions=128,
-        n_embd=16,
-        n_layer=N_LAYERS,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=0,
-        tie_word_embeddings=False,
-    )
-    model = transformers.GPT2LMHeadModel(config).eval()
-    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".ln_" not in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-        model.lm_head.weight *= 0.5
-        # The end token is no answer: it is never the likeliest.
-        model.lm_head.weight[0] = 0
-        _teach(model, fast)
-    return Pretrained(name="taught", model=model, tokenizer=fast)
+        made.model.lm_head.weight *= 0.5
+        _teach(made.model, made.tokenizer)
+    return replace(made, name="taught")
 
 
 def _teach(model: Any, tokenizer: Any) -> None:

@@ -1,5 +1,6 @@
 """What the tests of the editing commands share: a tiny model in a folder, its second moments, an edit, a shell."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,9 @@ from typer.testing import CliRunner
 
 import rome_lens as rl
 import rome_lens.loading
+from rome_lens.backends import as_backend
 from rome_lens.cli import app
+from rome_lens.loading.tiny import word_model
 
 PROMPT, SUBJECT, TARGET = "where stands {}", "the tower", "rome"
 # Stands for the path of the second moment in a list of arguments.
@@ -20,28 +23,26 @@ _WORDS += "The In It When There We A For This As"
 
 def write_tiny_model(folder):
     """A GPT-2 of three layers and random weights whose words are `_WORDS`, as Hugging Face keeps one."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
-    end, words = "<|end|>", _WORDS.split()
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([end, *words])}, unk_token=end))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end, unk_token=end, add_bos_token=True
-    )
-    ids = {"bos_token_id": 0, "eos_token_id": 0}
-    config = GPT2Config(vocab_size=len(words) + 1, n_positions=64, n_embd=16, n_layer=3, n_head=2, **ids)
-    model = GPT2LMHeadModel(config).eval()
-    generator = torch.Generator().manual_seed(0)
+    made = word_model("tiny", _WORDS.split(), n_positions=64, n_layer=3)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".ln_" not in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-        model.transformer.wte.weight *= 1.5
-        # The end token is no answer: it is never the likeliest.
-        model.transformer.wte.weight[0] = 0
-    model.save_pretrained(folder)
-    fast.save_pretrained(folder)
+        made.model.transformer.wte.weight *= 1.5
+    made.model.save_pretrained(folder)
+    made.tokenizer.save_pretrained(folder)
+
+
+FACTS = [("where stands {}", "the tower"), ("{} is in the city of", "paris"), ("{} was built in", "the old museum")]
+FACTS += [("in {} it is", "rome"), ("{} stands", "a river")]
+
+
+def write_facts(model, path):
+    """A file of `FACTS` with what the model says there, and one fact that it does not know."""
+    backend, records = as_backend(model), []
+    for prompt, subject in FACTS:
+        ids = backend.tokenizer(prompt.replace("{}", subject), add_special_tokens=False)["input_ids"]
+        said = backend.tokenizer.decode([int(backend.logits(torch.tensor([ids]), keep=1)[0, -1].argmax())])
+        records.append({"subject": subject, "prompt": prompt.replace("{}", subject), "attribute": said})
+    records.append(records[0] | {"attribute": "berlin" if records[0]["attribute"] != "berlin" else "rome"})
+    path.write_text(json.dumps(records))
 
 
 class TinyHouse:

@@ -15,8 +15,8 @@ from rome_lens.facts import Fact
 from rome_lens.loading.tiny import TINY_PROMPT, TINY_SUBJECT
 from rome_lens.tokens import tokenise
 from rome_lens.tracing import causal_trace
+from rome_lens.tracing.cases import Corruption
 from rome_lens.tracing.corruption import FittedNoise, NoiseRule, fit_noise, parse_noise, swapped_tokens
-from rome_lens.tracing.forwards import Corruption
 
 FORMS = "a number, s3 (times the embeddings' deviation), m, t5 (degrees of freedom) or u0.5 (uniform, half width)"
 MANY = 40_000

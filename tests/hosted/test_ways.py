@@ -64,7 +64,7 @@ def test_what_blocks_refuse_is_done_by_whole_forwards(name):
     rounding = 1e-3 if name == "xglm" else 1e-6
     for stream in streams:
         torch.testing.assert_close(auto.scores[stream], plain.scores[stream], rtol=rounding, atol=0)
-    reasons = [note for note in auto.notes if "cannot be called alone" in note]
+    reasons = [note for note in auto.notes if "whole forwards were run" in note]
     assert (auto.engine, len(reasons)) == ("plain", 1) if name in ("falcon-alibi", "gpt1") else ("blocks", 0)
     assert all("\n" not in note for note in auto.notes)
 
@@ -98,7 +98,7 @@ def test_noise_is_as_wide_as_what_passes_hook_embed(noise, engine):
 
 
 def test_an_average_has_noise_as_wide_as_what_passes_hook_embed(monkeypatch):
-    monkeypatch.setattr("rome_lens.tracing.request.check_known", lambda backend, text: None)
+    monkeypatch.setattr("rome_lens.tracing.answers.check_known", lambda backend, text: None)
     average = rl.average_causal_effect(architecture("opt-narrow", BRIDGE), FACTS, samples=2, streams=("resid",))
     assert average.high != average.low
 
@@ -120,7 +120,7 @@ def test_whatever_a_block_raises_alone_leads_to_whole_forwards(backend, error, m
     found = trace(model, progress=lambda *step: told.append(step))
     assert found.engine == "plain"
     assert found.notes[0].startswith(
-        f"the model's blocks cannot be called alone (a block called alone raised {type(error).__name__}: "
+        f"whole forwards were run, which is slower: a block called alone raised {type(error).__name__}: "
     )
     assert "\n" not in found.notes[0]
     for stream, scores in expected.scores.items():

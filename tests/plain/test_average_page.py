@@ -7,8 +7,6 @@ import pytest
 
 from rome_lens.figures.curves import CurvePanel, Line, curve_figure
 from rome_lens.figures.heat_map import HeatMap
-from rome_lens.tracing.average.figures import average_figures, heat_maps, severed_figure
-from rome_lens.tracing.average.page import average_page
 from rome_lens.tracing.average.result import AverageEffect
 from rome_lens.tracing.roles import FIRST_SUBJECT, LAST, LAST_SUBJECT
 
@@ -45,7 +43,7 @@ def average(*facts, aside=(), model="tiny"):
 
 def test_heat_maps_have_roles_down_and_layers_across():
     found = average()
-    maps = heat_maps(found)
+    maps = found.heat_maps()
     assert [m.stream for m in maps] == ["resid", "mlp", "attn"]
     assert maps[0].labels == (FIRST_SUBJECT, LAST_SUBJECT, "first subsequent token", LAST)
     assert maps[1].layer_title == "centre of 2 restored layers"
@@ -55,7 +53,7 @@ def test_heat_maps_have_roles_down_and_layers_across():
 
 
 def test_figures_show_means_and_bands():
-    figures = average_figures(average())
+    figures = average().figures()
     assert list(figures) == ["roles", "layers", "severed"]
     lines = [trace for trace in figures["layers"].data if trace.name == LAST]
     assert len(lines) == 3
@@ -69,31 +67,31 @@ def test_figures_show_means_and_bands():
 
 def test_nothing_severed_is_no_figure():
     found = average(fact(0, severed=False))
-    assert severed_figure(found) is None
-    assert "severed" not in average_figures(found)
-    assert "Severed paths" not in average_page(found)
+    assert found.severed_panels() == []
+    assert "severed" not in found.figures()
+    assert "Severed paths" not in found.to_html()
 
 
 def test_the_page_holds_effects_facts_and_settings():
     aside = {"number": 5, "prompt": "{} x", "subject": "it", "answer": "y", "known": False, "why": "not known"}
-    page = average_page(average(aside=[aside]))
+    page = average(aside=[aside]).to_html()
     assert "Where <bdi>tiny</bdi> keeps 2 facts" in page
     assert "1 fact was set aside: the model does not know" in page
     assert "0.500 <span" in page  # the total effect
     assert "not known" in page
     assert "prepared.window" in page
-    assert page == average_page(average(aside=[aside]))
+    assert page == average(aside=[aside]).to_html()
     assert not re.search(r"(src|href)=[^#>]*//", re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL))
 
 
 def test_an_approximation_says_so():
-    page = average_page(average(fact(0, engine="attribution", severed=False)))
+    page = average(fact(0, engine="attribution", severed=False)).to_html()
     assert "Approximated by attribution patching" in page
-    assert "Approximated by" not in average_page(average())
+    assert "Approximated by" not in average().to_html()
 
 
 def test_data_stays_data():
-    page = average_page(average(fact(0, subject=NASTY), model=NASTY))
+    page = average(fact(0, subject=NASTY), model=NASTY).to_html()
     assert "<script>alert" not in page
     assert "onerror=alert(1)>" not in page
     assert "{{ 7 * 7 }}" in page

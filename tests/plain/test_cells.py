@@ -9,7 +9,7 @@ from rome_lens.errors import SettingError
 from rome_lens.tracing.blocks import count_positions, plan_lanes
 from rome_lens.tracing.cells import Cell, known_score, plan_cells, window_layers
 
-LOW, HIGH = 0.125, 0.75
+LOW, HIGH = "low", "high"
 LAYERS = st.integers(1, 40)
 
 
@@ -63,7 +63,7 @@ def test_the_other_streams_are_restored_in_windows(stream):
 
 
 def _known(cell, *, read=range(6, 7)):
-    return known_score(cell, n_layers=4, first_corrupted=2, read=read, low=LOW, high=HIGH)
+    return known_score(cell, n_layers=4, first_corrupted=2, read=read)
 
 
 @pytest.mark.parametrize(

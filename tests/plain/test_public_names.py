@@ -12,6 +12,7 @@ import pytest
 
 import rome_lens as rl
 from rome_lens.editing.settings import SettingsChanges
+from rome_lens.tracing import TraceSettings
 
 HEAVY = ("torch", "transformers", "transformer_lens", "typer", "pandas", "plotly", "numpy")
 
@@ -58,9 +59,11 @@ def test_the_contract_of_causal_trace():
     parameters = _defaults(rl.causal_trace)
     assert list(parameters)[:3] == ["model", "prompt", "subject"]
     contract = {"streams": ("resid", "mlp", "attn"), "samples": 10, "noise": None, "seed": 1, "prepend_bos": False}
-    assert {name: parameters[name] for name in contract} == contract
-    keyword_only = [p for p in inspect.signature(rl.causal_trace).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert len(keyword_only) == len(parameters) - 2
+    settings = _defaults(TraceSettings)
+    assert {name: settings[name] for name in contract} == contract
+    by_name = [p for p in inspect.signature(rl.causal_trace).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert len(by_name) == len(parameters) - 3
+    assert parameters["settings"] is None
 
 
 def test_the_contract_of_a_trace():

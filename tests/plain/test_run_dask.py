@@ -85,7 +85,7 @@ def test_a_task_that_kills_every_worker_that_takes_it_is_given_up(tmp_path):
 
 
 def test_a_worker_with_another_version_is_refused(cluster, monkeypatch):
-    monkeypatch.setattr(rome_lens, "__version__", "0.0.9")
+    monkeypatch.setattr("rome_lens.runs.dask.__version__", "0.0.9")
     with (
         pytest.raises(RunError, match=r"^the dask worker at tcp://\S+ has rome_lens 0.1.0; expected 0.0.9, as here$"),
         dask_executor(cluster.scheduler_address),

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_run import ToyMaker, ToyWork, noted, record_files, toy_key, toy_summary, toy_tasks
 
-from rome_lens.cli.terminal import progress_bar
+from rome_lens.cli.output import progress_bar
 from rome_lens.errors import ArtefactError, ModelError, RunError, SettingError
 from rome_lens.runs import MemoryFolder, RecordMaker, RunFolder, Shard, Task, Work, merge, process_pool, run
 

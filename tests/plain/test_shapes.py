@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rome_lens.checks import as_whole
 from rome_lens.editing.outcome import SAID
-from rome_lens.tracing.forwards import joint_probability
+from rome_lens.tracing.cases import joint_probability
 
 
 def checked(function):

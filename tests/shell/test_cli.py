@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import typer
 from rich.cells import cell_len
+from tiny_shell import ok, refusal
 from typer.testing import CliRunner
 
 import rome_lens
@@ -16,7 +17,7 @@ import rome_lens.loading
 import rome_lens.loading.tiny
 from rome_lens import CausalTrace, causal_trace, errors
 from rome_lens.cli import app
-from rome_lens.cli.terminal import progress_bar
+from rome_lens.cli.output import progress_bar
 from rome_lens.loading.options import has_hooked_transformer
 
 PROMPT, SUBJECT = "the tower is in the city of", "the tower"
@@ -52,13 +53,8 @@ def shell(monkeypatch, tiny, tmp_path):
     return SimpleNamespace(run=run, loads=loads)
 
 
-def _ok(result):
-    assert (result.exit_code, result.stderr) == (0, ""), result.stderr
-    return result.stdout
-
-
 def _json(result):
-    return json.loads(_ok(result))
+    return json.loads(ok(result))
 
 
 def _without_time(values):
@@ -72,7 +68,7 @@ def test_json_holds_the_numbers_of_causal_trace(shell, tiny):
 
 def test_the_printed_trace(shell, tiny):
     trace = causal_trace(tiny, PROMPT, subject=SUBJECT, noise=1.0)
-    lines = _ok(shell.run(*TRACE)).splitlines()
+    lines = ok(shell.run(*TRACE)).splitlines()
     assert lines[0] == f"{PROMPT} → city"
     assert lines[1] == f"tiny · {trace.backend} · float32 on cpu · no BOS"
     assert lines[2] == f"high {trace.high:.4f}  clean run"
@@ -102,11 +98,11 @@ def test_the_printed_trace(shell, tiny):
     ],
 )
 def test_the_printed_noise(shell, args, line):
-    assert line in _ok(shell.run(*TRACE, *args))
+    assert line in ok(shell.run(*TRACE, *args))
 
 
 def test_the_printed_swap(shell):
-    assert "  subject swapped for 'the city'" in _ok(shell.run(*TRACE[:4], "--swap", "the city"))
+    assert "  subject swapped for 'the city'" in ok(shell.run(*TRACE[:4], "--swap", "the city"))
 
 
 def test_without_arguments_it_traces_the_eiffel_tower(shell):
@@ -175,8 +171,8 @@ def test_options_that_change_the_trace(shell, tmp_path, option):
 @pytest.mark.parametrize("option", LOADING)
 def test_options_that_change_what_is_loaded(shell, option):
     value, name = LOADING[option]
-    _ok(shell.run(*TRACE))
-    _ok(shell.run(*TRACE, option, value))
+    ok(shell.run(*TRACE))
+    ok(shell.run(*TRACE, option, value))
     before, after = shell.loads
     assert before == {"name": "smollm2-135m", "backend": "auto", "device": None, "dtype": "float32"}
     assert after == before | {name: value}
@@ -212,22 +208,12 @@ def test_png_without_kaleido_is_refused_before_any_work(shell, tmp_path, monkeyp
     for module in ("kaleido", "kaleido.errors"):
         monkeypatch.setitem(sys.modules, module, None)
     result = shell.run(*TRACE, "--png", tmp_path / "trace.png", "--save", tmp_path / "trace")
-    assert _refusal(result, code=1) == (
+    assert refusal(result, code=1) == (
         "writing a PNG needs the extra 'images': pip install 'rome-lens[images]', and a Chrome or Chromium browser; "
         "an HTML figure needs neither"
     )
     assert shell.loads == []
     assert list(tmp_path.iterdir()) == []
-
-
-def _refusal(result, *, code):
-    """The one line on stderr of a command that failed; nothing else was said."""
-    assert (result.exit_code, result.stdout) == (code, ""), result.stderr
-    assert result.stderr.startswith("rome-lens: ")
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.endswith("\n")
-    assert result.stderr.strip().isprintable()
-    return result.stderr.removeprefix("rome-lens: ").strip()
 
 
 BEFORE_LOADING = {
@@ -269,14 +255,14 @@ AFTER_LOADING = {
 
 @pytest.mark.parametrize(("code", "args", "start"), BEFORE_LOADING.values(), ids=BEFORE_LOADING)
 def test_what_is_refused_before_anything_is_loaded(shell, code, args, start):
-    assert start in _refusal(shell.run(*args), code=code)
+    assert start in refusal(shell.run(*args), code=code)
     assert shell.loads == []
 
 
 @pytest.mark.parametrize(("code", "args", "start"), AFTER_LOADING.values(), ids=AFTER_LOADING)
 def test_what_only_the_model_can_refuse(shell, tmp_path, code, args, start):
     result = shell.run(*args, "--json", "--save", tmp_path / "trace", "--html", tmp_path / "page")
-    assert _refusal(result, code=code).startswith(start)
+    assert refusal(result, code=code).startswith(start)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -301,13 +287,13 @@ def _failing(monkeypatch, error):
 )
 def test_errors_while_loading(shell, monkeypatch, error, code):
     _failing(monkeypatch, error)
-    said = _refusal(shell.run(*TRACE), code=code)
+    said = refusal(shell.run(*TRACE), code=code)
     assert said == (" ".join(str(error).split()) or "interrupted")
 
 
 def test_escapes_in_an_error_are_shown(shell, monkeypatch):
     _failing(monkeypatch, errors.ModelError("\x1b]0;title\x07 \x9b31m\u202e is no model"))
-    said = _refusal(shell.run(*TRACE), code=1)
+    said = refusal(shell.run(*TRACE), code=1)
     assert said == "\\x1b]0;title\\x07 \\x9b31m\\u202e is no model"
 
 
@@ -318,14 +304,14 @@ def test_a_bug_of_ours_is_not_hidden(shell, monkeypatch):
 
 
 def test_a_disk_without_room(shell):
-    said = _refusal(shell.run(*TRACE, "--save", "/dev/full"), code=1)
+    said = refusal(shell.run(*TRACE, "--save", "/dev/full"), code=1)
     assert said == "cannot write '/dev/full': no room is left on the disk; free some, or choose another place"
 
 
 @pytest.mark.parametrize("prompt", NASTY)
 @pytest.mark.parametrize("colours", [{}, COLOURS], ids=["plain", "colours"])
 def test_a_prompt_is_shown_and_not_interpreted(shell, prompt, colours):
-    printed = _ok(shell.run("trace", prompt, "-s", SUBJECT, "--noise", "1", **colours))
+    printed = ok(shell.run("trace", prompt, "-s", SUBJECT, "--noise", "1", **colours))
     # With colours the output has escapes of its own: to begin a style and to end it, and no red.
     assert ("\x1b" in printed) == bool(colours)
     assert "\x1b[31m" not in printed
@@ -366,38 +352,33 @@ COMMANDS = [
 @pytest.mark.parametrize("args", COMMANDS, ids=lambda args: " ".join(args)[:30])
 @pytest.mark.parametrize("colours", [{}, COLOURS], ids=["plain", "colours"])
 def test_no_line_is_longer_than_eighty_columns(shell, args, colours):
-    printed = re.sub(r"\x1b\[[\d;]*m", "", _ok(shell.run(*args, **colours)))
+    printed = re.sub(r"\x1b\[[\d;]*m", "", ok(shell.run(*args, **colours)))
     assert max(map(cell_len, printed.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("args", [TRACE, [*TRACE, "--json"], ["models"]], ids=" ".join)
 def test_an_output_that_is_not_unicode(shell, args):
-    assert _ok(shell.run(*args, charset="ascii")).isascii()
+    assert ok(shell.run(*args, charset="ascii")).isascii()
 
 
 def test_the_same_trace_in_a_long_model_name(shell, tiny, monkeypatch):
     monkeypatch.setattr(tiny.cfg, "model_name", "folder/" + "x" * 200)
-    assert max(map(cell_len, _ok(shell.run(*TRACE)).splitlines())) <= 80
+    assert max(map(cell_len, ok(shell.run(*TRACE)).splitlines())) <= 80
 
 
 def test_version(shell):
-    assert _ok(shell.run("--version")) == f"rome-lens {rome_lens.__version__}\n"
+    assert ok(shell.run("--version")) == f"rome-lens {rome_lens.__version__}\n"
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
 def test_help(shell, args):
-    printed = _ok(shell.run(*args))
+    printed = ok(shell.run(*args))
     listed = re.findall(r"^│ (\w+)  ", printed.split("Commands")[1], re.MULTILINE)
-    assert listed == ["trace", "ask", "edit", "apply", "show", "stats", "models", "doctor", "average", "eval"]
-
-
-def test_help_says_what_every_option_is():
-    command = typer.main.get_command(app).commands["trace"]
-    assert [p.name for p in command.params if not p.help] == []
+    assert " ".join(listed) == "trace ask edit apply show stats suggest models doctor average eval"
 
 
 def test_models(shell, tmp_path):
-    printed = _ok(shell.run("models"))
+    printed = ok(shell.run("models"))
     assert printed.startswith("smollm2-135m  the default: ")
     assert "not fetched yet; kept at " in printed
     assert "not converted yet; kept at " in printed
@@ -414,7 +395,7 @@ def test_models_tells_of_a_damaged_file(shell, tmp_path, monkeypatch):
     path = tmp_path / "cache" / "x.gguf"
     damaged = rome_lens.loading.CacheState(path=path, present=True, intact=False, size=7)
     monkeypatch.setattr(rome_lens.loading, "cached_default_model", lambda: damaged)
-    assert "damaged: fetched anew" in _ok(shell.run("models"))
+    assert "damaged: fetched anew" in ok(shell.run("models"))
     assert _json(shell.run("models", "--json"))["cached"] == {
         "path": str(path),
         "present": True,
@@ -430,8 +411,8 @@ def test_a_damaged_file_is_not_needed_beside_an_intact_copy(shell, tmp_path, mon
     for name, intact in (("cached_default_model", False), ("cached_conversion", True)):
         state = rome_lens.loading.CacheState(path=tmp_path / name, present=True, intact=intact, size=7)
         monkeypatch.setattr(rome_lens.loading, name, lambda state=state: state)
-    assert "  damaged, and not needed; kept at " in _ok(shell.run("models"))
-    assert re.search(r"^ok     default model +damaged at .*, and not needed: ", _ok(shell.run("doctor")), re.MULTILINE)
+    assert "  damaged, and not needed; kept at " in ok(shell.run("models"))
+    assert re.search(r"^ok     default model +damaged at .*, and not needed: ", ok(shell.run("doctor")), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -444,7 +425,7 @@ def test_a_damaged_file_is_not_needed_beside_an_intact_copy(shell, tmp_path, mon
 def test_models_tells_of_the_converted_copy(shell, tmp_path, monkeypatch, intact, listed, checked):
     state = rome_lens.loading.CacheState(path=tmp_path / "converted", present=True, intact=intact, size=541_616_037)
     monkeypatch.setattr(rome_lens.loading, "cached_conversion", lambda: state)
-    assert listed in _ok(shell.run("models"))
+    assert listed in ok(shell.run("models"))
     assert _json(shell.run("models", "--json"))["converted"]["intact"] is intact
     result = shell.run("doctor")
     assert (result.exit_code, result.stderr) == (0 if intact else 1, "")
@@ -456,7 +437,7 @@ def test_models_tells_of_the_converted_copy(shell, tmp_path, monkeypatch, intact
 
 
 def test_doctor(shell):
-    printed = _ok(shell.run("doctor"))
+    printed = ok(shell.run("doctor"))
     checked = ["hooked-transformer", "transformer-bridge"] if has_hooked_transformer() else ["transformer-bridge"]
     for backend in checked:
         assert re.search(

@@ -5,16 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_shell import TinyHouse, refusal
+from tiny_shell import TinyHouse, refusal, write_facts
 
 import rome_lens as rl
-from rome_lens.backends import as_backend
-from rome_lens.data.records import CounterFactRecord
-from rome_lens.editing.settings import Settings
 
-PROMPTS = [("where stands {}", "the tower"), ("{} is in the city of", "paris"), ("{} was built in", "the old museum")]
-PROMPTS += [("in {} it is", "rome"), ("{} stands", "a river")]
 MODEL = ("--model", "MODEL")
 # Shells and folders are under test here; what is computed has tests of its own.
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -29,13 +23,7 @@ def house(tmp_path_factory):
 
 @pytest.fixture
 def folder(house, tmp_path, monkeypatch):
-    backend, records = as_backend(house.model), []
-    for prompt, subject in PROMPTS:
-        ids = backend.tokenizer(prompt.replace("{}", subject), add_special_tokens=False)["input_ids"]
-        said = backend.tokenizer.decode([int(backend.logits(torch.tensor([ids]), keep=1)[0, -1].argmax())])
-        records.append({"subject": subject, "prompt": prompt.replace("{}", subject), "attribute": said})
-    records.append(records[0] | {"attribute": "berlin" if records[0]["attribute"] != "berlin" else "rome"})
-    (tmp_path / "facts.json").write_text(json.dumps(records))
+    write_facts(house.model, tmp_path / "facts.json")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -172,42 +160,26 @@ def test_shards_merge(shell, folder):
     assert "facts are in none of the folders (0" in lacking.stderr
 
 
-def test_the_layer_to_edit(shell, folder, monkeypatch):
-    records = [
-        CounterFactRecord(
-            number=number,
-            case_id=str(number),
-            relation=None,
-            request=rl.EditRequest("{} stands in", subject, "rome", "paris"),
-            paraphrases=(f"where stands {subject} ? it is in",),
-            neighbours=("the river is in",),
-            generation_prompts=(),
-        )
-        for number, subject in enumerate(["the tower", "a museum", "the river"])
-    ]
-    monkeypatch.setattr("rome_lens.data.builtin_counterfact", lambda: records)
-    text = done(
-        shell.run(*AVERAGE, "--suggest-layer", "--sweep-layer", "0", "--sweep-layer", "1", "--sweep-records", "2"),
-        files="summary.json, effects.csv, facts.csv, layers.html, layers.csv and settings.json",
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        (("--suggest-layer",), "rome-lens suggest average"),
+        (("--out", "known", "--suggest-layer", "--limit", "3"), "rome-lens suggest known"),
+        (
+            ("--suggest-layer", "--sweep-layer", "0", "--sweep-layer", "2", "--sweep-records", "4"),
+            "rome-lens suggest average --layer 0 --layer 2 --limit 4",
+        ),
+        (("--sweep-records", "4"), "rome-lens suggest average --limit 4"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_sweep_of_layers_has_a_command_of_its_own(shell, folder, options, command):
+    assert refusal(shell.run(*AVERAGE, *options), code=2) == (
+        "the sweep of layers is a command of its own now; average the facts without --suggest-layer, and then type "
+        f"'{command}'"
     )
-    assert "Editing at several layers (r-rome)" in text
-    settings = Settings.load(folder / "average" / "settings.json")
-    assert f"suggested  layer {settings.layer}, " in text
-    assert [row["layer"] for row in rows_of(folder / "average" / "layers.csv") if row["S"]] == [
-        "0",
-        "1",
-    ]
-    moment = folder / "average" / "layers" / "second-moments" / f"layer-{settings.layer}.safetensors"
-    edited = shell.run(
-        *("edit", "where stands {}", "-s", "the tower", "-t", "rome", *MODEL, "--generate", "0", "--json"),
-        *("--settings", "average/settings.json", "--second-moment", moment, "--steps", "2"),
-    )
-    assert edited.exit_code == 0
-    assert json.loads(edited.stdout)["edit"]["layer"] == settings.layer
-    other = f"C{1 - settings.layer}"
-    args = ("edit", "where stands {}", "-s", "the tower", "-t", "rome", *MODEL, "--second-moment", other)
-    message = refusal(shell.run(*args, "--settings", "average/settings.json"), code=2)
-    assert message.startswith(f"average/settings.json names layer {settings.layer}, and ")
+    assert shell.loads == []
+    assert "--suggest-layer" not in shell.run("average", "--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -215,7 +187,7 @@ def test_the_layer_to_edit(shell, folder, monkeypatch):
     [
         (("--limit", "0"), 2, "limit is 0; expected a number of facts, 1 or more"),
         (("--severed", "resid"), 2, "severed is 'resid'; choose from mlp, attn"),
-        (("--severed-at", "x"), 2, "severed_at is 'x'; choose from last-subject, all"),
+        (("--severed-at", "x"), 2, "severed_at is 'x'; choose one of last-subject, all"),
         (("--facts", "none.json"), 1, "there is no file 'none.json' to read facts from"),
         (("--samples", "0"), 2, "samples is 0; expected a whole number of corrupted copies, 1 or more"),
         (("--noise", "loud"), 2, "noise is 'loud'; expected a number, s3"),
@@ -224,11 +196,6 @@ def test_the_layer_to_edit(shell, folder, monkeypatch):
         (("--shard", "3/2"), 2, "shard 3/2; expected i/n with i from 1 to n"),
         (("--batch", "0"), 2, "batch_size is 0; expected a whole number of facts, 1 or more"),
         (("--workers", "1", "--dask", "x"), 2, "--workers and --dask are given; choose one of them"),
-        (("--sweep-layer", "1"), 2, "--sweep-layer and --sweep-records belong to --suggest-layer; give that too"),
-        (("--suggest-layer", "--engine", "attribution"), 2, "--suggest-layer needs exact traces; leave --engine"),
-        (("--suggest-layer", "--sweep-records", "0"), 2, "sweep-records is 0; expected a number of records, 1 or more"),
-        (("--suggest-layer", "--shard", "1/2"), 2, "--suggest-layer and --shard are given; merge the shards first"),
-        (("--suggest-layer", "--stream", "attn"), 2, "--suggest-layer needs the stream mlp; add --stream mlp"),
         (("--nonsense",), 2, "no such option: --nonsense"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -240,11 +207,10 @@ def test_mistakes_are_one_line(options, code, message, shell):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--suggest-layer", "--sweep-layer", "7"), "layer is 7; tiny has layers 0 to 2, counted from 0"),
         (("--window", "4"), "window is 4; expected a whole number of layers from 1 to 3, the layers of this model"),
-        (("--suggest-layer", "--samples", "0"), "samples is 0; expected a whole number of corrupted copies, 1 or more"),
-        (("--suggest-layer", "--noise", "loud"), "noise is 'loud'; expected a number, s3"),
-        (("--suggest-layer", "--severed", "resid"), "severed is 'resid'; choose from mlp, attn"),
+        (("--samples", "0"), "samples is 0; expected a whole number of corrupted copies, 1 or more"),
+        (("--noise", "loud"), "noise is 'loud'; expected a number, s3"),
+        (("--severed", "resid"), "severed is 'resid'; choose from mlp, attn"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

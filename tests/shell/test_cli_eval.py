@@ -94,7 +94,7 @@ def page():
 
 
 def wrote(out):
-    return f"rome-lens: wrote {out}/report.html, summary.json and a CSV an editor beside it\n"
+    return f"rome-lens: wrote {out}/report.html, summary.json and a CSV for each editor beside it\n"
 
 
 def done(result, out="eval-counterfact"):
@@ -264,8 +264,6 @@ def test_every_option_has_a_test():
     assert options["counterfact"] == {*EFFECTS, *LOADING, *ELSEWHERE}
     assert options["zsre"] == options["counterfact"] - COUNTERFACT_ALONE
     assert options["merge"] == {"--out", "--json"}
-    for name in options:
-        assert [p.name for p in _command(name).params if not p.help] == []
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from tiny_shell import PROMPT, SUBJECT, TARGET, C, ok
 
-from rome_lens.cli.terminal import stdout
+from rome_lens.cli.output import stdout
 
 EDIT = ("edit", PROMPT, "--subject", SUBJECT, "--target", TARGET, "--second-moment", C)
 FAST = (*EDIT, "--template", "it was old. {}", "--bare-weight", "0.9", "--generate", "3")
@@ -72,7 +72,7 @@ def test_markup_in_a_prompt_is_text(shell):
     ],
 )
 def test_shortening(text, width, expected):
-    from rome_lens.cli.layout import shorten
+    from rome_lens.cli.printing import shorten
 
     assert shorten(text, width) == expected
 
@@ -82,7 +82,7 @@ def test_shortening(text, width, expected):
     [([8, 4, 0], "█▅▁"), ([], ""), ([0, 0], ""), ([float("inf")], ""), (range(1000, 0, -1), None)],
 )
 def test_curves(values, expected):
-    from rome_lens.cli.layout import curve
+    from rome_lens.cli.printing import curve
 
     drawn = curve(list(values))
     assert drawn == expected if expected is not None else (len(drawn), drawn[0], drawn[-1]) == (40, "█", "▁")

@@ -12,7 +12,7 @@ from known_facts import known_facts, make_model, unknown_fact
 
 import rome_lens as rl
 from rome_lens.runs import RunFolder, process_pool
-from rome_lens.tracing.average.bench import tasks_of
+from rome_lens.tracing.average.worker import tasks_of
 from rome_lens.tracing.blocks import score_cells
 from rome_lens.tracing.grid import score_grids
 from rome_lens.tracing.roles import FIRST_SUBJECT, LAST, LAST_SUBJECT, ROLES, roles_of
@@ -149,7 +149,7 @@ def test_facts_of_one_shape_go_together(monkeypatch, whole):
         together.append(len(cases))
         return score_grids(backend, cases, wanted, **how)
 
-    monkeypatch.setattr("rome_lens.tracing.average.bench.score_grids", watched)
+    monkeypatch.setattr("rome_lens.tracing.average.worker.score_grids", watched)
     found = average()
     assert sum(together) == 9
     assert max(together) > 1
@@ -349,7 +349,7 @@ def test_a_shard_without_facts_says_so(tmp_path):
         ({"samples": 0}, "samples is 0; expected a whole number of corrupted copies, 1 or more"),
         ({"streams": ("neuron",)}, "stream is 'neuron'; choose from resid, mlp, attn"),
         ({"severed": ("resid",)}, "severed is 'resid'; choose from mlp, attn"),
-        ({"severed_at": "first"}, "severed_at is 'first'; choose from last-subject, all"),
+        ({"severed_at": "first"}, "severed_at is 'first'; choose one of last-subject, all"),
         ({"window": 9}, "window is 9; expected a whole number of layers from 1 to 2, the layers of this model"),
         ({"engine": "fast"}, "engine is 'fast'; choose one of auto, plain, attribution"),
         ({"seed": -1}, "seed is -1; expected a whole number from 0 to 4294967295"),

@@ -115,7 +115,8 @@ REFUSED = {
         f"window {window!r}": (
             {"window": window},
             errors.SettingError,
-            f"window is {window!r}; expected a whole number of layers from 1 to 2, the layers of this model",
+            f"window is {window!r}; expected a whole number of layers"
+            f"{' from 1 to 2, the layers of this model' if window == 3 else ', 1 or more'}",
         )
         for window in (3, 0, -1, True, 1.0)
     },

@@ -367,6 +367,9 @@ def test_what_was_solved_on_other_weights_is_refused():
         "the edits in the model's weights are others than when these requests were solved; solve them again"
     )
     assert editor.edits(solved) == [edit]
+    with pytest.raises(SettingError) as caught:
+        rome(model, layer=0).edits(solved)
+    assert str(caught.value) == "these requests were solved at layer 1; this editor edits 0"
 
 
 def test_an_unknown_setting_is_refused_as_python_does():

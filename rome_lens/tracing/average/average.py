@@ -4,19 +4,17 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Unpack
 
-from rome_lens.backends import STREAMS
 from rome_lens.data import builtin_facts
 from rome_lens.facts import Fact
 from rome_lens.kinds import facts_of
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
 from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, fresh_token, merge, open_folder, run
-from rome_lens.tracing.average.bench import AverageWork, tasks_of
 from rome_lens.tracing.average.result import AverageEffect, average_of
-from rome_lens.tracing.average.settings import AverageSettings
-from rome_lens.tracing.request import several
+from rome_lens.tracing.average.settings import AverageChanges, AverageSettings
+from rome_lens.tracing.average.worker import AverageWork, tasks_of
 from rome_lens.version import __version__
 
 AVERAGE = "average"
@@ -27,21 +25,13 @@ def average_causal_effect(
     model: Any,
     facts: Sequence[Fact] | None = None,
     *,
-    streams: Sequence[str] = STREAMS,
-    severed: Sequence[str] | None = None,
-    severed_at: str = "last-subject",
-    window: int | None = None,
-    samples: int = 10,
-    noise: float | str | None = None,
-    noise_replaces: bool = False,
-    seed: int = 1,
-    prepend_bos: bool = False,
-    engine: str = "auto",
     out: str | os.PathLike[str] | None = None,
     batch_size: int = _BATCH,
     executor: Executor | None = None,
     shard: Shard | str | None = None,
+    settings: AverageSettings | None = None,
     progress: Progress | None = None,
+    **changes: Unpack[AverageChanges],
 ) -> AverageEffect:
     """Show where a model keeps what it knows: causal traces of many facts, averaged (Meng et al. 2022, section 2).
 
@@ -52,25 +42,26 @@ def average_causal_effect(
         model: a HookedTransformer or a TransformerBridge; a name as `load_model` takes it, or a function without
             arguments that makes a model, which workers need.
         facts: what `read_known_facts` gives; None takes the built-in facts.
+        out: a folder that keeps every fact as soon as it is traced. A run that was killed goes on there; other settings
+            are refused.
+        batch_size: facts a task. The numbers depend on it by rounding alone.
+        executor: any executor computes the tasks, in processes that load the model themselves.
+        shard: `2/4` traces the second of four parts; `merge_averages` joins them.
+        settings: all that is named below `progress` in one object; what is given by name counts instead.
+        progress: called with (done, total, what), facts (records of the run) as the unit.
         streams: what to restore: `resid`, `mlp` and `attn`.
         severed: `mlp`, `attn`, both or neither: outputs that are held at the corrupted run's while the residual stream
             is restored once more (paper, figure 3). None is all that the model has, where `resid` is among the streams
             and the engine is not `attribution`.
         severed_at: at the `last-subject` token alone, or at `all` tokens, which takes longer.
         window: layers restored together in `mlp` and `attn`; None is 10, or all layers of a smaller model.
-        samples: corrupted copies to average over, for each fact.
+        samples: corrupted copies to average over, for each fact; 10 by default.
         noise: as `causal_trace` takes it; what `s`, `m` and `t` measure is measured on all of these facts.
         noise_replaces: assign the noise instead of adding it.
         seed: seed of the noise, the same for every fact as in the released code, and of the intervals.
         prepend_bos: put BOS in front.
         engine: `auto`; `plain` to run whole forwards (slow; the same numbers); or `attribution` for an approximation
             from one backward pass a fact.
-        out: a folder that keeps every fact as soon as it is traced. A run that was killed goes on there; other settings
-            are refused.
-        batch_size: facts a task. The numbers depend on it by rounding alone.
-        executor: any executor computes the tasks, in processes that load the model themselves.
-        shard: `2/4` traces the second of four parts; `merge_averages` joins them.
-        progress: called with (done, total, what), facts (records of the run) as the unit.
 
     Returns:
         The average: of a shard, of its own facts.
@@ -82,22 +73,11 @@ def average_causal_effect(
     """
     facts = facts_of(builtin_facts() if facts is None else facts)
     batch_size = check_batches(batch_size, len(facts), of="facts")
-    settings = AverageSettings(
-        several(streams),
-        None if severed is None else several(severed),
-        severed_at,
-        window,
-        samples,
-        noise,
-        noise_replaces,
-        seed,
-        prepend_bos,
-        engine,
-    )
+    settings = AverageSettings.given(settings, changes)
     source = ModelSource.of(model)
     source.check_executor(executor)
     part = Shard.of(shard)
-    told = {
+    run_settings = {
         "kind": AVERAGE,
         "model": source.to_dict(),
         **settings.to_dict(),
@@ -106,12 +86,12 @@ def average_causal_effect(
         "shard": None if part is None else str(part),
         "version": __version__,
     }
-    told = json.loads(json.dumps(told))
+    run_settings = json.loads(json.dumps(run_settings))
     work = AverageWork(fresh_token(), source, settings, facts)
-    with open_folder(out, told) as folder:
+    with open_folder(out, run_settings) as folder:
         tasks = tasks_of(facts, batch=batch_size)
         run(work, tasks, folder, executor=executor, shard=part, progress=progress)
-        return _average(folder, told)
+        return _average(folder, run_settings)
 
 
 def merge_averages(

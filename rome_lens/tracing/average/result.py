@@ -4,58 +4,33 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import plotly.graph_objects as go
 
 from rome_lens.backends import STREAMS
 from rome_lens.errors import SettingError
-from rome_lens.intervals import Estimate, estimate, mean, resample
-from rome_lens.storage import write_table
+from rome_lens.figures import HeatMap
+from rome_lens.figures.curves import CurvePanel, Line, curve_figure
+from rome_lens.figures.page import figure_html, render_page
+from rome_lens.figures.plotly_figure import heat_map_figure
+from rome_lens.figures.style import HUES, STREAM_COLOURS
+from rome_lens.intervals import Estimate, estimate, mean
+from rome_lens.storage import write_table, write_whole
 from rome_lens.tracing.attribution import ATTRIBUTION
-from rome_lens.tracing.roles import ROLES, roles_of
+from rome_lens.tracing.average.effects import Curve, Peak, curve_of, effects_by_role, peak_of
+from rome_lens.tracing.labels import RESTORED, SEVERED_IN_WORDS, layer_title_of, title_of
+from rome_lens.tracing.roles import EARLY, LATE, ROLES
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
 
-EARLY, LATE = ("mlp", "last subject token"), ("attn", "last token")
-"""The two sites that the paper finds: MLPs at the subject's last token, attention at the prompt's."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """An average effect by layer, over the facts that have the role.
-
-    Attributes:
-        mean: [layer], the average indirect effect (AIE).
-        low: [layer], lower ends of the 95 % intervals, by bootstrap over facts.
-        high: [layer], their upper ends.
-        n: how many facts have the role.
-    """
-
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    n: int
-
-
-@dataclass(frozen=True)
-class Peak:
-    """Where a curve is highest.
-
-    Attributes:
-        layer: the layer; for a window, its centre.
-        first: lower end of the 95 % interval of that layer: draws of other facts peak elsewhere.
-        last: its upper end.
-        effect: the effect there.
-    """
-
-    layer: int
-    first: int
-    last: int
-    effect: Estimate
+_EFFECT = "average indirect effect"
+_ROLE_COLOURS: dict[str, str] = dict(zip(ROLES, HUES, strict=False))
+_MOST_ROWS = 500
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,7 +121,7 @@ class AverageEffect:
         Raises:
             SettingError: that was not traced, or no fact has the role.
         """
-        return self._curve_of((stream, role, severed), lambda: self._of_role(stream, role, severed))
+        return self._curve((stream, role, severed), self._of_role(stream, role, severed))
 
     def lost(self, severed: str, role: str = EARLY[1]) -> Curve:
         """What severing takes away from the effect of restoring `resid`, by layer: each fact against itself.
@@ -154,12 +129,8 @@ class AverageEffect:
         Raises:
             SettingError: that was not traced, or no fact has the role.
         """
-
-        def difference() -> np.ndarray:
-            whole, cut = self._of_role("resid", role, None), self._of_role("resid", role, severed)
-            return whole - cut
-
-        return self._curve_of(("lost", role, severed), difference)
+        whole, cut = self._of_role("resid", role, None), self._of_role("resid", role, severed)
+        return self._curve(("lost", role, severed), whole - cut)
 
     def peak(self, stream: str, role: str, *, severed: str | None = None) -> Peak:
         """Where the average effect is highest, and how sure that layer is.
@@ -167,21 +138,11 @@ class AverageEffect:
         Raises:
             SettingError: that was not traced, or no fact has the role.
         """
-        if (stream, role, severed) not in self._peaks:
-            self._peaks[stream, role, severed] = self._find_peak(stream, role, severed)
-        return self._peaks[stream, role, severed]
-
-    def _find_peak(self, stream: str, role: str, severed: str | None) -> Peak:
-        effects = self._of_role(stream, role, severed)
-
-        def top(index: np.ndarray, axis: int) -> np.ndarray:
-            return effects[:, index].mean(axis=-1).argmax(axis=0).astype(float)
-
-        layer, first, last = resample([np.arange(effects.shape[1])], top, seed=self.seed, width=len(effects))
-        curve = self.curve(stream, role, severed=severed)
-        at = int(layer)
-        effect = Estimate(curve.mean[at], curve.low[at], curve.high[at], curve.n)
-        return Peak(at, round(float(first)), round(float(last)), effect)
+        key = stream, role, severed
+        if key not in self._peaks:
+            curve = self.curve(stream, role, severed=severed)
+            self._peaks[key] = peak_of(self._of_role(stream, role, severed), curve, seed=self.seed)
+        return self._peaks[key]
 
     def best(self, stream: str) -> tuple[str, Peak]:
         """The role with the highest peak of a stream, the last token's residual aside: that one is the answer itself.
@@ -239,21 +200,106 @@ class AverageEffect:
             "settings": dict(self.settings),
         }
 
-    def figures(self) -> dict[str, "go.Figure"]:
-        """Plotly figures: `roles` (heat maps), `layers` (lines with bands), and `severed` where paths were severed."""
-        from rome_lens.tracing.average.figures import average_figures
+    def heat_maps(self) -> list[HeatMap]:
+        """The average effects of each stream as a grid of roles and layers, ready to draw."""
+        maps = []
+        for stream in self.streams:
+            roles = self.roles(stream)
+            curves = [self.curve(stream, role) for role in roles]
+            maps.append(
+                HeatMap(
+                    stream=stream,
+                    scores=[[curve.mean[layer] for curve in curves] for layer in range(self.n_layers)],
+                    labels=roles,
+                    low=0.0,
+                    high=0.0,
+                    answer="the answer",
+                    title=title_of(stream, approximate=self.approximate),
+                    layer_title=layer_title_of(stream, self.settings["prepared"]["window"]),
+                    measure="AIE",
+                )
+            )
+        return maps
 
-        return average_figures(self)
+    def curve_panels(self) -> list[CurvePanel]:
+        """The average effects by layer, ready to draw: a panel a stream, a line a role."""
+        return [
+            CurvePanel(
+                title_of(stream, approximate=self.approximate),
+                [_line(role, self.curve(stream, role), _ROLE_COLOURS[role]) for role in self.roles(stream)],
+            )
+            for stream in self.streams
+        ]
+
+    def severed_panels(self, role: str = EARLY[1]) -> list[CurvePanel]:
+        """Figure 3 of the paper, ready to draw: the effect of restoring the residual at a role's tokens, ordinary and
+        severed, and what severing takes away. Empty where nothing was severed, or no fact has the role.
+        """
+        colours = {stream: STREAM_COLOURS[stream] for stream in self.severed}
+        try:
+            whole = [_line("ordinary", self.curve("resid", role), STREAM_COLOURS["resid"])]
+            cut = [
+                _line(SEVERED_IN_WORDS[stream], self.curve("resid", role, severed=stream), colour)
+                for stream, colour in colours.items()
+            ]
+            lost = [
+                _line(SEVERED_IN_WORDS[stream], self.lost(stream, role), colour) for stream, colour in colours.items()
+            ]
+        except SettingError:
+            return []
+        if not cut:
+            return []
+        return [
+            CurvePanel(f"{title_of('resid')}, {role}", whole + cut),
+            CurvePanel("What severing takes away: each fact against itself", lost),
+        ]
+
+    def figures(self) -> dict[str, go.Figure]:
+        """Plotly figures: `roles` (heat maps), `layers` (lines with bands), and `severed` where paths were severed."""
+        return self._drawn(f"Average effect of {len(self.facts)} facts · {self.settings['model']['name']}")
+
+    def _drawn(self, title: str) -> dict[str, go.Figure]:
+        total = self.total_effect
+        subtitle = (
+            f"p(answer): {self.high.mean:.3f} in the clean run, {self.low.mean:.3f} with the subject corrupted; "
+            f"total effect {total.mean:.3f} [{total.low:.3f}, {total.high:.3f}]"
+        )
+        layers, severed = self.curve_panels(), self.severed_panels()
+        figures = {
+            "roles": heat_map_figure(self.heat_maps(), title=title, subtitle=subtitle),
+            "layers": curve_figure(layers, x_title="layer", y_title=_EFFECT, title=title, one_scale=False),
+        }
+        if severed:
+            figures["severed"] = curve_figure(severed, x_title="restored layer", y_title=_EFFECT, title=title)
+        return figures
+
+    def to_html(self) -> str:
+        """Effects, figures, peaks, facts and settings as one HTML page that works offline.
+
+        It tells no time: the same average gives the same page.
+        """
+        peaks = {
+            role: [self.peak(stream, role) if role in self.roles(stream) else None for stream in self.streams]
+            for role in ROLES
+        }
+        return render_page(
+            files("rome_lens.tracing.average").joinpath("page.html.j2").read_text("utf-8"),
+            settings=self.settings,
+            model=self.settings["model"]["name"],
+            average=self,
+            restored=[RESTORED[stream] for stream in self.streams],
+            peaks=[(role, of_role) for role, of_role in peaks.items() if any(of_role)],
+            figures={name: figure_html(figure, name) for name, figure in self._drawn("").items()},
+            most_rows=_MOST_ROWS,
+        )
 
     def write_html(self, path: str | os.PathLike[str]) -> None:
-        """Write effects, figures, peaks, facts and settings as one HTML page that works offline.
+        """Write what `to_html` gives.
 
         Raises:
             ArtefactError: the file cannot be written; nothing is left behind.
         """
-        from rome_lens.tracing.average.page import write_page
-
-        write_page(self, path)
+        write_whole(path, self.to_html().encode())
 
     def write_csv(self, folder: str | os.PathLike[str]) -> None:
         """Write `effects.csv` (`to_dataframe`) and `facts.csv` (`facts_to_dataframe`) into a folder.
@@ -279,32 +325,16 @@ class AverageEffect:
     def _curves(self) -> dict[tuple[str, str, str | None], Curve]:
         return {}
 
-    def _curve_of(self, key: tuple[str, str, str | None], effects: Any) -> Curve:
+    def _curve(self, key: tuple[str, str, str | None], effects: np.ndarray) -> Curve:
         if key not in self._curves:
-            found = effects()
-            numbers = (tuple(map(float, ends)) for ends in resample([found], mean, seed=self.seed))
-            self._curves[key] = Curve(*numbers, n=found.shape[1])
+            self._curves[key] = curve_of(effects, seed=self.seed)
         return self._curves[key]
 
     @cached_property
     def _by_role(self) -> dict[tuple[str, str | None], dict[str, np.ndarray]]:
         """Effects [layer, fact] by what was traced and by role."""
-        found: dict[tuple[str, str | None], dict[str, list[np.ndarray]]] = {}
-        for fact in self.facts:
-            roles = roles_of(tuple(fact["subject_span"]), len(fact["tokens"]))
-            at = {pos: column for column, pos in enumerate(fact["severed_at"])}
-            for stream, severed in self._traced():
-                if severed is not None and severed not in fact["severed"]:
-                    continue
-                grid = np.array(fact["scores"][stream] if severed is None else fact["severed"][severed])
-                for role, positions in roles.items():
-                    columns = [pos if severed is None else at.get(pos, -1) for pos in positions]
-                    if -1 not in columns:
-                        effect = grid[:, columns].mean(axis=1) - fact["low"]
-                        found.setdefault((stream, severed), {}).setdefault(role, []).append(effect)
-        return {
-            key: {role: np.stack(several, axis=1) for role, several in roles.items()} for key, roles in found.items()
-        }
+        found = {key: effects_by_role(self.facts, *key) for key in self._traced()}
+        return {key: roles for key, roles in found.items() if roles}
 
     def _effects(self, stream: str, severed: str | None) -> dict[str, np.ndarray]:
         if (stream, severed) not in self._by_role:
@@ -318,6 +348,10 @@ class AverageEffect:
         if role not in found:
             raise SettingError(f"no fact has a {role!r} here; this average has {', '.join(found)}")
         return found[role]
+
+
+def _line(name: str, curve: Curve, colour: str) -> Line:
+    return Line(name, curve.mean, curve.low, curve.high, curve.n, colour)
 
 
 def average_of(records: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], *, seed: int) -> AverageEffect:

@@ -1,55 +1,52 @@
-"""What is asked of an average, checked before anything runs."""
+"""The settings of an average: those of a trace, and where paths are severed."""
 
-from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict, get_args
 
-from rome_lens.checks import flag, keep, whole_number
-from rome_lens.errors import SettingError
-from rome_lens.tracing.corruption import NoiseRule, parse_noise
-from rome_lens.tracing.request import check_numbers, check_severed
+from rome_lens.checks import choice
+from rome_lens.tracing.settings import Engine, SeveredStream, Stream, TraceSettings
 
-SEVERED_AT = ("last-subject", "all")
+SeveredAt = Literal["last-subject", "all"]
+"""Where paths are severed: at the subject's last token alone, or at every token."""
 
 
-@dataclass(frozen=True)
-class AverageSettings:
-    """What is traced of every fact; `average_causal_effect` says what each setting means.
+class AverageChanges(TypedDict, total=False):
+    """The fields of `AverageSettings`, as `average_causal_effect` takes them by name."""
 
-    Raises:
-        SettingError: a setting is out of its range.
-    """
-
-    streams: tuple[str, ...]
-    severed: tuple[str, ...] | None
-    severed_at: str
+    streams: Sequence[Stream] | Stream
+    severed: Sequence[SeveredStream] | SeveredStream | None
+    severed_at: SeveredAt
     window: int | None
     samples: int
     noise: float | str | None
     noise_replaces: bool
     seed: int
     prepend_bos: bool
-    engine: str
+    engine: Engine
+
+
+@dataclass(frozen=True)
+class AverageSettings(TraceSettings):
+    """How each of many facts is traced; `average_causal_effect` takes each of these by name, too.
+
+    Attributes:
+        severed: as in `TraceSettings`; None is all that the model has, where `resid` is among the streams and the
+            engine is not `attribution`.
+        severed_at: at the `last-subject` token alone, or at `all` tokens, which takes longer.
+        swap: nothing: no subject has as many tokens as each of many.
+
+    Raises:
+        SettingError: a setting is out of its range, or two of them exclude each other.
+    """
+
+    severed_at: SeveredAt = "last-subject"
+    swap: None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        samples, seed = check_numbers(streams=self.streams, samples=self.samples, seed=self.seed, engine=self.engine)
-        window = self.window
-        if window is not None:
-            window = whole_number("window", window, least=1, expected="a whole number of layers")
-        keep(self, samples=samples, seed=seed, window=window)
-        keep(self, **{name: flag(name, getattr(self, name)) for name in ("noise_replaces", "prepend_bos")})
-        check_severed(self.severed, engine=self.engine)
-        if self.severed_at not in SEVERED_AT:
-            raise SettingError(f"severed_at is {self.severed_at!r}; choose from {', '.join(SEVERED_AT)}")
-        if not isinstance(self.noise, str | None):
-            keep(self, noise=self.rule.value)
-        _ = self.rule
-
-    @cached_property
-    def rule(self) -> NoiseRule:
-        """How noise is drawn."""
-        return parse_noise(self.noise, replace=self.noise_replaces)
+        super().__post_init__()
+        choice("severed_at", self.severed_at, get_args(SeveredAt))
 
     def to_dict(self) -> dict[str, Any]:
-        """As a run's settings hold it."""
-        return {**asdict(self), "noise": str(self.rule)}
+        """As the settings of a run folder hold it."""
+        return {name: getattr(self, name) for name in AverageChanges.__annotations__} | {"noise": str(self.rule)}

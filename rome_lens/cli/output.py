@@ -1,15 +1,17 @@
-"""Where the commands write: text to stdout, progress to stderr. What the user typed is shown, never interpreted."""
+"""Where commands write: text to stdout, progress to stderr, files. What the user typed is shown, never interpreted."""
 
 import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from rome_lens.progress import DETAIL, Progress
+from rome_lens.storage import check_writable
 
 # Of lines in files and pipes: wider than rich takes them to be, so that less is cut out of prompts.
 _FILE_WIDTH = 120
@@ -19,6 +21,25 @@ def stdout() -> Console:
     """The console for a command's output; no markup, emoji codes or highlighting in what it prints."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _FILE_WIDTH
     return Console(markup=False, emoji=False, highlight=False, soft_wrap=False, width=width)
+
+
+def check_files(*paths: Path | None, png: bool = False) -> None:
+    """Refuse files that cannot be written, before any work is done.
+
+    Args:
+        paths: the files; None stands for one that is not asked for.
+        png: whether a figure becomes a PNG.
+
+    Raises:
+        ArtefactError: there is no such folder, or what draws a PNG is missing.
+    """
+    for path in paths:
+        if path is not None:
+            check_writable(path)
+    if png:
+        from rome_lens.figures.plotly_figure import check_png
+
+        check_png()
 
 
 def print_json(value: Any) -> None:

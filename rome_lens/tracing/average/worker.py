@@ -1,9 +1,10 @@
-"""An average as work for the runner: what a worker is told, and what it does with a few facts."""
+"""An average as work for a run: what a worker is given, and what it does with a few facts."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,30 +16,26 @@ from rome_lens.loading.source import ModelSource, describe_model
 from rome_lens.progress import Progress
 from rome_lens.runs import RecordMaker, Task, Work
 from rome_lens.tokens import TokenisedPrompt, tokenise_span
+from rome_lens.tracing.answers import known_text
 from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.average.settings import AverageSettings
+from rome_lens.tracing.cases import Case, noisy_case
 from rome_lens.tracing.cells import window_of
-from rome_lens.tracing.forwards import Case
-from rome_lens.tracing.grid import Grids, Wanted, score_grids
-from rome_lens.tracing.request import (
-    SEVERED,
-    check_streams,
-    fitted_noise,
-    known_text,
-    noisy_case,
-)
+from rome_lens.tracing.corruption import fitted_noise
+from rome_lens.tracing.grid import AskedGrids, Grids, score_grids
 from rome_lens.tracing.roles import LAST_SUBJECT, roles_of
+from rome_lens.tracing.settings import SEVERED, check_streams
 
 
 @dataclass(frozen=True)
 class AverageWork(Work):
-    """What a worker is told.
+    """What a worker is given.
 
     Attributes:
         token: of the run.
         model: where the model comes from.
         settings: what is traced.
-        facts: all facts of the run, by which the noise is measured.
+        facts: all facts of the run, which the noise is measured on.
     """
 
     token: str
@@ -46,11 +43,11 @@ class AverageWork(Work):
     settings: AverageSettings
     facts: tuple[Fact, ...]
 
-    def open(self, progress: Progress) -> "AverageBench":
-        return AverageBench(self.model.open(progress), self.settings, self.facts)
+    def open(self, progress: Progress) -> "AverageWorker":
+        return AverageWorker(self.model.open(progress), self.settings, self.facts)
 
 
-class AverageBench(RecordMaker):
+class AverageWorker(RecordMaker):
     """A model, and facts by the batch."""
 
     def __init__(self, model: Any, settings: AverageSettings, facts: Sequence[Fact]) -> None:
@@ -68,11 +65,11 @@ class AverageBench(RecordMaker):
         streams = check_streams(backend, settings.streams)
         severed = settings.severed
         if severed is None:
-            wanted = "resid" in streams and settings.engine != ATTRIBUTION
-            severed = tuple(stream for stream in SEVERED if wanted and stream in backend.streams())
+            can = "resid" in streams and settings.engine != ATTRIBUTION
+            severed = tuple(stream for stream in SEVERED if can and stream in backend.streams())
         severed = check_streams(backend, severed)
         self._model, self._backend, self.settings = model, backend, settings
-        self.wanted = Wanted(streams, severed, window_of(settings.window, backend.n_layers))
+        self.grids = AskedGrids(streams, severed, window_of(settings.window, backend.n_layers))
         with ExitStack() as stack:
             stack.enter_context(backend.evaluating())
             self._noise = fitted_noise(backend, settings.rule, facts)
@@ -80,8 +77,8 @@ class AverageBench(RecordMaker):
 
     def prepare(self) -> dict[str, Any]:
         level = float(f"{self._noise.level:.6g}")
-        severed = list(self.wanted.severed)
-        return {**describe_model(self._model), "noise": level, "window": self.wanted.window, "severed": severed}
+        severed = list(self.grids.severed)
+        return {**describe_model(self._model), "noise": level, "window": self.grids.window, "severed": severed}
 
     @torch.no_grad()
     def run(self, task: Task, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -107,34 +104,28 @@ class AverageBench(RecordMaker):
             FactNotKnownError: the model does not know it. PromptError, AnswerError: it does not fit the model.
         """
         backend, settings = self._backend, self.settings
-
-        def read(joined: str | None) -> TokenisedPrompt:
-            return tokenise_span(
-                backend.tokenizer,
-                fact.text,
-                fact.subject_span,
-                answer=fact.answer,
-                answer_joined=joined,
-                prepend_bos=settings.prepend_bos,
-            )
-
+        read = partial(
+            tokenise_span,
+            backend.tokenizer,
+            fact.text,
+            fact.subject_span,
+            answer=fact.answer,
+            prepend_bos=settings.prepend_bos,
+        )
         text, taken = known_text(backend, read, prompt=fact.text, answer=fact.answer, answer_joined=fact.answer_joined)
         case = noisy_case(backend, text, self._noise, samples=settings.samples, seed=settings.seed)
-        return _Known(number, fact, text, case, taken)
+        grids = self.grids
+        if settings.severed_at == "last-subject":
+            at = roles_of(text.subject_span, text.n_prompt).get(LAST_SUBJECT, range(0))
+            grids = replace(grids, severed_at=at)
+        return _Known(number, fact, text, case, grids, taken)
 
     def _traced(self, several: "Sequence[_Known]", progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
         """Facts of one shape, together."""
-        wanted = [self._wanted(known) for known in several]
-        engine = self.settings.engine
-        found = score_grids(self._backend, [known.case for known in several], wanted, engine=engine, progress=progress)
-        for known, grids, asked in zip(several, found, wanted, strict=True):
-            yield key_of(known.number), _record(known, grids, asked)
-
-    def _wanted(self, known: "_Known") -> Wanted:
-        if self.settings.severed_at == "all":
-            return self.wanted
-        at = roles_of(known.text.subject_span, known.text.n_prompt).get(LAST_SUBJECT, range(0))
-        return Wanted(self.wanted.streams, self.wanted.severed, self.wanted.window, at)
+        cases, asked = [known.case for known in several], [known.grids for known in several]
+        found = score_grids(self._backend, cases, asked, engine=self.settings.engine, progress=progress)
+        for known, grids in zip(several, found, strict=True):
+            yield key_of(known.number), _record(known, grids)
 
 
 @dataclass(frozen=True)
@@ -145,6 +136,7 @@ class _Known:
     fact: Fact
     text: TokenisedPrompt
     case: Case
+    grids: AskedGrids
     notes: tuple[str, ...]
 
 
@@ -152,9 +144,9 @@ def _asked(number: int, fact: Fact) -> dict[str, Any]:
     return {"number": number, **fact.as_dict()}
 
 
-def _record(known: _Known, grids: Grids, wanted: Wanted) -> dict[str, Any]:
-    text = known.text
-    at = list(range(text.n_prompt) if wanted.severed_at is None else wanted.severed_at)
+def _record(known: _Known, grids: Grids) -> dict[str, Any]:
+    text, severed_at = known.text, known.grids.severed_at
+    at = list(range(text.n_prompt) if severed_at is None else severed_at)
     return {
         **_asked(known.number, known.fact),
         "known": True,

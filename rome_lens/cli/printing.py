@@ -1,4 +1,4 @@
-"""Text that keeps to a terminal's width: shortened in the middle, wrapped behind a label, drawn as a little curve."""
+"""Lines that fit into a terminal: text shortened or wrapped, a curve of bars, the line that names the model."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def _fitting(text: str, width: int) -> str:
-    """As many characters from the front as fit into so many columns."""
+    """The characters from the front that fit into `width` columns."""
     used = 0
     for count, character in enumerate(text):
         used += get_character_cell_size(character)
@@ -36,7 +36,7 @@ def _fitting(text: str, width: int) -> str:
 
 
 def pad(text: str, width: int) -> str:
-    """Text with spaces behind it, up to so many columns."""
+    """Text with spaces behind it, `width` columns wide."""
     return text + " " * (width - cell_len(text))
 
 
@@ -48,7 +48,7 @@ def print_labelled(console: Console, label: str, text: str) -> None:
 
 
 def curve(values: Sequence[float]) -> str:
-    """Numbers from 0 up as bars, the highest as a full one; of many, some that are evenly spread."""
+    """Numbers from 0 up as a line of bars, the highest at full height; of many numbers, 40 spread evenly."""
     if len(values) > _MOST_BARS:
         values = [values[round(i * (len(values) - 1) / (_MOST_BARS - 1))] for i in range(_MOST_BARS)]
     top = max(values, default=0.0)
@@ -60,3 +60,13 @@ def curve(values: Sequence[float]) -> str:
 def count(number: int, what: str) -> str:
     """`1 edit`, `2 edits`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def model_line(model: str, backend: str, dtype: str, device: str, *, bos: bool | None) -> str:
+    """The line that says which model it was, on what, and whether BOS stood in front."""
+    return f"{visible(model)} · {visible(backend)} · {visible(dtype)} on {visible(device)} · {bos_in_words(bos)}"
+
+
+def bos_in_words(bos: bool | None) -> str:
+    """Whether BOS stood in front; None where nothing says so."""
+    return {True: "BOS", False: "no BOS", None: "BOS unknown"}[bos]

@@ -1,0 +1,75 @@
+"""How a second moment is printed: where it comes from, how large it is, what to beware of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rome_lens.cli.printing import bos_in_words, print_labelled
+from rome_lens.editing import SecondMoment
+from rome_lens.figures import visible
+
+
+def text_in_words(history: Mapping[str, Any]) -> str:
+    """The text that a second moment was collected from."""
+    seed = "" if history.get("seed") is None else f" (seed {history['seed']})"
+    tokens = "an unknown number of" if history.get("n_tokens") is None else history["n_tokens"]
+    return f"{tokens} tokens of {history.get('source')}{seed}"
+
+
+def print_moment(console: Console, moment: SecondMoment) -> None:
+    """Print what a file of a second moment holds."""
+    history = moment.to_dict()
+    console.print(f"layer {moment.layer} (from 0), {moment.d_mlp} x {moment.d_mlp}")
+    console.print(visible(" · ".join(str(history[k]) for k in ("model_name", "backend", "dtype") if history[k])))
+    print_labelled(console, "text", visible(text_in_words(history)))
+    pieces = "" if moment.n_pieces is None else f"in {moment.n_pieces} pieces of at most {moment.text_length} tokens, "
+    print_labelled(console, "", f"{pieces}{bos_in_words(moment.prepend_bos)}")
+    shown = {"made": "created", "by": "command", "revision": "revision", "device": "device", "text id": "digest"}
+    for label, name in shown.items():
+        if history[name] is not None:
+            print_labelled(console, label, visible(str(history[name])))
+    if moment.versions:
+        print_labelled(console, "versions", visible(", ".join(f"{k} {v}" for k, v in moment.versions.items())))
+    for warning in moment.warnings:
+        print_labelled(console, "note", warning)
+    if moment.seconds is not None:
+        console.print(f"collected in {moment.seconds:.1f} s")
+
+
+def print_collected(console: Console, moments: Mapping[int, SecondMoment], conditions: Mapping[int, float]) -> None:
+    """Print what was collected in one pass.
+
+    Args:
+        console: where to.
+        moments: by layer.
+        conditions: their condition numbers, by layer.
+    """
+    first = next(iter(moments.values()))
+    console.print(f"{visible(first.model_name or '')} · {first.backend} · {first.dtype} on {first.device}")
+    console.print(
+        f"{visible(text_in_words(first.to_dict()))} in {first.n_pieces} pieces of at most {first.text_length}, "
+        f"{bos_in_words(first.prepend_bos)}"
+    )
+    for layer, moment in moments.items():
+        condition = f"condition number {conditions[layer]:.1e} with a ridge of {moment.ridge:g}"
+        console.print(f"layer {layer}  {moment.d_mlp} x {moment.d_mlp}, {condition}")
+    console.print(f"collected in {first.seconds:.1f} s")
+
+
+def collected_as_json(
+    moments: Mapping[int, SecondMoment], conditions: Mapping[int, float], files: Mapping[int, Path]
+) -> list[dict[str, Any]]:
+    """What `rome-lens stats --json` prints: an object for each layer."""
+    return [
+        moment.to_dict()
+        | {
+            "d_mlp": moment.d_mlp,
+            "condition_number": conditions[layer],
+            "ridge": moment.ridge,
+            "warnings": list(moment.warnings),
+            "path": str(files[layer]),
+        }
+        for layer, moment in moments.items()
+    ]

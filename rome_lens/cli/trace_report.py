@@ -1,0 +1,80 @@
+"""How a trace is printed: what was asked, then a heat map for each stream, before and after edits."""
+
+from rich.console import Console
+
+from rome_lens.cli.printing import count, model_line, print_labelled
+from rome_lens.figures import format_probability, render_heat_map, visible
+from rome_lens.tracing import CausalTrace
+
+
+def print_trace(console: Console, traced: CausalTrace) -> None:
+    """Print a trace, and in front of one with edits the trace without them."""
+    console.print(_heading(traced), style="bold")
+    console.print(_model(traced))
+    for edited in traced.edits:
+        console.print(f"edited: {visible(edited)}")
+    if traced.unedited is not None:
+        console.print("\nBefore the edit", style="bold")
+        _print_maps(console, traced.unedited)
+        console.print("\nAfter the edit", style="bold")
+    _print_maps(console, traced)
+    seconds = traced.seconds + (0.0 if traced.unedited is None else traced.unedited.seconds)
+    console.print(f"\ntraced in {seconds:.1f} s")
+
+
+def print_saved_trace(console: Console, trace: CausalTrace) -> None:
+    """Print what a file of a trace holds."""
+    console.print(_heading(trace))
+    console.print(_model(trace))
+    how = f"swapped for {trace.swap!r}"
+    if trace.noise is not None:
+        replaces = " in its place" if trace.noise_replaces else ""
+        how = f"noise {trace.noise:.4g} ({trace.noise_rule}){replaces}, seed {trace.seed}"
+    print_labelled(console, "subject", visible(f"{trace.subject!r}, {how}, samples {trace.samples}"))
+    print_labelled(console, "high, low", ", ".join(format_probability(p, 4) for p in (trace.high, trace.low)))
+    print_labelled(console, "streams", visible(f"{', '.join(trace.scores)}, window {trace.window}"))
+    for label, texts in (("edit", trace.edits), ("note", trace.notes)):
+        for text in texts:
+            print_labelled(console, label, visible(str(text)))
+    for heat_map in trace.heat_maps():
+        console.print()
+        console.print(render_heat_map(heat_map, width=console.width))
+    console.print(f"traced in {trace.seconds:.1f} s")
+
+
+def _heading(traced: CausalTrace) -> str:
+    return f"{visible(traced.prompt)} → {visible(traced.answer).strip()}"
+
+
+def _model(traced: CausalTrace) -> str:
+    return model_line(traced.model_name, traced.backend, traced.dtype, traced.device, bos=traced.prepend_bos)
+
+
+def _corruption(traced: CausalTrace) -> str:
+    if traced.noise is None:
+        return f"subject swapped for {traced.swap!r}"
+    rule = traced.noise_rule
+    named = "" if rule is not None and rule[:1].isdigit() else f" ({rule})"
+    how = "replaced by" if traced.noise_replaces else "under"
+    return f"subject {how} noise of {traced.noise:.4g}{named}, {count(traced.samples, 'sample')}, seed {traced.seed}"
+
+
+def _print_maps(console: Console, traced: CausalTrace) -> None:
+    """The maps of one state of the model."""
+    first, end = traced.subject_span
+    console.print(f"high {format_probability(traced.high, 4)}  clean run")
+    console.print(f"low  {format_probability(traced.low, 4)}  {visible(_corruption(traced))}")
+    for heat_map in traced.heat_maps()[-len(traced.scores) - len(traced.severed) :]:
+        console.print()
+        console.print(render_heat_map(heat_map, width=console.width))
+        if heat_map.blank:
+            continue
+        layer, pos = heat_map.peak_of(range(first, end))
+        console.print(
+            f"  best of the subject: layer {layer}, p = {format_probability(heat_map.score(layer, pos))}, "
+            f'token "{visible(heat_map.labels[pos])}"'
+        )
+    if traced.notes:
+        console.print()
+    for note in traced.notes:
+        console.print(f"Note: {visible(note)}.")

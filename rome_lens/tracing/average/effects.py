@@ -1,0 +1,83 @@
+"""Effects of many facts by role and layer, and the curves and peaks of their averages."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rome_lens.intervals import Estimate, mean, resample
+from rome_lens.tracing.roles import roles_of
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An average effect by layer, over the facts that have the role.
+
+    Attributes:
+        mean: [layer], the average indirect effect (AIE).
+        low: [layer], lower ends of the 95 % intervals, by bootstrap over facts.
+        high: [layer], their upper ends.
+        n: how many facts have the role.
+    """
+
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    n: int
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Where a curve is highest.
+
+    Attributes:
+        layer: the layer; for a window, its centre.
+        first: lower end of the 95 % interval of that layer: draws of other facts peak elsewhere.
+        last: its upper end.
+        effect: the effect there.
+    """
+
+    layer: int
+    first: int
+    last: int
+    effect: Estimate
+
+
+def effects_by_role(facts: Sequence[Mapping[str, Any]], stream: str, severed: str | None) -> dict[str, np.ndarray]:
+    """The effects of one stream, [layer, fact] by role: of the facts that have the role, and were traced so.
+
+    Args:
+        facts: the records of known facts.
+        stream: what was restored.
+        severed: what was severed meanwhile; None for nothing.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    for fact in facts:
+        if severed is not None and severed not in fact["severed"]:
+            continue
+        grid = np.array(fact["scores"][stream] if severed is None else fact["severed"][severed])
+        at = {pos: column for column, pos in enumerate(fact["severed_at"])}
+        for role, positions in roles_of(tuple(fact["subject_span"]), len(fact["tokens"])).items():
+            columns = [pos if severed is None else at.get(pos, -1) for pos in positions]
+            if -1 not in columns:
+                found.setdefault(role, []).append(grid[:, columns].mean(axis=1) - fact["low"])
+    return {role: np.stack(several, axis=1) for role, several in found.items()}
+
+
+def curve_of(effects: np.ndarray, *, seed: int) -> Curve:
+    """The average of effects, [layer, fact], with intervals."""
+    means, low, high = (tuple(map(float, ends)) for ends in resample([effects], mean, seed=seed))
+    return Curve(means, low, high, effects.shape[1])
+
+
+def peak_of(effects: np.ndarray, curve: Curve, *, seed: int) -> Peak:
+    """Where the curve of effects, [layer, fact], is highest, and where it is in draws of other facts."""
+
+    def top(index: np.ndarray, axis: int) -> np.ndarray:
+        return effects[:, index].mean(axis=-1).argmax(axis=0).astype(float)
+
+    layer, first, last = resample([np.arange(effects.shape[1])], top, seed=seed, width=len(effects))
+    at = int(layer)
+    effect = Estimate(curve.mean[at], curve.low[at], curve.high[at], curve.n)
+    return Peak(at, round(float(first)), round(float(last)), effect)

@@ -1,0 +1,147 @@
+"""The settings of a trace: what is restored, how the subject is corrupted, by which engine cells are scored."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Literal, Self, TypedDict, get_args
+
+from rome_lens.backends import STREAMS, Backend
+from rome_lens.checks import choice, flag, is_list, keep, seed_number, shown, whole_number
+from rome_lens.errors import ModelError, SettingError
+from rome_lens.tracing.attribution import ATTRIBUTION
+from rome_lens.tracing.corruption import NoiseRule, parse_noise
+
+Stream = Literal["resid", "mlp", "attn"]
+"""What can be restored: a block's output, its MLP's, or its attention's."""
+
+SeveredStream = Literal["mlp", "attn"]
+"""What can be severed while the residual stream is restored."""
+
+Engine = Literal["auto", "plain", "attribution"]
+"""How cells are scored: the fast way where the model allows it, by whole forwards, or approximately."""
+
+SEVERED: tuple[str, ...] = get_args(SeveredStream)
+
+
+class TraceChanges(TypedDict, total=False):
+    """The fields of `TraceSettings`, as `causal_trace` takes them by name."""
+
+    streams: Sequence[Stream] | Stream
+    severed: Sequence[SeveredStream] | SeveredStream | None
+    window: int | None
+    samples: int
+    noise: float | str | None
+    noise_replaces: bool
+    swap: str | None
+    seed: int
+    prepend_bos: bool
+    engine: Engine
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """How a fact is traced; `causal_trace` takes each of these by name, too.
+
+    Attributes:
+        streams: what to restore: `resid` (the block's output), `mlp` and `attn` (windows of layers).
+        severed: `mlp`, `attn` or both: restore the residual stream once more while these outputs at the same token are
+            held, in all layers, at what the corrupted run gives (paper, section 2.2 and figure 3): what is left of the
+            effect does not pass through them.
+        window: layers restored together in `mlp` and `attn`; 10 covers l-5 .. l+4, as the released code has it. None
+            is 10, or all layers of a smaller model.
+        samples: corrupted copies to average over.
+        noise: None or `s3` (3 times the standard deviation of the facts' subject embeddings), a number (absolute), `m`
+            (Gaussian fitted to text), `tK` (Student-t of K degrees of freedom) or `uX` (uniform +-X).
+        noise_replaces: assign the noise instead of adding it.
+        swap: corrupt by putting this subject, of as many tokens, in place of the prompt's, instead of by noise.
+        seed: seed of the noise; 1 is the released code's.
+        prepend_bos: put BOS in front. The released code does not; TransformerLens does by default.
+        engine: `auto`; `plain` to run whole forwards (slow; the same numbers); or `attribution` for an approximation
+            from one backward pass, which is fast and may be far off.
+
+    Raises:
+        SettingError: a setting is out of its range, or two of them exclude each other.
+    """
+
+    streams: Sequence[Stream] | Stream = ("resid", "mlp", "attn")
+    severed: Sequence[SeveredStream] | SeveredStream | None = None
+    window: int | None = None
+    samples: int = 10
+    noise: float | str | None = None
+    noise_replaces: bool = False
+    swap: str | None = None
+    seed: int = 1
+    prepend_bos: bool = False
+    engine: Engine = "auto"
+
+    def __post_init__(self) -> None:
+        streams = _chosen("stream", self.streams, STREAMS)
+        if not streams:
+            raise SettingError(f"stream is {shown(self.streams)}; choose from {', '.join(STREAMS)}")
+        samples = whole_number("samples", self.samples, least=1, expected="a whole number of corrupted copies")
+        seed = seed_number(self.seed)
+        choice("engine", self.engine, get_args(Engine))
+        window = self.window
+        if window is not None:
+            window = whole_number("window", window, least=1, expected="a whole number of layers")
+        keep(self, streams=streams, samples=samples, seed=seed, window=window)
+        keep(self, **{name: flag(name, getattr(self, name)) for name in ("noise_replaces", "prepend_bos")})
+        if self.severed is not None:
+            keep(self, severed=_chosen("severed", self.severed, SEVERED))
+        if self.severed and self.engine == ATTRIBUTION:
+            raise SettingError("severed paths are not approximated; leave severed out, or engine 'attribution'")
+        rule = self.rule
+        if not isinstance(self.noise, str | None):
+            keep(self, noise=rule.value)
+        if self.swap is not None and (self.noise is not None or self.noise_replaces):
+            raise SettingError(
+                f"swap is {self.swap!r} and a noise rule was given too; the subject is broken by one of them"
+            )
+
+    @classmethod
+    def given(cls, settings: "TraceSettings | None", changes: Mapping[str, Any]) -> Self:
+        """A caller's settings, with what the caller gave by name in their place.
+
+        Raises:
+            SettingError: a setting is out of its range, or the settings are of another kind.
+            TypeError: there is no setting of a name.
+        """
+        if settings is None:
+            return cls(**changes)
+        if not isinstance(settings, cls):
+            raise SettingError(f"settings is {shown(settings)}; expected {cls.__name__}(...)")
+        return cls(**{f.name: getattr(settings, f.name) for f in fields(cls) if f.init} | dict(changes))
+
+    @cached_property
+    def rule(self) -> NoiseRule:
+        """How noise is drawn."""
+        return parse_noise(self.noise, replace=self.noise_replaces)
+
+
+def _chosen(name: str, given: object, known: Sequence[str]) -> tuple[str, ...]:
+    """Streams as a tuple; one may be given by itself.
+
+    Raises:
+        SettingError: one of them is none that is known.
+    """
+    several: Any = given
+    asked: tuple[Any, ...] = tuple(several) if is_list(given) else (given,)
+    for stream in asked:
+        if not isinstance(stream, str) or stream not in known:
+            raise SettingError(f"{name} is {shown(stream)}; choose from {', '.join(known)}")
+    return asked
+
+
+def check_streams(backend: Backend, asked: Sequence[str]) -> tuple[str, ...]:
+    """The streams in the order of `STREAMS`, each once.
+
+    Raises:
+        ModelError: the model has no such stream.
+    """
+    missing = [stream for stream in asked if stream not in backend.streams()]
+    if missing:
+        raise ModelError(
+            f"{backend.model_name} has no {' and no '.join(missing)} stream in every layer; "
+            f"ask for {', '.join(backend.streams()) or 'another model'}"
+        )
+    return tuple(stream for stream in STREAMS if stream in asked)

@@ -1,0 +1,93 @@
+"""The settings of traces and averages: what they hold, what they refuse, and how they are changed by name."""
+
+import pickle
+from dataclasses import fields
+
+import pytest
+
+from rome_lens.errors import SettingError
+from rome_lens.tracing import AverageSettings, TraceSettings, average_causal_effect, causal_trace
+from rome_lens.tracing.average.settings import AverageChanges
+from rome_lens.tracing.settings import TraceChanges
+
+
+def test_settings_are_kept_as_python_has_them():
+    settings = TraceSettings(streams="mlp", severed=["attn"], noise=2, samples=3)
+    assert (settings.streams, settings.severed, settings.noise, settings.samples) == (("mlp",), ("attn",), 2.0, 3)
+    assert (settings.rule.kind, settings.rule.value, settings.rule.replace) == ("number", 2.0, False)
+    assert pickle.loads(pickle.dumps(settings)) == settings
+    with pytest.raises(AttributeError):
+        settings.samples = 4  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"streams": ()}, "stream is (); choose from resid, mlp, attn"),
+        ({"streams": None}, "stream is None; choose from resid, mlp, attn"),
+        ({"severed": "resid"}, "severed is 'resid'; choose from mlp, attn"),
+        ({"severed": 3}, "severed is 3; choose from mlp, attn"),
+        ({"window": 0}, "window is 0; expected a whole number of layers, 1 or more"),
+        ({"samples": 0}, "samples is 0; expected a whole number of corrupted copies, 1 or more"),
+        ({"seed": -1}, "seed is -1; expected a whole number from 0 to 4294967295"),
+        ({"engine": "fast"}, "engine is 'fast'; choose one of auto, plain, attribution"),
+        ({"prepend_bos": "no"}, "prepend_bos is 'no'; expected True or False"),
+        ({"noise_replaces": 1}, "noise_replaces is 1; expected True or False"),
+        (
+            {"severed": "mlp", "engine": "attribution"},
+            "severed paths are not approximated; leave severed out, or engine 'attribution'",
+        ),
+        (
+            {"swap": "x", "noise": 1},
+            "swap is 'x' and a noise rule was given too; the subject is broken by one of them",
+        ),
+    ],
+    ids=str,
+)
+def test_what_no_setting_is(given, message):
+    with pytest.raises(SettingError) as caught:
+        TraceSettings(**given)
+    assert str(caught.value) == message
+
+
+def test_what_is_given_by_name_counts():
+    settings = TraceSettings(streams=("attn",), window=3)
+    assert TraceSettings.given(settings, {"window": 5}) == TraceSettings(streams=("attn",), window=5)
+    assert TraceSettings.given(None, {"seed": 2}) == TraceSettings(seed=2)
+    with pytest.raises(SettingError, match=r"^settings is \{'seed': 2\}; expected TraceSettings\(\.\.\.\)$"):
+        TraceSettings.given({"seed": 2}, {})  # pyright: ignore[reportArgumentType]
+
+
+def test_an_average_has_settings_of_its_own():
+    settings = AverageSettings(severed_at="all", noise="S5")
+    assert settings.to_dict() == {
+        "streams": ("resid", "mlp", "attn"),
+        "severed": None,
+        "severed_at": "all",
+        "window": None,
+        "samples": 10,
+        "noise": "s5",
+        "noise_replaces": False,
+        "seed": 1,
+        "prepend_bos": False,
+        "engine": "auto",
+    }
+    assert AverageSettings.given(settings, {"samples": 2}).severed_at == "all"
+    with pytest.raises(SettingError, match=r"^settings is TraceSettings\(.*; expected AverageSettings\(\.\.\.\)$"):
+        AverageSettings.given(TraceSettings(), {})
+
+
+def test_every_setting_may_be_given_by_name():
+    for settings, changes in ((TraceSettings, TraceChanges), (AverageSettings, AverageChanges)):
+        assert set(changes.__annotations__) == {f.name for f in fields(settings) if f.init}
+        assert {"model", "settings", "progress"}.isdisjoint(changes.__annotations__)
+
+
+def test_an_unknown_name_is_a_type_error():
+    for call in (
+        lambda: causal_trace(None, "a b", subject="a", sample=3),  # pyright: ignore[reportCallIssue]
+        lambda: average_causal_effect(None, swap="x"),  # pyright: ignore[reportCallIssue]
+        lambda: average_causal_effect(None, settings=AverageSettings(), swap="x"),  # pyright: ignore[reportCallIssue]
+    ):
+        with pytest.raises(TypeError, match=r"unexpected keyword argument '(sample|swap)'"):
+            call()
