@@ -1,4 +1,4 @@
-"""How the answers of many records are scored at once, each record under its own edit, weights untouched.
+"""The engines that answer the questions of many records at once, each under its record's edit, weights untouched.
 
 Layers under an edit give what they gave before it: they are run once, for the unedited model, and every editor goes on
 from what enters the lowest layer that it edits. Only the places that answers are read from are unembedded.
@@ -37,7 +37,7 @@ class _Entering:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Answered:
     """Questions that the unedited model has answered.
 
     Attributes:
@@ -69,7 +69,7 @@ class Engine(ABC):
         self.backend, self.n_tokens, self.reason = backend, n_tokens, reason
 
     @abstractmethod
-    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Asked:
+    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
         """Put questions to the model as it is.
 
         Args:
@@ -81,7 +81,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def ask_again(self, asked: Asked, updates: RowUpdates) -> list[tuple[Reading, ...]]:
+    def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         """Put the same questions to the model under edits, [question][answer].
 
         Raises:
@@ -105,13 +105,13 @@ class PlainEngine(Engine):
     name = "plain"
 
     @torch.no_grad()
-    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Asked:
+    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
         chunks = make_chunks(self.backend, questions, share=False)
         readings = self._sorted(questions, [(chunk, self._run(chunk, None)) for chunk in chunks])
-        return Asked(tuple(questions), tuple(chunks), tuple(readings), ())
+        return Answered(tuple(questions), tuple(chunks), tuple(readings), ())
 
     @torch.no_grad()
-    def ask_again(self, asked: Asked, updates: RowUpdates) -> list[tuple[Reading, ...]]:
+    def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         return self._sorted(asked.questions, [(chunk, self._run(chunk, updates)) for chunk in asked.chunks])
 
     def _run(self, chunk: Chunk, updates: RowUpdates | None) -> list[Reading]:
@@ -178,7 +178,7 @@ class BlockEngine(Engine):
 
     @torch.no_grad()
     @called_alone()
-    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Asked:
+    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
         chunks = make_chunks(self.backend, questions, share=True)
         entering, readings = [], []
         for chunk in chunks:
@@ -186,11 +186,11 @@ class BlockEngine(Engine):
             kept = {0: start}
             readings.append((chunk, self._run(chunk, start, 0, None, keep=keep, kept=kept)))
             entering.append(kept)
-        return Asked(tuple(questions), tuple(chunks), tuple(self._sorted(questions, readings)), tuple(entering))
+        return Answered(tuple(questions), tuple(chunks), tuple(self._sorted(questions, readings)), tuple(entering))
 
     @torch.no_grad()
     @called_alone()
-    def ask_again(self, asked: Asked, updates: RowUpdates) -> list[tuple[Reading, ...]]:
+    def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         if updates.start >= self.backend.n_layers:
             return list(asked.readings)
         readings = []

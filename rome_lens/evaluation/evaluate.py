@@ -13,6 +13,7 @@ from rome_lens.data.records import CounterFactRecord, RecordSet, ZsreRecord, bui
 from rome_lens.errors import SettingError
 from rome_lens.evaluation.editors.named import EditorSpec, specs_of
 from rome_lens.evaluation.measures import Measures
+from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.report import Report
 from rome_lens.evaluation.report.summary import report_of
 from rome_lens.evaluation.work import REFERENCES, EvaluationWork, tasks_of
@@ -259,7 +260,7 @@ def _report(folder: Folder, settings: Mapping[str, Any], *, write: bool = True) 
     prepared = folder.prepared() or {}
     report = report_of(
         settings["kind"],
-        {name: [record for _, record in folder.read_all(f"{name}/")] for name in names},
+        {name: [EvaluatedRecord.from_dict(held) for _, held in folder.read_all(f"{name}/")] for name in names},
         references={told["object"]: told["texts"] for _, told in folder.read_all(f"{REFERENCES}/")},
         settings={**settings, "perplexity_bound": settings["measures"]["perplexity_bound"], "prepared": prepared},
         descriptions={name: _described(prepared.get("editors", {}).get(name, {})) for name in names},

@@ -41,6 +41,11 @@ class Question:
     answers: tuple[TokenisedPrompt, ...]
     wanted: int
 
+    @property
+    def wanted_answer(self) -> TokenisedPrompt:
+        """The prompt followed by the answer that a good model would write by itself."""
+        return self.answers[self.wanted]
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -19,7 +19,7 @@ from rome_lens.errors import SettingError
 from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.evaluation.evaluate import MOMENTS, evaluate_counterfact
 from rome_lens.evaluation.measures import Measures
-from rome_lens.evaluation.report.report import EditorScores
+from rome_lens.evaluation.report.scores import EditorScores
 from rome_lens.facts import Fact
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress, silent
