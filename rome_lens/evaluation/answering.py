@@ -1,4 +1,4 @@
-"""The engines that answer the questions of many records at once, each under its record's edit, weights untouched.
+"""Answerers: a model answers the questions of many records at once, each under its record's edit, weights untouched.
 
 Layers under an edit give what they gave before it: they are run once, for the unedited model, and every editor goes on
 from what enters the lowest layer that it edits. Only the places that answers are read from are unembedded.
@@ -53,7 +53,7 @@ class Answered:
     entering: tuple[dict[int, _Entering], ...]
 
 
-class Engine(ABC):
+class Answerer(ABC):
     """Answers questions with a model, under the edits of their records or without any.
 
     Attributes:
@@ -99,7 +99,7 @@ class Engine(ABC):
         ]
 
 
-class PlainEngine(Engine):
+class PlainAnswerer(Answerer):
     """Whole forwards, a row an answer: for models with their owner's hooks, or whose blocks cannot be called alone."""
 
     name = "plain"
@@ -120,7 +120,7 @@ class PlainEngine(Engine):
             return chunk.read(self.backend.logits_at(chunk.stems, chunk.place_row, chunk.place_column))
 
 
-class BlockEngine(Engine):
+class BlockAnswerer(Answerer):
     """The model's own blocks, called one by one.
 
     Attributes:
@@ -136,7 +136,7 @@ class BlockEngine(Engine):
 
     @classmethod
     @contextmanager
-    def opened(cls, backend: Backend, text: Int[Tensor, "row pos"]) -> Iterator["BlockEngine"]:
+    def opened(cls, backend: Backend, text: Int[Tensor, "row pos"]) -> Iterator["BlockAnswerer"]:
         """Watch the model run a text, and take its blocks from there.
 
         Args:
@@ -154,10 +154,10 @@ class BlockEngine(Engine):
                     backend.logits(text, keep=1)
                 if len(final) != 1:
                     raise ReplayError(f"nothing passes {point} in a forward")
-                engine = cls(backend, replay, Embedding.of(backend, text[:1]), text.shape[1])
+                answerer = cls(backend, replay, Embedding.of(backend, text[:1]), text.shape[1])
                 make_ready(backend, replay, stack)
-                engine._check(text, final[0])
-            yield engine
+                answerer._check(text, final[0])
+            yield answerer
 
     def _check(self, text: Int[Tensor, "row pos"], final: Float[Tensor, "row pos d_model"]) -> None:
         """Hold the blocks against the model's own forward, on whole rows and on rows that go on from their past."""
@@ -260,9 +260,9 @@ class BlockEngine(Engine):
 
 
 @contextmanager
-def open_engine(
+def open_answerer(
     backend: Backend, text: Int[Tensor, "row pos"], *, engine: str = "auto", failed: str | None = None
-) -> Iterator[Engine]:
+) -> Iterator[Answerer]:
     """The fast way where the model's blocks can be called alone, whole forwards where not.
 
     Args:
@@ -272,12 +272,12 @@ def open_engine(
         failed: why the blocks are not to be tried again; None where nothing is known against them.
     """
     if failed is not None:
-        yield PlainEngine(backend, text.shape[1], failed)
+        yield PlainAnswerer(backend, text.shape[1], failed)
         return
     with ExitStack() as stack:
         yield prefer_blocks(
             backend,
             engine=engine,
-            blocks=lambda _: stack.enter_context(BlockEngine.opened(backend, text)),
-            whole=lambda reason: PlainEngine(backend, text.shape[1], reason),
+            blocks=lambda _: stack.enter_context(BlockAnswerer.opened(backend, text)),
+            whole=lambda reason: PlainAnswerer(backend, text.shape[1], reason),
         )

@@ -12,7 +12,7 @@ import torch
 
 from rome_lens.backends import Backend, ReplayError, as_backend
 from rome_lens.errors import RomeLensError, SettingError
-from rome_lens.evaluation.answering import Answered, open_engine
+from rome_lens.evaluation.answering import Answered, open_answerer
 from rome_lens.evaluation.findings import Findings, Record, evaluated, unfit
 from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.opened import FREE_MARGIN, OpenModel, writes_texts
@@ -100,16 +100,16 @@ class RecordMeasurer:
         started = time.perf_counter()
         edits = _find_edits(editor, batch.records, progress)
         seconds = (time.perf_counter() - started) / max(1, len(edits))
-        # Put once more only if the engine has changed meanwhile.
+        # Put once more only if it has been opened anew meanwhile.
         findings = self._or_plainly(lambda: self._findings(self._put(tuple(records)), edits))
-        engine = self._opened(batch.n_tokens).engine
-        notes = [engine.reason] if engine.reason else []
+        answerer = self._opened(batch.n_tokens).answerer
+        notes = [answerer.reason] if answerer.reason else []
         for record, reason in batch.unfit:
             yield unfit(record, name, reason)
         for record, edit, found in zip(batch.records, edits, findings, strict=True):
             bound = self.measures.perplexity_bound
             known = evaluated(record, name, edit, found, seconds=seconds, perplexity_bound=bound)
-            yield replace(known, engine=engine.name, notes=notes)
+            yield replace(known, engine=answerer.name, notes=notes)
 
     def references(self, objects: Sequence[str]) -> list[list[str]]:
         """Texts about new objects: the user's, or what the unedited model writes; none where the user gave none.
@@ -143,15 +143,15 @@ class RecordMeasurer:
         most = self._backend.n_ctx
         wanted = -(-n_tokens // _ROUND) * _ROUND
         wanted = wanted if most is None else min(wanted, most)
-        if self._open is None or self._open.engine.n_tokens < min(n_tokens, wanted):
+        if self._open is None or self._open.answerer.n_tokens < min(n_tokens, wanted):
             self._stack.close()
             # Any text will do: position alone decides how the blocks are called.
             ids = encode(self._backend.tokenizer, " ".join(_REFERENCES))[0]
             rows = [(ids[start:] * wanted)[:wanted] for start in (0, 1)]
             text = torch.tensor(rows, device=self._backend.device)
             self._stack.enter_context(self._backend.evaluating())
-            engine = open_engine(self._backend, text, engine=self.measures.engine, failed=self._failed)
-            self._open = OpenModel(self._stack.enter_context(engine), self.measures)
+            answerer = open_answerer(self._backend, text, engine=self.measures.engine, failed=self._failed)
+            self._open = OpenModel(self._stack.enter_context(answerer), self.measures)
         return self._open
 
     def _put(self, records: tuple[Record, ...]) -> _Batch:
@@ -173,7 +173,7 @@ class RecordMeasurer:
         if any(writes_texts(record, self.measures) for record in fit):
             lengths.append(self.measures.text_length)
         n_tokens = max(lengths, default=2)
-        answered = self._opened(n_tokens).engine.ask(questions, keep=self._layers)
+        answered = self._opened(n_tokens).answerer.ask(questions, keep=self._layers)
         self._batch = _Batch(records, tuple(fit), tuple(unfit), answered, n_tokens, self._read_watched())
         return self._batch
 
@@ -184,7 +184,7 @@ class RecordMeasurer:
             asked = [text_question(self._backend, text, prepend_bos=bos) for text in self.measures.watched]
             questions = [(0, question) for question in asked if question is not None]
             n_tokens = max((len(question.answers[0].ids) for _, question in questions), default=2)
-            self._watched = self._opened(n_tokens).engine.ask(questions, keep=self._layers)
+            self._watched = self._opened(n_tokens).answerer.ask(questions, keep=self._layers)
         return self._watched
 
     def _findings(self, batch: _Batch, edits: Sequence[Any]) -> list[Findings]:
@@ -194,7 +194,7 @@ class RecordMeasurer:
         found: dict[int, Findings] = {}
         if any(several is not None for several in through_hooks):
             updates = updates_of(self._backend, [several or () for several in through_hooks])
-            after = enumerate(opened.engine.ask_again(answered, updates))
+            after = enumerate(opened.answerer.ask_again(answered, updates))
             hooked = {n: now for n, now in after if through_hooks[answered.questions[n][0]] is not None}
             found |= opened.findings(batch.records, answered, hooked, updates=updates, watched=batch.watched)
         for place, edit in enumerate(edits):
@@ -206,7 +206,7 @@ class RecordMeasurer:
                     )
                 own = {n: question for n, question in enumerate(answered.questions) if question[0] == place}
                 with edit.applied(self.model):
-                    after = opened.engine.ask([(0, question) for _, question in own.values()]).readings
+                    after = opened.answerer.ask([(0, question) for _, question in own.values()]).readings
                     now = dict(zip(own, after, strict=True))
                     found |= opened.findings(batch.records, answered, now, updates=None, watched=batch.watched)
         return [found[place] for place in range(len(edits))]

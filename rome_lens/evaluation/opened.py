@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rome_lens.backends.generation import never_text
 from rome_lens.data.records import CounterFactRecord
 from rome_lens.editing.hooks import RowUpdates
-from rome_lens.evaluation.answering import Answered, Engine
+from rome_lens.evaluation.answering import Answered, Answerer
 from rome_lens.evaluation.continuing import Prompt, continue_prompts
 from rome_lens.evaluation.findings import Findings, Record
 from rome_lens.evaluation.measures import Measures
@@ -24,11 +24,11 @@ class OpenModel:
     """A model that is open.
 
     Attributes:
-        engine: what runs it.
+        answerer: what runs it.
         measures: what is measured.
     """
 
-    engine: Engine
+    answerer: Answerer
     measures: Measures
 
     def findings(
@@ -79,21 +79,21 @@ class OpenModel:
             asked: each prompt, with the place of its record in front and the seed of what is drawn behind it.
             updates: edits of the records; None leaves the model as it is.
         """
-        engine, measures, tokenizer = self.engine, self.measures, self.engine.backend.tokenizer
+        answerer, measures, tokenizer = self.answerer, self.measures, self.answerer.backend.tokenizer
         bos = (int(tokenizer.bos_token_id),) if measures.prepend_bos else ()
-        longest = min(measures.text_length, engine.n_tokens)
+        longest = min(measures.text_length, answerer.n_tokens)
         prompts = [
             Prompt(place, (*bos, *encode(tokenizer, prompt)[0])[: longest - 1], seed) for place, prompt, seed in asked
         ]
         n_new = longest - min((len(prompt.ids) for prompt in prompts), default=longest)
         new = continue_prompts(
-            engine, prompts, n_new=n_new, updates=updates, top_k=measures.top_k, banned=never_text(engine.backend)
+            answerer, prompts, n_new=n_new, updates=updates, top_k=measures.top_k, banned=never_text(answerer.backend)
         )
         return [tokenizer.decode(ids[: longest - len(prompt.ids)]) for prompt, ids in zip(prompts, new, strict=True)]
 
     def _answer_freely(self, found: Mapping[int, Findings], updates: RowUpdates | None) -> None:
         """Greedy continuations, as far as they may yet be the answer that is wanted."""
-        tokenizer = self.engine.backend.tokenizer
+        tokenizer = self.answerer.backend.tokenizer
         end = tokenizer.eos_token_id
         going: list[tuple[Findings, int, Prompt]] = []
         for place, one in found.items():
@@ -104,20 +104,20 @@ class OpenModel:
                     going.append((one, index, Prompt(place, answer.ids[: answer.n_prompt])))
         rooms = [len(one.questions[index].wanted_answer.answer_ids) + FREE_MARGIN for one, index, _ in going]
         new = continue_prompts(
-            self.engine,
+            self.answerer,
             [prompt for _, _, prompt in going],
             n_new=max(rooms, default=FREE_MARGIN),
             updates=updates,
         )
         for (one, index, prompt), room, ids in zip(going, rooms, new, strict=True):
-            kept = ids[: min(room, self.engine.n_tokens - len(prompt.ids))]
+            kept = ids[: min(room, self.answerer.n_tokens - len(prompt.ids))]
             one.free[index] = tokenizer.decode(kept[: kept.index(end)] if end in kept else kept)
 
     def _again(self, answered: Answered, updates: RowUpdates | None) -> Sequence[tuple[Reading, ...]]:
         """The answers now: under updates, or with whatever is in the weights."""
         if updates is None:
-            return self.engine.ask(answered.questions).readings
-        return self.engine.ask_again(answered, updates)
+            return self.answerer.ask(answered.questions).readings
+        return self.answerer.ask_again(answered, updates)
 
 
 def writes_texts(record: Record, measures: Measures) -> bool:

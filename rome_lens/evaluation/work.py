@@ -1,4 +1,4 @@
-"""An evaluation as work for the runner: what a worker is told, and what it does with it."""
+"""An evaluation as work for the runner: what each worker receives, and how it evaluates a batch of records."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _OBJECTS = 16
 
 @dataclass(frozen=True)
 class EvaluationWork(Work):
-    """What a worker is told.
+    """What each worker receives.
 
     Attributes:
         token: of the run.

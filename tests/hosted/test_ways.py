@@ -13,7 +13,7 @@ from rome_lens.backends.hooked_transformer import HookedReplay
 from rome_lens.backends.transformer_bridge import BridgeReplay
 from rome_lens.data.records import CounterFactRecord
 from rome_lens.evaluation import Measures
-from rome_lens.evaluation.answering import BlockEngine
+from rome_lens.evaluation.answering import BlockAnswerer
 from rome_lens.evaluation.measurer import RecordMeasurer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
@@ -186,14 +186,14 @@ def test_the_reason_is_one_line():
 def test_a_block_that_fails_later_has_the_batch_run_by_whole_forwards(method, monkeypatch):
     model = architecture("llama", BACKENDS[0])
     expected = evaluate(model, engine="plain")
-    run = BlockEngine._run
+    run = BlockAnswerer._run
 
     def fail(self, chunk, entering, first_layer, updates, **kwargs):
         if (updates is not None) == (method == "ask_again"):
             raise IndexError("later")
         return run(self, chunk, entering, first_layer, updates, **kwargs)
 
-    monkeypatch.setattr(BlockEngine, "_run", fail)
+    monkeypatch.setattr(BlockAnswerer, "_run", fail)
     measurer = RecordMeasurer(model, Measures(n_texts=1, text_length=16), layers=[1])
     edit = rome(model).edit(RECORDS[0].request)
     for editor in (None, type("Given", (), {"edit": lambda self, request: edit})()):
