@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +26,7 @@ from rome_lens.backends import (
 )
 from rome_lens.backends.decoding import Embedding, enter, make_ready
 from rome_lens.editing.hooks import RowUpdates
+from rome_lens.evaluation.measures import Engine
 from rome_lens.evaluation.questions import Chunk, Question, Reading, make_chunks
 
 
@@ -63,7 +65,7 @@ class Answerer(ABC):
         reason: why it is `plain`; None for `blocks`.
     """
 
-    name: str
+    name: Literal["blocks", "plain"]
 
     def __init__(self, backend: Backend, n_tokens: int, reason: str | None = None) -> None:
         self.backend, self.n_tokens, self.reason = backend, n_tokens, reason
@@ -261,7 +263,7 @@ class BlockAnswerer(Answerer):
 
 @contextmanager
 def open_answerer(
-    backend: Backend, text: Int[Tensor, "row pos"], *, engine: str = "auto", failed: str | None = None
+    backend: Backend, text: Int[Tensor, "row pos"], *, engine: Engine = "auto", failed: str | None = None
 ) -> Iterator[Answerer]:
     """The fast way where the model's blocks can be called alone, whole forwards where not.
 

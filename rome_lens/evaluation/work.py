@@ -8,7 +8,7 @@ from typing import Any
 from rome_lens.data.records import CounterFactRecord, RecordSet
 from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.evaluation.editors.named import EditorSpec, describe, make_editor
-from rome_lens.evaluation.editors.shared_values import share_values, shared_pairs
+from rome_lens.evaluation.editors.shared_values import SharingEditor, share_values, shared_pairs
 from rome_lens.evaluation.findings import Record
 from rome_lens.evaluation.measurer import RecordMeasurer
 from rome_lens.evaluation.measures import Measures
@@ -63,17 +63,20 @@ class EvaluationTasks(Bench):
             progress=progress,
         )
         progress(0, 0, "making the editors")
-        self._editors = {
+        made = {
             spec.name: make_editor(spec, self._model, moments, seed=measures.seed, prepend_bos=measures.prepend_bos)
             for spec in work.editors
         }
-        self._shared = share_values(work.editors, self._editors)
+        self._editors = share_values(work.editors, made)
         self._measurer = RecordMeasurer(self._model, measures, layers=sorted(_layers(self._editors.values())))
 
     def prepare(self) -> dict[str, Any]:
         return {
             **describe_model(self._model),
-            "editors": {name: describe(editor) for name, editor in self._editors.items()},
+            "editors": {
+                name: describe(editor.editor if isinstance(editor, SharingEditor) else editor)
+                for name, editor in self._editors.items()
+            },
         }
 
     def run(self, task: Task, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -86,7 +89,7 @@ class EvaluationTasks(Bench):
         for name in names:
             # An editor whose records are all there is not asked again; numbers do not depend on it.
             if any(key_of(name, record.number) in task.keys for record in records):
-                for record in self._measurer.measure(records, name, self._shared[name], progress=progress):
+                for record in self._measurer.measure(records, name, self._editors[name], progress=progress):
                     yield key_of(name, record.number), record.to_dict()
 
     def close(self) -> None:
