@@ -17,7 +17,8 @@ import torch
 from machine import installed_backends, machine_line
 
 import rome_lens as rl
-from rome_lens.evaluation.bench import EvaluationBench
+from rome_lens.evaluation.measurer import RecordMeasurer
+from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.loading.options import as_device
 from rome_lens.loading.pretrained import load_pretrained
 
@@ -69,22 +70,23 @@ def _row(asked: argparse.Namespace, backend: str) -> str:
     given = _Given(dict(zip(requests, editor.edit_many(requests), strict=True)))
     plain = load_pretrained(asked.model, dtype=torch.float32, device=as_device(asked.device))
     measures = rl.Measures(n_texts=asked.texts)
-    bench = EvaluationBench(model, measures, layers=[given.layer])
-    list(bench.evaluate(records[:1], "warm", given))
+    measurer = RecordMeasurer(model, measures, layers=[given.layer])
+    list(measurer.measure(records[:1], "warm", given))
     chosen = records[: asked.plain_records]
     answers, plain_seconds = _timed(lambda: [_plain(plain, record, given, asked.texts) for record in chosen])
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[int, EvaluatedRecord] = {}
 
     def evaluate() -> None:
         for start in range(0, len(records), asked.batch):
-            found.update(bench.evaluate(records[start : start + asked.batch], "rome", given))
+            measured = measurer.measure(records[start : start + asked.batch], "rome", given)
+            found.update({record.number: record for record in measured})
 
     _, seconds = _timed(evaluate)
-    bench.close()
+    measurer.close()
     apart = max(
         abs(answer[name] - number)
         for record, numbers in zip(chosen, answers, strict=True)
-        for answer, one in zip(found[record.number]["answers"], numbers, strict=True)
+        for answer, one in zip(found[record.number].answers, numbers, strict=True)
         for name, number in one.items()
     )
     one, ours = plain_seconds / len(chosen), seconds / len(records)

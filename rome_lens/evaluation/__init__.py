@@ -3,8 +3,8 @@
 from rome_lens.evaluation.editors.named import EDITORS, Editor
 from rome_lens.evaluation.evaluate import evaluate_counterfact, evaluate_zsre, merge_runs, read_run
 from rome_lens.evaluation.measures import Measures, builtin_texts, read_references
-from rome_lens.evaluation.report.report import EditorScores, Report
-from rome_lens.evaluation.report.tables import write_csv
+from rome_lens.evaluation.report.report import Report, write_csv
+from rome_lens.evaluation.report.scores import EditorScores
 from rome_lens.evaluation.suggest import LayerSuggestion, suggest_layer
 
 __all__ = [

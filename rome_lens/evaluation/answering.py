@@ -1,4 +1,4 @@
-"""How the answers of many records are scored at once, each record under its own edit, weights untouched.
+"""Answerers: a model answers the questions of many records at once, each under its record's edit, weights untouched.
 
 Layers under an edit give what they gave before it: they are run once, for the unedited model, and every editor goes on
 from what enters the lowest layer that it edits. Only the places that answers are read from are unembedded.
@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +26,7 @@ from rome_lens.backends import (
 )
 from rome_lens.backends.decoding import Embedding, enter, make_ready
 from rome_lens.editing.hooks import RowUpdates
+from rome_lens.evaluation.measures import Engine
 from rome_lens.evaluation.questions import Chunk, Question, Reading, make_chunks
 
 
@@ -37,7 +39,7 @@ class _Entering:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Answered:
     """Questions that the unedited model has answered.
 
     Attributes:
@@ -53,7 +55,7 @@ class Asked:
     entering: tuple[dict[int, _Entering], ...]
 
 
-class Engine(ABC):
+class Answerer(ABC):
     """Answers questions with a model, under the edits of their records or without any.
 
     Attributes:
@@ -63,13 +65,13 @@ class Engine(ABC):
         reason: why it is `plain`; None for `blocks`.
     """
 
-    name: str
+    name: Literal["blocks", "plain"]
 
     def __init__(self, backend: Backend, n_tokens: int, reason: str | None = None) -> None:
         self.backend, self.n_tokens, self.reason = backend, n_tokens, reason
 
     @abstractmethod
-    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Asked:
+    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
         """Put questions to the model as it is.
 
         Args:
@@ -81,7 +83,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def ask_again(self, asked: Asked, updates: RowUpdates) -> list[tuple[Reading, ...]]:
+    def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         """Put the same questions to the model under edits, [question][answer].
 
         Raises:
@@ -99,19 +101,19 @@ class Engine(ABC):
         ]
 
 
-class PlainEngine(Engine):
+class PlainAnswerer(Answerer):
     """Whole forwards, a row an answer: for models with their owner's hooks, or whose blocks cannot be called alone."""
 
     name = "plain"
 
     @torch.no_grad()
-    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Asked:
+    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
         chunks = make_chunks(self.backend, questions, share=False)
         readings = self._sorted(questions, [(chunk, self._run(chunk, None)) for chunk in chunks])
-        return Asked(tuple(questions), tuple(chunks), tuple(readings), ())
+        return Answered(tuple(questions), tuple(chunks), tuple(readings), ())
 
     @torch.no_grad()
-    def ask_again(self, asked: Asked, updates: RowUpdates) -> list[tuple[Reading, ...]]:
+    def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         return self._sorted(asked.questions, [(chunk, self._run(chunk, updates)) for chunk in asked.chunks])
 
     def _run(self, chunk: Chunk, updates: RowUpdates | None) -> list[Reading]:
@@ -120,7 +122,7 @@ class PlainEngine(Engine):
             return chunk.read(self.backend.logits_at(chunk.stems, chunk.place_row, chunk.place_column))
 
 
-class BlockEngine(Engine):
+class BlockAnswerer(Answerer):
     """The model's own blocks, called one by one.
 
     Attributes:
@@ -136,7 +138,7 @@ class BlockEngine(Engine):
 
     @classmethod
     @contextmanager
-    def opened(cls, backend: Backend, text: Int[Tensor, "row pos"]) -> Iterator["BlockEngine"]:
+    def opened(cls, backend: Backend, text: Int[Tensor, "row pos"]) -> Iterator["BlockAnswerer"]:
         """Watch the model run a text, and take its blocks from there.
 
         Args:
@@ -154,10 +156,10 @@ class BlockEngine(Engine):
                     backend.logits(text, keep=1)
                 if len(final) != 1:
                     raise ReplayError(f"nothing passes {point} in a forward")
-                engine = cls(backend, replay, Embedding.of(backend, text[:1]), text.shape[1])
+                answerer = cls(backend, replay, Embedding.of(backend, text[:1]), text.shape[1])
                 make_ready(backend, replay, stack)
-                engine._check(text, final[0])
-            yield engine
+                answerer._check(text, final[0])
+            yield answerer
 
     def _check(self, text: Int[Tensor, "row pos"], final: Float[Tensor, "row pos d_model"]) -> None:
         """Hold the blocks against the model's own forward, on whole rows and on rows that go on from their past."""
@@ -178,7 +180,7 @@ class BlockEngine(Engine):
 
     @torch.no_grad()
     @called_alone()
-    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Asked:
+    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
         chunks = make_chunks(self.backend, questions, share=True)
         entering, readings = [], []
         for chunk in chunks:
@@ -186,11 +188,11 @@ class BlockEngine(Engine):
             kept = {0: start}
             readings.append((chunk, self._run(chunk, start, 0, None, keep=keep, kept=kept)))
             entering.append(kept)
-        return Asked(tuple(questions), tuple(chunks), tuple(self._sorted(questions, readings)), tuple(entering))
+        return Answered(tuple(questions), tuple(chunks), tuple(self._sorted(questions, readings)), tuple(entering))
 
     @torch.no_grad()
     @called_alone()
-    def ask_again(self, asked: Asked, updates: RowUpdates) -> list[tuple[Reading, ...]]:
+    def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         if updates.start >= self.backend.n_layers:
             return list(asked.readings)
         readings = []
@@ -260,9 +262,9 @@ class BlockEngine(Engine):
 
 
 @contextmanager
-def open_engine(
-    backend: Backend, text: Int[Tensor, "row pos"], *, engine: str = "auto", failed: str | None = None
-) -> Iterator[Engine]:
+def open_answerer(
+    backend: Backend, text: Int[Tensor, "row pos"], *, engine: Engine = "auto", failed: str | None = None
+) -> Iterator[Answerer]:
     """The fast way where the model's blocks can be called alone, whole forwards where not.
 
     Args:
@@ -272,12 +274,12 @@ def open_engine(
         failed: why the blocks are not to be tried again; None where nothing is known against them.
     """
     if failed is not None:
-        yield PlainEngine(backend, text.shape[1], failed)
+        yield PlainAnswerer(backend, text.shape[1], failed)
         return
     with ExitStack() as stack:
         yield prefer_blocks(
             backend,
             engine=engine,
-            blocks=lambda _: stack.enter_context(BlockEngine.opened(backend, text)),
-            whole=lambda reason: PlainEngine(backend, text.shape[1], reason),
+            blocks=lambda _: stack.enter_context(BlockAnswerer.opened(backend, text)),
+            whole=lambda reason: PlainAnswerer(backend, text.shape[1], reason),
         )

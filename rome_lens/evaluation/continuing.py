@@ -1,8 +1,7 @@
-"""What a model writes when it is left to itself: many rows of any lengths at once, each under its record's edit."""
+"""Continuations of prompts: what a model writes by itself, many rows at once, each under its record's edit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from rome_lens.backends import KeysValues, called_alone
 from rome_lens.backends.decoding import pad_rows, room_for, rows_together, write
 from rome_lens.editing.hooks import RowUpdates
-from rome_lens.evaluation.answering import BlockEngine, Engine
+from rome_lens.evaluation.answering import Answerer, BlockAnswerer
 
 # Rows that are continued together at most: more of them make nothing faster.
 _MOST_ROWS = 256
@@ -38,7 +37,7 @@ class Prompt:
 
 @torch.no_grad()
 def continue_prompts(
-    engine: Engine,
+    answerer: Answerer,
     prompts: Sequence[Prompt],
     *,
     n_new: int,
@@ -48,15 +47,15 @@ def continue_prompts(
 ) -> list[list[int]]:
     """Continue texts of any lengths by `n_new` tokens each; nothing ends a row early.
 
-    What a row draws depends on its own seed alone, not on the rows beside it. What it gains beyond the engine's longest
-    row is no text.
+    What a row draws depends on its own seed alone, not on the rows beside it. What it gains beyond the answerer's
+    longest row is no text.
 
     Args:
-        engine: the model.
+        answerer: the model.
         prompts: the texts; every one of them has a seed, or none of them has.
         n_new: how many tokens each gains.
         updates: the edits of the records; None leaves the model as it is.
-        top_k: draw from so many most probable tokens.
+        top_k: each token is drawn from the `top_k` most probable ones.
         banned: token ids that never come.
 
     Returns:
@@ -65,7 +64,7 @@ def continue_prompts(
     Raises:
         ReplayError: a block fails on these texts that did not on the first ones.
     """
-    backend = engine.backend
+    backend = answerer.backend
     longest = max((len(prompt.ids) for prompt in prompts), default=0) + n_new
     together = rows_together(backend, longest, most=_MOST_ROWS)
     # Rows of like length share the least padding.
@@ -75,10 +74,12 @@ def continue_prompts(
         part = order[start : start + together]
         rows = [prompts[index] for index in part]
         choose = _choice(rows, n_new=n_new, top_k=top_k, banned=banned, device=backend.device)
-        records = torch.tensor([row.record for row in rows], device=backend.device)
-        run = _by_blocks if isinstance(engine, BlockEngine) else _by_forwards
-        new = run(engine, [row.ids for row in rows], records, n_new=n_new, updates=updates, choose=choose)
-        written.update(zip(part, new.tolist(), strict=True))
+        text = _Text.of(rows, n_new, backend.device)
+        if isinstance(answerer, BlockAnswerer):
+            _write_by_blocks(answerer, text, updates, choose)
+        else:
+            _write_by_forwards(answerer, text, updates, choose)
+        written.update(zip(part, text.new().tolist(), strict=True))
     return [written.get(index, []) for index in range(len(prompts))]
 
 
@@ -101,69 +102,77 @@ def _choice(rows: Sequence[Prompt], *, n_new: int, top_k: int, banned: Sequence[
     return choose
 
 
+@dataclass(frozen=True)
+class _Text:
+    """Rows of text that grow together.
+
+    Attributes:
+        tokens: [row pos] ids of the prompts, with room for what comes; written in place.
+        lengths: [row] of the prompts.
+        records: [row] whose edit each is written under.
+        n_new: how many tokens each gains.
+    """
+
+    tokens: Int[Tensor, "row pos"]
+    lengths: Int[Tensor, " row"]
+    records: Int[Tensor, " row"]
+    n_new: int
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], n_new: int, device: torch.device) -> "_Text":
+        padded = pad_rows([prompt.ids for prompt in prompts], device)
+        return cls(
+            torch.cat([padded, padded[:, -1:].expand(-1, n_new)], dim=1),
+            torch.tensor([len(prompt.ids) for prompt in prompts], device=device),
+            torch.tensor([prompt.record for prompt in prompts], device=device),
+            n_new,
+        )
+
+    @property
+    def rows(self) -> Int[Tensor, " row"]:
+        """The rows' numbers."""
+        return torch.arange(len(self.lengths), device=self.tokens.device)
+
+    def add(self, step: int, new: Int[Tensor, " row"]) -> None:
+        """Write one more token a row."""
+        self.tokens[self.rows, self.lengths + step] = new
+
+    def new(self) -> Int[Tensor, "row n_new"]:
+        """What each row has gained."""
+        return self.tokens.gather(1, self.lengths[:, None] + torch.arange(self.n_new, device=self.tokens.device))
+
+
 @called_alone()
-def _by_blocks(
-    engine: Any,
-    prompts: Sequence[tuple[int, ...]],
-    records: Int[Tensor, " row"],
-    *,
-    n_new: int,
-    updates: RowUpdates | None,
-    choose: Choice,
-) -> Int[Tensor, "row n_new"]:
+def _write_by_blocks(answerer: BlockAnswerer, text: _Text, updates: RowUpdates | None, choose: Choice) -> None:
     """Keys and values are kept; rows end in one column, so that the next token is one column of all rows."""
-    tokens, lengths, rows = _laid_out(engine, prompts, n_new)
-    n_prompt = tokens.shape[1] - n_new
+    tokens, lengths, records = text.tokens, text.lengths, text.records
+    n_prompt = tokens.shape[1] - text.n_new
     stored: list[KeysValues] = []
-    state = engine.embedding.entering(tokens[:, :n_prompt], 0)
-    for layer in range(engine.backend.n_layers):
-        state, new = engine.run_block(layer, state, updates=updates, records=records)
+    state = answerer.embedding.entering(tokens[:, :n_prompt], 0)
+    for layer in range(answerer.backend.n_layers):
+        state, new = answerer.run_block(layer, state, updates=updates, records=records)
         stored.append(room_for(new, tokens.shape[1]))
         write(stored[layer], new.ending_at(lengths), 0)
-    state = state[rows, lengths - 1]
-    for step in range(n_new):
-        tokens[rows, lengths + step] = choose(engine.unembed(state), step)
-        if step + 1 == n_new:
+    state = state[text.rows, lengths - 1]
+    for step in range(text.n_new):
+        text.add(step, choose(answerer.unembed(state), step))
+        if step + 1 == text.n_new:
             break
         # A row that is as long as any may be is finished, and goes on in place until the others are.
-        first, column = (lengths + step).clamp(max=engine.n_tokens - 1), n_prompt + step
-        state = engine.embedding.entering_rows(tokens, first, 1)
+        first, column = (lengths + step).clamp(max=answerer.n_tokens - 1), n_prompt + step
+        state = answerer.embedding.entering_rows(tokens, first, 1)
         for layer, kept in enumerate(stored):
             past = kept.before(column)
-            state, new = engine.run_block(layer, state, first=first, past=past, updates=updates, records=records)
+            state, new = answerer.run_block(layer, state, first=first, past=past, updates=updates, records=records)
             write(kept, new, column)
         state = state[:, 0]
-    return _new(tokens, lengths, n_new)
 
 
-def _by_forwards(
-    engine: Engine,
-    prompts: Sequence[tuple[int, ...]],
-    records: Int[Tensor, " row"],
-    *,
-    n_new: int,
-    updates: RowUpdates | None,
-    choose: Choice,
-) -> Int[Tensor, "row n_new"]:
+def _write_by_forwards(answerer: Answerer, text: _Text, updates: RowUpdates | None, choose: Choice) -> None:
     """A whole forward a token."""
-    tokens, lengths, rows = _laid_out(engine, prompts, n_new)
-    hooks = [] if updates is None else updates.all_hooks(records)
-    for step in range(n_new):
-        last = (lengths + step - 1).clamp(max=engine.n_tokens - 1)
-        with engine.backend.hooked(hooks):
-            logits = engine.backend.logits_at(tokens[:, : int(last.max()) + 1], rows, last)
-        tokens[rows, lengths + step] = choose(logits, step)
-    return _new(tokens, lengths, n_new)
-
-
-def _laid_out(engine: Engine, prompts: Sequence[tuple[int, ...]], n_new: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids with room for what comes, the prompts' lengths, and the rows' numbers."""
-    device = engine.backend.device
-    padded = pad_rows(prompts, device)
-    tokens = torch.cat([padded, padded[:, -1:].expand(-1, n_new)], dim=1)
-    lengths = torch.tensor([len(ids) for ids in prompts], device=device)
-    return tokens, lengths, torch.arange(len(prompts), device=device)
-
-
-def _new(tokens: Int[Tensor, "row pos"], lengths: Int[Tensor, " row"], n_new: int) -> Int[Tensor, "row n_new"]:
-    return tokens.gather(1, lengths[:, None] + torch.arange(n_new, device=tokens.device))
+    hooks = [] if updates is None else updates.all_hooks(text.records)
+    for step in range(text.n_new):
+        last = (text.lengths + step - 1).clamp(max=answerer.n_tokens - 1)
+        with answerer.backend.hooked(hooks):
+            logits = answerer.backend.logits_at(text.tokens[:, : int(last.max()) + 1], text.rows, last)
+        text.add(step, choose(logits, step))

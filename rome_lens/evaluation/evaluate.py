@@ -4,16 +4,18 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rome_lens.checks import as_path, shown
+from rome_lens.checks import as_path, keep, shown
 from rome_lens.data.records import CounterFactRecord, RecordSet, ZsreRecord, builtin_counterfact
-from rome_lens.errors import SettingError
+from rome_lens.errors import ArtefactError, SettingError
 from rome_lens.evaluation.editors.named import EditorSpec, specs_of
 from rome_lens.evaluation.measures import Measures
+from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.report import Report
+from rome_lens.evaluation.report.scores import Kind
 from rome_lens.evaluation.report.summary import report_of
 from rome_lens.evaluation.work import REFERENCES, EvaluationWork, tasks_of
 from rome_lens.loading.source import ModelSource
@@ -21,7 +23,8 @@ from rome_lens.progress import Progress
 from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, fresh_token, merge, open_folder, run
 from rome_lens.version import __version__
 
-COUNTERFACT, ZSRE = "counterfact", "zsre"
+COUNTERFACT: Kind = "counterfact"
+ZSRE: Kind = "zsre"
 MOMENTS = "second-moments"
 """The part of a run folder where second moments are kept that had to be collected."""
 
@@ -74,20 +77,10 @@ def evaluate_counterfact(
         RunError: a worker was lost; what is finished is kept.
         ModelError, ArtefactError: the model or a file cannot be used.
     """
-    return _evaluate(
-        COUNTERFACT,
-        model,
-        editor,
-        builtin_counterfact() if records is None else records,
-        measures=measures,
-        settings=settings,
-        second_moments=second_moments,
-        out=out,
-        batch_size=batch_size,
-        executor=executor,
-        shard=shard,
-        progress=progress,
-    )
+    records = builtin_counterfact() if records is None else records
+    measures = Measures() if measures is None else measures
+    how = (measures, settings, second_moments, out, batch_size, executor, shard, progress)
+    return _evaluate(_Asked(COUNTERFACT, model, editor, records, *how))
 
 
 def evaluate_zsre(
@@ -111,20 +104,9 @@ def evaluate_zsre(
     Raises:
         SettingError, RunError, ModelError, ArtefactError: as `evaluate_counterfact` does.
     """
-    return _evaluate(
-        ZSRE,
-        model,
-        editor,
-        records,
-        measures=measures,
-        settings=settings,
-        second_moments=second_moments,
-        out=out,
-        batch_size=batch_size,
-        executor=executor,
-        shard=shard,
-        progress=progress,
-    )
+    measures = Measures() if measures is None else measures
+    how = (measures, settings, second_moments, out, batch_size, executor, shard, progress)
+    return _evaluate(_Asked(ZSRE, model, editor, records, *how))
 
 
 def merge_runs(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> tuple[Report, list[str]]:
@@ -155,55 +137,91 @@ def read_run(folder: str | os.PathLike[str]) -> Report:
     return _report(found, found.settings, write=False)
 
 
-def _evaluate(
-    kind: str,
-    model: Any,
-    editor: Any,
-    records: "RecordSet[Any] | Sequence[Any]",
-    *,
-    measures: Measures | None,
-    settings: Sequence[str],
-    second_moments: Sequence[str | os.PathLike[str]],
-    out: str | os.PathLike[str] | None,
-    batch_size: int,
-    executor: Executor | None,
-    shard: Shard | str | None,
-    progress: Progress | None,
-) -> Report:
-    _check_records(kind, records)
-    batch_size = check_batches(batch_size, len(records), of="records")
-    measures = Measures() if measures is None else measures
-    if not isinstance(measures, Measures):
-        raise SettingError(f"measures is {shown(measures)}; expected Measures, such as Measures(n_texts=0)")
-    source = ModelSource.of(model)
-    source.check_executor(executor)
-    specs = specs_of(editor, settings)
-    source.check_layers(spec.settings.get("layer") for spec in specs if spec.is_named)
-    part = Shard.of(shard)
-    told = _settings(kind, source, specs, records, measures, second_moments, batch_size=batch_size, shard=part)
-    moments_folder = None if out is None else Path(as_path("out", out)).resolve() / MOMENTS
-    with open_folder(out, told) as folder:
-        work = EvaluationWork(
-            fresh_token(), source, specs, measures, tuple(os.fspath(path) for path in second_moments), moments_folder
-        )
-        run(
-            work,
-            tasks_of(records, specs, measures, batch=batch_size),
-            folder,
-            executor=executor,
-            shard=part,
-            progress=progress,
-        )
-        return _report(folder, told)
+@dataclass(frozen=True)
+class _Asked:
+    """What a caller asked for: the arguments of `evaluate_counterfact` by their names, checked.
+
+    Attributes:
+        kind: the data set.
+        source: where the model comes from.
+        specs: who edits.
+        part: which of the batches are evaluated; None for all.
+
+    Raises:
+        SettingError: one of them is not what it has to be.
+    """
+
+    kind: Kind
+    model: Any
+    editor: Any
+    records: "RecordSet[Any] | Sequence[Any]"
+    measures: Measures
+    settings: Sequence[str]
+    second_moments: Sequence[str | os.PathLike[str]]
+    out: str | os.PathLike[str] | None
+    batch_size: int
+    executor: Executor | None
+    shard: Shard | str | None
+    progress: Progress | None
+    source: ModelSource = field(init=False)
+    specs: tuple[EditorSpec, ...] = field(init=False)
+    part: Shard | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        _check_records(self.kind, self.records)
+        batch_size = check_batches(self.batch_size, len(self.records), of="records")
+        if not isinstance(self.measures, Measures):
+            raise SettingError(f"measures is {shown(self.measures)}; expected Measures, such as Measures(n_texts=0)")
+        source = ModelSource.of(self.model)
+        source.check_executor(self.executor)
+        specs = specs_of(self.editor, self.settings)
+        source.check_layers(spec.settings.get("layer") for spec in specs if spec.is_named)
+        keep(self, batch_size=batch_size, source=source, specs=specs, part=Shard.of(self.shard))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that decides the numbers of a run, as JSON holds it; texts and records by their digests."""
+        data = self.records if isinstance(self.records, RecordSet) else RecordSet(tuple(self.records), (), "given")
+        references, watched = self.measures.references, self.measures.watched
+        return {
+            "kind": self.kind,
+            "model": self.source.to_dict(),
+            "editors": [{"name": spec.name, **spec.to_dict()} for spec in self.specs],
+            "data": {"records": len(data), "digest": data.digest},
+            "measures": {
+                **asdict(self.measures),
+                "references": None if references is None else digest_of(references),
+                "watched": {"texts": len(watched), "digest": digest_of(list(watched))},
+            },
+            "second_moments": {Path(path).name: _file_digest(path) for path in self.second_moments},
+            "batch_size": self.batch_size,
+            "shard": None if self.part is None else str(self.part),
+            "version": __version__,
+        }
 
 
-def _check_records(kind: str, records: object) -> None:
+def _evaluate(asked: _Asked) -> Report:
+    settings, out = asked.to_dict(), asked.out
+    work = EvaluationWork(
+        token=fresh_token(),
+        model=asked.source,
+        editors=asked.specs,
+        measures=asked.measures,
+        moments=tuple(os.fspath(path) for path in asked.second_moments),
+        moments_folder=None if out is None else Path(as_path("out", out)).resolve() / MOMENTS,
+    )
+    tasks = tasks_of(asked.records, asked.specs, asked.measures, batch=asked.batch_size)
+    with open_folder(out, settings) as folder:
+        run(work, tasks, folder, executor=asked.executor, shard=asked.part, progress=asked.progress)
+        return _report(folder, settings)
+
+
+def _check_records(kind: Kind, records: object) -> None:
     """Refuse what are no records of this data set.
 
     Raises:
         SettingError: they are no list, or one of them is of another kind.
     """
-    wanted, reader = {COUNTERFACT: (CounterFactRecord, "read_counterfact"), ZSRE: (ZsreRecord, "read_zsre")}[kind]
+    wanted, reader = (CounterFactRecord, "read_counterfact") if kind == COUNTERFACT else (ZsreRecord, "read_zsre")
     if not isinstance(records, Sequence) or isinstance(records, str | bytes):
         raise SettingError(f"records is {shown(records)}; expected a list of {wanted.__name__}, as {reader} gives it")
     for index, record in enumerate(records):
@@ -211,35 +229,6 @@ def _check_records(kind: str, records: object) -> None:
             raise SettingError(
                 f"record {index} is {shown(record)}; expected a {wanted.__name__}, as {reader} reads it from a file"
             )
-
-
-def _settings(
-    kind: str,
-    source: ModelSource,
-    specs: Sequence[EditorSpec],
-    records: "RecordSet[Any] | Sequence[Any]",
-    measures: Measures,
-    second_moments: Sequence[str | os.PathLike[str]],
-    *,
-    batch_size: int,
-    shard: Shard | None,
-) -> dict[str, Any]:
-    """All that decides the numbers of a run; texts and records by their digests."""
-    data = records if isinstance(records, RecordSet) else RecordSet(tuple(records), (), "given")
-    asked = asdict(measures)
-    asked["references"] = None if measures.references is None else digest_of(measures.references)
-    asked["watched"] = {"texts": len(measures.watched), "digest": digest_of(list(measures.watched))}
-    return {
-        "kind": kind,
-        "model": source.to_dict(),
-        "editors": [{"name": spec.name, **spec.to_dict()} for spec in specs],
-        "data": {"records": len(data), "digest": data.digest},
-        "measures": asked,
-        "second_moments": {Path(path).name: _file_digest(path) for path in second_moments},
-        "batch_size": batch_size,
-        "shard": None if shard is None else str(shard),
-        "version": __version__,
-    }
 
 
 def _joined_settings(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -259,8 +248,8 @@ def _report(folder: Folder, settings: Mapping[str, Any], *, write: bool = True) 
     prepared = folder.prepared() or {}
     report = report_of(
         settings["kind"],
-        {name: [record for _, record in folder.read_all(f"{name}/")] for name in names},
-        references={told["object"]: told["texts"] for _, told in folder.read_all(f"{REFERENCES}/")},
+        {name: [EvaluatedRecord.from_dict(held) for _, held in folder.read_all(f"{name}/")] for name in names},
+        references={held["object"]: held["texts"] for _, held in folder.read_all(f"{REFERENCES}/")},
         settings={**settings, "perplexity_bound": settings["measures"]["perplexity_bound"], "prepared": prepared},
         descriptions={name: _described(prepared.get("editors", {}).get(name, {})) for name in names},
         seed=settings["measures"]["seed"],
@@ -270,16 +259,14 @@ def _report(folder: Folder, settings: Mapping[str, Any], *, write: bool = True) 
     return report
 
 
-def _described(told: Mapping[str, Any]) -> str:
+def _described(editor: Mapping[str, Any]) -> str:
     """An editor's settings in a line."""
     left_out = {"source", "context_templates", "second_moment", "class"}
-    return ", ".join(f"{name} {value}" for name, value in told.items() if name not in left_out and value is not None)
+    return ", ".join(f"{name} {value}" for name, value in editor.items() if name not in left_out and value is not None)
 
 
 def _file_digest(path: str | os.PathLike[str]) -> str:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
     except OSError as error:
-        from rome_lens.errors import ArtefactError
-
         raise ArtefactError(f"cannot read the second moment {os.fspath(path)!r}: {error.strerror}") from error

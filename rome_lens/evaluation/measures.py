@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
+from typing import Literal, get_args
 
 from rome_lens.checks import as_real, as_texts, choice, flag, keep, seed_number, shown, whole_number
 from rome_lens.data.texts import read_texts
 from rome_lens.errors import ArtefactError, SettingError
 
-_ENGINES = ("auto", "plain")
+Engine = Literal["auto", "plain"]
+"""How a model is run: by its blocks where they can be called alone, or by whole forwards."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Measures:
         prepend_bos: BOS stands in front of every prompt.
         n_texts: texts that the model writes about each subject, for GE and RS; 0 for none.
         text_length: their length in tokens, the prompt included, as in the released code.
-        top_k: they are drawn from so many most probable tokens.
+        top_k: each of their tokens is drawn from the `top_k` most probable ones.
         seed: of what is drawn, and of the intervals.
         references: new object -> texts about it, which RS compares with; None lets the unedited model write them.
         watched: texts whose perplexity is looked at before and after every edit.
@@ -42,7 +44,7 @@ class Measures:
     references: Mapping[str, Sequence[str]] | None = None
     watched: tuple[str, ...] = ()
     perplexity_bound: float = 1.2
-    engine: str = "auto"
+    engine: Engine = "auto"
 
     def __post_init__(self) -> None:
         kept: dict[str, float] = {"seed": seed_number(self.seed)}
@@ -56,11 +58,11 @@ class Measures:
         kept["perplexity_bound"] = bound
         keep(self, **kept, watched=as_texts("watched", self.watched))
         keep(self, prepend_bos=flag("prepend_bos", self.prepend_bos))
-        choice("engine", self.engine, _ENGINES)
+        choice("engine", self.engine, get_args(Engine))
 
 
 def builtin_texts() -> tuple[str, ...]:
-    """Short texts of our own, whose perplexity is watched where nobody names others."""
+    """Short texts of our own, whose perplexity is watched where no others are named."""
     content = files("rome_lens.data").joinpath("texts.txt").read_text(encoding="utf-8")
     return tuple(paragraph.strip() for paragraph in content.split("\n\n") if paragraph.strip())
 

@@ -12,12 +12,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from statistics import fmean
+from typing import Final
 
 import numpy as np
 
 from rome_lens.scripts import is_cjk_punctuation, is_hangul, is_unspaced, is_word_character, word_goes_on
 
-REWRITE, PARAPHRASE, NEIGHBOUR = "rewrite", "paraphrase", "neighborhood"
+REWRITE: Final = "rewrite"
+PARAPHRASE: Final = "paraphrase"
+NEIGHBOUR: Final = "neighborhood"
 """What a prompt is asked for, in the data sets' words."""
 
 COUNTERFACT = ("ES", "PS", "NS", "EM", "PM", "NM", "GE", "RS", "ES_free", "PS_free", "NS_free", "PPL")
@@ -126,7 +129,7 @@ def _comparable(text: str, answer: str) -> tuple[str, str]:
 def fluency(texts: Sequence[str]) -> float:
     """GE: entropy of a text's 2- and 3-grams of words, (2/3 H2 + 4/3 H3) / 2 in bits, the mean over texts, x100.
 
-    Words and punctuation are told apart by NLTK's tokenizer, as in the released code, which also splits sentences first
+    Words and punctuation are separated by NLTK's tokenizer, as in the released code, which also splits sentences first
     (that takes a download, and moves a full stop now and then). Of scripts that are written without spaces between
     words, which NLTK does not cut, every character counts as a word.
     """

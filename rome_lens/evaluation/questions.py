@@ -7,6 +7,7 @@ of like length go through the model together, whichever record they belong to.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -24,22 +25,30 @@ _POSITIONS = {"cpu": 1024}
 _POSITIONS_ELSEWHERE = 16384
 _RUINED = 1e4
 
+PromptKind = Literal["rewrite", "paraphrase", "neighborhood", "text"]
+"""What a prompt is asked for, in the data sets' words; `text` where every token of a text is read."""
+
 
 @dataclass(frozen=True)
 class Question:
     """A prompt and the answers whose probabilities are read after it.
 
     Attributes:
-        kind: `rewrite`, `paraphrase` or `neighborhood`.
+        kind: what it is asked for.
         prompt: the text.
         answers: the prompt followed by each answer: the new and the true object, or zsRE's one answer.
         wanted: which of them a good model would write by itself.
     """
 
-    kind: str
+    kind: PromptKind
     prompt: str
     answers: tuple[TokenisedPrompt, ...]
     wanted: int
+
+    @property
+    def wanted_answer(self) -> TokenisedPrompt:
+        """The prompt followed by the answer that a good model would write by itself."""
+        return self.answers[self.wanted]
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ def questions_of(
     """
     request = record.request
     counterfact = isinstance(record, CounterFactRecord)
+    asked: list[tuple[PromptKind, str, list[str], int]]
     if isinstance(record, CounterFactRecord):
         objects = [request.target_new, request.target_true or ""]
         asked = [

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import plotly.graph_objects as go
+
 from rome_lens.backends import as_backend
 from rome_lens.checks import whole_numbers
 from rome_lens.data.records import CounterFactRecord, RecordSet, builtin_counterfact
@@ -19,8 +21,10 @@ from rome_lens.errors import SettingError
 from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.evaluation.evaluate import MOMENTS, evaluate_counterfact
 from rome_lens.evaluation.measures import Measures
-from rome_lens.evaluation.report.report import EditorScores
+from rome_lens.evaluation.report.scores import EditorScores
 from rome_lens.facts import Fact
+from rome_lens.figures.curves import CurvePanel, Line, curve_figure
+from rome_lens.figures.style import HUES, STREAM_COLOURS
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress, silent
 from rome_lens.tracing import AverageEffect, Peak, average_causal_effect
@@ -28,7 +32,6 @@ from rome_lens.tracing.roles import EARLY
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
 
 _RECORDS = 8
 _LAYERS = 8
@@ -71,8 +74,8 @@ class LayerSuggestion:
             row: dict[str, Any] = dict(zip(("effect", "effect_low", "effect_high"), ends, strict=True))
             scores = self.sweep[layer].intervals if layer in self.sweep else {}
             for name in _METRICS:
-                told = scores.get(name)
-                row |= {name: told.mean, f"{name}_low": told.low, f"{name}_high": told.high} if told else {}
+                if found := scores.get(name):
+                    row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
             rows.append({"layer": layer, **row})
         return pd.DataFrame(rows)
 
@@ -83,24 +86,21 @@ class LayerSuggestion:
             "agree": self.agree,
             "traced": asdict(self.traced),
             "sweep": {
-                str(layer): {name: asdict(told) for name, told in scores.intervals.items()}
+                str(layer): {name: asdict(score) for name, score in scores.intervals.items()}
                 for layer, scores in self.sweep.items()
             },
             "settings": asdict(self.settings),
         }
 
-    def figure(self) -> "go.Figure":
+    def figure(self) -> go.Figure:
         """The MLPs' effect by layer, and the scores of edits by layer, as a plotly figure."""
-        from rome_lens.figures.curves import CurvePanel, Line, curve_figure
-        from rome_lens.figures.style import HUES, STREAM_COLOURS
-
         curve, layers = self.average.curve(*EARLY), sorted(self.sweep)
         traced = Line("MLPs, last subject token", curve.mean, curve.low, curve.high, curve.n, STREAM_COLOURS["mlp"])
         scores = []
         for name, colour in zip(_METRICS, HUES, strict=False):
-            told = [self.sweep[layer].intervals[name] for layer in layers]
-            mean, low, high = zip(*((one.mean, one.low, one.high) for one in told), strict=True)
-            scores.append(Line(name, mean, low, high, told[0].n, colour))
+            found = [self.sweep[layer].intervals[name] for layer in layers]
+            mean, low, high = zip(*((one.mean, one.low, one.high) for one in found), strict=True)
+            scores.append(Line(name, mean, low, high, found[0].n, colour))
         panels = [
             CurvePanel("Tracing: average indirect effect", [traced]),
             CurvePanel("Editing: scores of r-ROME, %", scores, layers=layers, decimals=1),

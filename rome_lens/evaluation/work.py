@@ -1,4 +1,4 @@
-"""An evaluation as work for the runner: what a worker is told, and what it does with it."""
+"""An evaluation as work for the runner: what each worker receives, and how it evaluates a batch of records."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens.data.records import CounterFactRecord, RecordSet
-from rome_lens.evaluation.bench import EvaluationBench
 from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.evaluation.editors.named import EditorSpec, describe, make_editor
-from rome_lens.evaluation.editors.shared_values import share_values, shared_pairs
+from rome_lens.evaluation.editors.shared_values import SharingEditor, share_values, shared_pairs
+from rome_lens.evaluation.findings import Record
+from rome_lens.evaluation.measurer import RecordMeasurer
 from rome_lens.evaluation.measures import Measures
-from rome_lens.evaluation.report.record import Record
 from rome_lens.loading.source import ModelSource, describe_model
 from rome_lens.progress import Progress
 from rome_lens.runs import RecordMaker, Task, Work
@@ -25,7 +25,7 @@ _OBJECTS = 16
 
 @dataclass(frozen=True)
 class EvaluationWork(Work):
-    """What a worker is told.
+    """What each worker receives.
 
     Attributes:
         token: of the run.
@@ -63,34 +63,37 @@ class EvaluationTasks(RecordMaker):
             progress=progress,
         )
         progress(0, 0, "making the editors")
-        self._editors = {
+        made = {
             spec.name: make_editor(spec, self._model, moments, seed=measures.seed, prepend_bos=measures.prepend_bos)
             for spec in work.editors
         }
-        self._shared = share_values(work.editors, self._editors)
-        self._bench = EvaluationBench(self._model, measures, layers=sorted(_layers(self._editors.values())))
+        self._editors = share_values(work.editors, made)
+        self._measurer = RecordMeasurer(self._model, measures, layers=sorted(_layers(self._editors.values())))
 
     def prepare(self) -> dict[str, Any]:
         return {
             **describe_model(self._model),
-            "editors": {name: describe(editor) for name, editor in self._editors.items()},
+            "editors": {
+                name: describe(editor.editor if isinstance(editor, SharingEditor) else editor)
+                for name, editor in self._editors.items()
+            },
         }
 
     def run(self, task: Task, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
         names, records = task.payload
         if names == (REFERENCES,):
-            found = self._bench.references([name for _, name in records])
+            found = self._measurer.references([name for _, name in records])
             for (key, name), texts in zip(records, found, strict=True):
                 yield key, {"object": name, "texts": texts}
             return
         for name in names:
             # An editor whose records are all there is not asked again; numbers do not depend on it.
             if any(key_of(name, record.number) in task.keys for record in records):
-                for number, record in self._bench.evaluate(records, name, self._shared[name], progress=progress):
-                    yield key_of(name, number), record
+                for record in self._measurer.measure(records, name, self._editors[name], progress=progress):
+                    yield key_of(name, record.number), record.to_dict()
 
     def close(self) -> None:
-        self._bench.close()
+        self._measurer.close()
 
 
 def tasks_of(

@@ -6,10 +6,11 @@ import evaluation_oracle as oracle
 import pytest
 import torch
 from effort import slow
+from reports import by_number
 
 import rome_lens as rl
 from rome_lens.evaluation import builtin_texts
-from rome_lens.evaluation.bench import EvaluationBench
+from rome_lens.evaluation.measurer import RecordMeasurer
 from rome_lens.evaluation.metrics import begins_with
 from rome_lens.loading.pretrained import load_pretrained
 
@@ -34,11 +35,11 @@ def test_records_equal_a_plain_evaluation_of_edited_weights(count):
             return edits[request]
 
     watched = builtin_texts()[:2]
-    bench = EvaluationBench(model, rl.Measures(n_texts=0, watched=watched), layers=[editor.layer])
+    measurer = RecordMeasurer(model, rl.Measures(n_texts=0, watched=watched), layers=[editor.layer])
     found = {}
     for start in range(0, count, 10):
-        found |= dict(bench.evaluate(records[start : start + 10], "given", Given()))
-    bench.close()
+        found |= by_number(measurer.measure(records[start : start + 10], "given", Given()))
+    measurer.close()
     before = oracle.perplexity(hugging_face, tokenizer, watched)
     for place, record in enumerate(records):
         got, request = found[record.number], record.request

@@ -20,8 +20,8 @@ from tokenizers import Regex, pre_tokenizers
 import rome_lens as rl
 import rome_lens.editing.export
 import rome_lens.editing.rome
-import rome_lens.evaluation.bench
 import rome_lens.evaluation.evaluate
+import rome_lens.evaluation.opened
 import rome_lens.evaluation.suggest
 import rome_lens.loading
 import rome_lens.runs
@@ -199,7 +199,7 @@ def enter(monkeypatch: Any, folder: Path) -> None:
     def collect_little(*args: Any, max_tokens: int | None = None, **settings: Any) -> Any:
         return collect(*args, max_tokens=max_tokens and min(max_tokens, 640), **settings)
 
-    write = rome_lens.evaluation.bench.continue_prompts
+    write = rome_lens.evaluation.opened.continue_prompts
 
     def write_little(*args: Any, n_new: int, **settings: Any) -> Any:
         return write(*args, n_new=min(n_new, 12), **settings)
@@ -208,7 +208,7 @@ def enter(monkeypatch: Any, folder: Path) -> None:
         return ({"text": page.read_text("utf-8")} for page in PAGES)
 
     monkeypatch.setattr(rl.SecondMoment, "collect", collect_little)
-    monkeypatch.setattr(rome_lens.evaluation.bench, "continue_prompts", write_little)
+    monkeypatch.setattr(rome_lens.evaluation.opened, "continue_prompts", write_little)
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     monkeypatch.setattr(Outline, "of", lambda name: Outline(str(name), N_LAYERS))
     for room in (rl, rome_lens.loading):

@@ -1,9 +1,13 @@
 """Reports made by hand, for the tests of how an evaluation is shown."""
 
 import random
+import tempfile
 from collections import defaultdict
+from pathlib import Path
 
-from rome_lens.evaluation.report.report import EditorScores, Report
+from rome_lens.evaluation.report.record import EvaluatedRecord
+from rome_lens.evaluation.report.report import Report
+from rome_lens.evaluation.report.scores import EditorScores
 from rome_lens.intervals import Estimate
 
 COUNTERFACT = ("ES", "EM", "PS", "PM", "NS", "NM")
@@ -18,27 +22,26 @@ def record(number=0, *, editor="r-rome", kind="counterfact", scores=None, **chan
     answer = {"nll_new": 0.1, "nll_true": 5.0, "before_nll_new": 6.0, "before_nll_true": 0.5}
     if zsre:
         answer = {"answer": "Honda", "nll": 0.2, "right": [True, False], "before_nll": 3.0, "before_right": [False] * 2}
-    fields = {
-        "number": number,
-        "case_id": 1000 + number,
-        "editor": editor,
-        "relation": None if zsre else f"P{number % 3}",
-        "subject": "Porsche 911",
-        "prompt": "Porsche 911, created by",
-        "target_new": "Honda",
-        "target_true": None if zsre else "Porsche",
-        "error": None,
-        "before": dict.fromkeys(names, 10.0),
-        "scores": dict.fromkeys(names, 90.0) if scores is None else scores,
-        "answers": [
+    made = EvaluatedRecord(
+        number=number,
+        case_id=1000 + number,
+        editor=editor,
+        relation=None if zsre else f"P{number % 3}",
+        subject="Porsche 911",
+        prompt="Porsche 911, created by",
+        target_new="Honda",
+        target_true=None if zsre else "Porsche",
+        error=None,
+        before=dict.fromkeys(names, 10.0),
+        scores=dict.fromkeys(names, 90.0) if scores is None else scores,
+        answers=[
             {"kind": k, "prompt": f"{k} prompt of {number}", **answer, "free": f" Honda, {k} {number}"} for k in KINDS
         ],
-        "texts": [{"prompt": "Porsche 911 is", "text": f" a car of record {number}.\nIt is fast."}],
-        "references": [],
-        "perplexity": {"before": 20.0, "after": 21.0, "flagged": False},
-        "edit": {"layer": 5, "variant": "r-rome", "relative_norm": 0.05, "seconds": 5.1, "notes": ["a note"]},
-    }
-    return {**fields, **changes}
+        texts=[{"prompt": "Porsche 911 is", "text": f" a car of record {number}.\nIt is fast."}],
+        perplexity={"before": 20.0, "after": 21.0, "flagged": False},
+        edit={"layer": 5, "variant": "r-rome", "relative_norm": 0.05, "seconds": 5.1, "notes": ["a note"]},
+    )
+    return made.to_dict() | changes
 
 
 def report(records=None, *, kind="counterfact", settings=None, unevaluated=None):
@@ -89,6 +92,18 @@ def _means(scores):
         values = [found[name] for found in scores if name in found]
         means[name] = sum(values) / len(values)
     return {**means, "n": len(scores)}
+
+
+def by_number(records):
+    """Records that were measured by their numbers, each as its file holds it."""
+    return {record.number: record.to_dict() for record in records}
+
+
+def page_of(report):
+    """The page that a report writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        report.write_html(page := Path(folder) / "page.html")
+        return page.read_bytes().decode()
 
 
 def many(editors=("none", "r-rome", "ft"), *, records=12, kind="counterfact", seed=0):

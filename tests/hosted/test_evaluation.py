@@ -9,12 +9,13 @@ import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
 from edits import changed
 from hosts import hosted
+from reports import by_number
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.data.records import CounterFactRecord, ZsreRecord
-from rome_lens.evaluation.answering import BlockEngine, PlainEngine
-from rome_lens.evaluation.bench import EvaluationBench
+from rome_lens.evaluation.answering import BlockAnswerer, PlainAnswerer
+from rome_lens.evaluation.measurer import RecordMeasurer
 from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.metrics import begins_with
 
@@ -100,11 +101,11 @@ class ThroughWeights:
 
 def evaluated(model, editor, records=RECORDS, *, name="mine", **measures):
     """Record by number, of one batch."""
-    bench = EvaluationBench(model, Measures(**{"n_texts": 0} | measures), layers=[LAYER])
+    measurer = RecordMeasurer(model, Measures(**{"n_texts": 0} | measures), layers=[LAYER])
     try:
-        return dict(bench.evaluate(records, name, editor))
+        return by_number(measurer.measure(records, name, editor))
     finally:
-        bench.close()
+        measurer.close()
 
 
 def _apart(found, expected):
@@ -169,15 +170,15 @@ def test_blocks_give_what_whole_forwards_give(name, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_fast_way_is_the_one_that_is_taken(backend):
     model = architecture("llama", backend)
-    bench = EvaluationBench(model, Measures(n_texts=0))
-    assert isinstance(bench._engine_for(20), BlockEngine)
-    bench.close()
+    measurer = RecordMeasurer(model, Measures(n_texts=0))
+    assert isinstance(measurer._opened(20).answerer, BlockAnswerer)
+    measurer.close()
     point = "blocks.0.hook_resid_post"
     model.add_hook(point, lambda x, hook: x)
     try:
-        assert isinstance(bench._engine_for(20), PlainEngine)
+        assert isinstance(measurer._opened(20).answerer, PlainAnswerer)
     finally:
-        bench.close()
+        measurer.close()
         model.reset_hooks()
 
 
@@ -260,12 +261,12 @@ def test_the_same_batch_gives_the_same_bits_whatever_was_run_before():
     model = architecture("llama", BACKENDS[0])
     editor, fresh = _rome(model), None
     for first in ([], RECORDS[:1]):
-        bench = EvaluationBench(model, Measures(n_texts=3, text_length=30, watched=TEXTS), layers=[LAYER])
+        measurer = RecordMeasurer(model, Measures(n_texts=3, text_length=30, watched=TEXTS), layers=[LAYER])
         if first:
-            list(bench.evaluate(first, "none", None))
-            list(bench.evaluate(RECORDS, "none", None))
-        found = _without_time(dict(bench.evaluate(RECORDS, "mine", editor)))
-        bench.close()
+            list(measurer.measure(first, "none", None))
+            list(measurer.measure(RECORDS, "none", None))
+        found = _without_time(by_number(measurer.measure(RECORDS, "mine", editor)))
+        measurer.close()
         fresh = fresh or found
         assert found == fresh
 
@@ -281,16 +282,16 @@ def test_texts_about_objects_are_the_unedited_model_s_or_the_user_s(backend):
     model = architecture("llama", backend)
     found = []
     for engine in ("auto", "plain"):
-        bench = EvaluationBench(model, Measures(text_length=24, engine=engine))
-        found.append(bench.references(["rome", "p"]))
-        bench.close()
+        measurer = RecordMeasurer(model, Measures(text_length=24, engine=engine))
+        found.append(measurer.references(["rome", "p"]))
+        measurer.close()
     assert found[0] == found[1]
     assert [len(texts) for texts in found[0]] == [5, 5]
     assert all(
         text.startswith(("rome", "All about rome", "When people think of rome", "The story of rome"))
         for text in found[0][0]
     )
-    given = EvaluationBench(model, Measures(references={"p": ["p it is"]}))
+    given = RecordMeasurer(model, Measures(references={"p": ["p it is"]}))
     assert given.references(["rome", "p"]) == [[], ["p it is"]]
 
 
@@ -388,9 +389,9 @@ def test_what_is_no_edit_is_refused():
 def test_an_editor_that_reports_progress_is_heard():
     model = architecture("llama", BACKENDS[0])
     heard = []
-    bench = EvaluationBench(model, Measures(n_texts=0))
-    found = dict(bench.evaluate(RECORDS, "rome", _rome(model), progress=lambda *step: heard.append(step[2])))
-    bench.close()
+    measurer = RecordMeasurer(model, Measures(n_texts=0))
+    found = by_number(measurer.measure(RECORDS, "rome", _rome(model), progress=lambda *step: heard.append(step[2])))
+    measurer.close()
     assert set(heard) == {"editing"}
     assert {record["engine"] for record in found.values()} == {"blocks"}
 

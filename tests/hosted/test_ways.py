@@ -3,6 +3,7 @@
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, architecture
+from reports import by_number
 from tiny_rome import REQUEST, rome
 
 import rome_lens as rl
@@ -12,8 +13,8 @@ from rome_lens.backends.hooked_transformer import HookedReplay
 from rome_lens.backends.transformer_bridge import BridgeReplay
 from rome_lens.data.records import CounterFactRecord
 from rome_lens.evaluation import Measures
-from rome_lens.evaluation.answering import BlockEngine
-from rome_lens.evaluation.bench import EvaluationBench
+from rome_lens.evaluation.answering import BlockAnswerer
+from rome_lens.evaluation.measurer import RecordMeasurer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 
@@ -39,11 +40,11 @@ def trace(model, **settings):
 
 
 def evaluate(model, **measures):
-    bench = EvaluationBench(model, Measures(**{"n_texts": 1, "text_length": 16} | measures), layers=[1])
+    measurer = RecordMeasurer(model, Measures(**{"n_texts": 1, "text_length": 16} | measures), layers=[1])
     try:
-        return dict(bench.evaluate(RECORDS, "none", None))[0]
+        return by_number(measurer.measure(RECORDS, "none", None))[0]
     finally:
-        bench.close()
+        measurer.close()
 
 
 def assert_left_alone(model):
@@ -185,19 +186,19 @@ def test_the_reason_is_one_line():
 def test_a_block_that_fails_later_has_the_batch_run_by_whole_forwards(method, monkeypatch):
     model = architecture("llama", BACKENDS[0])
     expected = evaluate(model, engine="plain")
-    run = BlockEngine._run
+    run = BlockAnswerer._run
 
     def fail(self, chunk, entering, first_layer, updates, **kwargs):
         if (updates is not None) == (method == "ask_again"):
             raise IndexError("later")
         return run(self, chunk, entering, first_layer, updates, **kwargs)
 
-    monkeypatch.setattr(BlockEngine, "_run", fail)
-    bench = EvaluationBench(model, Measures(n_texts=1, text_length=16), layers=[1])
+    monkeypatch.setattr(BlockAnswerer, "_run", fail)
+    measurer = RecordMeasurer(model, Measures(n_texts=1, text_length=16), layers=[1])
     edit = rome(model).edit(RECORDS[0].request)
     for editor in (None, type("Given", (), {"edit": lambda self, request: edit})()):
-        found = dict(bench.evaluate(RECORDS, "mine", editor))[0]
-    bench.close()
+        found = by_number(measurer.measure(RECORDS, "mine", editor))[0]
+    measurer.close()
     assert (found["engine"], found["notes"]) == ("plain", ["a block called alone raised IndexError: later"])
     assert found["answers"][0]["before_nll_new"] == pytest.approx(expected["answers"][0]["nll_new"], rel=1e-9)
     assert_left_alone(model)

@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 from plotly.offline import get_plotlyjs
-from reports import many, record, report
+from reports import many, page_of, record, report
 
 from rome_lens.errors import ArtefactError
 from rome_lens.evaluation.report.metric_names import model_name
-from rome_lens.evaluation.report.page import report_page
-from rome_lens.evaluation.report.tables import write_csv
+from rome_lens.evaluation.report.record import EvaluatedRecord
+from rome_lens.evaluation.report.report import write_csv
 from rome_lens.evaluation.report.worst import worst_records
 
 NASTY = [
@@ -64,7 +64,7 @@ class _Reader(HTMLParser):
 
 
 def _read(a_report):
-    return _Reader(report_page(a_report))
+    return _Reader(page_of(a_report))
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def test_the_same_report_gives_the_same_bytes(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["counterfact", "zsre"])
 def test_the_page_needs_nothing_but_itself(kind):
-    page = report_page(many(kind=kind))
+    page = page_of(many(kind=kind))
     assert page.count(get_plotlyjs()) == 1
     tags = _Reader(page).tags
     assert not [tag for tag, attrs in tags if tag in ("link", "img", "iframe") or {"src", "href"} & set(attrs)]
@@ -246,9 +246,8 @@ def test_a_page_that_cannot_be_written(tmp_path):
 
 
 def _order(scores, kind="counterfact", **options):
-    return [
-        r["number"] for r in worst_records([record(n, scores=s) for n, s in enumerate(scores)], kind=kind, **options)
-    ]
+    records = [EvaluatedRecord.from_dict(record(n, scores=s)) for n, s in enumerate(scores)]
+    return [r.number for r in worst_records(records, kind=kind, **options)]
 
 
 def test_the_worst_have_the_lowest_harmonic_mean():

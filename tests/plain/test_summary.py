@@ -8,6 +8,7 @@ import pytest
 from reports import record
 
 from rome_lens.evaluation.metrics import consistency
+from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.summary import report_of
 from rome_lens.intervals import Estimate
 
@@ -16,6 +17,7 @@ SETTINGS = {"perplexity_bound": 1.2}
 
 def summarised(records, *, kind="counterfact", seed=0, references=None, **descriptions):
     records = records if isinstance(records, dict) else {"r-rome": records}
+    records = {name: list(map(EvaluatedRecord.from_dict, several)) for name, several in records.items()}
     return report_of(
         kind, records, references=references or {}, settings=SETTINGS, descriptions=descriptions, seed=seed
     )

@@ -15,12 +15,13 @@ import pytest
 import torch
 from edits import flat_edit
 from micro import WORDS, micro_model, needs_hooked
+from reports import by_number
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.data.records import CounterFactRecord, ZsreRecord
 from rome_lens.evaluation import evaluate_counterfact
-from rome_lens.evaluation.bench import EvaluationBench
+from rome_lens.evaluation.measurer import RecordMeasurer
 from rome_lens.evaluation.measures import Measures
 
 pytestmark = needs_hooked
@@ -95,9 +96,9 @@ def record(new="y", true="b"):
 
 
 def test_negative_log_probabilities_before_and_after(model, editor):
-    bench = EvaluationBench(model, Measures(), layers=[0])
-    ((_, got),) = bench.evaluate([record(new="y x")], "mine", editor)
-    bench.close()
+    measurer = RecordMeasurer(model, Measures(), layers=[0])
+    (got,) = by_number(measurer.measure([record(new="y x")], "mine", editor)).values()
+    measurer.close()
     answer = got["answers"][0]
     before = (nll("y", a=1.75, x=2.25) + nll("x", a=23 / 18, x=17 / 18, y=16 / 9)) / 2
     after = (nll("y", a=1.75, x=2.25, y=2 * C) + nll("x", a=23 / 18, x=17 / 18, y=16 / 9 + 2 * C)) / 2
@@ -162,9 +163,9 @@ def test_free_answers_without_spaces_between_words():
 
 def test_zsre(model, editor):
     question = ZsreRecord(0, 0, rl.EditRequest("{} x", "a", "y y"), "x", "b x", "y a")
-    bench = EvaluationBench(model, Measures(), layers=[0])
-    ((_, got),) = bench.evaluate([question], "mine", editor)
-    bench.close()
+    measurer = RecordMeasurer(model, Measures(), layers=[0])
+    (got,) = by_number(measurer.measure([question], "mine", editor)).values()
+    measurer.close()
     # "a x": y (3) wins, and behind "a x y" too. "x": x (4) wins; behind "x y", y has 2.25 + 3 and x 1.75.
     # "b x": y wins; behind it a is not the first choice.
     assert got["scores"]["efficacy"] == 100.0

@@ -26,7 +26,7 @@ from rome_lens.editing.settings import SettingsChanges, default_layer
 from rome_lens.errors import SettingError
 from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.evaluation.editors.random_layer import RandomLayer, check_n_layers
-from rome_lens.evaluation.report.report import UNEDITED
+from rome_lens.evaluation.report.scores import UNEDITED
 from rome_lens.facts import EditRequest
 from rome_lens.runs import check_name
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rome_lens.evaluation.report.scores import Kind
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -48,8 +50,11 @@ _METRICS = (
     Metric("PPL", "perplexity, after / before", "perplexity of a text after the edit, before it = 1", None, 1.0, 2),
 )
 _BY_NAME = {metric.name: metric for metric in _METRICS}
-_FIRST = {"counterfact": ("S", "ES", "PS", "NS"), "zsre": ("efficacy", "paraphrase", "specificity")}
-_DATA_SETS = {"counterfact": "CounterFact", "zsre": "zsRE"}
+_FIRST: dict[Kind, tuple[str, ...]] = {
+    "counterfact": ("S", "ES", "PS", "NS"),
+    "zsre": ("efficacy", "paraphrase", "specificity"),
+}
+_DATA_SETS: dict[Kind, str] = {"counterfact": "CounterFact", "zsre": "zsRE"}
 
 
 def metric_in_words(name: str) -> Metric:
@@ -57,19 +62,19 @@ def metric_in_words(name: str) -> Metric:
     return _BY_NAME.get(name, Metric(name, "", "", bounds=None))
 
 
-def main_metrics(kind: str) -> tuple[str, ...]:
+def main_metrics(kind: Kind) -> tuple[str, ...]:
     """The metrics that a data set's publications print first."""
     return _FIRST.get(kind, ())
 
 
-def shown_metrics(kind: str, names: Iterable[str]) -> list[str]:
+def shown_metrics(kind: Kind, names: Iterable[str]) -> list[str]:
     """Metrics that some editor has, each once: the main ones first, the others in their order."""
     present = list(dict.fromkeys(names))
     first = [name for name in main_metrics(kind) if name in present]
     return first + [name for name in present if name not in first]
 
 
-def data_set_name(kind: str) -> str:
+def data_set_name(kind: Kind) -> str:
     """The data set's name as its authors write it."""
     return _DATA_SETS.get(kind, kind)
 

@@ -1,47 +1,24 @@
-"""What an evaluation found: scores with intervals, an editor each, and the records that they were taken from."""
+"""The report of an evaluation: scores with intervals, an editor each, and the records that they were taken from."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import plotly.graph_objects as go
 
 from rome_lens.errors import SettingError
-from rome_lens.intervals import Estimate
+from rome_lens.evaluation.report.figures import report_figures
+from rome_lens.evaluation.report.page import report_page
+from rome_lens.evaluation.report.record import EvaluatedRecord
+from rome_lens.evaluation.report.scores import UNEDITED, EditorScores, Kind
+from rome_lens.evaluation.report.tables import table_of_records
+from rome_lens.storage import write_table, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
-
-UNEDITED = "none"
-"""The name of the editor that leaves the model as it is."""
-
-
-@dataclass(frozen=True)
-class EditorScores:
-    """All metrics of one editor.
-
-    Attributes:
-        name: the editor's, such as `r-rome`.
-        description: its settings, in a line for people.
-        intervals: metric -> `Estimate`, in the order in which tables print them.
-        by_relation: relation -> metric -> mean over its records; `n` is their number.
-        n_records: how many records were evaluated.
-        failed: number of a record -> why no edit could be made for it; it counts as the model left as it was.
-        flagged: numbers of the records whose edit moved the perplexity by more than the bound.
-    """
-
-    name: str
-    description: str
-    intervals: Mapping[str, Estimate]
-    by_relation: Mapping[str, Mapping[str, float]]
-    n_records: int
-    failed: Mapping[int, str]
-    flagged: tuple[int, ...]
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Metric -> mean, in percent except for the ratio of perplexities."""
-        return {name: score.mean for name, score in self.intervals.items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -56,7 +33,7 @@ class Report:
         unevaluated: number of a record -> why it cannot be put to this model (a prompt longer than its context).
     """
 
-    kind: str
+    kind: Kind
     editors: Mapping[str, EditorScores]
     records: Mapping[str, Sequence[Mapping[str, Any]]]
     settings: Mapping[str, Any]
@@ -92,15 +69,11 @@ class Report:
 
     def to_dataframe(self) -> "pd.DataFrame":
         """A row a record and editor: what was asked, every metric, the unedited model's, size and error of the edit."""
-        from rome_lens.evaluation.report.tables import to_dataframe
+        return table_of_records(self.kind, self._evaluated())
 
-        return to_dataframe(self)
-
-    def figures(self) -> dict[str, "go.Figure"]:
+    def figures(self) -> dict[str, go.Figure]:
         """Plotly figures: `scores`, every metric with its intervals; `relations`, NS against PS, for CounterFact."""
-        from rome_lens.evaluation.report.figures import report_figures
-
-        return report_figures(self)
+        return report_figures(self.kind, self.editors)
 
     def write_html(self, path: str | os.PathLike[str]) -> None:
         """Write scores, figures, the worst records and the settings as one HTML page that works offline.
@@ -108,6 +81,37 @@ class Report:
         Raises:
             ArtefactError: the file cannot be written; nothing is left behind.
         """
-        from rome_lens.evaluation.report.page import write_page
+        page = report_page(
+            self.kind, self.editors, self._evaluated(), settings=self.settings, unevaluated=self.unevaluated
+        )
+        write_whole(path, page.encode())
 
-        write_page(self, path)
+    def _evaluated(self) -> dict[str, list[EvaluatedRecord]]:
+        """The records as the views take them."""
+        return {name: list(map(EvaluatedRecord.from_dict, records)) for name, records in self.records.items()}
+
+
+def write_csv(report: Report, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write the records as one CSV file an editor, `<editor>.csv`, in UTF-8.
+
+    Texts are written as `rome_lens.storage.write_table` writes them. In a file's name, what a file system could take
+    for a folder is written as `%2F` and the like.
+
+    Args:
+        report: what was evaluated.
+        folder: where the files go; it has to be there.
+
+    Returns:
+        The files, in the order of the editors.
+
+    Raises:
+        ArtefactError: a file cannot be written.
+    """
+    table = report.to_dataframe()
+    paths = []
+    for editor in report.records:
+        rows = table.loc[table["editor"] == editor]
+        path = Path(folder) / f"{quote(editor, safe=' +=@,()', errors='backslashreplace')}.csv"
+        write_table(rows, path)
+        paths.append(path)
+    return paths

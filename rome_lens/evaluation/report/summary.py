@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 
 from rome_lens.evaluation.metrics import COUNTERFACT, HARMONIC, ZSRE, consistency
-from rome_lens.evaluation.report.report import EditorScores, Report
+from rome_lens.evaluation.report.record import EvaluatedRecord
+from rome_lens.evaluation.report.report import Report
+from rome_lens.evaluation.report.scores import EditorScores, Kind
 from rome_lens.intervals import Estimate, estimate, mean
 
 
 def report_of(
-    kind: str,
-    records: Mapping[str, Sequence[Mapping[str, Any]]],
+    kind: Kind,
+    records: Mapping[str, Sequence[EvaluatedRecord]],
     *,
     references: Mapping[str, Sequence[str]],
     settings: Mapping[str, Any],
@@ -24,81 +26,71 @@ def report_of(
 
     Args:
         kind: `counterfact` or `zsre`.
-        records: editor -> its records, as their files hold them, by number.
+        records: editor -> its records, by number.
         references: new object -> texts about it, for RS.
         settings: of the run.
         descriptions: editor -> a line about it.
         seed: of the intervals.
     """
     records = {name: _with_consistency(several, references) for name, several in records.items()}
-    unevaluated = {
-        record["number"]: record["unfit"] for several in records.values() for record in several if record.get("unfit")
-    }
-    editors = {
-        name: _editor_scores(kind, name, descriptions.get(name, ""), several, seed=seed)
-        for name, several in records.items()
-    }
-    return Report(kind, editors, records, settings, unevaluated)
+    return Report(
+        kind,
+        editors={
+            name: _editor_scores(kind, name, descriptions.get(name, ""), several, seed=seed)
+            for name, several in records.items()
+        },
+        records={name: [record.to_dict() for record in several] for name, several in records.items()},
+        settings=settings,
+        unevaluated={record.number: record.unfit for each in records.values() for record in each if record.unfit},
+    )
 
 
 def _with_consistency(
-    records: Sequence[Mapping[str, Any]], references: Mapping[str, Sequence[str]]
-) -> list[dict[str, Any]]:
+    records: Sequence[EvaluatedRecord], references: Mapping[str, Sequence[str]]
+) -> list[EvaluatedRecord]:
     """RS needs all reference texts of the run, so it comes last."""
-    theirs = [references.get(record["target_new"]) for record in records]
-    comparable = [place for place, record in enumerate(records) if record["texts"] and theirs[place]]
-    scores: dict[int, float] = {}
-    if comparable:
-        texts = [[each["prompt"] + each["text"] for each in records[place]["texts"]] for place in comparable]
-        compared = consistency(
-            texts,
-            [theirs[place] or () for place in comparable],
-            [text for each in references.values() for text in each],
-        )
-        scores = dict(zip(comparable, compared, strict=True))
-    return [
-        {**record, "scores": {**record["scores"], "RS": scores[place]}} if place in scores else dict(record)
-        for place, record in enumerate(records)
-    ]
+    comparable = [record for record in records if record.texts and references.get(record.target_new)]
+    if not comparable:
+        return list(records)
+    scores = consistency(
+        [[each["prompt"] + each["text"] for each in record.texts] for record in comparable],
+        [references[record.target_new] for record in comparable],
+        [text for each in references.values() for text in each],
+    )
+    compared = {id(record): record.with_score("RS", score) for record, score in zip(comparable, scores, strict=True)}
+    return [compared.get(id(record), record) for record in records]
 
 
 def _editor_scores(
-    kind: str, name: str, description: str, records: Sequence[Mapping[str, Any]], *, seed: int
+    kind: Kind, name: str, description: str, records: Sequence[EvaluatedRecord], *, seed: int
 ) -> EditorScores:
-    evaluated = [record for record in records if not record.get("unfit")]
+    evaluated = [record for record in records if not record.unfit]
+    # The records that have all of what S is made of: a caller's own may lack neighbours, say.
+    whole = [record for record in evaluated if kind == "counterfact" and record.scores.keys() >= set(HARMONIC)]
     intervals: dict[str, Estimate] = {}
-    if whole := _whole(kind, evaluated):
-        columns = [[record["scores"][metric] for record in whole] for metric in HARMONIC]
+    if whole:
+        columns = [[record.scores[metric] for record in whole] for metric in HARMONIC]
         intervals["S"] = estimate(columns, _harmonic, seed=seed)
     for metric in COUNTERFACT if kind == "counterfact" else ZSRE:
-        values = [record["scores"][metric] for record in evaluated if metric in record["scores"]]
+        values = [record.scores[metric] for record in evaluated if metric in record.scores]
         if values:
             intervals[metric] = estimate([values], mean, seed=seed)
     return EditorScores(
         name=name,
         description=description,
         intervals=intervals,
-        by_relation=_by_relation(kind, evaluated),
+        by_relation=_by_relation(whole),
         n_records=len(evaluated),
-        failed={record["number"]: record["error"] for record in evaluated if record["error"]},
-        flagged=tuple(
-            record["number"] for record in evaluated if record["perplexity"] and record["perplexity"]["flagged"]
-        ),
+        failed={record.number: record.error for record in evaluated if record.error},
+        flagged=tuple(record.number for record in evaluated if record.flagged),
     )
 
 
-def _whole(kind: str, records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The records that have all of what S is made of: a caller's own may lack neighbours, say."""
-    if kind != "counterfact":
-        return []
-    return [record for record in records if all(metric in record["scores"] for metric in HARMONIC)]
-
-
-def _by_relation(kind: str, records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def _by_relation(records: Sequence[EvaluatedRecord]) -> dict[str, dict[str, float]]:
     relations: dict[str, list[Mapping[str, float]]] = {}
-    for record in _whole(kind, records):
-        if record["relation"]:
-            relations.setdefault(record["relation"], []).append(record["scores"])
+    for record in records:
+        if record.relation:
+            relations.setdefault(record.relation, []).append(record.scores)
     return {
         relation: {"n": len(several), **{metric: fmean(scores[metric] for scores in several) for metric in HARMONIC}}
         for relation, several in sorted(relations.items())
