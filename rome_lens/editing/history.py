@@ -67,17 +67,17 @@ class _Record:
 
     def with_edits(self, patches: Sequence[Patch]) -> Float[Tensor, "d_mlp d_model"]:
         """The original with these edits: those that it has, and one more or one less."""
-        updates = self.updates(patches)
-        if len(updates) <= _FEW:
+        if len(patches) <= _FEW:
             self.total = None
-            return sum_on(self.original, updates)
+            return sum_on(self.original, self.updates(patches))
         if self.total is not None:
-            for update in self.updates([patch for patch in patches if not self.holds(patch)]):
+            before, after = {patch.id for patch in self.patches}, {patch.id for patch in patches}
+            for update in self.updates([patch for patch in patches if patch.id not in before]):
                 self.total.add(update)
-            for update in self.updates([one for one in self.patches if all(one.id != other.id for other in patches)]):
+            for update in self.updates([patch for patch in self.patches if patch.id not in after]):
                 self.total.remove(update)
         if self.total is None or not self.total.exact:
-            self.total = ExactSum(self.original, updates)
+            self.total = ExactSum(self.original, self.updates(patches))
         return self.total.on(self.original)
 
     def holds(self, patch: Patch) -> bool:
