@@ -45,7 +45,7 @@ def word_model(name: str, words: Sequence[str], *, scale: float = 0.3, **sizes: 
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=end))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     # Without `add_bos_token` TransformerLens would read the tokenizer again, from a folder or a hub without it.
-    special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), end)
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), end)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, name_or_path=name, add_bos_token=True, **special)
     ids = {"bos_token_id": 0, "eos_token_id": 0}
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(vocabulary), n_embd=16, n_head=2, **ids, **sizes)).eval()
