@@ -55,7 +55,7 @@ def export_model(
         model_or_path: the unedited model. Either a name or a folder as `load_model` takes them, read in `dtype`, with
             the tokeniser that comes with it. Or a transformers model, written in its own dtype, with the tokeniser of
             `model.name_or_path` where that is on this machine. Or a TransformerBridge with raw weights, written
-            without whatever edits are applied to it, and with its tokeniser, which TransformerLens has told to add BOS.
+            without whatever edits are applied to it, and with its tokeniser, which TransformerLens has set to add BOS.
         out: the folder; it must not exist, or be empty.
         dtype: for a name or a folder: what to read the weights in. By default what the edits were made in, so that the
             logits stay the same; bfloat16 would round the edit away in part.
@@ -335,10 +335,10 @@ def _held_after(pieces: Sequence[_Piece], matrix: Tensor, edited: Tensor, before
     earlier = before.get(layer)
     if earlier is not None and not earlier.is_in(now):
         earlier = None
-    told = tuple(_described(patch) for patch, _ in pieces)
+    described = tuple(_described(patch) for patch, _ in pieces)
     if earlier is None:
-        return Held(layer, told, now, then)
-    return Held(layer, (*earlier.edits, *told), earlier.original, then)
+        return Held(layer, described, now, then)
+    return Held(layer, (*earlier.edits, *described), earlier.original, then)
 
 
 def _described(edit: Patch) -> dict[str, Any]:
@@ -347,7 +347,7 @@ def _described(edit: Patch) -> dict[str, Any]:
 
 def _write_note(folder: Path, *, kind: str, model: str, edits: Sequence[Patch], layers: Sequence[Held] = ()) -> None:
     mine = {edit.id for edit in edits}
-    earlier = [dict(told) for held in layers for told in held.edits if told.get("id") not in mine]
+    earlier = [dict(edit) for held in layers for edit in held.edits if edit.get("id") not in mine]
     note: dict[str, Any] = {"rome_lens": __version__, "kind": kind, "model": model}
     note["edits"] = [*earlier, *(_described(edit) for edit in edits)]
     if layers:
