@@ -83,13 +83,11 @@ figure
 # rows have a strength each: the weights are not touched. Of a target of several tokens the first is shown. Click on a name in the legend to hide it.
 
 # %%
-from dataclasses import replace
-
 edit = rl.ROME(model).edit(rl.EditRequest(prompt, subject, target_new=target))
 print(edit)
 
 strengths = [step / 10 for step in range(16)]
-weakened = [replace(edit, v=edit.v * strength) for strength in strengths]
+weakened = [edit.scaled(strength) for strength in strengths]
 asked = {"the prompt": text, "the paraphrase": paraphrase.format(subject), "the neighbour": neighbour}
 answer = model.to_tokens(f" {target}", prepend_bos=False)[0, 0]
 figure = go.Figure()

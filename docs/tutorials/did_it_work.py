@@ -68,10 +68,7 @@ class Half:
         self.model, self.rome = model, rl.ROME(model)
 
     def edit(self, request):
-        from dataclasses import replace
-
-        edit = self.rome.edit(request)
-        return replace(edit, v=edit.v / 2)
+        return self.rome.edit(request).scaled(0.5)
 
 
 half = rl.evaluate_counterfact(model, {"half": Half(model)}, records[:2], measures=rl.Measures(n_texts=0))

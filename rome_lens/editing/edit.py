@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import Fingerprint
+from rome_lens.checks import as_real, shown
 from rome_lens.editing.export import export_adapter, export_model
 from rome_lens.editing.history import apply_edit, is_applied, revert_edit
 from rome_lens.editing.hooks import Hook, edit_hooks
@@ -251,6 +252,26 @@ class Edit:
     def made_on_ids(self) -> frozenset[str]:
         """The ids of these edits, as far as they are known."""
         return frozenset(earlier.id for earlier in self.origin.made_on if earlier.id is not None)
+
+    def scaled(self, factor: float) -> "Edit":
+        """The same edit, stronger or weaker: what every layer gains, times a number.
+
+        What it says of the outcome is that of the edit as it was made.
+
+        Args:
+            factor: what the updates are multiplied by, such as 0.5.
+
+        Raises:
+            SettingError: it is no finite number.
+        """
+        times = as_real(factor)
+        if times is None:
+            raise SettingError(f"factor is {shown(factor)}; expected a finite number, such as 0.5")
+        layers = tuple(
+            replace(here, update=here.update.scaled(times), relative_norm=here.relative_norm * abs(times))
+            for here in self.layers
+        )
+        return replace(self, layers=layers)
 
     def apply(self, model: Any, *, force: bool = False) -> None:
         """Write the edit into a model's weights, on top of the edits that are in them: all of its layers, or none.

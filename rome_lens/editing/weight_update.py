@@ -39,6 +39,10 @@ class WeightUpdate(ABC):
         """Some rows of the matrix, in float64 and on the update's device. Whoever gets them leaves them as they are."""
 
     @abstractmethod
+    def scaled(self, factor: float) -> Self:
+        """The same update, times a number."""
+
+    @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """The same update elsewhere, or in another precision."""
 
@@ -76,6 +80,9 @@ class LowRank(WeightUpdate):
     def tensors(self) -> dict[str, Tensor]:
         return {"left": self.left, "right": self.right}
 
+    def scaled(self, factor: float) -> Self:
+        return replace(self, right=self.right * factor)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         return replace(self, left=self.left.to(device, dtype), right=self.right.to(device, dtype))
 
@@ -112,6 +119,9 @@ class Dense(WeightUpdate):
     @property
     def tensors(self) -> dict[str, Tensor]:
         return {"delta": self.delta}
+
+    def scaled(self, factor: float) -> Self:
+        return replace(self, delta=self.delta * factor)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         return replace(self, delta=self.delta.to(device, dtype))

@@ -89,15 +89,23 @@ def test_the_same_update_of_many_rows_is_multiplied_once(monkeypatch):
         once = logits(model, tokens=tokens)
     assert_close(found[0], once[0], 1e-6)
     assert_close(found[3], once[3], 1e-6)
-    twice = Edit(edit.outcomes, tuple(_doubled(here) for here in edit.layers), edit.origin)
-    with twice.applied(model):
+    with edit.scaled(2).applied(model):
         assert_close(found[2], logits(model, tokens=tokens)[2], 1e-6)
 
 
-def _doubled(here):
-    return EditedLayer(
-        LowRank(here.layer, here.update.left, 2 * here.update.right), here.fingerprint, here.relative_norm
-    )
+@pytest.mark.parametrize("dense", [(), LAYERS], ids=str)
+def test_an_edit_of_another_strength(dense):
+    model = own("llama", BACKENDS[0])
+    edit = many(model, dense=dense)
+    half = edit.scaled(0.5)
+    for here, halved in zip(edit.layers, half.layers, strict=True):
+        torch.testing.assert_close(halved.update.matrix, here.update.matrix / 2)
+        assert halved.relative_norm == here.relative_norm / 2
+    assert (half.outcomes, half.origin) == (edit.outcomes, edit.origin)
+    assert half.id != edit.id == half.scaled(2).id
+    for factor in ("2", None, True, float("nan")):
+        with pytest.raises(SettingError, match="expected a finite number, such as 0.5"):
+            edit.scaled(factor)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
