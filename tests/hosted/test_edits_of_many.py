@@ -104,7 +104,7 @@ def test_an_edit_of_another_strength(dense):
     assert (half.outcomes, half.origin) == (edit.outcomes, edit.origin)
     assert half.id != edit.id == half.scaled(2).id
     for factor in ("2", None, True, float("nan")):
-        with pytest.raises(SettingError, match="expected a finite number, such as 0.5"):
+        with pytest.raises(SettingError, match="expected a finite number"):
             edit.scaled(factor)
 
 
