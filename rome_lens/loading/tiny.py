@@ -22,18 +22,24 @@ def tiny_model(backend: str) -> HookedTransformer | TransformerBridge:
     Args:
         backend: `hooked-transformer`, `transformer-bridge` or `auto`.
     """
-    made = word_model("tiny", sorted(set(TINY_PROMPT.split())), n_positions=16, n_layer=2)
+    # A prompt of words that it does not have is taken for one all the same: any text will do to try a command.
+    words = sorted(set(TINY_PROMPT.split()))
+    made = word_model("tiny", words, names_unknown=False, n_positions=16, n_layer=2)
     with quiet("converting a tiny model", progress=None):
         return to_transformer_lens(made, backend=backend)
 
 
-def word_model(name: str, words: Sequence[str], *, scale: float = 0.3, **sizes: Any) -> Pretrained:
+def word_model(
+    name: str, words: Sequence[str], *, scale: float = 0.3, names_unknown: bool = True, **sizes: Any
+) -> Pretrained:
     """A GPT-2 of random weights, the same at every call, whose tokens are whole words.
 
     Args:
         name: what it is called.
         words: its vocabulary, behind the end token, which stands for all other words, too.
         scale: standard deviation of the weights.
+        names_unknown: the tokenizer says that the end token stands for unknown words, so that subjects of such words
+            are refused.
         sizes: of transformers' configuration.
     """
     import torch
@@ -46,6 +52,8 @@ def word_model(name: str, words: Sequence[str], *, scale: float = 0.3, **sizes: 
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     # Without `add_bos_token` TransformerLens would read the tokenizer again, from a folder or a hub without it.
     special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), end)
+    if names_unknown:
+        special["unk_token"] = end
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, name_or_path=name, add_bos_token=True, **special)
     ids = {"bos_token_id": 0, "eos_token_id": 0}
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(vocabulary), n_embd=16, n_head=2, **ids, **sizes)).eval()
