@@ -42,16 +42,16 @@ class ExactSum:
 
     def add(self, update: WeightUpdate) -> None:
         """Add an update."""
-        for rows in _chunks(self.high):
-            self._accumulate(rows, _rows(update, rows, self.high))
+        self._change(update, away=False)
 
     def remove(self, update: WeightUpdate) -> None:
         """Take an update away that was added before; if the sum is still `exact`, nothing of it is left."""
-        for rows in _chunks(self.high):
-            self._accumulate(rows, -_rows(update, rows, self.high))
+        self._change(update, away=True)
 
-    def _accumulate(self, rows: slice, summand: Tensor) -> None:
-        self.exact &= _accumulate(self.high[rows], self.low[rows], summand)
+    def _change(self, update: WeightUpdate, *, away: bool) -> None:
+        for rows in _chunks(self.high):
+            summand = _rows(update, rows, self.high)
+            self.exact &= _accumulate(self.high[rows], self.low[rows], -summand if away else summand)
 
     def on(self, original: Float[Tensor, "d_mlp d_model"]) -> Float[Tensor, "d_mlp d_model"]:
         """A matrix plus the sum, rounded once to the matrix's precision."""

@@ -151,7 +151,7 @@ class RowUpdates:
         work, device = _work(self._backend), self._backend.w_out(layer).parameter.device
         counted = tuple(
             (
-                update.to(device, work),
+                _moved(self._backend, update),
                 torch.tensor([counts[key][owner] for owner in range(self.n_owners)], device=device),
             )
             for key, update in others.items()
