@@ -264,7 +264,10 @@ def revert_edit(patch: Patch, model: Any) -> None:
     for record in records:
         if not record.patches:
             _drop(model, record.layer)
-    stale = [other for other in applied_edits(model) if patch.id in other.made_on_ids]
+    stale: list[Patch] = []
+    # Most edits were found on top of none, and no matrix has to be looked at for that.
+    if any(patch.id in other.made_on_ids for record in _records(model).values() for other in record.patches):
+        stale = [other for other in applied_edits(model) if patch.id in other.made_on_ids]
     if stale:
         were, they_do = ("was", "that edit does") if len(stale) == 1 else ("were", "they do")
         warnings.warn(
