@@ -12,9 +12,10 @@ from rome_lens.checks import choice, flag, whole_number
 from rome_lens.editing.answers import answered_prompt, old_answers, read_answers
 from rome_lens.editing.batches import batch_size_for, in_parts, kept_for_gradients, split_by_length
 from rome_lens.editing.edit import Edit
+from rome_lens.editing.history import edits_in_weights
 from rome_lens.editing.hooks import matrix_hooks
 from rome_lens.editing.made import Found, make_edits
-from rome_lens.editing.outcome import Outcome, Probabilities
+from rome_lens.editing.outcome import Outcome, Probabilities, found_on
 from rome_lens.editing.settings import Engine, FineTuningSettings, choose_tuning
 from rome_lens.editing.shortfall import not_reached
 from rome_lens.editing.tuning import tune
@@ -173,6 +174,7 @@ class FineTuning:
         with fast_products(device=backend.device, dtype=backend.dtype):
             before = read_answers(backend, answers)
             after = read_answers(backend, answers, hooks=hooks)
+        made_on = edits_in_weights(backend)
         n = len(requests)
         reached = [Probabilities.of(after[i], after[n + i]) for i in range(n)]
         found = [
@@ -190,8 +192,12 @@ class FineTuning:
             found,
             variant=self.variant,
             settings={**asdict(settings), "prepend_bos": self.prepend_bos, "engine": tuned.engine},
-            notes=(f"settings: {settings.source}", *tuned.notes),
-            second_moment=False,
+            notes=(
+                f"settings: {settings.source}",
+                *tuned.notes,
+                *found_on(made_on, self.layer, second_moment=False),
+            ),
+            made_on=made_on,
             started=started,
         )
 

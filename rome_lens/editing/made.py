@@ -9,8 +9,8 @@ from rome_lens.backends import Backend
 from rome_lens.backends.modules import hugging_face_module
 from rome_lens.editing.answers import alike
 from rome_lens.editing.edit import Edit
-from rome_lens.editing.history import edits_in_weights, unedited_fingerprint
-from rome_lens.editing.outcome import Origin, Outcome, found_on
+from rome_lens.editing.history import unedited_fingerprint
+from rome_lens.editing.outcome import Earlier, Origin, Outcome
 from rome_lens.editing.patch import EditedLayer
 from rome_lens.editing.weight_update import LowRank, WeightUpdate
 from rome_lens.tokens import TokenisedPrompt
@@ -46,7 +46,7 @@ def make_edits(
     variant: str,
     settings: Mapping[str, Any],
     notes: tuple[str, ...],
-    second_moment: bool,
+    made_on: tuple[Earlier, ...],
     started: float,
 ) -> list[Edit]:
     """Edits of one layer, each with one request.
@@ -57,7 +57,7 @@ def make_edits(
         variant: the editor's name.
         settings: everything that was set, as JSON holds it.
         notes: what is to be noted of all of them.
-        second_moment: whether they rest on a second moment.
+        made_on: the edits that were in the weights while they were found.
         started: when the work on them began, by `time.perf_counter`.
     """
     if not found:
@@ -66,22 +66,20 @@ def make_edits(
     fingerprint = unedited_fingerprint(backend, layer)
     module, transposed = hugging_face_module(backend, layer) or (None, True)
     norm = backend.w_out(layer).matrix.double().norm().item()
-    earlier = edits_in_weights(backend)
     origin = Origin(
         variant=variant,
         settings=settings,
         backend=backend.name,
         dtype=str(backend.dtype).removeprefix("torch."),
         seconds=(time.perf_counter() - started) / len(found),
-        made_on=earlier,
+        made_on=made_on,
     )
-    of_all = (*notes, *found_on(earlier, layer, second_moment=second_moment))
     edits = []
     for one in found:
         edited = EditedLayer(
             one.update, fingerprint, _norm(one.update) / norm, module, transposed, one.key_norm, one.key_dot
         )
-        said = (*of_all, *alike(one.target, one.old), *one.notes)
+        said = (*notes, *alike(one.target, one.old), *one.notes)
         edits.append(Edit((one.outcome,), (edited,), replace(origin, notes=said)))
     return edits
 

@@ -17,7 +17,7 @@ from rome_lens.editing.history import edits_in_weights, unedited_matrix
 from rome_lens.editing.hooks import rank_one_hooks
 from rome_lens.editing.keys import Variant
 from rome_lens.editing.made import Found, make_edits
-from rome_lens.editing.outcome import Outcome
+from rome_lens.editing.outcome import Earlier, Outcome, found_on
 from rome_lens.editing.prompts import EssenceAt
 from rome_lens.editing.second_moment.moment import SecondMoment, moment_of
 from rome_lens.editing.second_moment.shipped import shipped_moment
@@ -242,7 +242,7 @@ class ROME:
         with torch.inference_mode(False), self._backend.evaluating():
             return in_parts(
                 solved.parts,
-                lambda part, _: self._edits([solved.requests[i] for i in part], moment),
+                lambda part, _: self._edits([solved.requests[i] for i in part], moment, solved.made_on),
                 what="editing",
                 progress=None,
             )
@@ -253,7 +253,9 @@ class ROME:
         moment.check(self._backend, self.layer, unedited_matrix(self._backend, self.layer))
         return moment
 
-    def _edits(self, requests: Sequence[SolvedRequest], moment: SecondMoment) -> list[Edit]:
+    def _edits(
+        self, requests: Sequence[SolvedRequest], moment: SecondMoment, made_on: tuple[Earlier, ...]
+    ) -> list[Edit]:
         """The closed form for each request of a batch, and what it does."""
         started = time.perf_counter() - sum(one.seconds for one in requests)
         backend = self._backend
@@ -282,8 +284,9 @@ class ROME:
                 *moment.warnings,
                 *self._other_bos(moment),
                 *requests[0].value.notes,
+                *found_on(made_on, self.layer, second_moment=True),
             ),
-            second_moment=True,
+            made_on=made_on,
             started=started,
         )
 
