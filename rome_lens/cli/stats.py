@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rome_lens.checks import seed_number, whole_number
+from rome_lens.checks import whole_number
 from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, takes_options
 from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
 from rome_lens.errors import SettingError
@@ -81,14 +81,19 @@ def stats(
         progress(0, 0, "starting")
         from rome_lens.backends import as_backend
         from rome_lens.cli.moment_report import collected_as_json, print_collected
-        from rome_lens.editing import SecondMoment
+        from rome_lens.editing import CollectSettings, SecondMoment
         from rome_lens.editing.settings import default_layer
 
-        numbers = {"max_tokens": text.tokens, "text_length": text.text_length, "batch_positions": how.positions}
-        for name, number in numbers.items():
-            if number is not None:
-                whole_number(name, number, least=1)
-        seed_number(text.seed)
+        # Loading takes seconds: what can be refused without a model is refused before.
+        if text.text_length is not None:
+            whole_number("text_length", text.text_length, least=1)
+        settings = CollectSettings(
+            max_tokens=text.tokens,
+            text_length=text.text_length,
+            prepend_bos=text.bos,
+            seed=text.seed,
+            batch_positions=how.positions,
+        )
         model.check(layers=layers)
         host = model.load(progress)
         layers = layers or [default_layer(as_backend(host))]
@@ -96,12 +101,8 @@ def stats(
             host,
             layers=layers,
             texts=texts,
-            max_tokens=text.tokens,
-            text_length=text.text_length,
-            prepend_bos=text.bos,
-            seed=text.seed,
+            settings=settings,
             checkpoint=how.resume,
-            batch_positions=how.positions,
             command=shlex.join(["rome-lens", *sys.argv[1:]]),
             progress=progress,
         )

@@ -23,7 +23,7 @@ from rome_lens.backends import Backend, Fingerprint, fast_products
 from rome_lens.backends.origin import loaded_from
 from rome_lens.checks import flag, is_list, keep, seed_number, shown, whole_number, whole_numbers
 from rome_lens.data.texts import SELF, Texts, read_texts
-from rome_lens.editing.history import unedited_matrix
+from rome_lens.editing.history import unedited_fingerprint
 from rome_lens.editing.second_moment.budget import RowBudget
 from rome_lens.editing.second_moment.checkpoint import Checkpoint
 from rome_lens.editing.second_moment.text_pieces import Cut, Pieces, SelfPieces, TextPieces, digest_of
@@ -116,7 +116,7 @@ def collect_sums(
     cut = Cut.checked(backend, settings.text_length, prepend_bos=settings.prepend_bos)
     pieces, own = _pieces(backend, texts, settings, cut, enough=enough)
     # A model may carry edits in its weights: it is known by what it was before.
-    fingerprints = {layer: backend.fingerprint(layer, unedited_matrix(backend, layer)) for layer in wanted}
+    fingerprints = {layer: unedited_fingerprint(backend, layer) for layer in wanted}
     history = {
         "dtype": str(backend.dtype).removeprefix("torch."),
         "prepend_bos": settings.prepend_bos,
