@@ -51,7 +51,7 @@ def word_model(
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=end))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     # Without `add_bos_token` TransformerLens would read the tokenizer again, from a folder or a hub without it.
-    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), end)
+    special: dict[str, str] = dict.fromkeys(("bos_token", "eos_token", "pad_token"), end)
     if names_unknown:
         special["unk_token"] = end
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, name_or_path=name, add_bos_token=True, **special)
