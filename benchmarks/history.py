@@ -43,9 +43,9 @@ def main() -> None:
     print(machine_line("cpu"))
     print(f"{options.edits} edits of rank one on a layer of d_mlp {d_mlp}, d_model {d_model}, float32", flush=True)
     model = _model(d_mlp, d_model)
-    matrix = as_backend(model).w_out(0).matrix
-    original = matrix.clone()
-    edits = [random_edit(model, layer=0, seed=seed) for seed in range(options.edits)]
+    original = as_backend(model).w_out(0).matrix.clone()
+    fingerprint = as_backend(model).fingerprint(0)
+    edits = [random_edit(model, layer=0, seed=seed, fingerprint=fingerprint) for seed in range(options.edits)]
     before = _peak()
     print("edits in the weights   s an application", flush=True)
     _timed(edits, lambda edit: edit.apply(model), label=lambda done: done)

@@ -6,6 +6,7 @@ order, and an update that is taken away again leaves what was there before. Wher
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -49,15 +50,14 @@ class ExactSum:
         self._change(update, away=True)
 
     def _change(self, update: WeightUpdate, *, away: bool) -> None:
-        for rows in _chunks(self.high):
-            summand = _rows(update, rows, self.high)
-            self.exact &= _accumulate(self.high[rows], self.low[rows], -summand if away else summand)
+        for rows, between in _chunks(self.high):
+            self.exact &= between.accumulate(self.high[rows], self.low[rows], update.rows(rows), away=away)
 
     def on(self, original: Float[Tensor, "d_mlp d_model"]) -> Float[Tensor, "d_mlp d_model"]:
         """A matrix plus the sum, rounded once to the matrix's precision."""
         total = torch.empty_like(original)
-        for rows in _chunks(self.high):
-            total[rows] = _rounded(original[rows], self.high[rows], self.low[rows])
+        for rows, between in _chunks(self.high):
+            total[rows] = between.rounded(original[rows], self.high[rows], self.low[rows])
         return total
 
 
@@ -70,12 +70,11 @@ def sum_on(original: Float[Tensor, "d_mlp d_model"], updates: Iterable[WeightUpd
     if not updates:
         return original
     total = torch.empty_like(original)
-    for rows in _chunks(original):
-        high = torch.zeros(original[rows].shape, dtype=torch.float64, device=original.device)
-        low = torch.zeros_like(high)
+    for rows, between in _chunks(original):
+        high, low = torch.zeros(2, *original[rows].shape, dtype=torch.float64, device=original.device)
         for update in updates:
-            _accumulate(high, low, _rows(update, rows, high))
-        total[rows] = _rounded(original[rows], high, low)
+            between.accumulate(high, low, update.rows(rows))
+        total[rows] = between.rounded(original[rows], high, low)
     return total
 
 
@@ -89,38 +88,58 @@ def same(now: Tensor, known: Tensor) -> bool:
     return bool(now.isnan().any()) and torch.allclose(now, known, rtol=0, atol=0, equal_nan=True)
 
 
-def _chunks(matrix: Tensor) -> Iterator[slice]:
-    """The rows of a matrix in parts, cut the same way for every matrix of its shape."""
+def _chunks(matrix: Tensor) -> "Iterator[tuple[slice, _Between]]":
+    """The rows of a matrix in parts, cut the same way for every matrix of its shape, each with room to sum it."""
     n_rows, width = matrix.shape
     step = max(1, _AT_A_TIME // max(1, width))
-    return (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
+    memory = torch.empty(5, min(step, n_rows), width, dtype=torch.float64, device=matrix.device)
+    for start in range(0, n_rows, step):
+        rows = slice(start, min(start + step, n_rows))
+        yield rows, _Between(*memory[:, : rows.stop - start])
 
 
-def _rows(update: WeightUpdate, rows: slice, like: Tensor) -> Tensor:
-    return update.rows(rows).to(like.device)
+@dataclass(frozen=True, eq=False)
+class _Between:
+    """Room for what is between two steps of a sum of some rows: asked of the system once a matrix, not at every step.
 
+    Attributes:
+        summand: [row, d_model], float64 like all of them.
+        total: a sum, rounded.
+        lost: what `total` had to round away.
+        still_lost: what two numbers cannot hold.
+        part: of what a sum's rounding is found out with.
+    """
 
-def _accumulate(high: Tensor, low: Tensor, summand: Tensor) -> bool:
-    """Add float64 numbers to pairs, in place; whether nothing was lost."""
-    total, lost = _two_sum(high, summand)
-    lost, nothing = _two_sum(lost, low)
-    total, lost = _two_sum(total, lost)
-    high.copy_(total)
-    low.copy_(lost)
-    return not bool(nothing.any())
+    summand: Tensor
+    total: Tensor
+    lost: Tensor
+    still_lost: Tensor
+    part: Tensor
 
+    def accumulate(self, high: Tensor, low: Tensor, summand: Tensor, *, away: bool = False) -> bool:
+        """Add numbers to pairs of float64, or take them away, in place; whether nothing was lost."""
+        summand = self.summand.copy_(summand)
+        if away:
+            summand.neg_()
+        self._two_sum(high, summand, total=self.total, lost=self.lost)
+        self._two_sum(self.lost, low, total=summand, lost=self.still_lost)
+        self._two_sum(self.total, summand, total=high, lost=low)
+        return not bool(self.still_lost.any())
 
-def _two_sum(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of two float64 numbers, and what it had to round away."""
-    total = one + other
-    part = total - one
-    return total, (one - (total - part)).add_(other - part)
+    def rounded(self, original: Tensor, high: Tensor, low: Tensor) -> Tensor:
+        """Numbers plus pairs of float64, rounded to float64."""
+        self._two_sum(self.summand.copy_(original), high, total=self.total, lost=self.lost)
+        exact = self.lost.add_(low).add_(self.total)
+        if not exact.sum().isfinite():
+            # Beside infinities there is nothing to be lost, and the difference of two is no number.
+            exact = torch.where(self.total.isfinite(), exact, self.total)
+        return exact
 
-
-def _rounded(original: Tensor, high: Tensor, low: Tensor) -> Tensor:
-    total, lost = _two_sum(original.double(), high)
-    exact = lost.add_(low).add_(total)
-    if not exact.sum().isfinite():
-        # Beside infinities there is nothing to be lost, and the difference of two is no number.
-        exact = torch.where(total.isfinite(), exact, total)
-    return exact.to(original.dtype)
+    def _two_sum(self, one: Tensor, other: Tensor, *, total: Tensor, lost: Tensor) -> None:
+        """The sum of two numbers, and what it had to round away, into memory of its own."""
+        torch.add(one, other, out=total)
+        torch.sub(total, one, out=self.part)
+        torch.sub(total, self.part, out=lost)
+        torch.sub(one, lost, out=lost)
+        torch.sub(other, self.part, out=self.part)
+        lost.add_(self.part)

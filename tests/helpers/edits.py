@@ -38,7 +38,7 @@ def random_edit(model, layer=1, *, seed=0, **changes):
         "loss_curve": (Loss(2.0, 1.0, 0.75, 0.25), Loss(1.0, 0.5, 0.25, 0.25)),
         "variant": "r-rome",
         "settings": {"seed": seed, "context_templates": ["{}", "Ü. {}"], "second_moment": {"layer": 1, "source": None}},
-        "fingerprint": backend.fingerprint(layer),
+        "fingerprint": changes.get("fingerprint") or backend.fingerprint(layer),
         "notes": ("one", "two"),
         "module": "model.layers.1.mlp.down_proj",
         "module_transposed": False,
