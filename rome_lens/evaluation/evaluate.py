@@ -20,7 +20,7 @@ from rome_lens.evaluation.report.summary import report_of
 from rome_lens.evaluation.work import REFERENCES, EvaluationWork, tasks_of
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
-from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, fresh_token, merge, open_folder, run
+from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, merge, open_folder, run
 from rome_lens.version import __version__
 
 COUNTERFACT: Kind = "counterfact"
@@ -202,7 +202,6 @@ class _Asked:
 def _evaluate(asked: _Asked) -> Report:
     settings, out = asked.to_dict(), asked.out
     work = EvaluationWork(
-        token=fresh_token(),
         model=asked.source,
         editors=asked.specs,
         measures=asked.measures,

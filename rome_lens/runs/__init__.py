@@ -10,7 +10,7 @@ from rome_lens.runs.merge import merge
 from rome_lens.runs.pool import process_pool
 from rome_lens.runs.runner import run
 from rome_lens.runs.shard import Shard
-from rome_lens.runs.work import RecordMaker, Task, Work, check_batches, check_name, fresh_token
+from rome_lens.runs.work import RecordMaker, Task, Work, check_batches, check_name
 
 __all__ = [
     "Folder",
@@ -24,7 +24,6 @@ __all__ = [
     "check_name",
     "dask_executor",
     "digest_of",
-    "fresh_token",
     "merge",
     "open_folder",
     "process_pool",

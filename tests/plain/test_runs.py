@@ -191,7 +191,7 @@ def test_a_folder_that_is_open_is_refused_to_a_second_and_can_be_read_meanwhile(
     with RunFolder.open(path, SETTINGS):
         with pytest.raises(RunError) as refused:
             RunFolder.open(path, SETTINGS)
-        reader = RunFolder.open(path, SETTINGS, exclusive=False)
+        reader = RunFolder.existing(path)
         assert len(reader.finished()) == 12
         with pytest.raises(ArtefactError) as unwritten:
             reader.write("toy/x", {})
@@ -247,7 +247,7 @@ def test_memory_holds_what_a_folder_would_hold(tmp_path):
     memory.write("toy/9", {"pair": (1, 2)})
     assert memory.read("toy/9") == {"pair": [1, 2]}
     memory.write_summary({"pair": (1, 2)})
-    assert memory.summary == {"pair": [1, 2]}
+    assert json.loads(memory.files["summary.json"]) == {"pair": [1, 2]}
 
 
 def test_threads_share_one_maker_which_is_let_go_at_the_end(diary):
@@ -470,7 +470,9 @@ def test_a_record_name_that_is_a_file_name_is_taken(key):
 
 @given(st.integers(0, 60), st.integers(1, 70))
 def test_every_task_is_in_exactly_one_shard_and_the_shards_are_of_one_size(n_tasks, count):
-    shards = [Shard(number, count).mine(range(n_tasks)) for number in range(1, count + 1)]
+    tasks = [Task(str(number), (), number) for number in range(n_tasks)]
+    dealt = [Shard(number, count).mine(tasks) for number in range(1, count + 1)]
+    shards = [[task.payload for task in shard] for shard in dealt]
     assert sorted(task for shard in shards for task in shard) == list(range(n_tasks))
     assert all(shard == sorted(shard) for shard in shards)
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
@@ -541,7 +543,7 @@ def test_runs_of_other_editors_merge_into_one_of_all_of_them(tmp_path):
         assert merged.settings == {**SETTINGS, "editors": ["rome", "ft"]}
         assert merged.finished() == {"rome/1", "ft/1"}
         assert merged.prepared() == {"model": "m", "editors": {"rome": {"layer": 5}, "ft": {"layer": 5}}}
-    with merge(folders, tmp_path / "mapping", settings={"a": 1}, differing=("editors",)) as merged:
+    with merge(folders, tmp_path / "mapping", settings=lambda _: {"a": 1}, differing=("editors",)) as merged:
         assert merged.settings == {"a": 1}
 
 

@@ -11,7 +11,7 @@ from rome_lens.facts import Fact
 from rome_lens.kinds import facts_of
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
-from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, fresh_token, merge, open_folder, run
+from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, merge, open_folder, run
 from rome_lens.tracing.average.result import AverageEffect, average_of
 from rome_lens.tracing.average.settings import AverageChanges, AverageSettings
 from rome_lens.tracing.average.worker import AverageWork, tasks_of
@@ -87,7 +87,7 @@ def average_causal_effect(
         "version": __version__,
     }
     run_settings = json.loads(json.dumps(run_settings))
-    work = AverageWork(fresh_token(), source, settings, facts)
+    work = AverageWork(source, settings, facts)
     with open_folder(out, run_settings) as folder:
         tasks = tasks_of(facts, batch=batch_size)
         run(work, tasks, folder, executor=executor, shard=part, progress=progress)

@@ -32,13 +32,11 @@ class AverageWork(Work):
     """What a worker is given.
 
     Attributes:
-        token: of the run.
         model: where the model comes from.
         settings: what is traced.
         facts: all facts of the run, which the noise is measured on.
     """
 
-    token: str
     model: ModelSource
     settings: AverageSettings
     facts: tuple[Fact, ...]
