@@ -70,20 +70,6 @@ class _Group:
         return self.lanes[self.alive] if self.alive < len(self.lanes) else None
 
 
-@dataclass
-class _Restoring:
-    """What the hooks on `hook_attn_out` and `hook_mlp_out` do in the call that is running."""
-
-    act: dict[str, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
-
-    def hook(self, stream: str) -> Callable[[Tensor], Tensor | None]:
-        def run(x: Tensor) -> Tensor | None:
-            function = self.act.get(stream)
-            return None if function is None else function(x)
-
-        return run
-
-
 @dataclass(frozen=True)
 class _Layer:
     """One layer of the clean and the corrupted runs, in their rows: what it gave."""
@@ -140,37 +126,47 @@ def score_cells(
     if runs.resid_pre is None or len(runs.resid_post) != backend.n_layers:
         raise ReplayError("nothing shows in a forward what enters and what leaves each of them")
     total = count_positions(lanes, n_layers=backend.n_layers, n_tokens=runs.n_tokens)
-    engine = _Engine(backend, runs, runs.replay, runs.resid_pre, budget, _Counter(progress, total))
+    engine = _Engine(backend, runs, runs.replay, runs.resid_pre, budget, progress, total)
     with torch.no_grad(), engine.hooked(), fast_products(device=backend.device, dtype=backend.dtype):
         return engine.run(lanes)
 
 
-@dataclass
-class _Counter:
-    """Counts what is done. A batch that memory cut short is done again: never past the end."""
+@dataclass(eq=False)
+class _Engine:
+    """Runs lanes.
 
+    Attributes:
+        backend: the model.
+        runs: the clean and corrupted runs.
+        replay: the model's blocks.
+        resid_pre: what enters the first of them in these runs, [row pos d_model].
+        budget: memory to work in.
+        progress: called with (done, total, what).
+        total: positions that all lanes run through blocks.
+        done: how many of them are done.
+        acts: what the hooks on `hook_attn_out` and `hook_mlp_out` do in the call that is running, by stream.
+    """
+
+    backend: Backend
+    runs: Runs
+    replay: BlockReplay
+    resid_pre: Tensor
+    budget: Budget
     progress: Progress
     total: int
     done: int = 0
+    acts: dict[str, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
 
-    def add(self, n: int) -> None:
-        self.done = min(self.total, self.done + n)
-        self.progress(self.done, self.total, "tracing")
-
-
-class _Engine:
-    def __init__(
-        self, backend: Backend, runs: Runs, replay: BlockReplay, resid_pre: Tensor, budget: Budget, counter: "_Counter"
-    ) -> None:
-        self.backend, self.runs, self.replay, self.budget, self.counter = backend, runs, replay, budget, counter
-        self.resid_pre = resid_pre
-        self.n_layers, self.n_samples, self.n_tokens = backend.n_layers, runs.n_samples, runs.n_tokens
-        self.restoring = _Restoring()
+    def __post_init__(self) -> None:
+        self.n_layers, self.n_samples, self.n_tokens = self.backend.n_layers, self.runs.n_samples, self.runs.n_tokens
 
     def hooked(self):
         return self.backend.hooked(
             [
-                (self.backend.stream_hook(stream, layer), self.restoring.hook(stream))
+                (
+                    self.backend.stream_hook(stream, layer),
+                    lambda x, s=stream: self.acts[s](x) if s in self.acts else None,
+                )
                 for stream in self.backend.streams()
                 if stream != "resid"
                 for layer in range(self.n_layers)
@@ -214,7 +210,8 @@ class _Engine:
         base = self.resid_pre
         for layer in range(self.n_layers):
             with self.replay.layer_ready(layer):
-                here = self._base_layer(layer, base)
+                self._check(layer)
+                here = self._recorded_call(layer, base)
                 for group in groups:
                     self._fork(group, layer)
                     self._advance(group, layer, here)
@@ -235,14 +232,9 @@ class _Engine:
             groups.append(_Group(pos, members, cases, self.resid_pre.new_empty(shape)))
         return groups
 
-    def _base_layer(self, layer: int, resid_pre: Tensor) -> _Layer:
-        """The clean and the corrupted runs through one layer, whose block is held against the model's own forward."""
-        self._check(layer)
-        return self._recorded_call(layer, resid_pre)
-
     def _recorded_call(self, layer: int, resid_pre: Tensor) -> _Layer:
         seen: dict[str, Tensor] = {}
-        self.restoring.act = {s: lambda x, s=s: seen.update({s: x.clone()}) for s in ("attn", "mlp")}
+        self.acts = {s: lambda x, s=s: seen.update({s: x.clone()}) for s in ("attn", "mlp")}
         resid, past = self.replay.run(layer, resid_pre, first=0, past=None)
         silent = [stream for stream in self.backend.streams() if stream != "resid" and stream not in seen]
         if silent or "attn" not in seen:
@@ -260,12 +252,12 @@ class _Engine:
         expected = runs.resid_post[layer]
         whole = self._recorded_call(layer, entering)
         check_replayed(whole.resid, expected, entering, "on all positions")
-        self.restoring.act = {}
+        self.acts = {}
         if half > 0:
             part, _ = self.replay.run(layer, entering[:, half:], first=half, past=whole.past.before(half))
             check_replayed(part, expected[:, half:], entering[:, half:], "from a later position on")
         single = "row pos d_model -> (row pos) 1 d_model"
-        self.restoring.act = {"attn": lambda _: rearrange(whole.attn, single)}
+        self.acts = {"attn": lambda _: rearrange(whole.attn, single)}
         alone, _ = self.replay.run(layer, rearrange(entering, single), first=0, past=None)
         check_replayed(alone, rearrange(expected, single), rearrange(entering, single), "on single positions")
 
@@ -279,21 +271,19 @@ class _Engine:
         """Run one layer on all living lanes of a position."""
         n_pos = group.state.shape[2]
         past = here.past.before(group.pos) if group.pos else None
-        start = 0
-        while start < group.alive:
-            lanes = slice(start, min(group.alive, start + self.budget.lanes(self.n_samples * n_pos)))
-            try:
-                group.state[lanes] = self._call(group, lanes, layer, here, past)
-            except (RuntimeError, MemoryError) as error:
-                self.budget.halve_after(error)
-                continue
-            self.counter.add((lanes.stop - start) * n_pos)
-            start = lanes.stop
+
+        def advance(lanes: slice) -> None:
+            group.state[lanes] = self._call(group, lanes, layer, here, past)
+
+        for lanes, _ in self.budget.in_parts(group.alive, lambda _: self.budget.lanes(self.n_samples * n_pos), advance):
+            # A batch that memory cut short is done again: never past the end.
+            self.done = min(self.total, self.done + (lanes.stop - lanes.start) * n_pos)
+            self.progress(self.done, self.total, "tracing")
 
     def _call(self, group: _Group, lanes: slice, layer: int, here: _Layer, past: KeysValues | None) -> Tensor:
         state, cases = group.state[lanes], group.cases[lanes]
         corrupted = self.runs.corrupted_rows(cases)
-        self.restoring.act = {}
+        self.acts = {}
         for stream, output in (("attn", here.attn), ("mlp", here.mlp)):
             held = [
                 (i, cleanly)
@@ -305,7 +295,7 @@ class _Engine:
                 source = torch.where(restored[:, None] == 1, cases[index, None], corrupted[index])
                 rows = index[:, None] * self.n_samples + torch.arange(self.n_samples, device=state.device)
                 held_rows = "held sample -> (held sample)"
-                self.restoring.act[stream] = _set_first(
+                self.acts[stream] = _set_first(
                     rearrange(rows, held_rows), output[rearrange(source, held_rows), group.pos]
                 )
         after, _ = self.replay.run(
@@ -348,35 +338,29 @@ class _Engine:
         of_mlp = torch.tensor([lane.cell.stream == "mlp" for lane, _ in lanes], device=base.device)[:, None]
         attn = here.attn[torch.where(of_mlp, corrupted, clean), positions]
         single = "lane sample d_model -> (lane sample) 1 d_model"
-        self.restoring.act = {"attn": lambda _: rearrange(attn, single)}
+        self.acts = {"attn": lambda _: rearrange(attn, single)}
         if here.mlp is not None:
             mlp = here.mlp[clean, positions]
             chosen = repeat(of_mlp, "lane 1 -> (lane sample) 1 1", sample=self.n_samples)
-            self.restoring.act["mlp"] = lambda x: torch.where(chosen, rearrange(mlp, single), x)
+            self.acts["mlp"] = lambda x: torch.where(chosen, rearrange(mlp, single), x)
         after, _ = self.replay.run(layer, rearrange(base[corrupted, positions], single), first=0, past=None)
         return rearrange(after, "(lane sample) 1 d_model -> lane sample d_model", sample=self.n_samples)
 
     def _read(self, groups: Sequence[_Group]) -> tuple[list[Lane], list[float]]:
         """Answer probabilities from what left the last layer."""
-        self.restoring.act = {}
+        self.acts = {}
         lanes = [lane for group in groups for lane in group.lanes]
         cases = repeat(torch.cat([group.cases for group in groups]), "lane -> (lane sample)", sample=self.n_samples)
         read = "lane sample read d_model -> (lane sample) read d_model"
         final = torch.cat([rearrange(group.state[:, :, -self.runs.n_read :], read) for group in groups])
-        parts: list[Tensor] = []
-        done = 0
         n_logits = self.runs.n_read * int(self.backend.model.cfg.d_vocab)
         with self.replay.unembed_ready():
-            while done < final.shape[0]:
-                rows = final[done : done + self.budget.logit_rows(n_logits)]
-                theirs = cases[done : done + rows.shape[0]]
-                try:
-                    parts.append(self.runs.answer_probability(self.replay.unembed(rows), theirs))
-                except (RuntimeError, MemoryError) as error:
-                    self.budget.halve_after(error)
-                    continue
-                done += rows.shape[0]
-        scores = torch.cat(parts)
+            parts = self.budget.in_parts(
+                final.shape[0],
+                most=lambda _: self.budget.logit_rows(n_logits),
+                run=lambda rows: self.runs.answer_probability(self.replay.unembed(final[rows]), cases[rows]),
+            )
+            scores = torch.cat([probabilities for _, probabilities in parts])
         return lanes, reduce(scores, "(lane sample) -> lane", "mean", sample=self.n_samples).tolist()
 
 

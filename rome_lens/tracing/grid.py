@@ -172,16 +172,17 @@ def _all_grids(
     """The grids of all cases, those together that memory holds."""
     budget = Budget.choose(backend)
     found: list[Grids] = []
-    while len(found) < len(plans):
-        rest = plans[len(found) :]
-        together = rest[: _n_together(budget, rest[0]) if engine == BLOCKS else 1]
-        here = part(progress, 1000 * len(found) / len(plans), 1000 * len(together) / len(plans))
-        try:
-            scored = _scored(backend, together, engine, budget, here)
-        except (RuntimeError, MemoryError) as error:
-            budget.halve_after(error)  # fewer cases together, the next time
-            continue
-        for plan, parts in zip(together, scored, strict=True):
+
+    def scored(some: slice) -> list[list[_Scored]]:
+        together = plans[some]
+        here = part(progress, 1000 * some.start / len(plans), 1000 * len(together) / len(plans))
+        return _scored(backend, together, engine, budget, here)
+
+    def most(start: int) -> int:
+        return _n_together(budget, plans[start]) if engine == BLOCKS else 1
+
+    for some, several in budget.in_parts(len(plans), most, scored):
+        for plan, parts in zip(plans[some], several, strict=True):
             grids = plan.grids(parts, engine, notes)
             if grids is None:
                 raise not_finite(backend)
@@ -205,25 +206,19 @@ def _scored(
     lanes = plan_lanes([plan.todo for plan in plans]) if engine == BLOCKS else []
     # A backward pass holds what all layers gave.
     held = n_tokens * len(plans) * (backend.n_layers if engine == ATTRIBUTION else 1)
-    parts: list[list[_Scored]] = []
-    start = 0
-    while start < n_samples:
-        some = slice(start, min(n_samples, start + budget.samples(held)))
-        share = (some.stop - start) / n_samples
-        here = part(progress, 1000 * start / n_samples, 1000 * share)
-        try:
-            runs = make_runs(backend, [plan.case.part(some) for plan in plans], record=engine == BLOCKS)
-            if engine == BLOCKS:
-                scores = score_cells(backend, runs, lanes, budget=budget, progress=here)
-            elif engine == ATTRIBUTION:
-                scores = [approximate_cells(backend, runs, plans[0].todo, progress=here)]
-            else:
-                scores = [score_cells_plainly(backend, runs, plans[0].todo, budget=budget, progress=here)]
-        except (RuntimeError, MemoryError) as error:
-            if len(plans) > 1:
-                raise  # to be answered with fewer cases
-            budget.halve_after(error)
-            continue
-        parts.append([_Scored(share, *one) for one in zip(runs.low, runs.high, scores, strict=True)])
-        start = some.stop
-    return [list(of_case) for of_case in zip(*parts, strict=True)]
+
+    def run(some: slice) -> list[_Scored]:
+        share = (some.stop - some.start) / n_samples
+        here = part(progress, 1000 * some.start / n_samples, 1000 * share)
+        runs = make_runs(backend, [plan.case.part(some) for plan in plans], record=engine == BLOCKS)
+        if engine == BLOCKS:
+            scores = score_cells(backend, runs, lanes, budget=budget, progress=here)
+        elif engine == ATTRIBUTION:
+            scores = [approximate_cells(backend, runs, plans[0].todo, progress=here)]
+        else:
+            scores = [score_cells_plainly(backend, runs, plans[0].todo, budget=budget, progress=here)]
+        return [_Scored(share, *one) for one in zip(runs.low, runs.high, scores, strict=True)]
+
+    # Several cases that memory does not hold are answered with fewer of them.
+    parts = budget.in_parts(n_samples, lambda _: budget.samples(held), run, halve=len(plans) == 1)
+    return [list(of_case) for of_case in zip(*(scored for _, scored in parts), strict=True)]

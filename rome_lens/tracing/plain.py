@@ -33,16 +33,13 @@ def score_cells_plainly(
     """
     outputs = _outputs(backend, runs, cells)
     scores: dict[Cell, float] = {}
-    done = 0
-    while done < len(cells):
-        some = cells[done : done + budget.lanes(runs.n_samples * runs.n_tokens)]
-        try:
-            scores.update(_forward(backend, runs, some, outputs))
-        except (RuntimeError, MemoryError) as error:
-            budget.halve_after(error)
-            continue
-        done += len(some)
-        progress(done, len(cells), "tracing")
+    for part, found in budget.in_parts(
+        len(cells),
+        most=lambda _: budget.lanes(runs.n_samples * runs.n_tokens),
+        run=lambda part: _forward(backend, runs, cells[part], outputs),
+    ):
+        scores |= found
+        progress(part.stop, len(cells), "tracing")
     return scores
 
 
