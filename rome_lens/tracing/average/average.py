@@ -130,7 +130,7 @@ def _joined_settings(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _average(folder: Folder, settings: Mapping[str, Any], *, write: bool = True) -> AverageEffect:
     records = [record for _, record in folder.read_all()]
-    average = average_of(records, {**settings, "prepared": folder.prepared() or {}}, seed=settings["seed"])
+    average = average_of(records, {**settings, "prepared": folder.prepared() or {}})
     if write:
         folder.write_summary(average.summary())
     return average

@@ -39,7 +39,6 @@ class AverageSettings(TraceSettings):
 
     def to_dict(self) -> dict[str, Any]:
         """As the settings of a run folder hold it."""
-        names = dict.fromkeys(
-            ("streams", "severed", "severed_at", *AverageChanges.__annotations__)
-        )  # as pages show them
+        # In the order of the pages.
+        names = dict.fromkeys(("streams", "severed", "severed_at", *AverageChanges.__annotations__))
         return {name: getattr(self, name) for name in names} | {"noise": str(self.rule)}
