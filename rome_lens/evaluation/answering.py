@@ -182,12 +182,8 @@ class BlockAnswerer(Answerer):
     @called_alone()
     def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
         chunks = make_chunks(self.backend, questions, share=True)
-        entering, readings = [], []
-        for chunk in chunks:
-            start = self._start(chunk)
-            kept = {0: start}
-            readings.append((chunk, self._run(chunk, start, 0, None, keep=keep, kept=kept)))
-            entering.append(kept)
+        entering = [{0: self._start(chunk)} for chunk in chunks]
+        readings = [(chunk, self._run(chunk, kept, None, keep)) for chunk, kept in zip(chunks, entering, strict=True)]
         return Answered(tuple(questions), tuple(chunks), tuple(self._sorted(questions, readings)), tuple(entering))
 
     @torch.no_grad()
@@ -195,10 +191,8 @@ class BlockAnswerer(Answerer):
     def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         if updates.start >= self.backend.n_layers:
             return list(asked.readings)
-        readings = []
-        for chunk, entering in zip(asked.chunks, asked.entering, strict=True):
-            layer = max(layer for layer in entering if layer <= updates.start)
-            readings.append((chunk, self._run(chunk, entering[layer], layer, updates)))
+        chunks = zip(asked.chunks, asked.entering, strict=True)
+        readings = [(chunk, self._run(chunk, entering, updates)) for chunk, entering in chunks]
         return self._sorted(asked.questions, readings)
 
     def _start(self, chunk: Chunk) -> _Entering:
@@ -212,20 +206,18 @@ class BlockAnswerer(Answerer):
         return _Entering(stems, added)
 
     def _run(
-        self,
-        chunk: Chunk,
-        entering: _Entering,
-        first_layer: int,
-        updates: RowUpdates | None,
-        *,
-        keep: Collection[int] = (),
-        kept: dict[int, _Entering] | None = None,
+        self, chunk: Chunk, entering: dict[int, _Entering], updates: RowUpdates | None, keep: Collection[int] = ()
     ) -> list[Reading]:
-        stems, branches = entering.stems, entering.branches
+        """The readings. It goes on from the highest layer below the updates that is known to be entered with what.
+
+        What enters the layers to `keep` is added to that.
+        """
+        first_layer = max(layer for layer in entering if updates is None or layer <= updates.start)
+        stems, branches = entering[first_layer].stems, entering[first_layer].branches
         has_branches = chunk.branch_stem.numel() > 0
         for layer in range(first_layer, self.backend.n_layers):
-            if kept is not None and layer in keep:
-                kept[layer] = _Entering(stems, branches)
+            if layer in keep:
+                entering[layer] = _Entering(stems, branches)
             stems, past = self.run_block(layer, stems, updates=updates, records=chunk.stem_record)
             if has_branches:
                 past = past.take(chunk.branch_stem).ending_at(chunk.first)

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import torch
 
 from rome_lens.backends import Backend, ReplayError, as_backend
+from rome_lens.editing.hooks import RowUpdates
 from rome_lens.errors import RomeLensError, SettingError
 from rome_lens.evaluation.answering import Answered, open_answerer
-from rome_lens.evaluation.findings import Findings, Record, evaluated, unfit
+from rome_lens.evaluation.findings import Findings, Record, as_edits, evaluated, unfit
 from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.opened import FREE_MARGIN, OpenModel, writes_texts
 from rome_lens.evaluation.questions import Question, questions_of, text_question
 from rome_lens.evaluation.report.record import EvaluatedRecord
-from rome_lens.evaluation.updates import as_edits, updates_of
 from rome_lens.progress import Progress
 from rome_lens.tokens import encode
 
@@ -193,7 +193,8 @@ class RecordMeasurer:
         through_hooks = [() if isinstance(edit, RomeLensError) else as_edits(edit) for edit in edits]
         found: dict[int, Findings] = {}
         if any(several is not None for several in through_hooks):
-            updates = updates_of(self._backend, [several or () for several in through_hooks])
+            updates = [[here.update for edit in several or () for here in edit.layers] for several in through_hooks]
+            updates = RowUpdates(self._backend, updates)
             after = enumerate(opened.answerer.ask_again(answered, updates))
             hooked = {n: now for n, now in after if through_hooks[answered.questions[n][0]] is not None}
             found |= opened.findings(batch.records, answered, hooked, updates=updates, watched=batch.watched)

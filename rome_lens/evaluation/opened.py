@@ -9,7 +9,7 @@ from rome_lens.data.records import CounterFactRecord
 from rome_lens.editing.hooks import RowUpdates
 from rome_lens.evaluation.answering import Answered, Answerer
 from rome_lens.evaluation.continuing import Prompt, continue_prompts
-from rome_lens.evaluation.findings import Findings, Record
+from rome_lens.evaluation.findings import AskedQuestion, Findings, Record
 from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.metrics import may_begin_with
 from rome_lens.evaluation.questions import Reading
@@ -52,23 +52,23 @@ class OpenModel:
         found: dict[int, Findings] = {}
         for number, readings in after.items():
             place, question = answered.questions[number]
-            one = found.setdefault(place, Findings())
-            one.questions.append(question)
-            one.before.append(answered.readings[number])
-            one.after.append(readings)
-            one.free.append("")
+            asked = AskedQuestion(question, answered.readings[number], readings)
+            found.setdefault(place, Findings()).asked.append(asked)
         self._answer_freely(found, updates)
-        asked = [
+        to_write = [
             (place, text, (self.measures.seed, records[place].number, index))
             for place in found
             for index, text in enumerate(_prompts_to_write_from(records[place])[: self.measures.n_texts])
         ]
-        if asked:
-            for (place, prompt, _), text in zip(asked, self.texts(asked, updates), strict=True):
+        if to_write:
+            for (place, prompt, _), text in zip(to_write, self.texts(to_write, updates), strict=True):
                 found[place].texts.append((prompt, text))
         if watched is not None:
             for place, one in found.items():
-                now = self._again(watched, None if updates is None else updates.of(place))
+                if updates is None:
+                    now = self.answerer.ask(watched.questions).readings
+                else:
+                    now = self.answerer.ask_again(watched, updates.of(place))
                 one.perplexity = _perplexity(watched, watched.readings), _perplexity(watched, now)
         return found
 
@@ -95,29 +95,19 @@ class OpenModel:
         """Greedy continuations, as far as they may yet be the answer that is wanted."""
         tokenizer = self.answerer.backend.tokenizer
         end = tokenizer.eos_token_id
-        going: list[tuple[Findings, int, Prompt]] = []
+        going: list[tuple[AskedQuestion, Prompt]] = []
         for place, one in found.items():
-            for index, (question, readings) in enumerate(zip(one.questions, one.after, strict=True)):
-                answer, said = question.wanted_answer, readings[0].said
-                one.free[index] = "" if said == end else tokenizer.decode([said])
-                if said != end and may_begin_with(one.free[index], answer.answer):
-                    going.append((one, index, Prompt(place, answer.ids[: answer.n_prompt])))
-        rooms = [len(one.questions[index].wanted_answer.answer_ids) + FREE_MARGIN for one, index, _ in going]
-        new = continue_prompts(
-            self.answerer,
-            [prompt for _, _, prompt in going],
-            n_new=max(rooms, default=FREE_MARGIN),
-            updates=updates,
-        )
-        for (one, index, prompt), room, ids in zip(going, rooms, new, strict=True):
+            for asked in one.asked:
+                answer, said = asked.question.wanted_answer, asked.after[0].said
+                asked.free = "" if said == end else tokenizer.decode([said])
+                if said != end and may_begin_with(asked.free, answer.answer):
+                    going.append((asked, Prompt(place, answer.ids[: answer.n_prompt])))
+        rooms = [len(asked.question.wanted_answer.answer_ids) + FREE_MARGIN for asked, _ in going]
+        prompts = [prompt for _, prompt in going]
+        new = continue_prompts(self.answerer, prompts, n_new=max(rooms, default=FREE_MARGIN), updates=updates)
+        for (asked, prompt), room, ids in zip(going, rooms, new, strict=True):
             kept = ids[: min(room, self.answerer.n_tokens - len(prompt.ids))]
-            one.free[index] = tokenizer.decode(kept[: kept.index(end)] if end in kept else kept)
-
-    def _again(self, answered: Answered, updates: RowUpdates | None) -> Sequence[tuple[Reading, ...]]:
-        """The answers now: under updates, or with whatever is in the weights."""
-        if updates is None:
-            return self.answerer.ask(answered.questions).readings
-        return self.answerer.ask_again(answered, updates)
+            asked.free = tokenizer.decode(kept[: kept.index(end)] if end in kept else kept)
 
 
 def writes_texts(record: Record, measures: Measures) -> bool:

@@ -170,19 +170,15 @@ class Chunk:
         ]
 
 
-def make_chunks(
-    backend: Backend, questions: Sequence[tuple[int, Question]], *, share: bool, positions: int | None = None
-) -> list[Chunk]:
+def make_chunks(backend: Backend, questions: Sequence[tuple[int, Question]], *, share: bool) -> list[Chunk]:
     """Lay questions out in chunks.
 
     Args:
         backend: the model.
         questions: each with the number of its record.
         share: run what a question's answers share once; otherwise every answer is a row of its own.
-        positions: rows times positions in one chunk; by default what suits the device.
     """
-    if positions is None:
-        positions = _POSITIONS.get(backend.device.type, _POSITIONS_ELSEWHERE)
+    positions = _POSITIONS.get(backend.device.type, _POSITIONS_ELSEWHERE)
 
     def laid_out(share: bool) -> list[_Row]:
         return [row for number, (record, asked) in enumerate(questions) for row in _rows(number, record, asked, share)]
