@@ -94,10 +94,6 @@ class _Ledger:
             lacking = next(key for key in task.keys if key in self.missing)
             raise RunError(f"the task {task.name!r} ended without making the record {lacking!r}")
 
-    def account(self) -> str:
-        done = self.total - len(self.missing)
-        return f"{done} of {self.total} records are finished; {self.folder.kept}"
-
 
 def _run_here(maker: RecordMaker, task: Task, ledger: _Ledger) -> None:
     def steps(done: int, total: int, what: str) -> None:
@@ -122,7 +118,10 @@ def _run_there(work: Work, tasks: list[Task], ledger: _Ledger, executor: concurr
             future.cancel()
         _keep_finished(waiting, ledger)
         if lost_worker(error):
-            raise RunError(f"a worker was lost (killed, or out of memory): {ledger.account()}") from error
+            raise RunError(
+                f"a worker was lost (killed, or out of memory): {ledger.total - len(ledger.missing)} of {ledger.total} "
+                f"records are finished; {ledger.folder.kept}"
+            ) from error
         raise
     finally:
         forget(work.token)  # threads of this process had the maker too

@@ -72,10 +72,15 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer of the clean and the corrupted runs, in their rows: what it gave."""
+    """One layer of the clean and the corrupted runs, in their rows: what it gave.
 
-    attn: Float[Tensor, "row pos d_model"]
-    mlp: Float[Tensor, "row pos d_model"] | None
+    Attributes:
+        outputs: of attention and, where the layer has one, of the MLP, by stream.
+        resid: what left the layer.
+        past: its keys and values.
+    """
+
+    outputs: dict[str, Float[Tensor, "row pos d_model"]]
     resid: Float[Tensor, "row pos d_model"]
     past: KeysValues
 
@@ -239,7 +244,7 @@ class _Engine:
         silent = [stream for stream in self.backend.streams() if stream != "resid" and stream not in seen]
         if silent or "attn" not in seen:
             raise ReplayError(f"a block called alone does not reach hook_{'_out and hook_'.join(silent) or 'attn'}_out")
-        return _Layer(seen["attn"], seen.get("mlp"), resid, past)
+        return _Layer(seen, resid, past)
 
     def _check(self, layer: int) -> None:
         """Hold the three ways of calling a block against the model's own forward, on clean and corrupted rows.
@@ -257,7 +262,7 @@ class _Engine:
             part, _ = self.replay.run(layer, entering[:, half:], first=half, past=whole.past.before(half))
             check_replayed(part, expected[:, half:], entering[:, half:], "from a later position on")
         single = "row pos d_model -> (row pos) 1 d_model"
-        self.acts = {"attn": lambda _: rearrange(whole.attn, single)}
+        self.acts = {"attn": lambda _: rearrange(whole.outputs["attn"], single)}
         alone, _ = self.replay.run(layer, rearrange(entering, single), first=0, past=None)
         check_replayed(alone, rearrange(expected, single), rearrange(entering, single), "on single positions")
 
@@ -284,13 +289,13 @@ class _Engine:
         state, cases = group.state[lanes], group.cases[lanes]
         corrupted = self.runs.corrupted_rows(cases)
         self.acts = {}
-        for stream, output in (("attn", here.attn), ("mlp", here.mlp)):
+        for stream, output in here.outputs.items():
             held = [
                 (i, cleanly)
                 for i, lane in enumerate(group.lanes[lanes])
                 if (cleanly := _held(lane, stream, layer)) is not None
             ]
-            if output is not None and held:
+            if held:
                 index, restored = torch.tensor(held, device=state.device).T
                 source = torch.where(restored[:, None] == 1, cases[index, None], corrupted[index])
                 rows = index[:, None] * self.n_samples + torch.arange(self.n_samples, device=state.device)
@@ -336,11 +341,11 @@ class _Engine:
         corrupted = self.runs.corrupted_rows(cases)
         clean = cases[:, None].expand_as(corrupted)
         of_mlp = torch.tensor([lane.cell.stream == "mlp" for lane, _ in lanes], device=base.device)[:, None]
-        attn = here.attn[torch.where(of_mlp, corrupted, clean), positions]
+        attn = here.outputs["attn"][torch.where(of_mlp, corrupted, clean), positions]
         single = "lane sample d_model -> (lane sample) 1 d_model"
         self.acts = {"attn": lambda _: rearrange(attn, single)}
-        if here.mlp is not None:
-            mlp = here.mlp[clean, positions]
+        if "mlp" in here.outputs:
+            mlp = here.outputs["mlp"][clean, positions]
             chosen = repeat(of_mlp, "lane 1 -> (lane sample) 1 1", sample=self.n_samples)
             self.acts["mlp"] = lambda x: torch.where(chosen, rearrange(mlp, single), x)
         after, _ = self.replay.run(layer, rearrange(base[corrupted, positions], single), first=0, past=None)
@@ -358,7 +363,7 @@ class _Engine:
             parts = self.budget.in_parts(
                 final.shape[0],
                 most=lambda _: self.budget.logit_rows(n_logits),
-                run=lambda rows: self.runs.answer_probability(self.replay.unembed(final[rows]), cases[rows]),
+                run=lambda rows: self.runs.answer_log_probability(self.replay.unembed(final[rows]), cases[rows]).exp(),
             )
             scores = torch.cat([probabilities for _, probabilities in parts])
         return lanes, reduce(scores, "(lane sample) -> lane", "mean", sample=self.n_samples).tolist()

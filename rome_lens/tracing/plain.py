@@ -84,6 +84,6 @@ def _forward(
     hooks += [(backend.stream_hook(*key), hold(key)) for key in held]
     with backend.hooked(hooks):
         logits = backend.logits(case.corruption.tokens.expand(len(samples), -1), keep=runs.n_read)
-    values = runs.answer_probability(logits, torch.zeros_like(samples))
+    values = runs.answer_log_probability(logits, torch.zeros_like(samples)).exp()
     scores = reduce(values, "(cell sample) -> cell", "mean", sample=n_samples)
     return dict(zip(cells, scores.tolist(), strict=True))

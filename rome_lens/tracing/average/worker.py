@@ -90,7 +90,10 @@ class AverageWorker(RecordMaker):
         for several in shapes.values():
             # All of a shape or none: rounding depends on who goes along.
             if any(key_of(known.number) in task.keys for known in several):
-                yield from self._traced(several, progress)
+                cases, asked = [known.case for known in several], [known.grids for known in several]
+                found = score_grids(self._backend, cases, asked, engine=self.settings.engine, progress=progress)
+                for known, grids in zip(several, found, strict=True):
+                    yield key_of(known.number), _record(known, grids)
 
     def close(self) -> None:
         self._stack.close()
@@ -117,13 +120,6 @@ class AverageWorker(RecordMaker):
             at = roles_of(text.subject_span, text.n_prompt).get(LAST_SUBJECT, range(0))
             grids = replace(grids, severed_at=at)
         return _Known(number, fact, text, case, grids, taken)
-
-    def _traced(self, several: "Sequence[_Known]", progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Facts of one shape, together."""
-        cases, asked = [known.case for known in several], [known.grids for known in several]
-        found = score_grids(self._backend, cases, asked, engine=self.settings.engine, progress=progress)
-        for known, grids in zip(several, found, strict=True):
-            yield key_of(known.number), _record(known, grids)
 
 
 @dataclass(frozen=True)
