@@ -4,7 +4,6 @@ Layers under an edit give what they gave before it: they are run once, for the u
 from what enters the lowest layer that it edits. Only the places that answers are read from are unembedded.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -55,22 +54,25 @@ class Answered:
     entering: tuple[dict[int, _Entering], ...]
 
 
-class Answerer(ABC):
+class Answerer:
     """Answers questions with a model, under the edits of their records or without any.
+
+    This one runs whole forwards, a row an answer: it is for models with their owner's hooks, or whose blocks cannot be
+    called alone. `BlockAnswerer` is the fast way.
 
     Attributes:
         backend: the model, in evaluation mode.
-        name: `blocks`, or `plain` for whole forwards.
+        name: `plain` for whole forwards, or `blocks`.
         n_tokens: positions of the longest row that can be run.
         reason: why it is `plain`; None for `blocks`.
     """
 
-    name: Literal["blocks", "plain"]
+    name: Literal["plain", "blocks"] = "plain"
 
     def __init__(self, backend: Backend, n_tokens: int, reason: str | None = None) -> None:
         self.backend, self.n_tokens, self.reason = backend, n_tokens, reason
 
-    @abstractmethod
+    @torch.no_grad()
     def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
         """Put questions to the model as it is.
 
@@ -81,14 +83,23 @@ class Answerer(ABC):
         Raises:
             ReplayError: a block fails on these texts that did not on the first ones.
         """
+        chunks = make_chunks(self.backend, questions, share=False)
+        readings = self._sorted(questions, [(chunk, self._forward(chunk, None)) for chunk in chunks])
+        return Answered(tuple(questions), tuple(chunks), tuple(readings), ())
 
-    @abstractmethod
+    @torch.no_grad()
     def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         """Put the same questions to the model under edits, [question][answer].
 
         Raises:
             ReplayError: as `ask` does.
         """
+        return self._sorted(asked.questions, [(chunk, self._forward(chunk, updates)) for chunk in asked.chunks])
+
+    def _forward(self, chunk: Chunk, updates: RowUpdates | None) -> list[Reading]:
+        hooks = [] if updates is None else updates.all_hooks(chunk.stem_record)
+        with self.backend.hooked(hooks):
+            return chunk.read(self.backend.logits_at(chunk.stems, chunk.place_row, chunk.place_column))
 
     @staticmethod
     def _sorted(asked: Sequence[tuple[int, Question]], readings: Sequence[tuple[Chunk, Sequence[Reading]]]) -> list:
@@ -99,27 +110,6 @@ class Answerer(ABC):
             tuple(found[number, index] for index in range(len(question.answers)))
             for number, (_, question) in enumerate(asked)
         ]
-
-
-class PlainAnswerer(Answerer):
-    """Whole forwards, a row an answer: for models with their owner's hooks, or whose blocks cannot be called alone."""
-
-    name = "plain"
-
-    @torch.no_grad()
-    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
-        chunks = make_chunks(self.backend, questions, share=False)
-        readings = self._sorted(questions, [(chunk, self._run(chunk, None)) for chunk in chunks])
-        return Answered(tuple(questions), tuple(chunks), tuple(readings), ())
-
-    @torch.no_grad()
-    def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
-        return self._sorted(asked.questions, [(chunk, self._run(chunk, updates)) for chunk in asked.chunks])
-
-    def _run(self, chunk: Chunk, updates: RowUpdates | None) -> list[Reading]:
-        hooks = [] if updates is None else updates.all_hooks(chunk.stem_record)
-        with self.backend.hooked(hooks):
-            return chunk.read(self.backend.logits_at(chunk.stems, chunk.place_row, chunk.place_column))
 
 
 class BlockAnswerer(Answerer):
@@ -214,7 +204,7 @@ class BlockAnswerer(Answerer):
         """
         first_layer = max(layer for layer in entering if updates is None or layer <= updates.start)
         stems, branches = entering[first_layer].stems, entering[first_layer].branches
-        has_branches = chunk.branch_stem.numel() > 0
+        has_branches, branch_record = chunk.branch_stem.numel() > 0, chunk.stem_record[chunk.branch_stem]
         for layer in range(first_layer, self.backend.n_layers):
             if layer in keep:
                 entering[layer] = _Entering(stems, branches)
@@ -222,7 +212,7 @@ class BlockAnswerer(Answerer):
             if has_branches:
                 past = past.take(chunk.branch_stem).ending_at(chunk.first)
                 branches, _ = self.run_block(
-                    layer, branches, first=chunk.first, past=past, updates=updates, records=chunk.branch_record
+                    layer, branches, first=chunk.first, past=past, updates=updates, records=branch_record
                 )
         rows, columns = chunk.place_row, chunk.place_column
         n_stems, of_stem = stems.shape[0], rows < stems.shape[0]
@@ -266,12 +256,12 @@ def open_answerer(
         failed: why the blocks are not to be tried again; None where nothing is known against them.
     """
     if failed is not None:
-        yield PlainAnswerer(backend, text.shape[1], failed)
+        yield Answerer(backend, text.shape[1], failed)
         return
     with ExitStack() as stack:
         yield prefer_blocks(
             backend,
             engine=engine,
             blocks=lambda _: stack.enter_context(BlockAnswerer.opened(backend, text)),
-            whole=lambda reason: PlainAnswerer(backend, text.shape[1], reason),
+            whole=lambda reason: Answerer(backend, text.shape[1], reason),
         )

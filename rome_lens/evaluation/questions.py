@@ -77,7 +77,7 @@ def questions_of(
     request = record.request
     counterfact = isinstance(record, CounterFactRecord)
     asked: list[tuple[PromptKind, str, list[str], int]]
-    if isinstance(record, CounterFactRecord):
+    if counterfact:
         objects = [request.target_new, request.target_true or ""]
         asked = [
             (REWRITE, request.text, objects, 0),
@@ -151,11 +151,6 @@ class Chunk:
     read_target: Int[Tensor, " read"]
     owners: tuple[tuple[int, int], ...]
     lengths: tuple[int, ...]
-
-    @property
-    def branch_record(self) -> Int[Tensor, " branch"]:
-        """[branch] the record of each."""
-        return self.stem_record[self.branch_stem]
 
     def read(self, logits: Float[Tensor, "place d_vocab"]) -> list[Reading]:
         """The readings, in the order of `owners`."""

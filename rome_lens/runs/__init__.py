@@ -5,7 +5,7 @@ It knows nothing of what a record holds, and importing it does not import torch.
 
 from rome_lens.runs.dask import dask_executor
 from rome_lens.runs.files import digest_of
-from rome_lens.runs.folder import Folder, MemoryFolder, RunFolder, open_folder
+from rome_lens.runs.folder import Folder, RunFolder, open_folder
 from rome_lens.runs.merge import merge
 from rome_lens.runs.pool import process_pool
 from rome_lens.runs.runner import run
@@ -14,7 +14,6 @@ from rome_lens.runs.work import RecordMaker, Task, Work, check_batches, check_na
 
 __all__ = [
     "Folder",
-    "MemoryFolder",
     "RecordMaker",
     "RunFolder",
     "Shard",

@@ -7,7 +7,6 @@ in the end, `summary.json`. Each is written whole or not at all, and the same co
 
 import json
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -37,43 +36,53 @@ _KIND = "run of rome_lens"
 _FORM = 1
 
 
-class Folder(ABC):
-    """What a run needs of the place that keeps its records: files of JSON by their names.
+class Folder:
+    """Where the records of a run are: here in memory, where they are lost with the process, and on disk in `RunFolder`.
+
+    In memory, too, they come back as JSON would hold them.
 
     Attributes:
         kept: for a message: what happens to the records that are finished when the run stops.
+        files: in memory, name -> what the file would hold that is no record.
     """
 
-    kept: str
-    _called: str
+    kept = "they are lost, since this run has no folder; give it one to keep them"
+    _called = "this run"
 
-    @abstractmethod
-    def _held(self, name: str) -> dict[str, Any] | None:
-        """What a file holds; None where there is none."""
+    def __init__(self) -> None:
+        """Begin with no records."""
+        self._records: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {}
 
-    @abstractmethod
-    def _hold(self, name: str, content: bytes) -> None:
-        """Keep a file that is no record."""
-
-    @abstractmethod
     def write_bytes(self, key: str, content: bytes) -> None:
         """Keep a record that is JSON already, such as one that another run folder kept.
 
         Raises:
             ArtefactError: the file cannot be written.
         """
+        self._records[key] = content
 
-    @abstractmethod
     def read(self, key: str) -> dict[str, Any]:
         """A record as JSON holds it.
 
         Raises:
             ArtefactError: there is none, or its file is damaged.
         """
+        if key not in self._records:
+            raise ArtefactError(f"there is no record {key!r}; expected one that this run made")
+        return json.loads(self._records[key])
 
-    @abstractmethod
     def finished(self) -> set[str]:
         """The records that are there. One whose file is damaged is not: it is made again."""
+        return set(self._records)
+
+    def _held(self, name: str) -> dict[str, Any] | None:
+        """What a file holds that is no record; None where there is none."""
+        return json.loads(self.files[name]) if name in self.files else None
+
+    def _hold(self, name: str, content: bytes) -> None:
+        """Keep a file that is no record."""
+        self.files[name] = content
 
     def note_plan(self, keys: Iterable[str]) -> None:
         """Keep the names of all records that the run is to make, those of other shards included."""
@@ -131,39 +140,6 @@ class Folder(ABC):
                 yield key, self.read(key)
 
 
-class MemoryFolder(Folder):
-    """Keeps the records of a run that has no folder. They come back as JSON would hold them, as from a folder.
-
-    Attributes:
-        files: name -> what the file would hold that is no record.
-    """
-
-    kept = "they are lost, since this run has no folder; give it one to keep them"
-    _called = "this run"
-
-    def __init__(self) -> None:
-        """Begin with no records."""
-        self._records: dict[str, bytes] = {}
-        self.files: dict[str, bytes] = {}
-
-    def _held(self, name: str) -> dict[str, Any] | None:
-        return json.loads(self.files[name]) if name in self.files else None
-
-    def _hold(self, name: str, content: bytes) -> None:
-        self.files[name] = content
-
-    def write_bytes(self, key: str, content: bytes) -> None:
-        self._records[key] = content
-
-    def read(self, key: str) -> dict[str, Any]:
-        if key not in self._records:
-            raise ArtefactError(f"there is no record {key!r}; expected one that this run made")
-        return json.loads(self._records[key])
-
-    def finished(self) -> set[str]:
-        return set(self._records)
-
-
 class RunFolder(Folder):
     """A run's folder on disk. Use it in a `with` statement: it is this process's alone until it is closed.
 
@@ -174,6 +150,7 @@ class RunFolder(Folder):
 
     def __init__(self, path: Path, settings: dict[str, Any], lock: Any = None) -> None:
         """For `open` and `existing`."""
+        super().__init__()
         self.path = path
         self.settings = settings
         self.kept = f"they are kept in {str(path)!r}, and the same command goes on from there"
@@ -323,4 +300,4 @@ def open_folder(out: str | os.PathLike[str] | None, settings: Mapping[str, Any])
     Raises:
         SettingError, RunError, ArtefactError: as `RunFolder.open` does.
     """
-    return nullcontext(MemoryFolder()) if out is None else RunFolder.open(out, settings)
+    return nullcontext(Folder()) if out is None else RunFolder.open(out, settings)

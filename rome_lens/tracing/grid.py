@@ -89,9 +89,7 @@ def score_grids(
     Raises:
         ModelError: the model gives no numbers.
     """
-    plans = [
-        _Plan(case, one.cells(case, backend.n_layers), backend.n_layers) for case, one in zip(cases, asked, strict=True)
-    ]
+    plans = [_Plan(backend, case, one.cells(case, backend.n_layers)) for case, one in zip(cases, asked, strict=True)]
     if engine == ATTRIBUTION:
         return _all_grids(backend, plans, ATTRIBUTION, progress)
     return prefer_blocks(
@@ -113,9 +111,9 @@ def score_grids(
 class _Plan:
     """A case with its cells: which are known without a run, and which have to be run."""
 
+    backend: Backend
     case: Case
     cells: Sequence[Cell]
-    n_layers: int
 
     @cached_property
     def known(self) -> dict[Cell, Known]:
@@ -125,26 +123,30 @@ class _Plan:
         return {
             cell: known
             for cell in self.cells
-            if (known := known_score(cell, n_layers=self.n_layers, first_corrupted=first, read=read)) is not None
+            if (known := known_score(cell, n_layers=self.backend.n_layers, first_corrupted=first, read=read))
         }
 
     @cached_property
     def todo(self) -> list[Cell]:
         return [cell for cell in self.cells if cell not in self.known]
 
-    def grids(self, parts: Sequence["_Scored"], engine: str, notes: tuple[str, ...]) -> Grids | None:
-        """The grids that the parts of the corrupted copies add up to; None where a number is not finite."""
+    def grids(self, parts: Sequence["_Scored"], engine: str, notes: tuple[str, ...]) -> Grids:
+        """The grids that the parts of the corrupted copies add up to.
+
+        Raises:
+            ModelError: a number is not finite.
+        """
         low, high = _weighted(parts, [one.low for one in parts]), parts[-1].high
         values = {cell: low if which == "low" else high for cell, which in self.known.items()}
         values |= {cell: _weighted(parts, [one.scores[cell] for one in parts]) for cell in self.todo}
         if not all(map(math.isfinite, (low, high, *values.values()))):
-            return None
+            raise not_finite(self.backend)
         scores: dict[str, Tensor] = {}
         severed: dict[str, Tensor] = {}
         for cell in self.cells:
             grids, name = (severed, cell.severed) if cell.severed else (scores, cell.stream)
             if name not in grids:
-                grids[name] = torch.full((self.n_layers, self.case.n_prompt), torch.nan, dtype=torch.float64)
+                grids[name] = torch.full((self.backend.n_layers, self.case.n_prompt), torch.nan, dtype=torch.float64)
             grids[name][cell.layer, cell.pos] = values[cell]
         return Grids(scores, severed, low, high, engine, notes)
 
@@ -182,11 +184,7 @@ def _all_grids(
         return _n_together(budget, plans[start]) if engine == BLOCKS else 1
 
     for some, several in budget.in_parts(len(plans), most, scored):
-        for plan, parts in zip(plans[some], several, strict=True):
-            grids = plan.grids(parts, engine, notes)
-            if grids is None:
-                raise not_finite(backend)
-            found.append(grids)
+        found += [plan.grids(parts, engine, notes) for plan, parts in zip(plans[some], several, strict=True)]
     return found
 
 

@@ -147,10 +147,9 @@ class AverageEffect:
         Raises:
             SettingError: the stream was not traced.
         """
-        roles = [role for role in self.roles(stream) if stream != "resid" or role != LATE[1]] or list(
-            self.roles(stream)
-        )
-        return max(((role, self.peak(stream, role)) for role in roles), key=lambda found: found[1].effect.mean)
+        roles = self.roles(stream)
+        telling = [role for role in roles if stream != "resid" or role != LATE[1]] or roles
+        return max(((role, self.peak(stream, role)) for role in telling), key=lambda found: found[1].effect.mean)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """A row a cell: stream, severed, role, layer, effect, low, high (ends of its interval), n (facts)."""
@@ -232,22 +231,19 @@ class AverageEffect:
         """Figure 3 of the paper, ready to draw: the effect of restoring the residual at a role's tokens, ordinary and
         severed, and what severing takes away. Empty where nothing was severed, or no fact has the role.
         """
-        colours = {stream: STREAM_COLOURS[stream] for stream in self.severed}
+        if not self.severed:
+            return []
         try:
-            whole = [_line("ordinary", self.curve("resid", role), STREAM_COLOURS["resid"])]
-            cut = [
-                _line(SEVERED_IN_WORDS[stream], self.curve("resid", role, severed=stream), colour)
-                for stream, colour in colours.items()
-            ]
-            lost = [
-                _line(SEVERED_IN_WORDS[stream], self.lost(stream, role), colour) for stream, colour in colours.items()
-            ]
+            lines = [_line("ordinary", self.curve("resid", role), STREAM_COLOURS["resid"])]
+            lost = []
+            for stream in self.severed:
+                name, colour = SEVERED_IN_WORDS[stream], STREAM_COLOURS[stream]
+                lines.append(_line(name, self.curve("resid", role, severed=stream), colour))
+                lost.append(_line(name, self.lost(stream, role), colour))
         except SettingError:
             return []
-        if not cut:
-            return []
         return [
-            CurvePanel(f"{title_of('resid')}, {role}", whole + cut),
+            CurvePanel(f"{title_of('resid')}, {role}", lines),
             CurvePanel("What severing takes away: each fact against itself", lost),
         ]
 

@@ -86,7 +86,7 @@ class AverageWorker(RecordMaker):
                 known = self._known(number, fact)
                 shapes[known.case.shape].append(known)
             except (AnswerError, FactNotKnownError, PromptError) as error:
-                yield key_of(number), {**_asked(number, fact), "known": False, "why": str(error)}
+                yield key_of(number), {"number": number, **fact.as_dict(), "known": False, "why": str(error)}
         for several in shapes.values():
             # All of a shape or none: rounding depends on who goes along.
             if any(key_of(known.number) in task.keys for known in several):
@@ -134,15 +134,12 @@ class _Known:
     notes: tuple[str, ...]
 
 
-def _asked(number: int, fact: Fact) -> dict[str, Any]:
-    return {"number": number, **fact.as_dict()}
-
-
 def _record(known: _Known, grids: Grids) -> dict[str, Any]:
     text, severed_at = known.text, known.grids.severed_at
     at = list(range(text.n_prompt) if severed_at is None else severed_at)
     return {
-        **_asked(known.number, known.fact),
+        "number": known.number,
+        **known.fact.as_dict(),
         "known": True,
         "tokens": list(text.tokens),
         "subject_span": list(text.subject_span),
