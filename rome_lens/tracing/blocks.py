@@ -18,6 +18,8 @@ layer. Blocks are called as the model calls them, with their hook points; restor
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -166,17 +168,11 @@ class _Engine:
         self.n_layers, self.n_samples, self.n_tokens = self.backend.n_layers, self.runs.n_samples, self.runs.n_tokens
 
     def hooked(self):
-        return self.backend.hooked(
-            [
-                (
-                    self.backend.stream_hook(stream, layer),
-                    lambda x, s=stream: self.acts[s](x) if s in self.acts else None,
-                )
-                for stream in self.backend.streams()
-                if stream != "resid"
-                for layer in range(self.n_layers)
-            ]
-        )
+        points = [(s, layer) for s in self.backend.streams() if s != "resid" for layer in range(self.n_layers)]
+        return self.backend.hooked([(self.backend.stream_hook(*at), partial(self._act, at[0])) for at in points])
+
+    def _act(self, stream: str, x: Tensor) -> Tensor | None:
+        return self.acts[stream](x) if stream in self.acts else None
 
     def run(self, lanes: Sequence[Lane]) -> list[dict[Cell, float]]:
         scores: list[dict[Cell, float]] = [{} for _ in self.runs.cases]
@@ -225,13 +221,11 @@ class _Engine:
         return self._read(groups)
 
     def _groups(self, lanes: Sequence[Lane]) -> list[_Group]:
-        by_pos: dict[int, list[Lane]] = defaultdict(list)
-        for lane in lanes:
-            by_pos[lane.cell.pos].append(lane)
+        # Those that begin after a layer come before those that fork in front of the next.
+        ordered = sorted(lanes, key=lambda lane: (lane.cell.pos, lane.born, lane.leader is not None))
         groups = []
-        for pos, members in sorted(by_pos.items()):
-            # Those that begin after a layer come before those that fork in front of the next.
-            members.sort(key=lambda lane: (lane.born, lane.leader is not None))
+        for pos, several in groupby(ordered, key=lambda lane: lane.cell.pos):
+            members = list(several)
             shape = (len(members), self.n_samples, self.n_tokens - pos, self.backend.d_model)
             cases = torch.tensor([lane.case for lane in members], device=self.backend.device)
             groups.append(_Group(pos, members, cases, self.resid_pre.new_empty(shape)))
