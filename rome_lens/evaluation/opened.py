@@ -20,6 +20,27 @@ FREE_MARGIN = 3
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Records of one batch, put to the unedited model.
+
+    Attributes:
+        given: the whole batch.
+        records: those that can be put to this model.
+        unfit: the others, each with the reason.
+        answered: the questions, which name records by their place in `records`.
+        n_tokens: positions of the longest row that may be run.
+        watched: the watched texts, read by the unedited model; None where there are none.
+    """
+
+    given: tuple[Record, ...]
+    records: tuple[Record, ...]
+    unfit: tuple[tuple[Record, str], ...]
+    answered: Answered
+    n_tokens: int
+    watched: Answered | None
+
+
+@dataclass(frozen=True)
 class OpenModel:
     """A model that is open.
 
@@ -32,23 +53,16 @@ class OpenModel:
     measures: Measures
 
     def findings(
-        self,
-        records: Sequence[Record],
-        answered: Answered,
-        after: Mapping[int, tuple[Reading, ...]],
-        *,
-        updates: RowUpdates | None,
-        watched: Answered | None,
+        self, batch: Batch, after: Mapping[int, tuple[Reading, ...]], updates: RowUpdates | None
     ) -> dict[int, Findings]:
         """Everything about some records of a batch, by their places in it.
 
         Args:
-            records: the batch.
-            answered: its questions, which name records by their places.
+            batch: the batch.
             after: number of a question -> its answers under the edits; all questions of the records that are wanted.
             updates: edits of the whole batch; None where they are in the weights.
-            watched: the watched texts; None where there are none.
         """
+        answered, watched = batch.answered, batch.watched
         found: dict[int, Findings] = {}
         for number, readings in after.items():
             place, question = answered.questions[number]
@@ -56,13 +70,12 @@ class OpenModel:
             found.setdefault(place, Findings()).asked.append(asked)
         self._answer_freely(found, updates)
         to_write = [
-            (place, text, (self.measures.seed, records[place].number, index))
+            (place, text, (self.measures.seed, batch.records[place].number, index))
             for place in found
-            for index, text in enumerate(_prompts_to_write_from(records[place])[: self.measures.n_texts])
+            for index, text in enumerate(_prompts_to_write_from(batch.records[place])[: self.measures.n_texts])
         ]
-        if to_write:
-            for (place, prompt, _), text in zip(to_write, self.texts(to_write, updates), strict=True):
-                found[place].texts.append((prompt, text))
+        for (place, prompt, _), text in zip(to_write, self.texts(to_write, updates), strict=True):
+            found[place].texts.append((prompt, text))
         if watched is not None:
             for place, one in found.items():
                 if updates is None:
