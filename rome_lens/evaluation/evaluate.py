@@ -78,7 +78,6 @@ def evaluate_counterfact(
         ModelError, ArtefactError: the model or a file cannot be used.
     """
     records = builtin_counterfact() if records is None else records
-    measures = Measures() if measures is None else measures
     how = (measures, settings, second_moments, out, batch_size, executor, shard, progress)
     return _evaluate(_Asked(COUNTERFACT, model, editor, records, *how))
 
@@ -104,7 +103,6 @@ def evaluate_zsre(
     Raises:
         SettingError, RunError, ModelError, ArtefactError: as `evaluate_counterfact` does.
     """
-    measures = Measures() if measures is None else measures
     how = (measures, settings, second_moments, out, batch_size, executor, shard, progress)
     return _evaluate(_Asked(ZSRE, model, editor, records, *how))
 
@@ -145,7 +143,7 @@ class _Asked:
     model: Any
     editor: Any
     records: "RecordSet[Any] | Sequence[Any]"
-    measures: Measures
+    measures: Measures | None
     settings: Sequence[str]
     second_moments: Sequence[str | os.PathLike[str]]
     out: str | os.PathLike[str] | None
@@ -161,7 +159,7 @@ def _evaluate(asked: _Asked) -> Report:
     Raises:
         SettingError: one of the arguments is not what it has to be.
     """
-    records, measures = asked.records, asked.measures
+    records, measures = asked.records, Measures() if asked.measures is None else asked.measures
     _check_records(asked.kind, records)
     batch_size = check_batches(asked.batch_size, len(records), of="records")
     if not isinstance(measures, Measures):

@@ -87,7 +87,7 @@ class RecordMaker(ABC):
         """Put back what was changed for the tasks; called when the last one is done or has failed."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Work(ABC):
     """Where the makers of a run come from. It is pickled and sent along with every task: names, no weights.
 

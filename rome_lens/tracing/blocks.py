@@ -183,7 +183,7 @@ class _Engine:
                 for lane, value in zip(*self._run_batch(batch), strict=True):
                     scores[lane.case][lane.cell] = value
             except (RuntimeError, MemoryError) as error:
-                if self.runs.n_cases > 1:
+                if len(self.runs.cases) > 1:
                     raise  # to be answered with fewer cases
                 self.budget.halve_after(error)
                 waiting[:0] = self._batches(batch)

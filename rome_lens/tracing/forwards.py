@@ -42,10 +42,6 @@ class Runs:
     replay: BlockReplay | None
 
     @property
-    def n_cases(self) -> int:
-        return len(self.cases)
-
-    @property
     def n_tokens(self) -> int:
         return self.tokens.shape[1]
 
@@ -60,7 +56,7 @@ class Runs:
 
     def corrupted_rows(self, cases: Int[Tensor, "..."]) -> Int[Tensor, "... sample"]:
         """The rows of these cases' corrupted copies."""
-        return self.n_cases + cases[..., None] * self.n_samples + torch.arange(self.n_samples, device=cases.device)
+        return len(self.cases) + cases[..., None] * self.n_samples + torch.arange(self.n_samples, device=cases.device)
 
     def answer_log_probability(
         self, logits: Float[Tensor, "row read d_vocab"], cases: Int[Tensor, " row"]

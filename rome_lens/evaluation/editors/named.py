@@ -97,7 +97,7 @@ def specs_of(editors: Any, settings: Sequence[str] = ()) -> tuple[EditorSpec, ..
         pairs = [(str(name), one) for name, one in editors.items()]
     else:
         pairs = [(_name(one), one) for one in (editors if isinstance(editors, list | tuple) else [editors])]
-    specs = [_spec(name.rpartition(":")[2] if ":" in name else name, one) for name, one in pairs]
+    specs = [_spec(name.rpartition(":")[2], one) for name, one in pairs]
     names = [spec.name for spec in specs]
     for name in names:
         check_name(name, "editor name")
