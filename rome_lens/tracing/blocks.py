@@ -294,9 +294,10 @@ class _Engine:
                 source = torch.where(restored[:, None] == 1, cases[index, None], corrupted[index])
                 rows = index[:, None] * self.n_samples + torch.arange(self.n_samples, device=state.device)
                 held_rows = "held sample -> (held sample)"
-                self.acts[stream] = _set_first(
-                    rearrange(rows, held_rows), output[rearrange(source, held_rows), group.pos]
-                )
+                # The first position of these rows is set to other values.
+                places = rearrange(rows, held_rows), torch.zeros_like(rows).flatten()
+                values = output[rearrange(source, held_rows), group.pos]
+                self.acts[stream] = lambda x, places=places, values=values: x.index_put(places, values)
         after, _ = self.replay.run(
             layer,
             rearrange(state, "lane sample pos d_model -> (lane sample) pos d_model"),
@@ -368,14 +369,3 @@ def _held(lane: Lane, stream: str, layer: int) -> bool | None:
     if lane.cell.stream == stream and lane.cell.first <= layer < lane.cell.end:
         return True
     return False if lane.cell.severed == stream else None
-
-
-def _set_first(rows: Int[Tensor, " held"], values: Float[Tensor, "held d_model"]) -> Callable[[Tensor], Tensor]:
-    """A hook that sets the first position of some rows to other values."""
-
-    def run(x: Tensor) -> Tensor:
-        x = x.clone()
-        x[rows, 0] = values
-        return x
-
-    return run

@@ -109,7 +109,7 @@ def merge_averages(
     Raises:
         SettingError, RunError, ArtefactError: the folders do not belong together, or cannot be read or written.
     """
-    with merge(folders, out, settings=_joined_settings, kinds=(AVERAGE,)) as folder:
+    with merge(folders, out, settings=lambda several: {**several[0], "shard": None}, kinds=(AVERAGE,)) as folder:
         return _average(folder, folder.settings), folder.missing()
 
 
@@ -122,10 +122,6 @@ def read_average(folder: str | os.PathLike[str]) -> AverageEffect:
     """
     found = RunFolder.existing(folder, kinds=(AVERAGE,))
     return _average(found, found.settings, write=False)
-
-
-def _joined_settings(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {**runs[0], "shard": None}
 
 
 def _average(folder: Folder, settings: Mapping[str, Any], *, write: bool = True) -> AverageEffect:
