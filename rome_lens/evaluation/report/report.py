@@ -81,19 +81,16 @@ class Report:
         metrics = shown_metrics(self.kind, (name for record in records for name in record.scores))
         before = shown_metrics(self.kind, (name for record in records for name in record.before))
         asked = ("number", "case_id", "relation", "subject", "prompt", "target_new", "target_true")
-        table = pd.DataFrame(
-            {
-                "editor": [editor for editor, _ in found],
-                **{name: [getattr(record, name) for record in records] for name in asked},
-                **{name: [record.scores.get(name) for record in records] for name in metrics},
-                **{f"before_{name}": [record.before.get(name) for record in records] for name in before},
-                **{name: [(record.edit or {}).get(name) for record in records] for name in ("layer", "relative_norm")},
-                **{
-                    name: [getattr(record, name) for record in records]
-                    for name in ("perplexity_ratio", "flagged", "error")
-                },
-            }
-        )
+        how = ("perplexity_ratio", "flagged", "error")
+        columns = {
+            "editor": [editor for editor, _ in found],
+            **{name: [getattr(record, name) for record in records] for name in asked},
+            **{name: [record.scores.get(name) for record in records] for name in metrics},
+            **{f"before_{name}": [record.before.get(name) for record in records] for name in before},
+            **{name: [(record.edit or {}).get(name) for record in records] for name in ("layer", "relative_norm")},
+            **{name: [getattr(record, name) for record in records] for name in how},
+        }
+        table = pd.DataFrame(list(zip(*columns.values(), strict=True)), columns=list(columns))
         numbers = [*metrics, *(f"before_{name}" for name in before), "relative_norm", "perplexity_ratio"]
         # A column without any value would otherwise be one of objects.
         return table.astype({**dict.fromkeys(numbers, "float64"), "layer": "Int64", "flagged": "boolean"})
