@@ -99,10 +99,8 @@ def plan_lanes(cells: Sequence[Sequence[Cell]]) -> list[Lane]:
         for cell in sorted(several, key=lambda c: (c.pos, c.stream, c.first, -c.end)):
             key = cell.stream, cell.severed, cell.pos, cell.first
             leader = leaders.get(key)
-            if leader is None:
-                leaders[key] = lane = Lane(cell, case, born=cell.first + 1)
-            else:
-                lane = Lane(cell, case, born=cell.end, leader=leader)
+            lane = Lane(cell, case, born=cell.first + 1 if leader is None else cell.end, leader=leader)
+            leaders.setdefault(key, lane)
             lanes.append(lane)
     return lanes
 

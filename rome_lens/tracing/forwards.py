@@ -73,14 +73,12 @@ def break_embeddings(
 ) -> Float[Tensor, "row pos d_model"]:
     """Corrupt the embeddings of the rows of `Runs`, a copy."""
     broken = embed.clone()
-    start = len(cases)
-    for case in cases:
-        rows = slice(start, start + case.corruption.n_samples)
-        samples = torch.arange(case.corruption.n_samples, device=embed.device)
+    samples = torch.arange(cases[0].corruption.n_samples, device=embed.device)
+    for index, case in enumerate(cases):
+        rows = len(cases) + index * len(samples) + samples
         here = case.corruption.break_rows(embed[rows], samples)
         if here is not None:
             broken[rows] = here
-        start = rows.stop
     return broken
 
 
