@@ -74,11 +74,10 @@ def break_embeddings(
     """Corrupt the embeddings of the rows of `Runs`, a copy."""
     broken = embed.clone()
     samples = torch.arange(cases[0].corruption.n_samples, device=embed.device)
-    for index, case in enumerate(cases):
-        rows = len(cases) + index * len(samples) + samples
-        here = case.corruption.break_rows(embed[rows], samples)
+    for case, rows in zip(cases, broken[len(cases) :].split(len(samples)), strict=True):
+        here = case.corruption.break_rows(rows, samples)
         if here is not None:
-            broken[rows] = here
+            rows.copy_(here)
     return broken
 
 
