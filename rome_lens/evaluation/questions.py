@@ -223,11 +223,12 @@ def _chunk(rows: Sequence[_Row], backend: Backend) -> Chunk:
     branches: list[tuple[int, TokenisedPrompt]] = []
     places: dict[tuple[int, int], int] = {}
     reads: list[tuple[int, int]] = []
-    owners, lengths = [], []
+    owners, lengths, n_new = [], [], 0
     for stem_row, row in enumerate(rows):
         for index, answer in row.answers:
             run = len(answer.ids) - 1
             branch_row = len(rows) + len(branches)
+            n_new = max(n_new, run - len(row.stem))
             if run > len(row.stem):
                 branches.append((stem_row, answer))
             for position in range(answer.n_prompt - 1, run):
@@ -240,16 +241,13 @@ def _chunk(rows: Sequence[_Row], backend: Backend) -> Chunk:
     def whole(numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=device)
 
-    firsts = [len(rows[stem].stem) for stem, _ in branches]
     return Chunk(
         stems=pad_rows([row.stem for row in rows], device),
         stem_record=whole([row.record for row in rows]),
         branches=pad_rows([answer.ids[:-1] for _, answer in branches], device),
         branch_stem=whole([stem for stem, _ in branches]),
-        first=whole(firsts),
-        n_new=max(
-            (len(answer.ids) - 1 - first for (_, answer), first in zip(branches, firsts, strict=True)), default=0
-        ),
+        first=whole([len(rows[stem].stem) for stem, _ in branches]),
+        n_new=n_new,
         place_row=whole([row for row, _ in places]),
         place_column=whole([column for _, column in places]),
         read_place=whole([place for place, _ in reads]),
