@@ -26,9 +26,14 @@ class NamedChanges(Extension):
     def _named(changes: Class) -> list[Parameter]:
         settings = changes.module.members.get(changes.name.replace("Changes", "Settings"))
         defaults = {} if settings is None else {name: field.value for name, field in settings.attributes.items()}
+        fields = changes.attributes  # those of the TypedDicts that it extends come first; settings have them in order
         return [
             Parameter(
-                name, annotation=field.annotation, kind=ParameterKind.keyword_only, default=defaults.get(name) or "..."
+                name,
+                annotation=fields[name].annotation,
+                kind=ParameterKind.keyword_only,
+                default=defaults.get(name) or "...",
             )
-            for name, field in changes.attributes.items()
+            for name in dict.fromkeys((*defaults, *fields))
+            if name in fields
         ]

@@ -4,7 +4,6 @@ Layers under an edit give what they gave before it: they are run once, for the u
 from what enters the lowest layer that it edits. Only the places that answers are read from are unembedded.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -55,22 +54,25 @@ class Answered:
     entering: tuple[dict[int, _Entering], ...]
 
 
-class Answerer(ABC):
+class Answerer:
     """Answers questions with a model, under the edits of their records or without any.
+
+    This one runs whole forwards, a row an answer: it is for models with their owner's hooks, or whose blocks cannot be
+    called alone. `BlockAnswerer` is the fast way.
 
     Attributes:
         backend: the model, in evaluation mode.
-        name: `blocks`, or `plain` for whole forwards.
+        name: `plain` for whole forwards, or `blocks`.
         n_tokens: positions of the longest row that can be run.
         reason: why it is `plain`; None for `blocks`.
     """
 
-    name: Literal["blocks", "plain"]
+    name: Literal["plain", "blocks"] = "plain"
 
     def __init__(self, backend: Backend, n_tokens: int, reason: str | None = None) -> None:
         self.backend, self.n_tokens, self.reason = backend, n_tokens, reason
 
-    @abstractmethod
+    @torch.no_grad()
     def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
         """Put questions to the model as it is.
 
@@ -81,14 +83,23 @@ class Answerer(ABC):
         Raises:
             ReplayError: a block fails on these texts that did not on the first ones.
         """
+        chunks = make_chunks(self.backend, questions, share=False)
+        readings = self._sorted(questions, [(chunk, self._forward(chunk, None)) for chunk in chunks])
+        return Answered(tuple(questions), tuple(chunks), tuple(readings), ())
 
-    @abstractmethod
+    @torch.no_grad()
     def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         """Put the same questions to the model under edits, [question][answer].
 
         Raises:
             ReplayError: as `ask` does.
         """
+        return self._sorted(asked.questions, [(chunk, self._forward(chunk, updates)) for chunk in asked.chunks])
+
+    def _forward(self, chunk: Chunk, updates: RowUpdates | None) -> list[Reading]:
+        hooks = [] if updates is None else updates.all_hooks(chunk.stem_record)
+        with self.backend.hooked(hooks):
+            return chunk.read(self.backend.logits_at(chunk.stems, chunk.place_row, chunk.place_column))
 
     @staticmethod
     def _sorted(asked: Sequence[tuple[int, Question]], readings: Sequence[tuple[Chunk, Sequence[Reading]]]) -> list:
@@ -99,27 +110,6 @@ class Answerer(ABC):
             tuple(found[number, index] for index in range(len(question.answers)))
             for number, (_, question) in enumerate(asked)
         ]
-
-
-class PlainAnswerer(Answerer):
-    """Whole forwards, a row an answer: for models with their owner's hooks, or whose blocks cannot be called alone."""
-
-    name = "plain"
-
-    @torch.no_grad()
-    def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
-        chunks = make_chunks(self.backend, questions, share=False)
-        readings = self._sorted(questions, [(chunk, self._run(chunk, None)) for chunk in chunks])
-        return Answered(tuple(questions), tuple(chunks), tuple(readings), ())
-
-    @torch.no_grad()
-    def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
-        return self._sorted(asked.questions, [(chunk, self._run(chunk, updates)) for chunk in asked.chunks])
-
-    def _run(self, chunk: Chunk, updates: RowUpdates | None) -> list[Reading]:
-        hooks = [] if updates is None else updates.all_hooks(chunk.stem_record)
-        with self.backend.hooked(hooks):
-            return chunk.read(self.backend.logits_at(chunk.stems, chunk.place_row, chunk.place_column))
 
 
 class BlockAnswerer(Answerer):
@@ -182,12 +172,8 @@ class BlockAnswerer(Answerer):
     @called_alone()
     def ask(self, questions: Sequence[tuple[int, Question]], *, keep: Collection[int] = ()) -> Answered:
         chunks = make_chunks(self.backend, questions, share=True)
-        entering, readings = [], []
-        for chunk in chunks:
-            start = self._start(chunk)
-            kept = {0: start}
-            readings.append((chunk, self._run(chunk, start, 0, None, keep=keep, kept=kept)))
-            entering.append(kept)
+        entering = [{0: self._start(chunk)} for chunk in chunks]
+        readings = [(chunk, self._run(chunk, kept, None, keep)) for chunk, kept in zip(chunks, entering, strict=True)]
         return Answered(tuple(questions), tuple(chunks), tuple(self._sorted(questions, readings)), tuple(entering))
 
     @torch.no_grad()
@@ -195,10 +181,8 @@ class BlockAnswerer(Answerer):
     def ask_again(self, asked: Answered, updates: RowUpdates) -> list[tuple[Reading, ...]]:
         if updates.start >= self.backend.n_layers:
             return list(asked.readings)
-        readings = []
-        for chunk, entering in zip(asked.chunks, asked.entering, strict=True):
-            layer = max(layer for layer in entering if layer <= updates.start)
-            readings.append((chunk, self._run(chunk, entering[layer], layer, updates)))
+        chunks = zip(asked.chunks, asked.entering, strict=True)
+        readings = [(chunk, self._run(chunk, entering, updates)) for chunk, entering in chunks]
         return self._sorted(asked.questions, readings)
 
     def _start(self, chunk: Chunk) -> _Entering:
@@ -212,25 +196,23 @@ class BlockAnswerer(Answerer):
         return _Entering(stems, added)
 
     def _run(
-        self,
-        chunk: Chunk,
-        entering: _Entering,
-        first_layer: int,
-        updates: RowUpdates | None,
-        *,
-        keep: Collection[int] = (),
-        kept: dict[int, _Entering] | None = None,
+        self, chunk: Chunk, entering: dict[int, _Entering], updates: RowUpdates | None, keep: Collection[int] = ()
     ) -> list[Reading]:
-        stems, branches = entering.stems, entering.branches
-        has_branches = chunk.branch_stem.numel() > 0
+        """The readings. It goes on from the highest layer below the updates that is known to be entered with what.
+
+        What enters the layers to `keep` is added to that.
+        """
+        first_layer = max(layer for layer in entering if updates is None or layer <= updates.start)
+        stems, branches = entering[first_layer].stems, entering[first_layer].branches
+        has_branches, branch_record = chunk.branch_stem.numel() > 0, chunk.stem_record[chunk.branch_stem]
         for layer in range(first_layer, self.backend.n_layers):
-            if kept is not None and layer in keep:
-                kept[layer] = _Entering(stems, branches)
+            if layer in keep:
+                entering[layer] = _Entering(stems, branches)
             stems, past = self.run_block(layer, stems, updates=updates, records=chunk.stem_record)
             if has_branches:
                 past = past.take(chunk.branch_stem).ending_at(chunk.first)
                 branches, _ = self.run_block(
-                    layer, branches, first=chunk.first, past=past, updates=updates, records=chunk.branch_record
+                    layer, branches, first=chunk.first, past=past, updates=updates, records=branch_record
                 )
         rows, columns = chunk.place_row, chunk.place_column
         n_stems, of_stem = stems.shape[0], rows < stems.shape[0]
@@ -274,12 +256,12 @@ def open_answerer(
         failed: why the blocks are not to be tried again; None where nothing is known against them.
     """
     if failed is not None:
-        yield PlainAnswerer(backend, text.shape[1], failed)
+        yield Answerer(backend, text.shape[1], failed)
         return
     with ExitStack() as stack:
         yield prefer_blocks(
             backend,
             engine=engine,
             blocks=lambda _: stack.enter_context(BlockAnswerer.opened(backend, text)),
-            whole=lambda reason: PlainAnswerer(backend, text.shape[1], reason),
+            whole=lambda reason: Answerer(backend, text.shape[1], reason),
         )

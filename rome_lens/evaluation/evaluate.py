@@ -4,14 +4,14 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rome_lens.checks import as_path, keep, shown
+from rome_lens.checks import as_path, shown
 from rome_lens.data.records import CounterFactRecord, RecordSet, ZsreRecord, builtin_counterfact
 from rome_lens.errors import ArtefactError, SettingError
-from rome_lens.evaluation.editors.named import EditorSpec, specs_of
+from rome_lens.evaluation.editors.named import specs_of
 from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.report import Report
@@ -20,7 +20,7 @@ from rome_lens.evaluation.report.summary import report_of
 from rome_lens.evaluation.work import REFERENCES, EvaluationWork, tasks_of
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
-from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, fresh_token, merge, open_folder, run
+from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, merge, open_folder, run
 from rome_lens.version import __version__
 
 COUNTERFACT: Kind = "counterfact"
@@ -78,7 +78,6 @@ def evaluate_counterfact(
         ModelError, ArtefactError: the model or a file cannot be used.
     """
     records = builtin_counterfact() if records is None else records
-    measures = Measures() if measures is None else measures
     how = (measures, settings, second_moments, out, batch_size, executor, shard, progress)
     return _evaluate(_Asked(COUNTERFACT, model, editor, records, *how))
 
@@ -104,7 +103,6 @@ def evaluate_zsre(
     Raises:
         SettingError, RunError, ModelError, ArtefactError: as `evaluate_counterfact` does.
     """
-    measures = Measures() if measures is None else measures
     how = (measures, settings, second_moments, out, batch_size, executor, shard, progress)
     return _evaluate(_Asked(ZSRE, model, editor, records, *how))
 
@@ -139,23 +137,13 @@ def read_run(folder: str | os.PathLike[str]) -> Report:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a caller asked for: the arguments of `evaluate_counterfact` by their names, checked.
-
-    Attributes:
-        kind: the data set.
-        source: where the model comes from.
-        specs: who edits.
-        part: which of the batches are evaluated; None for all.
-
-    Raises:
-        SettingError: one of them is not what it has to be.
-    """
+    """What a caller asked for: the arguments of `evaluate_counterfact` by their names, and the data set."""
 
     kind: Kind
     model: Any
     editor: Any
     records: "RecordSet[Any] | Sequence[Any]"
-    measures: Measures
+    measures: Measures | None
     settings: Sequence[str]
     second_moments: Sequence[str | os.PathLike[str]]
     out: str | os.PathLike[str] | None
@@ -163,55 +151,52 @@ class _Asked:
     executor: Executor | None
     shard: Shard | str | None
     progress: Progress | None
-    source: ModelSource = field(init=False)
-    specs: tuple[EditorSpec, ...] = field(init=False)
-    part: Shard | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        _check_records(self.kind, self.records)
-        batch_size = check_batches(self.batch_size, len(self.records), of="records")
-        if not isinstance(self.measures, Measures):
-            raise SettingError(f"measures is {shown(self.measures)}; expected Measures, such as Measures(n_texts=0)")
-        source = ModelSource.of(self.model)
-        source.check_executor(self.executor)
-        specs = specs_of(self.editor, self.settings)
-        source.check_layers(spec.settings.get("layer") for spec in specs if spec.is_named)
-        keep(self, batch_size=batch_size, source=source, specs=specs, part=Shard.of(self.shard))
-
-    def to_dict(self) -> dict[str, Any]:
-        """All that decides the numbers of a run, as JSON holds it; texts and records by their digests."""
-        data = self.records if isinstance(self.records, RecordSet) else RecordSet(tuple(self.records), (), "given")
-        references, watched = self.measures.references, self.measures.watched
-        return {
-            "kind": self.kind,
-            "model": self.source.to_dict(),
-            "editors": [{"name": spec.name, **spec.to_dict()} for spec in self.specs],
-            "data": {"records": len(data), "digest": data.digest},
-            "measures": {
-                **asdict(self.measures),
-                "references": None if references is None else digest_of(references),
-                "watched": {"texts": len(watched), "digest": digest_of(list(watched))},
-            },
-            "second_moments": {Path(path).name: _file_digest(path) for path in self.second_moments},
-            "batch_size": self.batch_size,
-            "shard": None if self.part is None else str(self.part),
-            "version": __version__,
-        }
 
 
 def _evaluate(asked: _Asked) -> Report:
-    settings, out = asked.to_dict(), asked.out
+    """The run that was asked for, and its report.
+
+    Raises:
+        SettingError: one of the arguments is not what it has to be.
+    """
+    records, measures = asked.records, Measures() if asked.measures is None else asked.measures
+    _check_records(asked.kind, records)
+    batch_size = check_batches(asked.batch_size, len(records), of="records")
+    if not isinstance(measures, Measures):
+        raise SettingError(f"measures is {shown(measures)}; expected Measures, such as Measures(n_texts=0)")
+    source = ModelSource.of(asked.model)
+    source.check_executor(asked.executor)
+    specs = specs_of(asked.editor, asked.settings)
+    source.check_layers(spec.settings.get("layer") for spec in specs if spec.is_named)
+    shard = Shard.of(asked.shard)
+    data = records if isinstance(records, RecordSet) else RecordSet(tuple(records), (), "given")
+    references, watched = measures.references, measures.watched
+    # All that decides the numbers of a run, texts and records by their digests.
+    settings = {
+        "kind": asked.kind,
+        "model": source.to_dict(),
+        "editors": [{"name": spec.name, **spec.to_dict()} for spec in specs],
+        "data": {"records": len(data), "digest": data.digest},
+        "measures": {
+            **asdict(measures),
+            "references": None if references is None else digest_of(references),
+            "watched": {"texts": len(watched), "digest": digest_of(list(watched))},
+        },
+        "second_moments": {Path(path).name: _file_digest(path) for path in asked.second_moments},
+        "batch_size": batch_size,
+        "shard": None if shard is None else str(shard),
+        "version": __version__,
+    }
     work = EvaluationWork(
-        token=fresh_token(),
-        model=asked.source,
-        editors=asked.specs,
-        measures=asked.measures,
+        model=source,
+        editors=specs,
+        measures=measures,
         moments=tuple(os.fspath(path) for path in asked.second_moments),
-        moments_folder=None if out is None else Path(as_path("out", out)).resolve() / MOMENTS,
+        moments_folder=None if asked.out is None else Path(as_path("out", asked.out)).resolve() / MOMENTS,
     )
-    tasks = tasks_of(asked.records, asked.specs, asked.measures, batch=asked.batch_size)
-    with open_folder(out, settings) as folder:
-        run(work, tasks, folder, executor=asked.executor, shard=asked.part, progress=asked.progress)
+    tasks = tasks_of(records, specs, measures, batch=batch_size)
+    with open_folder(asked.out, settings) as folder:
+        run(work, tasks, folder, executor=asked.executor, shard=shard, progress=asked.progress)
         return _report(folder, settings)
 
 

@@ -1,6 +1,6 @@
 """What a model did with one record under one editor, and the record that is kept of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,25 @@ from rome_lens.errors import RomeLensError
 from rome_lens.evaluation.metrics import begins_with, counterfact_scores, fluency, free_scores, zsre_scores
 from rome_lens.evaluation.questions import Question, Reading
 from rome_lens.evaluation.report.record import EvaluatedRecord
-from rome_lens.evaluation.updates import as_edits
 
 Record = CounterFactRecord | ZsreRecord
+
+
+@dataclass
+class AskedQuestion:
+    """What a model gave to one question.
+
+    Attributes:
+        question: what was asked.
+        before: [answer] of the unedited model.
+        after: the same under the edit.
+        free: what the model writes by itself.
+    """
+
+    question: Question
+    before: tuple[Reading, ...]
+    after: tuple[Reading, ...]
+    free: str = ""
 
 
 @dataclass
@@ -20,18 +36,12 @@ class Findings:
     """What was found out about one record under one editor.
 
     Attributes:
-        questions: what was asked.
-        before: [question][answer] of the unedited model.
-        after: the same under the edit.
-        free: [question] what the model writes by itself.
-        texts: what it writes about the subject: prompts and what follows them.
+        asked: its questions with their answers.
+        texts: what the model writes about the subject: prompts and what follows them.
         perplexity: of the watched texts, without and with the edit; None where none are watched.
     """
 
-    questions: list[Question] = field(default_factory=list)
-    before: list[tuple[Reading, ...]] = field(default_factory=list)
-    after: list[tuple[Reading, ...]] = field(default_factory=list)
-    free: list[str] = field(default_factory=list)
+    asked: list[AskedQuestion] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)
     perplexity: tuple[float, float] | None = None
 
@@ -50,10 +60,8 @@ def evaluated(
         perplexity_bound: a ratio of perplexities beyond it, up or down, is flagged.
     """
     zsre = isinstance(record, ZsreRecord)
-    scores = _scores(found.questions, found.after, zsre=zsre)
-    said: dict[str, list[bool]] = {}
-    for question, text in zip(found.questions, found.free, strict=True):
-        said.setdefault(question.kind, []).append(begins_with(text, question.wanted_answer.answer))
+    scores = _scores(found, lambda asked: asked.after, zsre=zsre)
+    said = _by_kind(found, lambda asked: begins_with(asked.free, asked.question.wanted_answer.answer))
     scores |= free_scores(said, zsre=zsre)
     if found.texts:
         scores["GE"] = fluency([prompt + text for prompt, text in found.texts])
@@ -68,47 +76,57 @@ def evaluated(
     return EvaluatedRecord(
         **_asked(record, name),
         error=str(edit) if failed else None,
-        before=_scores(found.questions, found.before, zsre=zsre),
+        before=_scores(found, lambda asked: asked.before, zsre=zsre),
         scores=scores,
-        answers=[
-            _answer(*each, zsre=zsre)
-            for each in zip(found.questions, found.before, found.after, found.free, strict=True)
-        ],
+        answers=[_answer(asked, zsre=zsre) for asked in found.asked],
         texts=[{"prompt": prompt, "text": text} for prompt, text in found.texts],
         perplexity=perplexity,
         edit=None if failed or edit is None else _edit_facts(edit, seconds),
     )
 
 
-def _scores(questions: Sequence[Question], readings: Sequence[tuple[Reading, ...]], *, zsre: bool) -> dict[str, float]:
+def _by_kind(found: Findings, what: Callable[[AskedQuestion], Any]) -> dict[str, list[Any]]:
     by_kind: dict[str, list[Any]] = {}
-    for question, answers in zip(questions, readings, strict=True):
-        by_kind.setdefault(question.kind, []).append(answers[0].right if zsre else tuple(a.nll for a in answers))
-    return zsre_scores(by_kind) if zsre else counterfact_scores(by_kind)
+    for asked in found.asked:
+        by_kind.setdefault(asked.question.kind, []).append(what(asked))
+    return by_kind
 
 
-def _answer(
-    question: Question, before: tuple[Reading, ...], now: tuple[Reading, ...], free: str, *, zsre: bool
-) -> dict[str, Any]:
-    asked = {"kind": question.kind, "prompt": question.prompt}
+def _scores(
+    found: Findings, readings: Callable[[AskedQuestion], tuple[Reading, ...]], *, zsre: bool
+) -> dict[str, float]:
     if zsre:
-        return {
-            **asked,
+        return zsre_scores(_by_kind(found, lambda asked: readings(asked)[0].right))
+    return counterfact_scores(_by_kind(found, lambda asked: tuple(answer.nll for answer in readings(asked))))
+
+
+def _answer(asked: AskedQuestion, *, zsre: bool) -> dict[str, Any]:
+    question, before, now = asked.question, asked.before, asked.after
+    answer: dict[str, Any] = {"kind": question.kind, "prompt": question.prompt}
+    if zsre:
+        answer |= {
             "answer": question.answers[0].answer.strip(),
             "nll": now[0].nll,
             "right": list(now[0].right),
             "before_nll": before[0].nll,
             "before_right": list(before[0].right),
-            "free": free,
         }
-    return {
-        **asked,
-        "nll_new": now[0].nll,
-        "nll_true": now[1].nll,
-        "before_nll_new": before[0].nll,
-        "before_nll_true": before[1].nll,
-        "free": free,
-    }
+    else:
+        answer |= {
+            "nll_new": now[0].nll,
+            "nll_true": now[1].nll,
+            "before_nll_new": before[0].nll,
+            "before_nll_true": before[1].nll,
+        }
+    return {**answer, "free": asked.free}
+
+
+def as_edits(answer: Any) -> tuple[Edit, ...] | None:
+    """What an editor gave, as edits of `W_out` that hooks can carry; None where it is anything else."""
+    if answer is None:
+        return ()
+    several = tuple(answer) if isinstance(answer, Sequence) else (answer,)
+    return several if all(isinstance(edit, Edit) for edit in several) else None
 
 
 def _edit_facts(edit: Any, seconds: float) -> dict[str, Any]:

@@ -5,20 +5,20 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 
 from rome_lens.backends import Backend, ReplayError, as_backend
+from rome_lens.editing.hooks import RowUpdates
 from rome_lens.errors import RomeLensError, SettingError
 from rome_lens.evaluation.answering import Answered, open_answerer
-from rome_lens.evaluation.findings import Findings, Record, evaluated, unfit
+from rome_lens.evaluation.findings import Findings, Record, as_edits, evaluated, unfit
 from rome_lens.evaluation.measures import Measures
-from rome_lens.evaluation.opened import FREE_MARGIN, OpenModel, writes_texts
+from rome_lens.evaluation.opened import FREE_MARGIN, Batch, OpenModel, writes_texts
 from rome_lens.evaluation.questions import Question, questions_of, text_question
 from rome_lens.evaluation.report.record import EvaluatedRecord
-from rome_lens.evaluation.updates import as_edits, updates_of
 from rome_lens.progress import Progress
 from rome_lens.tokens import encode
 
@@ -28,27 +28,6 @@ _T = TypeVar("_T")
 _REFERENCES = ("{} is", "{} is known for", "All about {}:", "When people think of {}, they", "The story of {}:")
 # Longest rows are rounded up to a multiple of this, so that the blocks need not be looked at again for every batch.
 _ROUND = 32
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Records of one batch, put to the unedited model.
-
-    Attributes:
-        given: the whole batch.
-        records: those that can be put to this model.
-        unfit: the others, each with the reason.
-        answered: the questions, which name records by their place in `records`.
-        n_tokens: positions of the longest row that may be run.
-        watched: the watched texts, read by the unedited model; None where there are none.
-    """
-
-    given: tuple[Record, ...]
-    records: tuple[Record, ...]
-    unfit: tuple[tuple[Record, str], ...]
-    answered: Answered
-    n_tokens: int
-    watched: Answered | None
 
 
 class RecordMeasurer:
@@ -72,7 +51,7 @@ class RecordMeasurer:
         self._layers = tuple(layers)
         self._stack = ExitStack()
         self._open: OpenModel | None = None
-        self._batch: _Batch | None = None
+        self._batch: Batch | None = None
         self._watched: Answered | None = None
         # Why the model's blocks are not called alone any more.
         self._failed: str | None = None
@@ -154,7 +133,7 @@ class RecordMeasurer:
             self._open = OpenModel(self._stack.enter_context(answerer), self.measures)
         return self._open
 
-    def _put(self, records: tuple[Record, ...]) -> _Batch:
+    def _put(self, records: tuple[Record, ...]) -> Batch:
         """The batch, put to the unedited model; kept until the next one comes, for the next editor."""
         if self._batch is not None and self._batch.given == records:
             return self._batch
@@ -174,7 +153,7 @@ class RecordMeasurer:
             lengths.append(self.measures.text_length)
         n_tokens = max(lengths, default=2)
         answered = self._opened(n_tokens).answerer.ask(questions, keep=self._layers)
-        self._batch = _Batch(records, tuple(fit), tuple(unfit), answered, n_tokens, self._read_watched())
+        self._batch = Batch(records, tuple(fit), tuple(unfit), answered, n_tokens, self._read_watched())
         return self._batch
 
     def _read_watched(self) -> Answered | None:
@@ -187,16 +166,17 @@ class RecordMeasurer:
             self._watched = self._opened(n_tokens).answerer.ask(questions, keep=self._layers)
         return self._watched
 
-    def _findings(self, batch: _Batch, edits: Sequence[Any]) -> list[Findings]:
+    def _findings(self, batch: Batch, edits: Sequence[Any]) -> list[Findings]:
         """All records whose edits go through hooks together, the others one by one in edited weights."""
         opened, answered = self._opened(batch.n_tokens), batch.answered
         through_hooks = [() if isinstance(edit, RomeLensError) else as_edits(edit) for edit in edits]
         found: dict[int, Findings] = {}
         if any(several is not None for several in through_hooks):
-            updates = updates_of(self._backend, [several or () for several in through_hooks])
+            updates = [[here.update for edit in several or () for here in edit.layers] for several in through_hooks]
+            updates = RowUpdates(self._backend, updates)
             after = enumerate(opened.answerer.ask_again(answered, updates))
             hooked = {n: now for n, now in after if through_hooks[answered.questions[n][0]] is not None}
-            found |= opened.findings(batch.records, answered, hooked, updates=updates, watched=batch.watched)
+            found |= opened.findings(batch, hooked, updates)
         for place, edit in enumerate(edits):
             if through_hooks[place] is None:
                 if not callable(getattr(edit, "applied", None)):
@@ -208,7 +188,7 @@ class RecordMeasurer:
                 with edit.applied(self.model):
                     after = opened.answerer.ask([(0, question) for _, question in own.values()]).readings
                     now = dict(zip(own, after, strict=True))
-                    found |= opened.findings(batch.records, answered, now, updates=None, watched=batch.watched)
+                    found |= opened.findings(batch, now, None)
         return [found[place] for place in range(len(edits))]
 
 

@@ -47,17 +47,16 @@ class Measures:
     engine: Engine = "auto"
 
     def __post_init__(self) -> None:
-        kept: dict[str, float] = {"seed": seed_number(self.seed)}
+        keep(self, seed=seed_number(self.seed))
         for name, least in (("n_texts", 0), ("text_length", 2), ("top_k", 1)):
-            kept[name] = whole_number(name, getattr(self, name), least=least)
+            keep(self, **{name: whole_number(name, getattr(self, name), least=least)})
         bound = as_real(self.perplexity_bound)
         if bound is None or bound <= 1:
             raise SettingError(
                 f"perplexity_bound is {shown(self.perplexity_bound)}; expected a factor above 1, such as 1.2"
             )
-        kept["perplexity_bound"] = bound
-        keep(self, **kept, watched=as_texts("watched", self.watched))
-        keep(self, prepend_bos=flag("prepend_bos", self.prepend_bos))
+        watched, prepend_bos = as_texts("watched", self.watched), flag("prepend_bos", self.prepend_bos)
+        keep(self, perplexity_bound=bound, watched=watched, prepend_bos=prepend_bos)
         choice("engine", self.engine, get_args(Engine))
 
 

@@ -9,7 +9,7 @@ from rome_lens.data.records import CounterFactRecord
 from rome_lens.editing.hooks import RowUpdates
 from rome_lens.evaluation.answering import Answered, Answerer
 from rome_lens.evaluation.continuing import Prompt, continue_prompts
-from rome_lens.evaluation.findings import Findings, Record
+from rome_lens.evaluation.findings import AskedQuestion, Findings, Record
 from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.metrics import may_begin_with
 from rome_lens.evaluation.questions import Reading
@@ -17,6 +17,27 @@ from rome_lens.tokens import encode
 
 # A free answer may be written in more tokens than the one that is read, and a word has to end behind it.
 FREE_MARGIN = 3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records of one batch, put to the unedited model.
+
+    Attributes:
+        given: the whole batch.
+        records: those that can be put to this model.
+        unfit: the others, each with the reason.
+        answered: the questions, which name records by their place in `records`.
+        n_tokens: positions of the longest row that may be run.
+        watched: the watched texts, read by the unedited model; None where there are none.
+    """
+
+    given: tuple[Record, ...]
+    records: tuple[Record, ...]
+    unfit: tuple[tuple[Record, str], ...]
+    answered: Answered
+    n_tokens: int
+    watched: Answered | None
 
 
 @dataclass(frozen=True)
@@ -32,43 +53,35 @@ class OpenModel:
     measures: Measures
 
     def findings(
-        self,
-        records: Sequence[Record],
-        answered: Answered,
-        after: Mapping[int, tuple[Reading, ...]],
-        *,
-        updates: RowUpdates | None,
-        watched: Answered | None,
+        self, batch: Batch, after: Mapping[int, tuple[Reading, ...]], updates: RowUpdates | None
     ) -> dict[int, Findings]:
         """Everything about some records of a batch, by their places in it.
 
         Args:
-            records: the batch.
-            answered: its questions, which name records by their places.
+            batch: the batch.
             after: number of a question -> its answers under the edits; all questions of the records that are wanted.
             updates: edits of the whole batch; None where they are in the weights.
-            watched: the watched texts; None where there are none.
         """
+        answered, watched = batch.answered, batch.watched
         found: dict[int, Findings] = {}
         for number, readings in after.items():
             place, question = answered.questions[number]
-            one = found.setdefault(place, Findings())
-            one.questions.append(question)
-            one.before.append(answered.readings[number])
-            one.after.append(readings)
-            one.free.append("")
+            asked = AskedQuestion(question, answered.readings[number], readings)
+            found.setdefault(place, Findings()).asked.append(asked)
         self._answer_freely(found, updates)
-        asked = [
-            (place, text, (self.measures.seed, records[place].number, index))
+        to_write = [
+            (place, text, (self.measures.seed, batch.records[place].number, index))
             for place in found
-            for index, text in enumerate(_prompts_to_write_from(records[place])[: self.measures.n_texts])
+            for index, text in enumerate(_prompts_to_write_from(batch.records[place])[: self.measures.n_texts])
         ]
-        if asked:
-            for (place, prompt, _), text in zip(asked, self.texts(asked, updates), strict=True):
-                found[place].texts.append((prompt, text))
+        for (place, prompt, _), text in zip(to_write, self.texts(to_write, updates), strict=True):
+            found[place].texts.append((prompt, text))
         if watched is not None:
             for place, one in found.items():
-                now = self._again(watched, None if updates is None else updates.of(place))
+                if updates is None:
+                    now = self.answerer.ask(watched.questions).readings
+                else:
+                    now = self.answerer.ask_again(watched, updates.of(place))
                 one.perplexity = _perplexity(watched, watched.readings), _perplexity(watched, now)
         return found
 
@@ -95,29 +108,19 @@ class OpenModel:
         """Greedy continuations, as far as they may yet be the answer that is wanted."""
         tokenizer = self.answerer.backend.tokenizer
         end = tokenizer.eos_token_id
-        going: list[tuple[Findings, int, Prompt]] = []
+        going: list[tuple[AskedQuestion, Prompt]] = []
         for place, one in found.items():
-            for index, (question, readings) in enumerate(zip(one.questions, one.after, strict=True)):
-                answer, said = question.wanted_answer, readings[0].said
-                one.free[index] = "" if said == end else tokenizer.decode([said])
-                if said != end and may_begin_with(one.free[index], answer.answer):
-                    going.append((one, index, Prompt(place, answer.ids[: answer.n_prompt])))
-        rooms = [len(one.questions[index].wanted_answer.answer_ids) + FREE_MARGIN for one, index, _ in going]
-        new = continue_prompts(
-            self.answerer,
-            [prompt for _, _, prompt in going],
-            n_new=max(rooms, default=FREE_MARGIN),
-            updates=updates,
-        )
-        for (one, index, prompt), room, ids in zip(going, rooms, new, strict=True):
+            for asked in one.asked:
+                answer, said = asked.question.wanted_answer, asked.after[0].said
+                asked.free = "" if said == end else tokenizer.decode([said])
+                if said != end and may_begin_with(asked.free, answer.answer):
+                    going.append((asked, Prompt(place, answer.ids[: answer.n_prompt])))
+        rooms = [len(asked.question.wanted_answer.answer_ids) + FREE_MARGIN for asked, _ in going]
+        prompts = [prompt for _, prompt in going]
+        new = continue_prompts(self.answerer, prompts, n_new=max(rooms, default=FREE_MARGIN), updates=updates)
+        for (asked, prompt), room, ids in zip(going, rooms, new, strict=True):
             kept = ids[: min(room, self.answerer.n_tokens - len(prompt.ids))]
-            one.free[index] = tokenizer.decode(kept[: kept.index(end)] if end in kept else kept)
-
-    def _again(self, answered: Answered, updates: RowUpdates | None) -> Sequence[tuple[Reading, ...]]:
-        """The answers now: under updates, or with whatever is in the weights."""
-        if updates is None:
-            return self.answerer.ask(answered.questions).readings
-        return self.answerer.ask_again(answered, updates)
+            asked.free = tokenizer.decode(kept[: kept.index(end)] if end in kept else kept)
 
 
 def writes_texts(record: Record, measures: Measures) -> bool:

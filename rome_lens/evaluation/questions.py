@@ -77,7 +77,7 @@ def questions_of(
     request = record.request
     counterfact = isinstance(record, CounterFactRecord)
     asked: list[tuple[PromptKind, str, list[str], int]]
-    if isinstance(record, CounterFactRecord):
+    if counterfact:
         objects = [request.target_new, request.target_true or ""]
         asked = [
             (REWRITE, request.text, objects, 0),
@@ -152,11 +152,6 @@ class Chunk:
     owners: tuple[tuple[int, int], ...]
     lengths: tuple[int, ...]
 
-    @property
-    def branch_record(self) -> Int[Tensor, " branch"]:
-        """[branch] the record of each."""
-        return self.stem_record[self.branch_stem]
-
     def read(self, logits: Float[Tensor, "place d_vocab"]) -> list[Reading]:
         """The readings, in the order of `owners`."""
         log_probs = logits[self.read_place, self.read_target].double() - normalisers(logits)[self.read_place]
@@ -170,19 +165,15 @@ class Chunk:
         ]
 
 
-def make_chunks(
-    backend: Backend, questions: Sequence[tuple[int, Question]], *, share: bool, positions: int | None = None
-) -> list[Chunk]:
+def make_chunks(backend: Backend, questions: Sequence[tuple[int, Question]], *, share: bool) -> list[Chunk]:
     """Lay questions out in chunks.
 
     Args:
         backend: the model.
         questions: each with the number of its record.
         share: run what a question's answers share once; otherwise every answer is a row of its own.
-        positions: rows times positions in one chunk; by default what suits the device.
     """
-    if positions is None:
-        positions = _POSITIONS.get(backend.device.type, _POSITIONS_ELSEWHERE)
+    positions = _POSITIONS.get(backend.device.type, _POSITIONS_ELSEWHERE)
 
     def laid_out(share: bool) -> list[_Row]:
         return [row for number, (record, asked) in enumerate(questions) for row in _rows(number, record, asked, share)]
@@ -232,11 +223,12 @@ def _chunk(rows: Sequence[_Row], backend: Backend) -> Chunk:
     branches: list[tuple[int, TokenisedPrompt]] = []
     places: dict[tuple[int, int], int] = {}
     reads: list[tuple[int, int]] = []
-    owners, lengths = [], []
+    owners, lengths, n_new = [], [], 0
     for stem_row, row in enumerate(rows):
         for index, answer in row.answers:
             run = len(answer.ids) - 1
             branch_row = len(rows) + len(branches)
+            n_new = max(n_new, run - len(row.stem))
             if run > len(row.stem):
                 branches.append((stem_row, answer))
             for position in range(answer.n_prompt - 1, run):
@@ -249,16 +241,13 @@ def _chunk(rows: Sequence[_Row], backend: Backend) -> Chunk:
     def whole(numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=device)
 
-    firsts = [len(rows[stem].stem) for stem, _ in branches]
     return Chunk(
         stems=pad_rows([row.stem for row in rows], device),
         stem_record=whole([row.record for row in rows]),
         branches=pad_rows([answer.ids[:-1] for _, answer in branches], device),
         branch_stem=whole([stem for stem, _ in branches]),
-        first=whole(firsts),
-        n_new=max(
-            (len(answer.ids) - 1 - first for (_, answer), first in zip(branches, firsts, strict=True)), default=0
-        ),
+        first=whole([len(rows[stem].stem) for stem, _ in branches]),
+        n_new=n_new,
         place_row=whole([row for row, _ in places]),
         place_column=whole([column for _, column in places]),
         read_place=whole([place for place, _ in reads]),

@@ -187,9 +187,10 @@ def suggest_layer(
     found = moments.collected(swept)
     given = {"seed": seed, "prepend_bos": prepend_bos}
     templates = moments.templates(given)
+    names = {layer: f"layer-{layer:02d}" for layer in swept}
     editors = {
-        _name(layer): ROME(host, layer=layer, second_moment=found[layer], context_templates=templates, **given)
-        for layer in swept
+        name: ROME(host, layer=layer, second_moment=found[layer], context_templates=templates, **given)
+        for layer, name in names.items()
     }
     report = evaluate_counterfact(
         host,
@@ -199,7 +200,7 @@ def suggest_layer(
         out=None if folder is None else folder / "sweep",
         progress=progress,
     )
-    sweep = {layer: report.editors[_name(layer)] for layer in swept}
+    sweep = {layer: report.editors[name] for layer, name in names.items()}
     # A layer where no edit could be made scores as the unedited model does, which is no reason to choose it.
     edited = [
         layer for layer in swept if "S" in sweep[layer].intervals and len(sweep[layer].failed) < sweep[layer].n_records
@@ -244,7 +245,3 @@ def _settings(own: Settings, layer: int, traced: Peak, sweep: Mapping[int, Edito
         f"{own.source}"
     )
     return replace(own, layer=layer, source=source)
-
-
-def _name(layer: int) -> str:
-    return f"layer-{layer:02d}"

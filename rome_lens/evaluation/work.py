@@ -28,7 +28,6 @@ class EvaluationWork(Work):
     """What each worker receives.
 
     Attributes:
-        token: of the run.
         model: where the model comes from.
         editors: who edits.
         measures: what is measured.
@@ -36,7 +35,6 @@ class EvaluationWork(Work):
         moments_folder: where those that have to be collected are kept.
     """
 
-    token: str
     model: ModelSource
     editors: tuple[EditorSpec, ...]
     measures: Measures

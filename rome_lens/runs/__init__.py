@@ -5,16 +5,15 @@ It knows nothing of what a record holds, and importing it does not import torch.
 
 from rome_lens.runs.dask import dask_executor
 from rome_lens.runs.files import digest_of
-from rome_lens.runs.folder import Folder, MemoryFolder, RunFolder, open_folder
+from rome_lens.runs.folder import Folder, RunFolder, open_folder
 from rome_lens.runs.merge import merge
 from rome_lens.runs.pool import process_pool
 from rome_lens.runs.runner import run
 from rome_lens.runs.shard import Shard
-from rome_lens.runs.work import RecordMaker, Task, Work, check_batches, check_name, fresh_token
+from rome_lens.runs.work import RecordMaker, Task, Work, check_batches, check_name
 
 __all__ = [
     "Folder",
-    "MemoryFolder",
     "RecordMaker",
     "RunFolder",
     "Shard",
@@ -24,7 +23,6 @@ __all__ = [
     "check_name",
     "dask_executor",
     "digest_of",
-    "fresh_token",
     "merge",
     "open_folder",
     "process_pool",

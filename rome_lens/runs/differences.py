@@ -22,22 +22,24 @@ class Difference:
     second: str
 
 
-def first_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> Difference | None:
-    """The first place, in the order of the names, where two mappings differ as JSON; None where they agree."""
-    return _first_difference(first, second, "")
+def first_difference(first: Any, second: Any, name: str = "") -> Difference | None:
+    """The first place, in the order of the names, where two settings differ as JSON; None where they agree.
 
-
-def _first_difference(first: Any, second: Any, name: str) -> Difference | None:
+    Args:
+        first: the one: a mapping, or what it holds somewhere.
+        second: the other.
+        name: what the place is called that they stand at; nothing for all of the settings.
+    """
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         for inner in sorted({*first, *second}):
             path = f"{name}.{inner}" if name else str(inner)
-            found = _first_difference(first.get(inner, _NOTHING), second.get(inner, _NOTHING), path)
+            found = first_difference(first.get(inner, _NOTHING), second.get(inner, _NOTHING), path)
             if found is not None:
                 return found
         return None
     if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
         pairs = enumerate(zip(first, second, strict=True))
-        found = (_first_difference(one, other, f"{name}[{place}]") for place, (one, other) in pairs)
+        found = (first_difference(one, other, f"{name}[{place}]") for place, (one, other) in pairs)
         return next((difference for difference in found if difference is not None), None)
     return None if _text(first) == _text(second) else Difference(_said(name, first), _said(name, second))
 

@@ -7,9 +7,8 @@ in the end, `summary.json`. Each is written whole or not at all, and the same co
 
 import json
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,31 +36,81 @@ _KIND = "run of rome_lens"
 _FORM = 1
 
 
-class Folder(ABC):
-    """What a run needs of the place that keeps its records."""
+class Folder:
+    """Where the records of a run are: here in memory, where they are lost with the process, and on disk in `RunFolder`.
 
-    @property
-    @abstractmethod
-    def kept(self) -> str:
-        """For a message: what happens to the records that are finished when the run stops."""
+    In memory, too, they come back as JSON would hold them.
 
-    @abstractmethod
+    Attributes:
+        kept: for a message: what happens to the records that are finished when the run stops.
+        files: in memory, name -> what the file would hold that is no record.
+    """
+
+    kept = "they are lost, since this run has no folder; give it one to keep them"
+    _called = "this run"
+
+    def __init__(self) -> None:
+        """Begin with no records."""
+        self._records: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {}
+
+    def write_bytes(self, key: str, content: bytes) -> None:
+        """Keep a record that is JSON already, such as one that another run folder kept.
+
+        Raises:
+            ArtefactError: the file cannot be written.
+        """
+        self._records[key] = content
+
+    def read(self, key: str) -> dict[str, Any]:
+        """A record as JSON holds it.
+
+        Raises:
+            ArtefactError: there is none, or its file is damaged.
+        """
+        if key not in self._records:
+            raise ArtefactError(f"there is no record {key!r}; expected one that this run made")
+        return json.loads(self._records[key])
+
+    def finished(self) -> set[str]:
+        """The records that are there. One whose file is damaged is not: it is made again."""
+        return set(self._records)
+
+    def _held(self, name: str) -> dict[str, Any] | None:
+        """What a file holds that is no record; None where there is none."""
+        return json.loads(self.files[name]) if name in self.files else None
+
+    def _hold(self, name: str, content: bytes) -> None:
+        """Keep a file that is no record."""
+        self.files[name] = content
+
     def note_plan(self, keys: Iterable[str]) -> None:
         """Keep the names of all records that the run is to make, those of other shards included."""
+        self._hold(_PLAN, as_bytes({"records": sorted(keys)}))
 
-    @abstractmethod
+    def planned(self) -> list[str]:
+        """What `note_plan` keeps."""
+        return list((self._held(_PLAN) or {}).get("records", []))
+
     def note_prepared(self, prepared: Mapping[str, Any]) -> None:
         """Keep what the settings turned out to mean, and refuse if it was something else before.
 
         Raises:
             RunError: something else is behind the same settings than when the run was begun.
         """
+        content, before = as_bytes(prepared), self.prepared()
+        difference = None if before is None else first_difference(before, json.loads(content))
+        if difference is not None:
+            raise RunError(
+                f"{self._called} was begun with {difference.first} and would go on with {difference.second}; what is "
+                "behind the same settings has changed, so give another folder"
+            )
+        self._hold(_PREPARED, content)
 
-    @abstractmethod
     def prepared(self) -> dict[str, Any] | None:
         """What `note_prepared` keeps; None where no record was begun yet."""
+        return self._held(_PREPARED)
 
-    @abstractmethod
     def write(self, key: str, record: Mapping[str, Any]) -> None:
         """Keep a record.
 
@@ -69,26 +118,15 @@ class Folder(ABC):
             RunError: JSON cannot hold it (a number that is none, or infinite).
             ArtefactError: the file cannot be written.
         """
+        try:
+            content = as_bytes(record)
+        except (TypeError, ValueError) as error:
+            raise RunError(f"JSON cannot hold the record {key!r}: {error}") from error
+        self.write_bytes(key, content)
 
-    @abstractmethod
-    def read(self, key: str) -> dict[str, Any]:
-        """A record as JSON holds it.
-
-        Raises:
-            ArtefactError: there is none, or its file is damaged.
-        """
-
-    @abstractmethod
-    def finished(self) -> set[str]:
-        """The records that are there. One whose file is damaged is not: it is made again."""
-
-    @abstractmethod
-    def planned(self) -> list[str]:
-        """What `note_plan` keeps."""
-
-    @abstractmethod
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Keep what the records amount to."""
+        self._hold(_SUMMARY, as_bytes(summary))
 
     def missing(self) -> list[str]:
         """The records that the run was to make and that are not there, those of other shards included."""
@@ -102,47 +140,6 @@ class Folder(ABC):
                 yield key, self.read(key)
 
 
-class MemoryFolder(Folder):
-    """Keeps the records of a run that has no folder. They come back as JSON would hold them, as from a folder."""
-
-    def __init__(self) -> None:
-        """Begin with no records."""
-        self._records: dict[str, bytes] = {}
-        self._prepared: dict[str, Any] | None = None
-        self._plan: list[str] = []
-        self.summary: dict[str, Any] | None = None
-
-    @property
-    def kept(self) -> str:
-        return "they are lost, since this run has no folder; give it one to keep them"
-
-    def note_plan(self, keys: Iterable[str]) -> None:
-        self._plan = sorted(keys)
-
-    def planned(self) -> list[str]:
-        return list(self._plan)
-
-    def note_prepared(self, prepared: Mapping[str, Any]) -> None:
-        self._prepared = _agreed(self._prepared, prepared, "this run")
-
-    def prepared(self) -> dict[str, Any] | None:
-        return self._prepared
-
-    def write(self, key: str, record: Mapping[str, Any]) -> None:
-        self._records[key] = _record_bytes(key, record)
-
-    def read(self, key: str) -> dict[str, Any]:
-        if key not in self._records:
-            raise ArtefactError(f"there is no record {key!r}; expected one that this run made")
-        return json.loads(self._records[key])
-
-    def finished(self) -> set[str]:
-        return set(self._records)
-
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        self.summary = json.loads(as_bytes(summary))
-
-
 class RunFolder(Folder):
     """A run's folder on disk. Use it in a `with` statement: it is this process's alone until it is closed.
 
@@ -153,19 +150,21 @@ class RunFolder(Folder):
 
     def __init__(self, path: Path, settings: dict[str, Any], lock: Any = None) -> None:
         """For `open` and `existing`."""
+        super().__init__()
         self.path = path
         self.settings = settings
+        self.kept = f"they are kept in {str(path)!r}, and the same command goes on from there"
+        self._called = repr(str(path))
         self._lock = lock
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], settings: Mapping[str, Any], *, exclusive: bool = True) -> Self:
+    def open(cls, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> Self:
         """Make a run folder, or go on with the one that is there.
 
         Args:
             path: the folder; it is made if it is not there.
             settings: all that decides what the run computes, as JSON can hold it, and nothing else (no number of
                 workers).
-            exclusive: take the folder for this process alone. Without it nothing can be written.
 
         Raises:
             SettingError: the folder holds a run with other settings, or something else than a run.
@@ -175,19 +174,17 @@ class RunFolder(Folder):
         folder, asked = Path(as_path("the folder", path)), json.loads(as_bytes(settings))
         make_folder(folder)
         _refuse_foreign(folder)
-        lock = lock_folder(folder) if exclusive else None
+        lock = lock_folder(folder)
         try:
             there = _read_settings(folder) if (folder / _SETTINGS).exists() else None
             # A run that ended before it began, refused for its settings, is no obstacle.
             if there is not None and (folder / _PREPARED).exists():
                 _refuse_other_settings(folder, there, asked)
-            elif exclusive and there != asked:
+            elif there != asked:
                 write_whole(folder / _SETTINGS, as_bytes({"kind": _KIND, "form": _FORM, "settings": asked}))
-            if exclusive:
-                remove_temporary(folder)
+            remove_temporary(folder)
         except BaseException:
-            if lock is not None:
-                lock.release()
+            lock.release()
             raise
         return cls(folder, asked, lock)
 
@@ -227,34 +224,7 @@ class RunFolder(Folder):
         """Let other processes have the folder."""
         self.close()
 
-    @property
-    def kept(self) -> str:
-        return f"they are kept in {str(self.path)!r}, and the same command goes on from there"
-
-    def note_plan(self, keys: Iterable[str]) -> None:
-        self._write_if_new(self.path / _PLAN, as_bytes({"records": sorted(keys)}))
-
-    def planned(self) -> list[str]:
-        plan = read_json(self.path / _PLAN) if (self.path / _PLAN).exists() else {}
-        return list(plan.get("records", []))
-
-    def note_prepared(self, prepared: Mapping[str, Any]) -> None:
-        agreed = _agreed(self.prepared(), prepared, repr(str(self.path)))
-        self._write_if_new(self.path / _PREPARED, as_bytes(agreed))
-
-    def prepared(self) -> dict[str, Any] | None:
-        path = self.path / _PREPARED
-        return read_json(path) if path.exists() else None
-
-    def write(self, key: str, record: Mapping[str, Any]) -> None:
-        self.write_bytes(key, _record_bytes(key, record))
-
     def write_bytes(self, key: str, content: bytes) -> None:
-        """Keep a record that another run folder kept.
-
-        Raises:
-            ArtefactError: the file cannot be written.
-        """
         path = self._file(key)
         make_folder(path.parent)
         self._write(path, content)
@@ -271,45 +241,26 @@ class RunFolder(Folder):
         return read_bytes(self._file(key))
 
     def finished(self) -> set[str]:
-        return {key for key, path in self._files() if is_whole(path)}
-
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        self._write_if_new(self.path / _SUMMARY, as_bytes(summary))
+        records = self.path / _RECORDS
+        whole = filter(is_whole, records.rglob("*.json"))
+        return {path.relative_to(records).as_posix().removesuffix(".json") for path in whole}
 
     def _file(self, key: str) -> Path:
         return self.path / _RECORDS / f"{key}.json"
 
-    def _files(self) -> Iterator[tuple[str, Path]]:
-        records = self.path / _RECORDS
-        for path in records.rglob("*.json"):
-            yield path.relative_to(records).as_posix().removesuffix(".json"), path
+    def _held(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
+        return read_json(path) if path.exists() else None
+
+    def _hold(self, name: str, content: bytes) -> None:
+        path = self.path / name
+        if not path.exists() or path.read_bytes() != content:
+            self._write(path, content)
 
     def _write(self, path: Path, content: bytes) -> None:
         if self._lock is None:
             raise ArtefactError(f"cannot write {str(path)!r}: the run folder was opened to be read only, or is closed")
         write_whole(path, content)
-
-    def _write_if_new(self, path: Path, content: bytes) -> None:
-        if not path.exists() or path.read_bytes() != content:
-            self._write(path, content)
-
-
-def _record_bytes(key: str, record: Mapping[str, Any]) -> bytes:
-    try:
-        return as_bytes(record)
-    except (TypeError, ValueError) as error:
-        raise RunError(f"JSON cannot hold the record {key!r}: {error}") from error
-
-
-def _agreed(before: dict[str, Any] | None, prepared: Mapping[str, Any], where: str) -> dict[str, Any]:
-    now = json.loads(as_bytes(prepared))
-    difference = None if before is None else first_difference(before, now)
-    if difference is not None:
-        raise RunError(
-            f"{where} was begun with {difference.first} and would go on with {difference.second}; what is behind "
-            "the same settings has changed, so give another folder"
-        )
-    return now
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -343,15 +294,10 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return content["settings"]
 
 
-@contextmanager
-def open_folder(out: str | os.PathLike[str] | None, settings: Mapping[str, Any]) -> Iterator[Folder]:
+def open_folder(out: str | os.PathLike[str] | None, settings: Mapping[str, Any]) -> AbstractContextManager[Folder]:
     """The place of a run's records, this process's alone while the block lasts: a folder on disk, or memory for None.
 
     Raises:
         SettingError, RunError, ArtefactError: as `RunFolder.open` does.
     """
-    if out is None:
-        yield MemoryFolder()
-    else:
-        with RunFolder.open(out, settings) as folder:
-            yield folder
+    return nullcontext(Folder()) if out is None else RunFolder.open(out, settings)

@@ -17,7 +17,7 @@ def merge(
     folders: Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
-    settings: Settings | Callable[[list[Settings]], Settings] | None = None,
+    settings: Callable[[list[Settings]], Settings] | None = None,
     differing: Sequence[str] = ("shard",),
     kinds: Sequence[str] = (),
 ) -> RunFolder:
@@ -26,8 +26,7 @@ def merge(
     Args:
         folders: the run folders; they are only read.
         out: the folder to make.
-        settings: of the merged run, or what makes them from those of the folders. Those that the folders agree on if
-            it is not given.
+        settings: makes those of the merged run from those of the folders; without it they are what all agree on.
         differing: the settings that need not agree.
         kinds: as `RunFolder.existing` takes them.
 
@@ -45,17 +44,12 @@ def merge(
         raise SettingError(f"{os.fspath(out)!r} is to be merged and written at once; give another folder to write")
     sources = [RunFolder.existing(folder, kinds=kinds) for folder in folders]
     common = _common_settings(sources, differing)
-    if settings is None:
-        merged = common
-    elif callable(settings):
-        merged = settings([source.settings for source in sources])
-    else:
-        merged = settings
+    merged = common if settings is None else settings([source.settings for source in sources])
     with ExitStack() as undo:
         target = undo.enter_context(RunFolder.open(out, merged))
         found = _records([target, *sources])
         prepared = _joined_prepared(sources)
-        if prepared is not None:
+        if prepared:
             target.note_prepared(prepared)
         target.note_plan({key for source in sources for key in source.planned()})
         for key, source in found.items():
@@ -93,24 +87,19 @@ def _records(folders: list[RunFolder]) -> dict[str, RunFolder]:
     return found
 
 
-def _joined_prepared(sources: list[RunFolder]) -> dict[str, Any] | None:
+def _joined_prepared(sources: list[RunFolder]) -> dict[str, Any]:
     """What the folders were prepared with: what two of them say of the same name has to agree."""
-    joined: dict[str, Any] | None = None
+    joined: dict[str, Any] = {}
     for source in sources:
-        prepared = source.prepared()
-        if prepared is not None:
-            joined = prepared if joined is None else _join(joined, prepared, source)
+        prepared = source.prepared() or {}
+        difference = first_difference(_shared(joined, prepared), _shared(prepared, joined))
+        if difference is not None:
+            raise RunError(
+                f"{str(source.path)!r} was run with {difference.second}, and another folder with {difference.first}; "
+                "only runs that agree can be merged"
+            )
+        joined = _union(joined, prepared)
     return joined
-
-
-def _join(one: dict[str, Any], other: dict[str, Any], source: RunFolder) -> dict[str, Any]:
-    difference = first_difference(_shared(one, other), _shared(other, one))
-    if difference is not None:
-        raise RunError(
-            f"{str(source.path)!r} was run with {difference.second}, and another folder with {difference.first}; "
-            "only runs that agree can be merged"
-        )
-    return _union(one, other)
 
 
 def _shared(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rome_lens.errors import RomeLensError, RunError
 from rome_lens.progress import DETAIL, Progress, silent
 from rome_lens.runs.folder import Folder
 from rome_lens.runs.shard import Shard
-from rome_lens.runs.work import RecordMaker, Task, Work
+from rome_lens.runs.work import Task, Work
 from rome_lens.runs.worker import Outcome, compute, forget, lost_worker
 
 UNIT = "records"
@@ -49,7 +49,7 @@ def run(
     folder.note_plan(keys)
     mine = tasks if shard is None else shard.mine(tasks)
     ledger = _Ledger(folder, mine, progress)
-    left = [task for task in mine if ledger.wanted(task)]
+    left = [task for task in mine if ledger.lacking(task).keys]
     ledger.tell()
     if not left:
         return
@@ -58,7 +58,7 @@ def run(
             folder.note_prepared(maker.prepare())
             ledger.tell()
             for task in left:
-                _run_here(maker, task, ledger)
+                ledger.take(task, maker.run(ledger.lacking(task), ledger.tell_step))
     else:
         _run_there(work, left, ledger, executor)
 
@@ -73,39 +73,26 @@ class _Ledger:
         self.missing -= folder.finished()
         self.progress = progress or silent
 
-    def wanted(self, task: Task) -> bool:
-        return not self.missing.isdisjoint(task.keys)
-
     def lacking(self, task: Task) -> Task:
         """The task with the keys that are missing alone: what else it would make need not be made."""
         return replace(task, keys=tuple(key for key in task.keys if key in self.missing))
 
-    def keep(self, key: str, record: dict[str, Any]) -> None:
-        if key in self.missing:  # a task that was cut half-way makes again what is there already
-            self.folder.write(key, record)
-            self.missing.remove(key)
-            self.tell()
+    def take(self, task: Task, records: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Keep the records of a task, each as it comes."""
+        for key, record in records:
+            if key in self.missing:  # a task that was cut half-way makes again what is there already
+                self.folder.write(key, record)
+                self.missing.remove(key)
+                self.tell()
+        lacking = self.lacking(task).keys
+        if lacking:
+            raise RunError(f"the task {task.name!r} ended without making the record {lacking[0]!r}")
 
     def tell(self, detail: str = "") -> None:
         self.progress(self.total - len(self.missing), self.total, UNIT + detail)
 
-    def close(self, task: Task) -> None:
-        if self.wanted(task):
-            lacking = next(key for key in task.keys if key in self.missing)
-            raise RunError(f"the task {task.name!r} ended without making the record {lacking!r}")
-
-    def account(self) -> str:
-        done = self.total - len(self.missing)
-        return f"{done} of {self.total} records are finished; {self.folder.kept}"
-
-
-def _run_here(maker: RecordMaker, task: Task, ledger: _Ledger) -> None:
-    def steps(done: int, total: int, what: str) -> None:
-        ledger.tell(f"{DETAIL}{what} {done}/{total}" if total else f"{DETAIL}{what}")
-
-    for key, record in maker.run(ledger.lacking(task), steps):
-        ledger.keep(key, record)
-    ledger.close(task)
+    def tell_step(self, done: int, total: int, what: str) -> None:
+        self.tell(f"{DETAIL}{what} {done}/{total}" if total else f"{DETAIL}{what}")
 
 
 def _run_there(work: Work, tasks: list[Task], ledger: _Ledger, executor: concurrent.futures.Executor) -> None:
@@ -122,7 +109,10 @@ def _run_there(work: Work, tasks: list[Task], ledger: _Ledger, executor: concurr
             future.cancel()
         _keep_finished(waiting, ledger)
         if lost_worker(error):
-            raise RunError(f"a worker was lost (killed, or out of memory): {ledger.account()}") from error
+            raise RunError(
+                f"a worker was lost (killed, or out of memory): {ledger.total - len(ledger.missing)} of {ledger.total} "
+                f"records are finished; {ledger.folder.kept}"
+            ) from error
         raise
     finally:
         forget(work.token)  # threads of this process had the maker too
@@ -131,9 +121,7 @@ def _run_there(work: Work, tasks: list[Task], ledger: _Ledger, executor: concurr
 def _take(future: "concurrent.futures.Future[Outcome]", task: Task, ledger: _Ledger) -> None:
     outcome = future.result()
     ledger.folder.note_prepared(outcome.prepared)
-    for key, record in outcome.records:
-        ledger.keep(key, record)
-    ledger.close(task)
+    ledger.take(task, outcome.records)
 
 
 def _keep_finished(waiting: "dict[concurrent.futures.Future[Outcome], Task]", ledger: _Ledger) -> None:

@@ -3,12 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self
 
 from rome_lens.checks import as_whole, keep, shown
 from rome_lens.errors import SettingError
-
-_Task = TypeVar("_Task")
+from rome_lens.runs.work import Task
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,8 @@ class Shard:
             raise SettingError(f"shard {text!r}; expected i/n with i from 1 to n, such as 2/4 for the second of four")
         return cls(int(match[1]), int(match[2]))
 
-    def mine(self, tasks: Sequence[_Task]) -> list[_Task]:
+    def mine(self, tasks: Sequence[Task]) -> list[Task]:
         """The tasks of this shard, in their order. Every task is in exactly one shard of a count."""
-        return [task for place, task in enumerate(tasks) if (_part(task, place) - self.number + 1) % self.count == 0]
-
-
-def _part(task: object, place: int) -> int:
-    """What decides a task's shard: its part where it names one, else its place."""
-    part = getattr(task, "part", None)
-    return place if part is None else part
+        # A task that names no part is dealt out by its place.
+        parts = [place if task.part is None else task.part for place, task in enumerate(tasks)]
+        return [task for task, part in zip(tasks, parts, strict=True) if (part - self.number + 1) % self.count == 0]

@@ -9,7 +9,7 @@ import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rome_lens.checks import whole_number
@@ -87,15 +87,16 @@ class RecordMaker(ABC):
         """Put back what was changed for the tasks; called when the last one is done or has failed."""
 
 
+@dataclass(frozen=True)
 class Work(ABC):
     """Where the makers of a run come from. It is pickled and sent along with every task: names, no weights.
 
     Attributes:
-        token: a fresh one, from `fresh_token`, for every run that is started: a worker process keeps a maker for as
-            long as it is given tasks of the same token.
+        token: a name that no other work has: a worker process keeps a maker for as long as it is given tasks of the
+            same token.
     """
 
-    token: str
+    token: str = field(default_factory=secrets.token_hex, init=False)
 
     @abstractmethod
     def open(self, progress: Progress) -> RecordMaker:
@@ -104,11 +105,6 @@ class Work(ABC):
         Args:
             progress: called with how far the loading is.
         """
-
-
-def fresh_token() -> str:
-    """A name that no other run has."""
-    return secrets.token_hex(16)
 
 
 def check_batches(batch_size: int, n_inputs: int, *, of: str) -> int:

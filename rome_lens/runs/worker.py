@@ -3,7 +3,7 @@
 import concurrent.futures
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rome_lens.progress import silent
@@ -23,38 +23,19 @@ class Outcome:
     records: list[tuple[str, dict[str, Any]]]
 
 
+@dataclass
 class _Station:
     """A worker's place for one maker at a time; its threads take turns."""
 
-    def __init__(self) -> None:
-        self._turn = threading.Lock()
-        self._token: str | None = None
-        self._maker: RecordMaker | None = None
-        self._prepared: dict[str, Any] = {}
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    token: str | None = None
+    maker: RecordMaker | None = None
+    prepared: dict[str, Any] = field(default_factory=dict)
 
-    def compute(self, work: Work, task: Task) -> Outcome:
-        with self._turn:
-            if self._maker is None or self._token != work.token:
-                self._drop()  # before the next is loaded: two models may not fit
-                self._maker = work.open(silent)
-                self._prepared = self._maker.prepare()
-                self._token = work.token
-            return Outcome(self._prepared, list(self._maker.run(task, silent)))
-
-    def forget(self, token: str) -> None:
-        with self._turn:
-            if self._token == token:
-                self._drop()
-
-    def _drop(self) -> None:
-        maker, self._token, self._maker = self._maker, None, None
+    def drop(self) -> None:
+        maker, self.token, self.maker = self.maker, None, None
         if maker is not None:
             maker.close()
-
-    def rest(self) -> None:
-        if self._turn.acquire(blocking=False):
-            self._token = self._maker = None
-            self._turn.release()
 
 
 # An executor hands a worker nothing but a function and its arguments, so what a worker keeps between two calls has to
@@ -65,17 +46,27 @@ _STATION = _Station()
 
 def compute(work: Work, task: Task) -> Outcome:
     """Do a task in whatever process or thread this is called."""
-    return _STATION.compute(work, task)
+    with _STATION.turn:
+        if _STATION.maker is None or _STATION.token != work.token:
+            _STATION.drop()  # before the next is loaded: two models may not fit
+            _STATION.maker = work.open(silent)
+            _STATION.prepared = _STATION.maker.prepare()
+            _STATION.token = work.token
+        return Outcome(_STATION.prepared, list(_STATION.maker.run(task, silent)))
 
 
 def forget(token: str) -> None:
     """Let go of the maker of a run that has ended, in this process."""
-    _STATION.forget(token)
+    with _STATION.turn:
+        if _STATION.token == token:
+            _STATION.drop()
 
 
 def rest() -> None:
     """Let go of whatever maker this process has, unless a task is being done on it: then that goes on undisturbed."""
-    _STATION.rest()
+    if _STATION.turn.acquire(blocking=False):
+        _STATION.token = _STATION.maker = None
+        _STATION.turn.release()
 
 
 def lost_worker(error: BaseException) -> bool:

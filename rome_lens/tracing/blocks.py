@@ -18,6 +18,8 @@ layer. Blocks are called as the model calls them, with their hook points; restor
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -70,26 +72,17 @@ class _Group:
         return self.lanes[self.alive] if self.alive < len(self.lanes) else None
 
 
-@dataclass
-class _Restoring:
-    """What the hooks on `hook_attn_out` and `hook_mlp_out` do in the call that is running."""
-
-    act: dict[str, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
-
-    def hook(self, stream: str) -> Callable[[Tensor], Tensor | None]:
-        def run(x: Tensor) -> Tensor | None:
-            function = self.act.get(stream)
-            return None if function is None else function(x)
-
-        return run
-
-
 @dataclass(frozen=True)
 class _Layer:
-    """One layer of the clean and the corrupted runs, in their rows: what it gave."""
+    """One layer of the clean and the corrupted runs, in their rows: what it gave.
 
-    attn: Float[Tensor, "row pos d_model"]
-    mlp: Float[Tensor, "row pos d_model"] | None
+    Attributes:
+        outputs: of attention and, where the layer has one, of the MLP, by stream.
+        resid: what left the layer.
+        past: its keys and values.
+    """
+
+    outputs: dict[str, Float[Tensor, "row pos d_model"]]
     resid: Float[Tensor, "row pos d_model"]
     past: KeysValues
 
@@ -106,10 +99,8 @@ def plan_lanes(cells: Sequence[Sequence[Cell]]) -> list[Lane]:
         for cell in sorted(several, key=lambda c: (c.pos, c.stream, c.first, -c.end)):
             key = cell.stream, cell.severed, cell.pos, cell.first
             leader = leaders.get(key)
-            if leader is None:
-                leaders[key] = lane = Lane(cell, case, born=cell.first + 1)
-            else:
-                lane = Lane(cell, case, born=cell.end, leader=leader)
+            lane = Lane(cell, case, born=cell.first + 1 if leader is None else cell.end, leader=leader)
+            leaders.setdefault(key, lane)
             lanes.append(lane)
     return lanes
 
@@ -140,42 +131,46 @@ def score_cells(
     if runs.resid_pre is None or len(runs.resid_post) != backend.n_layers:
         raise ReplayError("nothing shows in a forward what enters and what leaves each of them")
     total = count_positions(lanes, n_layers=backend.n_layers, n_tokens=runs.n_tokens)
-    engine = _Engine(backend, runs, runs.replay, runs.resid_pre, budget, _Counter(progress, total))
+    engine = _Engine(backend, runs, runs.replay, runs.resid_pre, budget, progress, total)
     with torch.no_grad(), engine.hooked(), fast_products(device=backend.device, dtype=backend.dtype):
         return engine.run(lanes)
 
 
-@dataclass
-class _Counter:
-    """Counts what is done. A batch that memory cut short is done again: never past the end."""
+@dataclass(eq=False)
+class _Engine:
+    """Runs lanes.
 
+    Attributes:
+        backend: the model.
+        runs: the clean and corrupted runs.
+        replay: the model's blocks.
+        resid_pre: what enters the first of them in these runs, [row pos d_model].
+        budget: memory to work in.
+        progress: called with (done, total, what).
+        total: positions that all lanes run through blocks.
+        done: how many of them are done.
+        acts: what the hooks on `hook_attn_out` and `hook_mlp_out` do in the call that is running, by stream.
+    """
+
+    backend: Backend
+    runs: Runs
+    replay: BlockReplay
+    resid_pre: Tensor
+    budget: Budget
     progress: Progress
     total: int
     done: int = 0
+    acts: dict[str, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
 
-    def add(self, n: int) -> None:
-        self.done = min(self.total, self.done + n)
-        self.progress(self.done, self.total, "tracing")
-
-
-class _Engine:
-    def __init__(
-        self, backend: Backend, runs: Runs, replay: BlockReplay, resid_pre: Tensor, budget: Budget, counter: "_Counter"
-    ) -> None:
-        self.backend, self.runs, self.replay, self.budget, self.counter = backend, runs, replay, budget, counter
-        self.resid_pre = resid_pre
-        self.n_layers, self.n_samples, self.n_tokens = backend.n_layers, runs.n_samples, runs.n_tokens
-        self.restoring = _Restoring()
+    def __post_init__(self) -> None:
+        self.n_layers, self.n_samples, self.n_tokens = self.backend.n_layers, self.runs.n_samples, self.runs.n_tokens
 
     def hooked(self):
-        return self.backend.hooked(
-            [
-                (self.backend.stream_hook(stream, layer), self.restoring.hook(stream))
-                for stream in self.backend.streams()
-                if stream != "resid"
-                for layer in range(self.n_layers)
-            ]
-        )
+        points = [(s, layer) for s in self.backend.streams() if s != "resid" for layer in range(self.n_layers)]
+        return self.backend.hooked([(self.backend.stream_hook(*at), partial(self._act, at[0])) for at in points])
+
+    def _act(self, stream: str, x: Tensor) -> Tensor | None:
+        return self.acts[stream](x) if stream in self.acts else None
 
     def run(self, lanes: Sequence[Lane]) -> list[dict[Cell, float]]:
         scores: list[dict[Cell, float]] = [{} for _ in self.runs.cases]
@@ -186,7 +181,7 @@ class _Engine:
                 for lane, value in zip(*self._run_batch(batch), strict=True):
                     scores[lane.case][lane.cell] = value
             except (RuntimeError, MemoryError) as error:
-                if self.runs.n_cases > 1:
+                if len(self.runs.cases) > 1:
                     raise  # to be answered with fewer cases
                 self.budget.halve_after(error)
                 waiting[:0] = self._batches(batch)
@@ -214,7 +209,8 @@ class _Engine:
         base = self.resid_pre
         for layer in range(self.n_layers):
             with self.replay.layer_ready(layer):
-                here = self._base_layer(layer, base)
+                self._check(layer)
+                here = self._recorded_call(layer, base)
                 for group in groups:
                     self._fork(group, layer)
                     self._advance(group, layer, here)
@@ -223,31 +219,24 @@ class _Engine:
         return self._read(groups)
 
     def _groups(self, lanes: Sequence[Lane]) -> list[_Group]:
-        by_pos: dict[int, list[Lane]] = defaultdict(list)
-        for lane in lanes:
-            by_pos[lane.cell.pos].append(lane)
+        # Those that begin after a layer come before those that fork in front of the next.
+        ordered = sorted(lanes, key=lambda lane: (lane.cell.pos, lane.born, lane.leader is not None))
         groups = []
-        for pos, members in sorted(by_pos.items()):
-            # Those that begin after a layer come before those that fork in front of the next.
-            members.sort(key=lambda lane: (lane.born, lane.leader is not None))
+        for pos, several in groupby(ordered, key=lambda lane: lane.cell.pos):
+            members = list(several)
             shape = (len(members), self.n_samples, self.n_tokens - pos, self.backend.d_model)
             cases = torch.tensor([lane.case for lane in members], device=self.backend.device)
             groups.append(_Group(pos, members, cases, self.resid_pre.new_empty(shape)))
         return groups
 
-    def _base_layer(self, layer: int, resid_pre: Tensor) -> _Layer:
-        """The clean and the corrupted runs through one layer, whose block is held against the model's own forward."""
-        self._check(layer)
-        return self._recorded_call(layer, resid_pre)
-
     def _recorded_call(self, layer: int, resid_pre: Tensor) -> _Layer:
         seen: dict[str, Tensor] = {}
-        self.restoring.act = {s: lambda x, s=s: seen.update({s: x.clone()}) for s in ("attn", "mlp")}
+        self.acts = {s: lambda x, s=s: seen.update({s: x.clone()}) for s in ("attn", "mlp")}
         resid, past = self.replay.run(layer, resid_pre, first=0, past=None)
         silent = [stream for stream in self.backend.streams() if stream != "resid" and stream not in seen]
         if silent or "attn" not in seen:
             raise ReplayError(f"a block called alone does not reach hook_{'_out and hook_'.join(silent) or 'attn'}_out")
-        return _Layer(seen["attn"], seen.get("mlp"), resid, past)
+        return _Layer(seen, resid, past)
 
     def _check(self, layer: int) -> None:
         """Hold the three ways of calling a block against the model's own forward, on clean and corrupted rows.
@@ -260,12 +249,12 @@ class _Engine:
         expected = runs.resid_post[layer]
         whole = self._recorded_call(layer, entering)
         check_replayed(whole.resid, expected, entering, "on all positions")
-        self.restoring.act = {}
+        self.acts = {}
         if half > 0:
             part, _ = self.replay.run(layer, entering[:, half:], first=half, past=whole.past.before(half))
             check_replayed(part, expected[:, half:], entering[:, half:], "from a later position on")
         single = "row pos d_model -> (row pos) 1 d_model"
-        self.restoring.act = {"attn": lambda _: rearrange(whole.attn, single)}
+        self.acts = {"attn": lambda _: rearrange(whole.outputs["attn"], single)}
         alone, _ = self.replay.run(layer, rearrange(entering, single), first=0, past=None)
         check_replayed(alone, rearrange(expected, single), rearrange(entering, single), "on single positions")
 
@@ -279,35 +268,34 @@ class _Engine:
         """Run one layer on all living lanes of a position."""
         n_pos = group.state.shape[2]
         past = here.past.before(group.pos) if group.pos else None
-        start = 0
-        while start < group.alive:
-            lanes = slice(start, min(group.alive, start + self.budget.lanes(self.n_samples * n_pos)))
-            try:
-                group.state[lanes] = self._call(group, lanes, layer, here, past)
-            except (RuntimeError, MemoryError) as error:
-                self.budget.halve_after(error)
-                continue
-            self.counter.add((lanes.stop - start) * n_pos)
-            start = lanes.stop
+
+        def advance(lanes: slice) -> None:
+            group.state[lanes] = self._call(group, lanes, layer, here, past)
+
+        for lanes, _ in self.budget.in_parts(group.alive, lambda _: self.budget.lanes(self.n_samples * n_pos), advance):
+            # A batch that memory cut short is done again: never past the end.
+            self.done = min(self.total, self.done + (lanes.stop - lanes.start) * n_pos)
+            self.progress(self.done, self.total, "tracing")
 
     def _call(self, group: _Group, lanes: slice, layer: int, here: _Layer, past: KeysValues | None) -> Tensor:
         state, cases = group.state[lanes], group.cases[lanes]
         corrupted = self.runs.corrupted_rows(cases)
-        self.restoring.act = {}
-        for stream, output in (("attn", here.attn), ("mlp", here.mlp)):
+        self.acts = {}
+        for stream, output in here.outputs.items():
             held = [
                 (i, cleanly)
                 for i, lane in enumerate(group.lanes[lanes])
                 if (cleanly := _held(lane, stream, layer)) is not None
             ]
-            if output is not None and held:
+            if held:
                 index, restored = torch.tensor(held, device=state.device).T
                 source = torch.where(restored[:, None] == 1, cases[index, None], corrupted[index])
                 rows = index[:, None] * self.n_samples + torch.arange(self.n_samples, device=state.device)
                 held_rows = "held sample -> (held sample)"
-                self.restoring.act[stream] = _set_first(
-                    rearrange(rows, held_rows), output[rearrange(source, held_rows), group.pos]
-                )
+                # The first position of these rows is set to other values.
+                places = rearrange(rows, held_rows), torch.zeros_like(rows).flatten()
+                values = output[rearrange(source, held_rows), group.pos]
+                self.acts[stream] = lambda x, places=places, values=values: x.index_put(places, values)
         after, _ = self.replay.run(
             layer,
             rearrange(state, "lane sample pos d_model -> (lane sample) pos d_model"),
@@ -346,37 +334,31 @@ class _Engine:
         corrupted = self.runs.corrupted_rows(cases)
         clean = cases[:, None].expand_as(corrupted)
         of_mlp = torch.tensor([lane.cell.stream == "mlp" for lane, _ in lanes], device=base.device)[:, None]
-        attn = here.attn[torch.where(of_mlp, corrupted, clean), positions]
+        attn = here.outputs["attn"][torch.where(of_mlp, corrupted, clean), positions]
         single = "lane sample d_model -> (lane sample) 1 d_model"
-        self.restoring.act = {"attn": lambda _: rearrange(attn, single)}
-        if here.mlp is not None:
-            mlp = here.mlp[clean, positions]
+        self.acts = {"attn": lambda _: rearrange(attn, single)}
+        if "mlp" in here.outputs:
+            mlp = here.outputs["mlp"][clean, positions]
             chosen = repeat(of_mlp, "lane 1 -> (lane sample) 1 1", sample=self.n_samples)
-            self.restoring.act["mlp"] = lambda x: torch.where(chosen, rearrange(mlp, single), x)
+            self.acts["mlp"] = lambda x: torch.where(chosen, rearrange(mlp, single), x)
         after, _ = self.replay.run(layer, rearrange(base[corrupted, positions], single), first=0, past=None)
         return rearrange(after, "(lane sample) 1 d_model -> lane sample d_model", sample=self.n_samples)
 
     def _read(self, groups: Sequence[_Group]) -> tuple[list[Lane], list[float]]:
         """Answer probabilities from what left the last layer."""
-        self.restoring.act = {}
+        self.acts = {}
         lanes = [lane for group in groups for lane in group.lanes]
         cases = repeat(torch.cat([group.cases for group in groups]), "lane -> (lane sample)", sample=self.n_samples)
         read = "lane sample read d_model -> (lane sample) read d_model"
         final = torch.cat([rearrange(group.state[:, :, -self.runs.n_read :], read) for group in groups])
-        parts: list[Tensor] = []
-        done = 0
         n_logits = self.runs.n_read * int(self.backend.model.cfg.d_vocab)
         with self.replay.unembed_ready():
-            while done < final.shape[0]:
-                rows = final[done : done + self.budget.logit_rows(n_logits)]
-                theirs = cases[done : done + rows.shape[0]]
-                try:
-                    parts.append(self.runs.answer_probability(self.replay.unembed(rows), theirs))
-                except (RuntimeError, MemoryError) as error:
-                    self.budget.halve_after(error)
-                    continue
-                done += rows.shape[0]
-        scores = torch.cat(parts)
+            parts = self.budget.in_parts(
+                final.shape[0],
+                most=lambda _: self.budget.logit_rows(n_logits),
+                run=lambda rows: self.runs.answer_log_probability(self.replay.unembed(final[rows]), cases[rows]).exp(),
+            )
+            scores = torch.cat([probabilities for _, probabilities in parts])
         return lanes, reduce(scores, "(lane sample) -> lane", "mean", sample=self.n_samples).tolist()
 
 
@@ -385,14 +367,3 @@ def _held(lane: Lane, stream: str, layer: int) -> bool | None:
     if lane.cell.stream == stream and lane.cell.first <= layer < lane.cell.end:
         return True
     return False if lane.cell.severed == stream else None
-
-
-def _set_first(rows: Int[Tensor, " held"], values: Float[Tensor, "held d_model"]) -> Callable[[Tensor], Tensor]:
-    """A hook that sets the first position of some rows to other values."""
-
-    def run(x: Tensor) -> Tensor:
-        x = x.clone()
-        x[rows, 0] = values
-        return x
-
-    return run

@@ -24,6 +24,7 @@ class Runs:
     Attributes:
         cases: the cases, of one shape.
         tokens: [row, pos] token ids.
+        checked_rows: [checked] the clean row and the first corrupted one of every case.
         resid_pre: what enters the first block, [row, pos, d_model]; None where nothing shows it.
         resid_post: what leaves each block in `checked_rows`, [checked, pos, d_model] a layer; where recorded.
         high: by case, the answer's probability in the clean run.
@@ -33,15 +34,12 @@ class Runs:
 
     cases: tuple[Case, ...]
     tokens: Int[Tensor, "row pos"]
+    checked_rows: Int[Tensor, " checked"]
     resid_pre: Float[Tensor, "row pos d_model"] | None
     resid_post: Sequence[Float[Tensor, "checked pos d_model"]]
     high: tuple[float, ...]
     low: tuple[float, ...]
     replay: BlockReplay | None
-
-    @property
-    def n_cases(self) -> int:
-        return len(self.cases)
 
     @property
     def n_tokens(self) -> int:
@@ -56,25 +54,17 @@ class Runs:
         """How many positions the answer is read from: the last ones."""
         return self.cases[0].answer_ids.shape[0]
 
-    @property
-    def checked_rows(self) -> Int[Tensor, " checked"]:
-        """The clean row and the first corrupted one of every case."""
-        return _checked_rows(self.n_cases, self.n_samples, self.tokens.device)
-
     def corrupted_rows(self, cases: Int[Tensor, "..."]) -> Int[Tensor, "... sample"]:
         """The rows of these cases' corrupted copies."""
-        return self.n_cases + cases[..., None] * self.n_samples + torch.arange(self.n_samples, device=cases.device)
-
-    def answer_probability(
-        self, logits: Float[Tensor, "row read d_vocab"], cases: Int[Tensor, " row"]
-    ) -> Float64[Tensor, " row"]:
-        """Joint probability of the answer's tokens of each row's case."""
-        return self.answer_log_probability(logits, cases).exp()
+        return len(self.cases) + cases[..., None] * self.n_samples + torch.arange(self.n_samples, device=cases.device)
 
     def answer_log_probability(
         self, logits: Float[Tensor, "row read d_vocab"], cases: Int[Tensor, " row"]
     ) -> Float64[Tensor, " row"]:
-        """Its natural logarithm, which is a number even where the probability is too small for one."""
+        """Joint probability of the answer's tokens of each row's case: its natural logarithm.
+
+        That is a number even where the probability is too small for one.
+        """
         return joint_log_probability(logits, torch.stack([case.answer_ids for case in self.cases])[cases])
 
 
@@ -83,14 +73,11 @@ def break_embeddings(
 ) -> Float[Tensor, "row pos d_model"]:
     """Corrupt the embeddings of the rows of `Runs`, a copy."""
     broken = embed.clone()
-    start = len(cases)
-    for case in cases:
-        rows = slice(start, start + case.corruption.n_samples)
-        samples = torch.arange(case.corruption.n_samples, device=embed.device)
-        here = case.corruption.break_rows(embed[rows], samples)
+    samples = torch.arange(cases[0].corruption.n_samples, device=embed.device)
+    for case, rows in zip(cases, broken[len(cases) :].split(len(samples)), strict=True):
+        here = case.corruption.break_rows(rows, samples)
         if here is not None:
-            broken[rows] = here
-        start = rows.stop
+            rows.copy_(here)
     return broken
 
 
@@ -109,7 +96,8 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -
     n_samples, n_read = cases[0].corruption.n_samples, cases[0].answer_ids.shape[0]
     clean = torch.stack([case.tokens for case in cases])
     rows = torch.cat([clean, *(case.corruption.tokens.expand(n_samples, -1) for case in cases)])
-    checked = _checked_rows(len(cases), n_samples, rows.device)
+    numbers = torch.arange(len(cases), device=rows.device)
+    checked = torch.cat([numbers, len(cases) + numbers * n_samples])
     entering: list[Tensor] = []
     leaving: list[Tensor] = []
     noisy = any(case.corruption.noise is not None for case in cases)
@@ -138,6 +126,7 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -
     return Runs(
         cases=tuple(cases),
         tokens=rows,
+        checked_rows=checked,
         resid_pre=entering[0] if entering else None,
         resid_post=leaving,
         high=tuple(scores[: len(cases)].tolist()),
@@ -180,8 +169,3 @@ def _keep(seen: dict[tuple[str, int], Tensor], key: tuple[str, int], x: Tensor) 
     """Keep what passes, and pass on a copy: a model may change it in place (Falcon adds attention's output to it)."""
     seen[key] = x
     return x.clone()
-
-
-def _checked_rows(n_cases: int, n_samples: int, device: torch.device) -> Int[Tensor, " checked"]:
-    cases = torch.arange(n_cases, device=device)
-    return torch.cat([cases, n_cases + cases * n_samples])

@@ -89,9 +89,7 @@ def score_grids(
     Raises:
         ModelError: the model gives no numbers.
     """
-    plans = [
-        _Plan(case, one.cells(case, backend.n_layers), backend.n_layers) for case, one in zip(cases, asked, strict=True)
-    ]
+    plans = [_Plan(backend, case, one.cells(case, backend.n_layers)) for case, one in zip(cases, asked, strict=True)]
     if engine == ATTRIBUTION:
         return _all_grids(backend, plans, ATTRIBUTION, progress)
     return prefer_blocks(
@@ -113,9 +111,9 @@ def score_grids(
 class _Plan:
     """A case with its cells: which are known without a run, and which have to be run."""
 
+    backend: Backend
     case: Case
     cells: Sequence[Cell]
-    n_layers: int
 
     @cached_property
     def known(self) -> dict[Cell, Known]:
@@ -125,26 +123,30 @@ class _Plan:
         return {
             cell: known
             for cell in self.cells
-            if (known := known_score(cell, n_layers=self.n_layers, first_corrupted=first, read=read)) is not None
+            if (known := known_score(cell, n_layers=self.backend.n_layers, first_corrupted=first, read=read))
         }
 
     @cached_property
     def todo(self) -> list[Cell]:
         return [cell for cell in self.cells if cell not in self.known]
 
-    def grids(self, parts: Sequence["_Scored"], engine: str, notes: tuple[str, ...]) -> Grids | None:
-        """The grids that the parts of the corrupted copies add up to; None where a number is not finite."""
+    def grids(self, parts: Sequence["_Scored"], engine: str, notes: tuple[str, ...]) -> Grids:
+        """The grids that the parts of the corrupted copies add up to.
+
+        Raises:
+            ModelError: a number is not finite.
+        """
         low, high = _weighted(parts, [one.low for one in parts]), parts[-1].high
         values = {cell: low if which == "low" else high for cell, which in self.known.items()}
         values |= {cell: _weighted(parts, [one.scores[cell] for one in parts]) for cell in self.todo}
         if not all(map(math.isfinite, (low, high, *values.values()))):
-            return None
+            raise not_finite(self.backend)
         scores: dict[str, Tensor] = {}
         severed: dict[str, Tensor] = {}
         for cell in self.cells:
             grids, name = (severed, cell.severed) if cell.severed else (scores, cell.stream)
             if name not in grids:
-                grids[name] = torch.full((self.n_layers, self.case.n_prompt), torch.nan, dtype=torch.float64)
+                grids[name] = torch.full((self.backend.n_layers, self.case.n_prompt), torch.nan, dtype=torch.float64)
             grids[name][cell.layer, cell.pos] = values[cell]
         return Grids(scores, severed, low, high, engine, notes)
 
@@ -172,20 +174,17 @@ def _all_grids(
     """The grids of all cases, those together that memory holds."""
     budget = Budget.choose(backend)
     found: list[Grids] = []
-    while len(found) < len(plans):
-        rest = plans[len(found) :]
-        together = rest[: _n_together(budget, rest[0]) if engine == BLOCKS else 1]
-        here = part(progress, 1000 * len(found) / len(plans), 1000 * len(together) / len(plans))
-        try:
-            scored = _scored(backend, together, engine, budget, here)
-        except (RuntimeError, MemoryError) as error:
-            budget.halve_after(error)  # fewer cases together, the next time
-            continue
-        for plan, parts in zip(together, scored, strict=True):
-            grids = plan.grids(parts, engine, notes)
-            if grids is None:
-                raise not_finite(backend)
-            found.append(grids)
+
+    def scored(some: slice) -> list[list[_Scored]]:
+        together = plans[some]
+        here = part(progress, 1000 * some.start / len(plans), 1000 * len(together) / len(plans))
+        return _scored(backend, together, engine, budget, here)
+
+    def most(start: int) -> int:
+        return _n_together(budget, plans[start]) if engine == BLOCKS else 1
+
+    for some, several in budget.in_parts(len(plans), most, scored):
+        found += [plan.grids(parts, engine, notes) for plan, parts in zip(plans[some], several, strict=True)]
     return found
 
 
@@ -205,25 +204,19 @@ def _scored(
     lanes = plan_lanes([plan.todo for plan in plans]) if engine == BLOCKS else []
     # A backward pass holds what all layers gave.
     held = n_tokens * len(plans) * (backend.n_layers if engine == ATTRIBUTION else 1)
-    parts: list[list[_Scored]] = []
-    start = 0
-    while start < n_samples:
-        some = slice(start, min(n_samples, start + budget.samples(held)))
-        share = (some.stop - start) / n_samples
-        here = part(progress, 1000 * start / n_samples, 1000 * share)
-        try:
-            runs = make_runs(backend, [plan.case.part(some) for plan in plans], record=engine == BLOCKS)
-            if engine == BLOCKS:
-                scores = score_cells(backend, runs, lanes, budget=budget, progress=here)
-            elif engine == ATTRIBUTION:
-                scores = [approximate_cells(backend, runs, plans[0].todo, progress=here)]
-            else:
-                scores = [score_cells_plainly(backend, runs, plans[0].todo, budget=budget, progress=here)]
-        except (RuntimeError, MemoryError) as error:
-            if len(plans) > 1:
-                raise  # to be answered with fewer cases
-            budget.halve_after(error)
-            continue
-        parts.append([_Scored(share, *one) for one in zip(runs.low, runs.high, scores, strict=True)])
-        start = some.stop
-    return [list(of_case) for of_case in zip(*parts, strict=True)]
+
+    def run(some: slice) -> list[_Scored]:
+        share = (some.stop - some.start) / n_samples
+        here = part(progress, 1000 * some.start / n_samples, 1000 * share)
+        runs = make_runs(backend, [plan.case.part(some) for plan in plans], record=engine == BLOCKS)
+        if engine == BLOCKS:
+            scores = score_cells(backend, runs, lanes, budget=budget, progress=here)
+        elif engine == ATTRIBUTION:
+            scores = [approximate_cells(backend, runs, plans[0].todo, progress=here)]
+        else:
+            scores = [score_cells_plainly(backend, runs, plans[0].todo, budget=budget, progress=here)]
+        return [_Scored(share, *one) for one in zip(runs.low, runs.high, scores, strict=True)]
+
+    # Several cases that memory does not hold are answered with fewer of them.
+    parts = budget.in_parts(n_samples, lambda _: budget.samples(held), run, halve=len(plans) == 1)
+    return [list(of_case) for of_case in zip(*(scored for _, scored in parts), strict=True)]

@@ -1,10 +1,14 @@
 """How much is run at once: bounded by what is free, halved when memory runs out all the same."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rome_lens.backends import Backend
 from rome_lens.errors import OutOfMemoryError
 from rome_lens.memory import free_bytes, is_out_of_memory
+
+_T = TypeVar("_T")
 
 # On a CPU a call's tensors are best kept small, near the caches and below the size from which the allocator hands them
 # back to the system, page by page, after every operation: measured, not derived (benchmarks/trace.py).
@@ -59,6 +63,36 @@ class Budget:
     def logit_rows(self, n_logits: int) -> int:
         """How many rows of this many logits go into one call of the unembedding: at least one."""
         return max(1, self.logits // n_logits)
+
+    def in_parts(
+        self, total: int, most: Callable[[int], int], run: Callable[[slice], _T], *, halve: bool = True
+    ) -> Iterator[tuple[slice, _T]]:
+        """Run a whole in parts; one that memory runs out in is run again in smaller ones.
+
+        Args:
+            total: how many things are run.
+            most: how many go into the part that begins at a place, at least one.
+            run: runs a part.
+            halve: halve the sizes when memory runs out; otherwise the error is the caller's to answer.
+
+        Yields:
+            Each part, and what it gave.
+
+        Raises:
+            OutOfMemoryError: there is nothing left to halve.
+        """
+        start = 0
+        while start < total:
+            part = slice(start, min(total, start + most(start)))
+            try:
+                found = run(part)
+            except (RuntimeError, MemoryError) as error:
+                if not halve:
+                    raise
+                self.halve_after(error)
+                continue
+            yield part, found
+            start = part.stop
 
     def halve_after(self, error: BaseException) -> None:
         """Halve every size if the error says that memory ran out, and raise it otherwise.

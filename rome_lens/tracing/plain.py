@@ -33,16 +33,13 @@ def score_cells_plainly(
     """
     outputs = _outputs(backend, runs, cells)
     scores: dict[Cell, float] = {}
-    done = 0
-    while done < len(cells):
-        some = cells[done : done + budget.lanes(runs.n_samples * runs.n_tokens)]
-        try:
-            scores.update(_forward(backend, runs, some, outputs))
-        except (RuntimeError, MemoryError) as error:
-            budget.halve_after(error)
-            continue
-        done += len(some)
-        progress(done, len(cells), "tracing")
+    for part, found in budget.in_parts(
+        len(cells),
+        most=lambda _: budget.lanes(runs.n_samples * runs.n_tokens),
+        run=lambda part: _forward(backend, runs, cells[part], outputs),
+    ):
+        scores |= found
+        progress(part.stop, len(cells), "tracing")
     return scores
 
 
@@ -87,6 +84,6 @@ def _forward(
     hooks += [(backend.stream_hook(*key), hold(key)) for key in held]
     with backend.hooked(hooks):
         logits = backend.logits(case.corruption.tokens.expand(len(samples), -1), keep=runs.n_read)
-    values = runs.answer_probability(logits, torch.zeros_like(samples))
+    values = runs.answer_log_probability(logits, torch.zeros_like(samples)).exp()
     scores = reduce(values, "(cell sample) -> cell", "mean", sample=n_samples)
     return dict(zip(cells, scores.tolist(), strict=True))

@@ -224,13 +224,13 @@ class CausalTrace:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it: the grids as nested lists `[layer][pos]`."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_GRIDS, "unedited")}
-        unedited = None if self.unedited is None else self.unedited.to_dict()
-        return {
-            **plain,
-            "unedited": unedited,
-            **{name: {stream: grid.tolist() for stream, grid in getattr(self, name).items()} for name in _GRIDS},
-        }
+        grids = {name: {stream: grid.tolist() for stream, grid in getattr(self, name).items()} for name in _GRIDS}
+        return {**self._plain(), "unedited": None if self.unedited is None else self.unedited.to_dict(), **grids}
+
+    def _plain(self) -> dict[str, Any]:
+        """All that is no grid."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _GRIDS}
+        return {**plain, "unedited": None if self.unedited is None else self.unedited._plain()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to a file (safetensors; its metadata holds all that is no grid).
@@ -238,14 +238,12 @@ class CausalTrace:
         Raises:
             ArtefactError: the file cannot be written.
         """
-        tensors, settings = self._tensors(), _without_grids(self.to_dict())
-        if self.unedited is not None:
-            settings["unedited"] = _without_grids(settings["unedited"])
-            tensors |= {f"{_UNEDITED}{name}": grid for name, grid in self.unedited._tensors().items()}
-        save_tensors(path, kind="causal_trace", tensors=tensors, settings=settings)
+        save_tensors(path, kind="causal_trace", tensors=self._tensors(), settings=self._plain())
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {**self.scores, **{f"{_SEVERED}{stream}": grid for stream, grid in self.severed.items()}}
+        severed = {f"{_SEVERED}{stream}": grid for stream, grid in self.severed.items()}
+        unedited = {} if self.unedited is None else self.unedited._tensors()
+        return {**self.scores, **severed, **{f"{_UNEDITED}{name}": grid for name, grid in unedited.items()}}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CausalTrace":
@@ -255,27 +253,25 @@ class CausalTrace:
             ArtefactError: there is no such file, or it is none of ours.
         """
         tensors, settings = load_tensors(path, kind="causal_trace")
-        unedited = settings.pop("unedited", None)
         if not set(tensors) & set(STREAMS):
             raise ArtefactError(f"cannot use {os.fspath(path)!r}: a causal_trace without a grid")
         try:
-            if unedited is not None:
-                grids = {name.removeprefix(_UNEDITED): x for name, x in tensors.items() if name.startswith(_UNEDITED)}
-                unedited = cls._of(unedited, grids, unedited=None)
-            return cls._of(settings, tensors, unedited=unedited)
+            return cls._of(settings, tensors)
         except (AttributeError, TypeError) as error:
             raise ArtefactError(
                 f"cannot use {os.fspath(path)!r}: a causal_trace with fields missing ({error})"
             ) from error
 
     @classmethod
-    def _of(
-        cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], *, unedited: "CausalTrace | None"
-    ) -> "CausalTrace":
+    def _of(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "CausalTrace":
         known = {f.name for f in fields(cls)} - {*_GRIDS, "unedited"}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
         scores = {stream: tensors[stream] for stream in STREAMS if stream in tensors}
         severed = {stream: tensors[_SEVERED + stream] for stream in STREAMS if _SEVERED + stream in tensors}
+        unedited = settings.get("unedited")
+        if unedited is not None:
+            grids = {name.removeprefix(_UNEDITED): x for name, x in tensors.items() if name.startswith(_UNEDITED)}
+            unedited = cls._of(unedited, grids)
         return cls(**values, scores=scores, severed=severed, unedited=unedited)
 
 
@@ -284,7 +280,3 @@ def _equal_grids(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool
     return one.keys() == other.keys() and all(
         one[name].dtype == other[name].dtype and torch.equal(one[name].cpu(), other[name].cpu()) for name in one
     )
-
-
-def _without_grids(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if k not in _GRIDS}

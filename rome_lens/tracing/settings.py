@@ -23,8 +23,8 @@ Engine = Literal["auto", "plain", "attribution"]
 SEVERED: tuple[str, ...] = get_args(SeveredStream)
 
 
-class TraceChanges(TypedDict, total=False):
-    """The fields of `TraceSettings`, as `causal_trace` takes them by name."""
+class SharedChanges(TypedDict, total=False):
+    """The fields that the settings of one trace and of an average have in common."""
 
     streams: Sequence[Stream] | Stream
     severed: Sequence[SeveredStream] | SeveredStream | None
@@ -32,10 +32,15 @@ class TraceChanges(TypedDict, total=False):
     samples: int
     noise: float | str | None
     noise_replaces: bool
-    swap: str | None
     seed: int
     prepend_bos: bool
     engine: Engine
+
+
+class TraceChanges(SharedChanges, total=False):
+    """The fields of `TraceSettings`, as `causal_trace` takes them by name."""
+
+    swap: str | None
 
 
 @dataclass(frozen=True)

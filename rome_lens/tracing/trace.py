@@ -3,23 +3,22 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Unpack
 
 import torch
 
-from rome_lens.backends import Backend, as_backend
+from rome_lens.backends import as_backend
 from rome_lens.checks import is_list, shown
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest, Fact
 from rome_lens.progress import Progress
 from rome_lens.subjects import find_subject
-from rome_lens.tokens import TokenisedPrompt, check_prompt, tokenise
+from rome_lens.tokens import check_prompt, tokenise
 from rome_lens.tracing.answers import known_text, named_answer, with_own_answer
-from rome_lens.tracing.cases import Case, noisy_case, swapped_case
+from rome_lens.tracing.cases import noisy_case, swapped_case
 from rome_lens.tracing.cells import window_of
-from rome_lens.tracing.corruption import FittedNoise, fitted_noise, swapped_tokens
+from rome_lens.tracing.corruption import fitted_noise, swapped_tokens
 from rome_lens.tracing.grid import AskedGrids, Grids, score_grids
 from rome_lens.tracing.result import CausalTrace
 from rome_lens.tracing.settings import TraceChanges, TraceSettings, check_streams
@@ -135,103 +134,56 @@ def causal_trace(
             )
         if answer is None:
             text = with_own_answer(backend, text)
+        noise = None
         if swapped is not None:
-            noise, case = None, swapped_case(backend, text, swapped)
+            case = swapped_case(backend, text, swapped)
         else:
             noise = fitted_noise(backend, settings.rule, facts)
             case = noisy_case(backend, text, noise, samples=settings.samples, seed=settings.seed)
-    prepared = _Prepared(
-        backend, settings, grids, prompt, subject.strip(), text, noise, case, notes, expect is not None
-    )
+
+    def traced(
+        carried: Sequence[EditLike], since: float, *, unedited: CausalTrace | None = None, doubted: bool = True
+    ) -> CausalTrace:
+        """The trace of the model with these edits; `doubted` notes where the corruption takes little away."""
+        with backend.evaluating(), _carrying(carried, model):
+            (found,) = score_grids(backend, [case], [grids], engine=settings.engine, progress=progress)
+        little = _little_effect(found, sure=expect is not None) if doubted else ()
+        return CausalTrace(
+            scores=found.scores,
+            severed=found.severed,
+            low=found.low,
+            high=found.high,
+            answer=text.answer,
+            answer_ids=text.answer_ids,
+            prompt=prompt,
+            subject=subject.strip(),
+            tokens=text.tokens,
+            token_ids=text.ids[: text.n_prompt],
+            subject_span=text.subject_span,
+            noise=None if noise is None else noise.level,
+            noise_rule=None if noise is None else str(noise.rule),
+            noise_replaces=noise is not None and settings.noise_replaces,
+            swap=settings.swap,
+            window=grids.window,
+            samples=case.corruption.n_samples,
+            seed=settings.seed,
+            prepend_bos=settings.prepend_bos,
+            model_name=backend.model_name,
+            backend=backend.name,
+            dtype=str(backend.dtype).removeprefix("torch."),
+            device=str(backend.device),
+            engine=found.engine,
+            notes=(*notes, *found.notes, *little),
+            seconds=time.perf_counter() - since,
+            edits=tuple(edit.request.words for edit in carried),
+            unedited=unedited,
+        )
+
     if not edits:
-        return _traced(prepared, (), started, progress)
+        return traced((), started)
     # Without its edit a model may well know nothing of the edit's answer: that is no fault of the trace.
-    unedited = _traced(prepared, (), time.perf_counter(), progress, doubted=False)
-    return _traced(prepared, edits, time.perf_counter(), progress, unedited=unedited)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """What a trace needs to run: found in the model with its edits, the same for the model without them.
-
-    Attributes:
-        backend: the model.
-        settings: how it is traced.
-        grids: which grids are computed.
-        prompt: the text that is traced.
-        subject: the subject in it.
-        text: the prompt with its answer, as tokens.
-        noise: what breaks the subject; None where another subject does.
-        case: the same for the engine.
-        notes: what there was to say about the answer.
-        sure: whether the model is known to give the answer.
-    """
-
-    backend: Backend
-    settings: TraceSettings
-    grids: AskedGrids
-    prompt: str
-    subject: str
-    text: TokenisedPrompt
-    noise: FittedNoise | None
-    case: Case
-    notes: tuple[str, ...]
-    sure: bool
-
-
-def _traced(
-    prepared: _Prepared,
-    edits: Sequence[EditLike],
-    since: float,
-    progress: Progress | None,
-    *,
-    unedited: CausalTrace | None = None,
-    doubted: bool = True,
-) -> CausalTrace:
-    """The trace of what was prepared.
-
-    Args:
-        prepared: the fact.
-        edits: what the model carries while it is traced.
-        since: when the work on this trace began.
-        progress: called with (done, total, what).
-        unedited: the trace of the model without the edits.
-        doubted: note where the corruption takes little away.
-    """
-    backend, text, settings, noise = prepared.backend, prepared.text, prepared.settings, prepared.noise
-    with backend.evaluating(), _carrying(edits, backend.model):
-        (grids,) = score_grids(backend, [prepared.case], [prepared.grids], engine=settings.engine, progress=progress)
-    little = _little_effect(grids, sure=prepared.sure) if doubted else ()
-    return CausalTrace(
-        scores=grids.scores,
-        severed=grids.severed,
-        low=grids.low,
-        high=grids.high,
-        answer=text.answer,
-        answer_ids=text.answer_ids,
-        prompt=prepared.prompt,
-        subject=prepared.subject,
-        tokens=text.tokens,
-        token_ids=text.ids[: text.n_prompt],
-        subject_span=text.subject_span,
-        noise=None if noise is None else noise.level,
-        noise_rule=None if noise is None else str(noise.rule),
-        noise_replaces=noise is not None and settings.noise_replaces,
-        swap=settings.swap,
-        window=prepared.grids.window,
-        samples=prepared.case.corruption.n_samples,
-        seed=settings.seed,
-        prepend_bos=settings.prepend_bos,
-        model_name=backend.model_name,
-        backend=backend.name,
-        dtype=str(backend.dtype).removeprefix("torch."),
-        device=str(backend.device),
-        engine=grids.engine,
-        notes=(*prepared.notes, *grids.notes, *little),
-        seconds=time.perf_counter() - since,
-        edits=tuple(edit.request.words for edit in edits),
-        unedited=unedited,
-    )
+    unedited = traced((), time.perf_counter(), doubted=False)
+    return traced(edits, time.perf_counter(), unedited=unedited)
 
 
 def _checked_edits(edits: Sequence[EditLike]) -> tuple[EditLike, ...]:

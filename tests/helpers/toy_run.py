@@ -4,13 +4,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rome_lens.errors import ModelError
 from rome_lens.progress import Progress
-from rome_lens.runs import RecordMaker, RunFolder, Task, Work, fresh_token
+from rome_lens.runs import RecordMaker, RunFolder, Task, Work
 
 BATCH = 3
 
@@ -44,7 +44,6 @@ class ToyWork(Work):
     dies_at: int | None = None
     fingerprint: str = "one"
     anything: Any = None
-    token: str = field(default_factory=fresh_token)
 
     def open(self, progress: Progress) -> RecordMaker:
         progress(1, 1, "loading")

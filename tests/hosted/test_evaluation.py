@@ -14,7 +14,7 @@ from reports import by_number
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.data.records import CounterFactRecord, ZsreRecord
-from rome_lens.evaluation.answering import BlockAnswerer, PlainAnswerer
+from rome_lens.evaluation.answering import Answerer, BlockAnswerer
 from rome_lens.evaluation.measurer import RecordMeasurer
 from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.metrics import begins_with
@@ -176,7 +176,7 @@ def test_the_fast_way_is_the_one_that_is_taken(backend):
     point = "blocks.0.hook_resid_post"
     model.add_hook(point, lambda x, hook: x)
     try:
-        assert isinstance(measurer._opened(20).answerer, PlainAnswerer)
+        assert type(measurer._opened(20).answerer) is Answerer
     finally:
         measurer.close()
         model.reset_hooks()

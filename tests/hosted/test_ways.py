@@ -188,10 +188,10 @@ def test_a_block_that_fails_later_has_the_batch_run_by_whole_forwards(method, mo
     expected = evaluate(model, engine="plain")
     run = BlockAnswerer._run
 
-    def fail(self, chunk, entering, first_layer, updates, **kwargs):
+    def fail(self, chunk, entering, updates, keep=()):
         if (updates is not None) == (method == "ask_again"):
             raise IndexError("later")
-        return run(self, chunk, entering, first_layer, updates, **kwargs)
+        return run(self, chunk, entering, updates, keep)
 
     monkeypatch.setattr(BlockAnswerer, "_run", fail)
     measurer = RecordMeasurer(model, Measures(n_texts=1, text_length=16), layers=[1])

@@ -12,7 +12,7 @@ from toy_run import ToyMaker, ToyWork, noted, record_files, toy_summary, toy_tas
 
 import rome_lens
 from rome_lens.errors import RomeLensError, RunError, SettingError
-from rome_lens.runs import MemoryFolder, RunFolder, dask_executor, run
+from rome_lens.runs import Folder, RunFolder, dask_executor, run
 
 distributed = pytest.importorskip("distributed")
 
@@ -53,7 +53,7 @@ def test_a_run_whose_worker_is_killed_on_the_way_ends_with_all_records(cluster, 
 
 
 def test_a_run_that_is_over_leaves_no_maker_in_the_workers(cluster):
-    folder = MemoryFolder()
+    folder = Folder()
     with dask_executor(cluster.scheduler_address) as executor:
         run(ToyWork(), toy_tasks(4), folder, executor=executor)
         with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
@@ -70,7 +70,7 @@ def _n_makers():
 
 def test_a_task_that_fails_on_a_worker_stops_the_run_with_its_own_error(cluster):
     with dask_executor(cluster.scheduler_address) as executor, pytest.raises(rome_lens.ModelError) as failed:
-        run(ToyWork(fails_at=4), toy_tasks(4), MemoryFolder(), executor=executor)
+        run(ToyWork(fails_at=4), toy_tasks(4), Folder(), executor=executor)
     assert str(failed.value) == "the number 4 has no square here"
 
 
@@ -80,7 +80,7 @@ def test_a_task_that_kills_every_worker_that_takes_it_is_given_up(tmp_path):
         diary = tmp_path / "diary"
         diary.mkdir()
         with dask_executor(small.scheduler_address) as executor, pytest.raises(RunError) as lost:
-            run(ToyWork(dies_at=4, diary=diary), toy_tasks(4), MemoryFolder(), executor=executor)
+            run(ToyWork(dies_at=4, diary=diary), toy_tasks(4), Folder(), executor=executor)
     assert str(lost.value).startswith("a worker was lost (killed, or out of memory): ")
 
 

@@ -21,11 +21,11 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 PARENT = """
 import sys
 from pathlib import Path
-from rome_lens.runs import MemoryFolder, process_pool, run
+from rome_lens.runs import Folder, process_pool, run
 from toy_run import ToyWork, toy_tasks
 if __name__ == "__main__":
     with process_pool(2) as pool:
-        run(ToyWork(pause=60, diary=Path(sys.argv[1])), toy_tasks(4), MemoryFolder(), executor=pool)
+        run(ToyWork(pause=60, diary=Path(sys.argv[1])), toy_tasks(4), Folder(), executor=pool)
 """
 
 

@@ -17,7 +17,7 @@ from toy_run import ToyMaker, ToyWork, noted, record_files, toy_key, toy_summary
 
 from rome_lens.cli.output import progress_bar
 from rome_lens.errors import ArtefactError, ModelError, RunError, SettingError
-from rome_lens.runs import MemoryFolder, RecordMaker, RunFolder, Shard, Task, Work, merge, process_pool, run
+from rome_lens.runs import Folder, RecordMaker, RunFolder, Shard, Task, Work, merge, process_pool, run
 
 SETTINGS = {"data": "numbers", "limit": 12}
 
@@ -191,7 +191,7 @@ def test_a_folder_that_is_open_is_refused_to_a_second_and_can_be_read_meanwhile(
     with RunFolder.open(path, SETTINGS):
         with pytest.raises(RunError) as refused:
             RunFolder.open(path, SETTINGS)
-        reader = RunFolder.open(path, SETTINGS, exclusive=False)
+        reader = RunFolder.existing(path)
         assert len(reader.finished()) == 12
         with pytest.raises(ArtefactError) as unwritten:
             reader.write("toy/x", {})
@@ -214,7 +214,7 @@ def test_a_folder_that_holds_no_run_cannot_be_read(tmp_path):
 
 @pytest.mark.parametrize("folder", ["memory", "disk"])
 def test_a_record_that_json_cannot_hold_is_refused(tmp_path, folder):
-    folder = MemoryFolder() if folder == "memory" else RunFolder.open(tmp_path / "run", SETTINGS)
+    folder = Folder() if folder == "memory" else RunFolder.open(tmp_path / "run", SETTINGS)
     with pytest.raises(RunError) as refused:
         folder.write("toy/1", {"score": float("nan")})
     assert str(refused.value).startswith("JSON cannot hold the record 'toy/1': Out of range float values")
@@ -236,7 +236,7 @@ def test_a_run_that_would_go_on_with_another_model_is_refused(tmp_path, executor
 
 
 def test_memory_holds_what_a_folder_would_hold(tmp_path):
-    memory = MemoryFolder()
+    memory = Folder()
     run(ToyWork(), toy_tasks(4), memory, shard=Shard(1, 2))
     _run(tmp_path / "run", shard=Shard(1, 2))
     disk = RunFolder.existing(tmp_path / "run")
@@ -247,12 +247,12 @@ def test_memory_holds_what_a_folder_would_hold(tmp_path):
     memory.write("toy/9", {"pair": (1, 2)})
     assert memory.read("toy/9") == {"pair": [1, 2]}
     memory.write_summary({"pair": (1, 2)})
-    assert memory.summary == {"pair": [1, 2]}
+    assert json.loads(memory.files["summary.json"]) == {"pair": [1, 2]}
 
 
 def test_threads_share_one_maker_which_is_let_go_at_the_end(diary):
     work = ToyWork(pause=0.01, diary=diary)
-    plain, shared = MemoryFolder(), MemoryFolder()
+    plain, shared = Folder(), Folder()
     run(ToyWork(), toy_tasks(6), plain)
     gc.collect()
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
@@ -266,7 +266,7 @@ def test_threads_share_one_maker_which_is_let_go_at_the_end(diary):
 def test_every_run_opens_a_maker_of_its_own(diary):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         for fingerprint in ("one", "two"):
-            folder = MemoryFolder()
+            folder = Folder()
             run(ToyWork(diary=diary, fingerprint=fingerprint), toy_tasks(2), folder, executor=pool)
             assert folder.prepared() == {"fingerprint": fingerprint}
     assert noted(diary, "opened") == ["opened", "opened"]
@@ -292,7 +292,7 @@ class _ThreadsMaker(ToyMaker):
 def test_processes_share_the_cores_and_each_opens_one_maker(diary, monkeypatch):
     monkeypatch.setattr("rome_lens.runs.pool._n_cores", lambda: 7)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    folder, next_folder = MemoryFolder(), MemoryFolder()
+    folder, next_folder = Folder(), Folder()
     with process_pool(2) as pool:
         run(_ThreadsWork(diary=diary), toy_tasks(8), folder, executor=pool)
         run(ToyWork(fingerprint="two"), toy_tasks(2), next_folder, executor=pool)
@@ -307,7 +307,7 @@ def test_the_environment_says_how_many_threads_a_worker_has(diary, monkeypatch):
     monkeypatch.setattr("rome_lens.runs.pool._n_cores", lambda: 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)  # dask leaves one behind in the process that starts a cluster
-    folder = MemoryFolder()
+    folder = Folder()
     with process_pool(1) as pool:
         run(_ThreadsWork(diary=diary), toy_tasks(2), folder, executor=pool)
     assert {record["threads"] for _, record in folder.read_all()} == {2}
@@ -377,7 +377,7 @@ def test_a_lost_worker_loses_the_records_of_a_run_without_a_folder():
             raise concurrent.futures.BrokenExecutor("gone")
 
     with pytest.raises(RunError) as lost:
-        run(ToyWork(), toy_tasks(4), MemoryFolder(), executor=Broken())
+        run(ToyWork(), toy_tasks(4), Folder(), executor=Broken())
     assert str(lost.value) == (
         "a worker was lost (killed, or out of memory): 0 of 12 records are finished; they are lost, since this run has "
         "no folder; give it one to keep them"
@@ -404,7 +404,7 @@ def test_processes_are_ended_at_once_when_the_run_is_left_by_an_error(tmp_path, 
 
     tasks = [*toy_tasks(1), Task("slow", ("slow",), ["slow"])]  # the second would take minutes
     with pytest.raises(KeyboardInterrupt), process_pool(1) as pool:
-        run(_SlowWork(diary=diary), tasks, MemoryFolder(), executor=pool, progress=interrupt)
+        run(_SlowWork(diary=diary), tasks, Folder(), executor=pool, progress=interrupt)
     assert not pool._processes
 
 
@@ -423,7 +423,7 @@ class _SlowMaker(ToyMaker):
 
 def test_work_that_cannot_be_sent_to_another_process_is_refused_before_one_is_started():
     with pytest.raises(RunError) as refused, process_pool(1) as pool:
-        run(ToyWork(anything=lambda: None), toy_tasks(1), MemoryFolder(), executor=pool)
+        run(ToyWork(anything=lambda: None), toy_tasks(1), Folder(), executor=pool)
     assert re.fullmatch(
         r"the work cannot be sent to another process \(.*\); name the model instead of giving the object",
         str(refused.value),
@@ -443,13 +443,13 @@ def test_a_maker_that_leaves_a_record_out_is_found_out():
             return Lazy(self)
 
     with pytest.raises(RunError) as refused:
-        run(LazyWork(), [task], MemoryFolder())
+        run(LazyWork(), [task], Folder())
     assert str(refused.value) == "the task 'two' ended without making the record 'b'"
 
 
 def test_a_record_that_two_tasks_make_is_refused():
     with pytest.raises(RunError) as refused:
-        run(ToyWork(), [Task("one", ("a", "b")), Task("two", ("b",))], MemoryFolder())
+        run(ToyWork(), [Task("one", ("a", "b")), Task("two", ("b",))], Folder())
     assert str(refused.value) == "two tasks make the record 'b'; expected every record once"
 
 
@@ -470,7 +470,9 @@ def test_a_record_name_that_is_a_file_name_is_taken(key):
 
 @given(st.integers(0, 60), st.integers(1, 70))
 def test_every_task_is_in_exactly_one_shard_and_the_shards_are_of_one_size(n_tasks, count):
-    shards = [Shard(number, count).mine(range(n_tasks)) for number in range(1, count + 1)]
+    tasks = [Task(str(number), (), number) for number in range(n_tasks)]
+    dealt = [Shard(number, count).mine(tasks) for number in range(1, count + 1)]
+    shards = [[task.payload for task in shard] for shard in dealt]
     assert sorted(task for shard in shards for task in shard) == list(range(n_tasks))
     assert all(shard == sorted(shard) for shard in shards)
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
@@ -541,7 +543,7 @@ def test_runs_of_other_editors_merge_into_one_of_all_of_them(tmp_path):
         assert merged.settings == {**SETTINGS, "editors": ["rome", "ft"]}
         assert merged.finished() == {"rome/1", "ft/1"}
         assert merged.prepared() == {"model": "m", "editors": {"rome": {"layer": 5}, "ft": {"layer": 5}}}
-    with merge(folders, tmp_path / "mapping", settings={"a": 1}, differing=("editors",)) as merged:
+    with merge(folders, tmp_path / "mapping", settings=lambda _: {"a": 1}, differing=("editors",)) as merged:
         assert merged.settings == {"a": 1}
 
 

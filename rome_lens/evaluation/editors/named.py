@@ -95,11 +95,9 @@ def specs_of(editors: Any, settings: Sequence[str] = ()) -> tuple[EditorSpec, ..
     """
     if isinstance(editors, Mapping):
         pairs = [(str(name), one) for name, one in editors.items()]
-    elif isinstance(editors, list | tuple):
-        pairs = [(one if isinstance(one, str) else _name(one), one) for one in editors]
     else:
-        pairs = [(editors if isinstance(editors, str) else _name(editors), editors)]
-    specs = [_spec(name.rpartition(":")[2] if ":" in name else name, one) for name, one in pairs]
+        pairs = [(_name(one), one) for one in (editors if isinstance(editors, list | tuple) else [editors])]
+    specs = [_spec(name.rpartition(":")[2], one) for name, one in pairs]
     names = [spec.name for spec in specs]
     for name in names:
         check_name(name, "editor name")
@@ -158,7 +156,8 @@ def describe(editor: Any) -> dict[str, Any]:
     """What an editor is, as JSON can hold it: its settings, and where they come from."""
     if editor is None:
         return {}
-    described = dict(_settings_as_mapping(editor))
+    settings = getattr(editor, "settings", None)
+    described = dict(settings) if isinstance(settings, Mapping) else _of_dataclass(settings)
     for name in ("variant", "bare_weight", "essence_at", "norm_constraint"):
         if hasattr(editor, name):
             described[name] = getattr(editor, name)
@@ -168,11 +167,8 @@ def describe(editor: Any) -> dict[str, Any]:
     return {"class": type(editor).__name__, **_plain(described)}
 
 
-def _settings_as_mapping(editor: Any) -> Mapping[str, Any]:
-    settings = getattr(editor, "settings", None)
-    if is_dataclass(settings) and not isinstance(settings, type):
-        return asdict(settings)
-    return settings if isinstance(settings, Mapping) else {}
+def _of_dataclass(settings: Any) -> dict[str, Any]:
+    return asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else {}
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,6 +186,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def _name(editor: Any) -> str:
+    if isinstance(editor, str):
+        return editor
     if editor is None:
         return UNEDITED
     if isinstance(editor, ROME):
@@ -208,19 +206,15 @@ def _spec(name: str, one: Any) -> EditorSpec:
         if ":" in one:
             _imported(one)
         return EditorSpec(name, one)
-    return EditorSpec(name, type(one).__name__, _given(one), _checked(one, name))
+    # Without what the editor would have to compute to tell.
+    settings = _plain(_of_dataclass(getattr(one, "settings", None)))
+    return EditorSpec(name, type(one).__name__, settings, _checked(one, name))
 
 
 def _checked(editor: Any, name: str) -> Any:
     if not callable(getattr(editor, "edit", None)):
         raise SettingError(f"the editor {name} is a {type(editor).__name__} and has no edit(request)")
     return editor
-
-
-def _given(editor: Any) -> dict[str, Any]:
-    """Settings of an editor that exists, without what it would have to compute to tell."""
-    settings = getattr(editor, "settings", None)
-    return _plain(asdict(settings)) if is_dataclass(settings) and not isinstance(settings, type) else {}
 
 
 def _with_settings(specs: Sequence[EditorSpec], settings: Sequence[str]) -> tuple[EditorSpec, ...]:

@@ -1,6 +1,7 @@
 """Editors that differ in their second moment alone find keys and values, which take the time, once for both."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rome_lens.editing import ROME
@@ -10,20 +11,12 @@ from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
 
 
+@dataclass
 class LastSolved:
-    """The requests that one of several such editors was asked for last, solved."""
+    """The requests that one of several such editors was asked for last, and what was found for them."""
 
-    def __init__(self) -> None:
-        self._requests: list[EditRequest] | None = None
-        self._solved: Solved | None = None
-
-    def of(self, requests: Sequence[EditRequest], editor: ROME, progress: Progress | None) -> Solved:
-        """These requests, solved by an editor if they are others."""
-        if self._solved is None or self._requests != list(requests):
-            self._requests = self._solved = None
-            self._solved = editor.solve(requests, progress=progress)
-            self._requests = list(requests)
-        return self._solved
+    requests: list[EditRequest] | None = None
+    solved: Solved | None = None
 
 
 class SharingEditor:
@@ -42,8 +35,13 @@ class SharingEditor:
         return self.edit_many([request])[0]
 
     def edit_many(self, requests: Sequence[EditRequest], *, progress: Progress | None = None) -> list[Any]:
-        """An edit a request."""
-        return self.editor.edits(self._last.of(requests, self.editor, progress))
+        """An edit a request; they are solved if the last ones were others."""
+        last = self._last
+        if last.solved is None or last.requests != list(requests):
+            last.requests = last.solved = None
+            last.solved = self.editor.solve(requests, progress=progress)
+            last.requests = list(requests)
+        return self.editor.edits(last.solved)
 
 
 def share_values(specs: Sequence[EditorSpec], editors: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,15 +12,13 @@ from typing import Any
 import plotly.graph_objects as go
 
 from rome_lens.evaluation.report.figures import metric_panels, relations_figure
-from rome_lens.evaluation.report.metric_names import Metric, data_set_name, metric_in_words, model_name, shown_metrics
+from rome_lens.evaluation.report.metric_names import data_set_name, metric_in_words, model_name, shown_metrics
 from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.scores import UNEDITED, EditorScores, Kind
 from rome_lens.evaluation.report.worst import WORST_IN_WORDS, worst_records
-from rome_lens.figures.format import format_score
 from rome_lens.figures.page import figure_html, render_page
 from rome_lens.figures.scores import score_figure
 from rome_lens.figures.style import fluid
-from rome_lens.intervals import Estimate
 
 _MOST_ROWS = 200
 _MOST_TEXTS = 3
@@ -58,15 +56,19 @@ def report_page(
         unedited=UNEDITED,
         compared=UNEDITED in editors,
         metrics=metrics,
-        editors=[_Row(editor, metrics) for editor in editors.values()],
+        editors=list(editors.values()),
         # A figure a metric, not one of all: the page lays them out for its own width.
         panels=_drawn("scores", [score_figure([panel], editors=list(editors), reference=UNEDITED) for panel in panels]),
         clouds=_drawn("relations", [relations_figure(editors, shown=[name]) for name in editors], _CLOUD_HEIGHT),
         worst_in_words=WORST_IN_WORDS.get(kind, ""),
-        worst=[
-            (name, [_worst(record, kind) for record in worst_records(records.get(name, ()), kind=kind)])
-            for name in editors
+        worst=[(name, worst_records(records.get(name, ()), kind=kind)) for name in editors],
+        scores_of=lambda record: [
+            (name, metric_in_words(name).decimals)
+            for name in shown_metrics(kind, record.scores)
+            if record.scores[name] is not None
         ],
+        answers_of=lambda record: [_answer(answer) for answer in record.answers],
+        most_texts=_MOST_TEXTS,
         failed=[
             {"editor": name, "number": number, "prompt": record and record.prompt, "reason": editor.failed[number]}
             for name, editor in editors.items()
@@ -83,40 +85,10 @@ def report_page(
     )
 
 
-class _Row:
-    """One editor's line in the table of scores."""
-
-    def __init__(self, editor: EditorScores, metrics: Sequence[Metric]) -> None:
-        self.name, self.description = editor.name, editor.description
-        self.n_records, self.n_failed, self.n_flagged = editor.n_records, len(editor.failed), len(editor.flagged)
-        self.cells = [_cell(editor.intervals.get(metric.name), metric) for metric in metrics]
-
-
-def _cell(score: Estimate | None, metric: Metric) -> dict[str, str] | None:
-    if score is None:
-        return None
-    ends = {"mean": score.mean, "low": score.low, "high": score.high}
-    return {name: format_score(end, metric.decimals) for name, end in ends.items()} | {"n": str(score.n)}
-
-
 def _drawn(name: str, figures: Sequence[go.Figure | None], height: float | None = None) -> list[str]:
     """Figures for the page, of its own width; None is no figure."""
     drawn = [fluid(figure, height=height) for figure in figures if figure is not None]
     return [figure_html(figure, f"{name}-{number}") for number, figure in enumerate(drawn)]
-
-
-def _worst(record: EvaluatedRecord, kind: Kind) -> dict[str, Any]:
-    """A record as the template shows it."""
-    return {
-        **vars(record),
-        "score_list": [
-            (name, format_score(record.scores[name], metric_in_words(name).decimals))
-            for name in shown_metrics(kind, record.scores)
-            if record.scores[name] is not None
-        ],
-        "answer_list": [_answer(answer) for answer in record.answers],
-        "text_list": record.texts[:_MOST_TEXTS],
-    }
 
 
 def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 
 from rome_lens.errors import SettingError
 from rome_lens.evaluation.report.figures import report_figures
+from rome_lens.evaluation.report.metric_names import shown_metrics
 from rome_lens.evaluation.report.page import report_page
 from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.scores import UNEDITED, EditorScores, Kind
-from rome_lens.evaluation.report.tables import table_of_records
 from rome_lens.storage import write_table, write_whole
 
 if TYPE_CHECKING:
@@ -68,8 +68,32 @@ class Report:
         }
 
     def to_dataframe(self) -> "pd.DataFrame":
-        """A row a record and editor: what was asked, every metric, the unedited model's, size and error of the edit."""
-        return table_of_records(self.kind, self._evaluated())
+        """A row a record and editor: what was asked, every metric, the unedited model's, size and error of the edit.
+
+        Columns: editor, number, case_id, relation, subject, prompt, target_new, target_true; every metric that some
+        record has; the unedited model's as `before_ES` and so on; layer, relative_norm (of the update, against the
+        weights); perplexity_ratio (after the edit / before), flagged; error. What a record lacks is missing, not zero.
+        """
+        import pandas as pd
+
+        found = [(editor, record) for editor, several in self._evaluated().items() for record in several]
+        records = [record for _, record in found]
+        metrics = shown_metrics(self.kind, (name for record in records for name in record.scores))
+        before = shown_metrics(self.kind, (name for record in records for name in record.before))
+        asked = ("number", "case_id", "relation", "subject", "prompt", "target_new", "target_true")
+        how = ("perplexity_ratio", "flagged", "error")
+        columns = {
+            "editor": [editor for editor, _ in found],
+            **{name: [getattr(record, name) for record in records] for name in asked},
+            **{name: [record.scores.get(name) for record in records] for name in metrics},
+            **{f"before_{name}": [record.before.get(name) for record in records] for name in before},
+            **{name: [(record.edit or {}).get(name) for record in records] for name in ("layer", "relative_norm")},
+            **{name: [getattr(record, name) for record in records] for name in how},
+        }
+        table = pd.DataFrame(list(zip(*columns.values(), strict=True)), columns=list(columns))
+        numbers = [*metrics, *(f"before_{name}" for name in before), "relative_norm", "perplexity_ratio"]
+        # A column without any value would otherwise be one of objects.
+        return table.astype({**dict.fromkeys(numbers, "float64"), "layer": "Int64", "flagged": "boolean"})
 
     def figures(self) -> dict[str, go.Figure]:
         """Plotly figures: `scores`, every metric with its intervals; `relations`, NS against PS, for CounterFact."""

@@ -11,7 +11,7 @@ from rome_lens.facts import Fact
 from rome_lens.kinds import facts_of
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
-from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, fresh_token, merge, open_folder, run
+from rome_lens.runs import Folder, RunFolder, Shard, check_batches, digest_of, merge, open_folder, run
 from rome_lens.tracing.average.result import AverageEffect, average_of
 from rome_lens.tracing.average.settings import AverageChanges, AverageSettings
 from rome_lens.tracing.average.worker import AverageWork, tasks_of
@@ -87,7 +87,7 @@ def average_causal_effect(
         "version": __version__,
     }
     run_settings = json.loads(json.dumps(run_settings))
-    work = AverageWork(fresh_token(), source, settings, facts)
+    work = AverageWork(source, settings, facts)
     with open_folder(out, run_settings) as folder:
         tasks = tasks_of(facts, batch=batch_size)
         run(work, tasks, folder, executor=executor, shard=part, progress=progress)
@@ -109,7 +109,7 @@ def merge_averages(
     Raises:
         SettingError, RunError, ArtefactError: the folders do not belong together, or cannot be read or written.
     """
-    with merge(folders, out, settings=_joined_settings, kinds=(AVERAGE,)) as folder:
+    with merge(folders, out, settings=lambda several: {**several[0], "shard": None}, kinds=(AVERAGE,)) as folder:
         return _average(folder, folder.settings), folder.missing()
 
 
@@ -124,13 +124,9 @@ def read_average(folder: str | os.PathLike[str]) -> AverageEffect:
     return _average(found, found.settings, write=False)
 
 
-def _joined_settings(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {**runs[0], "shard": None}
-
-
 def _average(folder: Folder, settings: Mapping[str, Any], *, write: bool = True) -> AverageEffect:
     records = [record for _, record in folder.read_all()]
-    average = average_of(records, {**settings, "prepared": folder.prepared() or {}}, seed=settings["seed"])
+    average = average_of(records, {**settings, "prepared": folder.prepared() or {}})
     if write:
         folder.write_summary(average.summary())
     return average

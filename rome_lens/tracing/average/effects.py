@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,48 @@ class Peak:
     effect: Estimate
 
 
-def effects_by_role(facts: Sequence[Mapping[str, Any]], stream: str, severed: str | None) -> dict[str, np.ndarray]:
-    """The effects of one stream, [layer, fact] by role: of the facts that have the role, and were traced so.
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """The effects of facts that have a role, and what they amount to.
+
+    Attributes:
+        values: [layer, fact].
+        seed: of the intervals.
+    """
+
+    values: np.ndarray
+    seed: int
+
+    @cached_property
+    def curve(self) -> Curve:
+        """Their average, with intervals."""
+        means, low, high = (tuple(map(float, ends)) for ends in resample([self.values], mean, seed=self.seed))
+        return Curve(means, low, high, self.values.shape[1])
+
+    @cached_property
+    def peak(self) -> Peak:
+        """Where the curve is highest, and where it is in draws of other facts."""
+
+        def top(index: np.ndarray, axis: int) -> np.ndarray:
+            return self.values[:, index].mean(axis=-1).argmax(axis=0).astype(float)
+
+        facts, curve = np.arange(self.values.shape[1]), self.curve
+        layer, first, last = resample([facts], top, seed=self.seed, width=len(self.values))
+        at = int(layer)
+        effect = Estimate(curve.mean[at], curve.low[at], curve.high[at], curve.n)
+        return Peak(at, round(float(first)), round(float(last)), effect)
+
+
+def effects_by_role(
+    facts: Sequence[Mapping[str, Any]], stream: str, severed: str | None, *, seed: int
+) -> dict[str, Effects]:
+    """The effects of one stream by role: of the facts that have the role, and were traced so.
 
     Args:
         facts: the records of known facts.
         stream: what was restored.
         severed: what was severed meanwhile; None for nothing.
+        seed: of the intervals.
     """
     found: dict[str, list[np.ndarray]] = {}
     for fact in facts:
@@ -62,22 +98,4 @@ def effects_by_role(facts: Sequence[Mapping[str, Any]], stream: str, severed: st
             columns = [pos if severed is None else at.get(pos, -1) for pos in positions]
             if -1 not in columns:
                 found.setdefault(role, []).append(grid[:, columns].mean(axis=1) - fact["low"])
-    return {role: np.stack(several, axis=1) for role, several in found.items()}
-
-
-def curve_of(effects: np.ndarray, *, seed: int) -> Curve:
-    """The average of effects, [layer, fact], with intervals."""
-    means, low, high = (tuple(map(float, ends)) for ends in resample([effects], mean, seed=seed))
-    return Curve(means, low, high, effects.shape[1])
-
-
-def peak_of(effects: np.ndarray, curve: Curve, *, seed: int) -> Peak:
-    """Where the curve of effects, [layer, fact], is highest, and where it is in draws of other facts."""
-
-    def top(index: np.ndarray, axis: int) -> np.ndarray:
-        return effects[:, index].mean(axis=-1).argmax(axis=0).astype(float)
-
-    layer, first, last = resample([np.arange(effects.shape[1])], top, seed=seed, width=len(effects))
-    at = int(layer)
-    effect = Estimate(curve.mean[at], curve.low[at], curve.high[at], curve.n)
-    return Peak(at, round(float(first)), round(float(last)), effect)
+    return {role: Effects(np.stack(several, axis=1), seed) for role, several in found.items()}

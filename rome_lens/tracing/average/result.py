@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import plotly.graph_objects as go
 
 from rome_lens.backends import STREAMS
@@ -21,7 +20,7 @@ from rome_lens.figures.style import HUES, STREAM_COLOURS
 from rome_lens.intervals import Estimate, estimate, mean
 from rome_lens.storage import write_table, write_whole
 from rome_lens.tracing.attribution import ATTRIBUTION
-from rome_lens.tracing.average.effects import Curve, Peak, curve_of, effects_by_role, peak_of
+from rome_lens.tracing.average.effects import Curve, Effects, Peak, effects_by_role
 from rome_lens.tracing.labels import RESTORED, SEVERED_IN_WORDS, layer_title_of, title_of
 from rome_lens.tracing.roles import EARLY, LATE, ROLES
 
@@ -63,12 +62,12 @@ class AverageEffect:
 
     @property
     def n_layers(self) -> int:
-        return len(next(iter(self._first["scores"].values())))
+        return len(next(iter(self.facts[0]["scores"].values())))
 
     @property
     def streams(self) -> tuple[str, ...]:
         """The streams that were restored."""
-        return tuple(stream for stream in STREAMS if stream in self._first["scores"])
+        return tuple(stream for stream in STREAMS if stream in self.facts[0]["scores"])
 
     @property
     def severed(self) -> tuple[str, ...]:
@@ -121,7 +120,7 @@ class AverageEffect:
         Raises:
             SettingError: that was not traced, or no fact has the role.
         """
-        return self._curve((stream, role, severed), self._of_role(stream, role, severed))
+        return self._of_role(stream, role, severed).curve
 
     def lost(self, severed: str, role: str = EARLY[1]) -> Curve:
         """What severing takes away from the effect of restoring `resid`, by layer: each fact against itself.
@@ -129,8 +128,10 @@ class AverageEffect:
         Raises:
             SettingError: that was not traced, or no fact has the role.
         """
-        whole, cut = self._of_role("resid", role, None), self._of_role("resid", role, severed)
-        return self._curve(("lost", role, severed), whole - cut)
+        if (severed, role) not in self._lost:
+            whole, cut = self._of_role("resid", role, None), self._of_role("resid", role, severed)
+            self._lost[severed, role] = Effects(whole.values - cut.values, self.seed)
+        return self._lost[severed, role].curve
 
     def peak(self, stream: str, role: str, *, severed: str | None = None) -> Peak:
         """Where the average effect is highest, and how sure that layer is.
@@ -138,11 +139,7 @@ class AverageEffect:
         Raises:
             SettingError: that was not traced, or no fact has the role.
         """
-        key = stream, role, severed
-        if key not in self._peaks:
-            curve = self.curve(stream, role, severed=severed)
-            self._peaks[key] = peak_of(self._of_role(stream, role, severed), curve, seed=self.seed)
-        return self._peaks[key]
+        return self._of_role(stream, role, severed).peak
 
     def best(self, stream: str) -> tuple[str, Peak]:
         """The role with the highest peak of a stream, the last token's residual aside: that one is the answer itself.
@@ -150,10 +147,9 @@ class AverageEffect:
         Raises:
             SettingError: the stream was not traced.
         """
-        roles = [role for role in self.roles(stream) if stream != "resid" or role != LATE[1]] or list(
-            self.roles(stream)
-        )
-        return max(((role, self.peak(stream, role)) for role in roles), key=lambda found: found[1].effect.mean)
+        roles = self.roles(stream)
+        telling = [role for role in roles if stream != "resid" or role != LATE[1]] or roles
+        return max(((role, self.peak(stream, role)) for role in telling), key=lambda found: found[1].effect.mean)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """A row a cell: stream, severed, role, layer, effect, low, high (ends of its interval), n (facts)."""
@@ -235,22 +231,19 @@ class AverageEffect:
         """Figure 3 of the paper, ready to draw: the effect of restoring the residual at a role's tokens, ordinary and
         severed, and what severing takes away. Empty where nothing was severed, or no fact has the role.
         """
-        colours = {stream: STREAM_COLOURS[stream] for stream in self.severed}
+        if not self.severed:
+            return []
         try:
-            whole = [_line("ordinary", self.curve("resid", role), STREAM_COLOURS["resid"])]
-            cut = [
-                _line(SEVERED_IN_WORDS[stream], self.curve("resid", role, severed=stream), colour)
-                for stream, colour in colours.items()
-            ]
-            lost = [
-                _line(SEVERED_IN_WORDS[stream], self.lost(stream, role), colour) for stream, colour in colours.items()
-            ]
+            lines = [_line("ordinary", self.curve("resid", role), STREAM_COLOURS["resid"])]
+            lost = []
+            for stream in self.severed:
+                name, colour = SEVERED_IN_WORDS[stream], STREAM_COLOURS[stream]
+                lines.append(_line(name, self.curve("resid", role, severed=stream), colour))
+                lost.append(_line(name, self.lost(stream, role), colour))
         except SettingError:
             return []
-        if not cut:
-            return []
         return [
-            CurvePanel(f"{title_of('resid')}, {role}", whole + cut),
+            CurvePanel(f"{title_of('resid')}, {role}", lines),
             CurvePanel("What severing takes away: each fact against itself", lost),
         ]
 
@@ -310,40 +303,28 @@ class AverageEffect:
         write_table(self.to_dataframe(), Path(folder) / "effects.csv")
         write_table(self.facts_to_dataframe(), Path(folder) / "facts.csv")
 
-    @property
-    def _first(self) -> Mapping[str, Any]:
-        return self.facts[0]
-
     def _traced(self) -> list[tuple[str, str | None]]:
         return [*((stream, None) for stream in self.streams), *(("resid", stream) for stream in self.severed)]
 
     @cached_property
-    def _peaks(self) -> dict[tuple[str, str, str | None], Peak]:
+    def _lost(self) -> dict[tuple[str, str], Effects]:
+        """What severing a stream took away at a role's tokens, where that was asked for."""
         return {}
 
     @cached_property
-    def _curves(self) -> dict[tuple[str, str, str | None], Curve]:
-        return {}
-
-    def _curve(self, key: tuple[str, str, str | None], effects: np.ndarray) -> Curve:
-        if key not in self._curves:
-            self._curves[key] = curve_of(effects, seed=self.seed)
-        return self._curves[key]
-
-    @cached_property
-    def _by_role(self) -> dict[tuple[str, str | None], dict[str, np.ndarray]]:
-        """Effects [layer, fact] by what was traced and by role."""
-        found = {key: effects_by_role(self.facts, *key) for key in self._traced()}
+    def _by_role(self) -> dict[tuple[str, str | None], dict[str, Effects]]:
+        """Effects by what was traced and by role."""
+        found = {key: effects_by_role(self.facts, *key, seed=self.seed) for key in self._traced()}
         return {key: roles for key, roles in found.items() if roles}
 
-    def _effects(self, stream: str, severed: str | None) -> dict[str, np.ndarray]:
+    def _effects(self, stream: str, severed: str | None) -> dict[str, Effects]:
         if (stream, severed) not in self._by_role:
             what = stream if severed is None else f"{stream} with {severed} severed"
             had = ", ".join(s if cut is None else f"{s} with {cut} severed" for s, cut in self._traced())
             raise SettingError(f"{what!r} was not traced; this average has {had}")
         return self._by_role[stream, severed]
 
-    def _of_role(self, stream: str, role: str, severed: str | None) -> np.ndarray:
+    def _of_role(self, stream: str, role: str, severed: str | None) -> Effects:
         found = self._effects(stream, severed)
         if role not in found:
             raise SettingError(f"no fact has a {role!r} here; this average has {', '.join(found)}")
@@ -354,7 +335,7 @@ def _line(name: str, curve: Curve, colour: str) -> Line:
     return Line(name, curve.mean, curve.low, curve.high, curve.n, colour)
 
 
-def average_of(records: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], *, seed: int) -> AverageEffect:
+def average_of(records: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> AverageEffect:
     """The average of a run's records.
 
     Raises:
@@ -367,4 +348,4 @@ def average_of(records: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
             raise SettingError(f"no fact{of} is traced here yet; there is nothing to average")
         raise SettingError(f"none of {len(records)} facts{of} can be traced, such as: {records[0]['why']}")
     aside = tuple(record for record in records if not record["known"])
-    return AverageEffect(known, aside, settings, seed)
+    return AverageEffect(known, aside, settings, settings["seed"])

@@ -1,29 +1,19 @@
 """The settings of an average: those of a trace, and where paths are severed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
 
 from rome_lens.checks import choice
-from rome_lens.tracing.settings import Engine, SeveredStream, Stream, TraceSettings
+from rome_lens.tracing.settings import SharedChanges, TraceSettings
 
 SeveredAt = Literal["last-subject", "all"]
 """Where paths are severed: at the subject's last token alone, or at every token."""
 
 
-class AverageChanges(TypedDict, total=False):
+class AverageChanges(SharedChanges, total=False):
     """The fields of `AverageSettings`, as `average_causal_effect` takes them by name."""
 
-    streams: Sequence[Stream] | Stream
-    severed: Sequence[SeveredStream] | SeveredStream | None
     severed_at: SeveredAt
-    window: int | None
-    samples: int
-    noise: float | str | None
-    noise_replaces: bool
-    seed: int
-    prepend_bos: bool
-    engine: Engine
 
 
 @dataclass(frozen=True)
@@ -49,4 +39,6 @@ class AverageSettings(TraceSettings):
 
     def to_dict(self) -> dict[str, Any]:
         """As the settings of a run folder hold it."""
-        return {name: getattr(self, name) for name in AverageChanges.__annotations__} | {"noise": str(self.rule)}
+        # In the order of the pages.
+        names = dict.fromkeys(("streams", "severed", "severed_at", *AverageChanges.__annotations__))
+        return {name: getattr(self, name) for name in names} | {"noise": str(self.rule)}

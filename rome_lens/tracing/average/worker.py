@@ -32,13 +32,11 @@ class AverageWork(Work):
     """What a worker is given.
 
     Attributes:
-        token: of the run.
         model: where the model comes from.
         settings: what is traced.
         facts: all facts of the run, which the noise is measured on.
     """
 
-    token: str
     model: ModelSource
     settings: AverageSettings
     facts: tuple[Fact, ...]
@@ -88,11 +86,14 @@ class AverageWorker(RecordMaker):
                 known = self._known(number, fact)
                 shapes[known.case.shape].append(known)
             except (AnswerError, FactNotKnownError, PromptError) as error:
-                yield key_of(number), {**_asked(number, fact), "known": False, "why": str(error)}
+                yield key_of(number), {"number": number, **fact.as_dict(), "known": False, "why": str(error)}
         for several in shapes.values():
             # All of a shape or none: rounding depends on who goes along.
             if any(key_of(known.number) in task.keys for known in several):
-                yield from self._traced(several, progress)
+                cases, asked = [known.case for known in several], [known.grids for known in several]
+                found = score_grids(self._backend, cases, asked, engine=self.settings.engine, progress=progress)
+                for known, grids in zip(several, found, strict=True):
+                    yield key_of(known.number), _record(known, grids)
 
     def close(self) -> None:
         self._stack.close()
@@ -120,13 +121,6 @@ class AverageWorker(RecordMaker):
             grids = replace(grids, severed_at=at)
         return _Known(number, fact, text, case, grids, taken)
 
-    def _traced(self, several: "Sequence[_Known]", progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Facts of one shape, together."""
-        cases, asked = [known.case for known in several], [known.grids for known in several]
-        found = score_grids(self._backend, cases, asked, engine=self.settings.engine, progress=progress)
-        for known, grids in zip(several, found, strict=True):
-            yield key_of(known.number), _record(known, grids)
-
 
 @dataclass(frozen=True)
 class _Known:
@@ -140,15 +134,12 @@ class _Known:
     notes: tuple[str, ...]
 
 
-def _asked(number: int, fact: Fact) -> dict[str, Any]:
-    return {"number": number, **fact.as_dict()}
-
-
 def _record(known: _Known, grids: Grids) -> dict[str, Any]:
     text, severed_at = known.text, known.grids.severed_at
     at = list(range(text.n_prompt) if severed_at is None else severed_at)
     return {
-        **_asked(known.number, known.fact),
+        "number": known.number,
+        **known.fact.as_dict(),
         "known": True,
         "tokens": list(text.tokens),
         "subject_span": list(text.subject_span),
