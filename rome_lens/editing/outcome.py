@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from rome_lens.facts import EditRequest
@@ -111,6 +111,11 @@ class Outcome:
     after: Probabilities
     loss_curve: tuple[Loss, ...] | tuple[float, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        plain = asdict(self)
+        return plain | {"loss_curve": list(plain["loss_curve"])}
+
 
 @dataclass(frozen=True)
 class Earlier:
@@ -149,6 +154,15 @@ class Origin:
     dtype: str = ""
     seconds: float = 0.0
     made_on: tuple[Earlier, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            **{name: getattr(self, name) for name in ("variant", "backend", "dtype", "seconds")},
+            "settings": dict(self.settings),
+            "notes": list(self.notes),
+            "made_on": [asdict(earlier) | {"layers": list(earlier.layers)} for earlier in self.made_on],
+        }
 
 
 def found_on(others: Sequence[Earlier], layer: int, *, second_moment: bool) -> tuple[str, ...]:
