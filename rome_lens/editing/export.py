@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rome_lens.backends import Backend, as_backend
+from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_tree, is_wrapped
-from rome_lens.backends.origin import EDITED_MODEL, NOTE, Held, held_edits, held_in_folder, layers_held
+from rome_lens.backends.origin import EDITED_MODEL, NOTE, Held, held_in_folder
 from rome_lens.backends.w_out import sketch_matrix
 from rome_lens.editing.exact_sum import sum_on
-from rome_lens.editing.history import is_held, unedited_fingerprint, unedited_matrices
+from rome_lens.editing.history import held_now, is_held, unedited_matrix
 from rome_lens.editing.patch import EditedLayer, Patch, name_of
+from rome_lens.editing.record import records_of
 from rome_lens.editing.weight_update import LowRank
 from rome_lens.errors import EditError, EditStateError, ModelError, ModelMismatchError, SettingError
 from rome_lens.loading.default_model import DEFAULT_MODEL
@@ -222,10 +223,10 @@ def _source(model_or_path: Any, edits: Sequence[Patch], *, dtype: torch.dtype | 
             "give the name or the folder that it was loaded from, as load_model takes it"
         )
     unedited = {}
-    for layer, matrix in unedited_matrices(backend).items():
-        w_out = backend.w_out(layer)
+    for layer in sorted(records_of(model_or_path)):
+        w_out, matrix = backend.w_out(layer), unedited_matrix(backend, layer)
         unedited[id(w_out.parameter)] = matrix.t() if w_out.transposed else matrix
-    return _Source(name, original, backend.tokenizer, unedited, held=_held_now(backend))
+    return _Source(name, original, backend.tokenizer, unedited, held=held_now(backend))
 
 
 def _source_of_transformers(model: "PreTrainedModel") -> _Source:
@@ -320,12 +321,6 @@ def _held_in(name: str | None) -> dict[int, Held]:
         return {}
     folder = Path(name).expanduser()
     return held_in_folder(folder, None) if folder.is_dir() else {}
-
-
-def _held_now(backend: Backend) -> dict[int, Held]:
-    """The edits that a model's folder held, in the layers that still do."""
-    found = {layer: held_edits(backend, layer, unedited_fingerprint(backend, layer)) for layer in layers_held(backend)}
-    return {layer: held for layer, held in found.items() if held is not None}
 
 
 def _held_after(pieces: Sequence[_Piece], matrix: Tensor, edited: Tensor, before: Mapping[int, Held]) -> Held:

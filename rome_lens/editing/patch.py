@@ -289,11 +289,6 @@ class Patch:
         return update
 
 
-def layer_of(patch: Patch, layer: int) -> EditedLayer | None:
-    """What an edit changes in a layer; None where it changes nothing there."""
-    return next((here for here in patch.layers if here.layer == layer), None)
-
-
 def layer_names(patch: Patch) -> str:
     """The layers of an edit for messages: "layer 5", "layers 3, 4, 5"."""
     return f"layer{'s' if len(patch.layers) > 1 else ''} {', '.join(str(here.layer) for here in patch.layers)}"
