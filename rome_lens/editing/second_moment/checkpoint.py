@@ -29,9 +29,9 @@ _SECONDS = 30.0
 _SHARE = 20
 
 
-@dataclass(frozen=True)
+@dataclass
 class State:
-    """What a checkpoint holds.
+    """How far a collection has come: what a checkpoint holds.
 
     Attributes:
         sums: by layer, [d_mlp d_mlp], float64.
@@ -43,11 +43,11 @@ class State:
     """
 
     sums: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
-    n_tokens: int
-    n_pieces: int
-    digest: str
-    batch_positions: int
-    seconds: float
+    n_tokens: int = 0
+    n_pieces: int = 0
+    digest: str = ""
+    batch_positions: int = 0
+    seconds: float = 0.0
 
 
 class Checkpoint:
@@ -120,12 +120,8 @@ class Checkpoint:
             "file, or remove it to begin anew"
         )
 
-    def write_if_due(self, sums: Mapping[int, Tensor], **progress: Any) -> None:
+    def write_if_due(self, state: State) -> None:
         """Write the file if the last one is old enough.
-
-        Args:
-            sums: by layer.
-            progress: the other fields of `State`.
 
         Raises:
             ArtefactError: the file cannot be written.
@@ -136,11 +132,11 @@ class Checkpoint:
         save_tensors(
             self._path,
             kind=_KIND,
-            tensors={f"sum.{layer}": total for layer, total in sums.items()},
+            tensors={f"sum.{layer}": total for layer, total in state.sums.items()},
             settings={
                 "settings": self._settings,
                 "fingerprints": {str(layer): mark.to_dict() for layer, mark in self._fingerprints.items()},
-                **progress,
+                **{name: value for name, value in vars(state).items() if name != "sums"},
             },
         )
         self._due = time.monotonic() + max(_SECONDS, _SHARE * (time.monotonic() - started))

@@ -1,5 +1,6 @@
 """C as a matrix: what can be one, and systems that are solved with it by Cholesky in float64, with a small ridge."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,7 +60,6 @@ class Inverse:
         self._matrix, self._layer = matrix, layer
         # By the ridges that were to be tried, the one that did and the factor with it: the last alone.
         self._kept: dict[tuple[float, ...], tuple[float, Tensor]] = {}
-        self._condition_number: float | None = None
 
     @torch.no_grad()
     def solve(self, key: Float[Tensor, "*batch d_mlp"], ridge: float | None) -> Float[Tensor, "*batch d_mlp"]:
@@ -78,16 +78,13 @@ class Inverse:
         """As `SecondMoment.ridge`."""
         return self._factor(None)[0]
 
-    @property
+    @cached_property
     def condition_number(self) -> float:
         """As `SecondMoment.condition_number`."""
-        known = self._condition_number
-        if known is None:
-            values = torch.linalg.eigvalsh(self._ridged(self.ridge))
-            # With a factor the smallest is positive, but for the rounding of the eigenvalues themselves.
-            smallest = max(values[0].item(), torch.finfo(torch.float64).eps * values[-1].item())
-            self._condition_number = known = float(values[-1].item() / smallest)
-        return known
+        values = torch.linalg.eigvalsh(self._ridged(self.ridge))
+        # With a factor the smallest is positive, but for the rounding of the eigenvalues themselves.
+        smallest = max(values[0].item(), torch.finfo(torch.float64).eps * values[-1].item())
+        return float(values[-1].item() / smallest)
 
     def _ridged(self, ridge: float) -> Float[Tensor, "d_mlp d_mlp"]:
         ridged = self._matrix.to(torch.float64, copy=True)
