@@ -61,9 +61,12 @@ class Probabilities:
     target_written: bool | None = None
 
     @classmethod
-    def of(cls, target: AnswerReading, old: AnswerReading) -> Self:
-        """Of what was read."""
-        return cls(target.probability, old.probability, target.mean, target.written)
+    def of_each(cls, targets: Sequence[AnswerReading], old: Sequence[AnswerReading]) -> list[Self]:
+        """Of what was read, a request each."""
+        return [
+            cls(target.probability, other.probability, target.mean, target.written)
+            for target, other in zip(targets, old, strict=True)
+        ]
 
     @property
     def reached(self) -> bool:

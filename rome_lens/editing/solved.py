@@ -86,10 +86,12 @@ def solve_requests(
     ]
     parts = split_requests(backend, rows, layer=settings.layer, batch_size=batch_size)
 
-    def solved(part: Sequence[int], progress: Progress | None) -> list[SolvedRequest]:
-        return _solve_together(backend, [rows[i] for i in part], settings, choices, progress)
-
-    found = in_parts(parts, solved, what="editing", progress=progress)
+    found = in_parts(
+        parts,
+        lambda part, progress: _solve_together(backend, [rows[i] for i in part], settings, choices, progress),
+        what="editing",
+        progress=progress,
+    )
     return Solved(settings.layer, tuple(found), tuple(map(tuple, parts)), edits_in_weights(backend))
 
 
@@ -127,4 +129,4 @@ def both_probabilities(
     """
     answers = [answer for pair in zip(targets, old, strict=True) for answer in pair]
     read = read_answers(backend, answers, hooks=hooks)
-    return [Probabilities.of(*pair) for pair in zip(read[::2], read[1::2], strict=True)]
+    return Probabilities.of_each(read[::2], read[1::2])
