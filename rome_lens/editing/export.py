@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,10 +250,7 @@ def _source_of_transformers(model: "PreTrainedModel") -> _Source:
 
 def _dtype_of(edits: Sequence[Patch]) -> torch.dtype:
     """The widest of the dtypes that the edits were made in; float32 where none is said."""
-    dtype = as_dtype(edits[0].dtype or None)
-    for edit in edits[1:]:
-        dtype = torch.promote_types(dtype, as_dtype(edit.dtype or None))
-    return dtype
+    return reduce(torch.promote_types, [as_dtype(edit.dtype or None) for edit in edits])
 
 
 def _module_of(patch: Patch, here: EditedLayer, source: _Source, weights: Mapping[str, Tensor]) -> str:

@@ -169,23 +169,23 @@ class FineTuning:
         backend, settings = self._backend, self.settings
         with fast_products(device=backend.device, dtype=backend.dtype):
             old = old_answers(backend, requests, prompts, prepend_bos=self.prepend_bos)
-        tuned = tune(backend, prompts, settings=settings, engine=self._engine, progress=progress)
-        hooks = matrix_hooks(backend, self.layer, torch.stack([*tuned.deltas, *tuned.deltas]))
+        tuned, way, notes = tune(backend, prompts, settings=settings, engine=self._engine, progress=progress)
+        hooks = matrix_hooks(backend, self.layer, torch.stack([*tuned.found, *tuned.found]))
         with fast_products(device=backend.device, dtype=backend.dtype):
             read = (read_answers(backend, [*prompts, *old], hooks=each) for each in ((), hooks))
             n = len(requests)
             before, after = (Probabilities.of_each(answers[:n], answers[n:]) for answers in read)
         found = []
-        for i, (request, delta) in enumerate(zip(requests, tuned.deltas, strict=True)):
-            outcome = Outcome(request, old[i].answer, before[i], after[i], tuned.curves[i])
-            notes = () if after[i].reached else (not_reached(request, after[i], _ADVICE),)
-            found.append(Found(outcome, Dense(self.layer, delta.cpu()), prompts[i], old[i], notes))
+        for i, (request, delta, curve) in enumerate(zip(requests, tuned.found, tuned.curves, strict=True)):
+            outcome = Outcome(request, old[i].answer, before[i], after[i], tuple(loss for (loss,) in curve))
+            said = () if after[i].reached else (not_reached(request, after[i], _ADVICE),)
+            found.append(Found(outcome, Dense(self.layer, delta.cpu()), prompts[i], old[i], said))
         return make_edits(
             backend,
             found,
             variant=self.variant,
-            settings={**asdict(settings), "prepend_bos": self.prepend_bos, "engine": tuned.engine},
-            notes=tuned.notes,
+            settings={**asdict(settings), "prepend_bos": self.prepend_bos, "engine": way},
+            notes=notes,
             made_on=edits_in_weights(backend),
             started=started,
         )

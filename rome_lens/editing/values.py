@@ -118,15 +118,8 @@ class _ValueLoss(Objective):
         self.work = torch.promote_types(known.value.dtype, torch.float32)
         self.lengths = known.value[forward.batch.bare_row].to(self.work).norm(dim=1)
         self.essence: Tensor | None = None
-
-    @property
-    def asked(self) -> list[str]:
-        return [f"{one.request.text!r} -> {one.request.target_new!r}" for one in self.requests]
-
-    def start(self) -> list[Tensor]:
-        """No change of any value."""
-        n, d_model = len(self.requests), self.forward.backend.d_model
-        return [torch.zeros(d_model, dtype=self.work, device=self.lengths.device) for _ in range(n)]
+        self.asked = [f"{one.request.text!r} -> {one.request.target_new!r}" for one in requests]
+        self.zero = torch.zeros(forward.backend.d_model, dtype=self.work, device=self.lengths.device)
 
     def losses(self, found: Float[Tensor, "request d_model"]) -> tuple[Float[Tensor, " request"], ...]:
         logits = self.forward.logits(found)
