@@ -341,11 +341,8 @@ def _described(edit: Patch) -> dict[str, Any]:
 def _write_note(folder: Path, *, kind: str, model: str, edits: Sequence[Patch], layers: Sequence[Held] = ()) -> None:
     mine = {edit.id for edit in edits}
     earlier = [dict(edit) for held in layers for edit in held.edits if edit.get("id") not in mine]
-    note: dict[str, Any] = {"rome_lens": __version__, "kind": kind, "model": model}
-    note["edits"] = [*earlier, *(_described(edit) for edit in edits)]
-    if layers:
-        note["layers"] = [held.to_dict() for held in layers]
-    _write_json(folder / NOTE, note)
+    note = {"rome_lens": __version__, "kind": kind, "model": model, "edits": [*earlier, *map(_described, edits)]}
+    _write_json(folder / NOTE, note | ({"layers": [held.to_dict() for held in layers]} if layers else {}))
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -67,17 +67,13 @@ class Patch:
     origin: Origin
 
     def __repr__(self) -> str:
-        made_on = self.made_on
+        asked, made_on = self.label if len(self.outcomes) == 1 else f"{len(self.outcomes)} requests", self.made_on
         return (
-            f"{type(self).__name__}({self._asked}, "
+            f"{type(self).__name__}({asked}, "
             f"{layer_names(self)} of {self.fingerprint.model_name}, "
             f"{self.variant}, {self._came_of_it}"
             f"{f'; found with {len(made_on)} others in the weights' if made_on else ''})"
         )
-
-    @property
-    def _asked(self) -> str:
-        return self.label if len(self.outcomes) == 1 else f"{len(self.outcomes)} requests"
 
     @property
     def _came_of_it(self) -> str:

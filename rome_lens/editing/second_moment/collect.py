@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend, Fingerprint, fast_products
+from rome_lens.backends import Backend, fast_products
 from rome_lens.backends.decoding import pad_rows
 from rome_lens.backends.origin import loaded_from
 from rome_lens.checks import flag, is_list, keep, seed_number, shown, whole_number, whole_numbers
@@ -78,26 +78,9 @@ class CollectSettings:
     batch_positions: int | None = None
 
     def __post_init__(self) -> None:
-        counts: dict[str, int | None] = {"max_tokens": self.max_tokens, "batch_positions": self.batch_positions}
-        for name, number in counts.items():
-            if number is not None:
-                counts[name] = whole_number(name, number, least=1)
-        keep(self, **counts, seed=seed_number(self.seed), prepend_bos=flag("prepend_bos", self.prepend_bos))
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What a pass gives.
-
-    Attributes:
-        moments: by layer, [d_mlp d_mlp], float64, symmetric, on the CPU.
-        fingerprints: by layer.
-        history: the fields of a `SecondMoment` that all layers share.
-    """
-
-    moments: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
-    fingerprints: Mapping[int, Fingerprint]
-    history: Mapping[str, Any]
+        counts = {"max_tokens": self.max_tokens, "batch_positions": self.batch_positions}
+        keep(self, **{name: whole_number(name, n, least=1) for name, n in counts.items() if n is not None})
+        keep(self, seed=seed_number(self.seed), prepend_bos=flag("prepend_bos", self.prepend_bos))
 
 
 def collect_sums(
@@ -108,14 +91,19 @@ def collect_sums(
     *,
     checkpoint: str | PathLike[str] | None,
     progress: Progress | None,
-) -> Collected:
-    """Collect the second moments of some layers; the arguments are those of `SecondMoment.collect`."""
+) -> dict[int, dict[str, Any]]:
+    """Collect the second moments of some layers; the arguments are those of `SecondMoment.collect`.
+
+    Returns:
+        By layer, the fields of a `SecondMoment`; the matrix in float64, symmetric and on the CPU.
+    """
     started = time.perf_counter()
     in_order = _checked_layers(backend, layers)
     wanted = sorted(in_order)
     enough = TOKENS_PER_ROW * max(backend.w_out(layer).matrix.shape[0] for layer in wanted)
     cut = Cut.checked(backend, settings.text_length, prepend_bos=settings.prepend_bos)
-    pieces, own = _pieces(backend, texts, settings, cut, enough=enough)
+    pieces = _pieces(backend, texts, settings, cut, enough=enough)
+    own = isinstance(pieces, SelfPieces)
     # A model may carry edits in its weights: it is known by what it was before.
     fingerprints = {layer: unedited_fingerprint(backend, layer) for layer in wanted}
     history = {
@@ -147,7 +135,10 @@ def collect_sums(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": pass_.state.seconds + time.perf_counter() - started,
     }
-    return Collected(moments, fingerprints, history)
+    return {
+        layer: {"matrix": matrix, "layer": layer, "fingerprint": fingerprints[layer], **history}
+        for layer, matrix in moments.items()
+    }
 
 
 def _pieces(
@@ -157,11 +148,11 @@ def _pieces(
     cut: Cut,
     *,
     enough: int,
-) -> tuple[Pieces, bool]:
-    """The text in pieces, and whether the model writes it; `enough` tokens are read of a text without a near end."""
+) -> Pieces:
+    """The text in pieces; `enough` tokens are read of a text without a near end."""
     max_tokens = settings.max_tokens
     if isinstance(texts, str) and texts == SELF:
-        return SelfPieces(backend, max_tokens=max_tokens or enough, seed=settings.seed, cut=cut), True
+        return SelfPieces(backend, max_tokens=max_tokens or enough, seed=settings.seed, cut=cut)
     opened = read_texts(texts, field=settings.field) if isinstance(texts, str | PathLike) else texts
     if not is_list(opened):
         raise SettingError(f"texts is {shown(texts)}; expected texts, a file or a data set of them, or {SELF!r}")
@@ -170,7 +161,7 @@ def _pieces(
         source = opened.source
         if opened.endless:
             max_tokens = max_tokens or enough
-    return TextPieces(backend.tokenizer, opened, source=source, max_tokens=max_tokens, cut=cut), False
+    return TextPieces(backend.tokenizer, opened, source=source, max_tokens=max_tokens, cut=cut)
 
 
 def _checked_layers(backend: Backend, layers: Iterable[int]) -> list[int]:

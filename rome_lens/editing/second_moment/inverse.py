@@ -29,23 +29,18 @@ def check_matrix(matrix: Any) -> None:
     Raises:
         SettingError: it is not square, symmetric (up to rounding) and finite.
     """
-    complaint = _complaint_about(matrix)
-    if complaint is not None:
-        raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")
-
-
-def _complaint_about(matrix: Any) -> str | None:
-    """What keeps a matrix from being a second moment, in words."""
     if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
         found = f"of {matrix.dtype}" if isinstance(matrix, Tensor) else type(matrix).__name__
-        return f"is {found}, no tensor of floating-point numbers"
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
-        return f"has shape {tuple(matrix.shape)}"
-    if not matrix.isfinite().all():
-        return "holds numbers that are not finite"
-    if (matrix - matrix.t()).abs().max() > _ASYMMETRY * matrix.abs().max():
-        return "is not symmetric"
-    return None
+        complaint = f"is {found}, no tensor of floating-point numbers"
+    elif matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
+        complaint = f"has shape {tuple(matrix.shape)}"
+    elif not matrix.isfinite().all():
+        complaint = "holds numbers that are not finite"
+    elif (matrix - matrix.t()).abs().max() > _ASYMMETRY * matrix.abs().max():
+        complaint = "is not symmetric"
+    else:
+        return
+    raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")
 
 
 class Inverse:

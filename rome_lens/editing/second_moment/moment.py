@@ -164,13 +164,8 @@ class SecondMoment:
         backend = as_backend(model)
         chosen = settings_of(CollectSettings, settings, changes, expected="CollectSettings")
         collected = collect_sums(backend, layers, texts, chosen, checkpoint=checkpoint, progress=progress)
-        history: dict[str, Any] = {**collected.history, "command": command}
-        if source is not None:
-            history["source"] = source
-        return {
-            layer: cls(matrix=matrix, layer=layer, fingerprint=collected.fingerprints[layer], **history)
-            for layer, matrix in collected.moments.items()
-        }
+        said = {"command": command} if source is None else {"command": command, "source": source}
+        return {layer: cls(**values | said) for layer, values in collected.items()}
 
     @classmethod
     def from_matrix(cls, matrix: Tensor, *, layer: int) -> "SecondMoment":
