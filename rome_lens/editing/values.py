@@ -13,7 +13,7 @@ from rome_lens.editing.forward import Known, ValueBlocks, ValueForward, way_and_
 from rome_lens.editing.keys import KeysAndValues
 from rome_lens.editing.outcome import Loss
 from rome_lens.editing.prompts import Batch, RequestRows, make_batch
-from rome_lens.editing.settings import Settings
+from rome_lens.editing.settings import Choices, Settings
 from rome_lens.errors import EditError
 from rome_lens.progress import Progress
 
@@ -45,8 +45,7 @@ def find_values(
     requests: Sequence[RequestRows],
     *,
     settings: Settings,
-    bare_weight: float | None,
-    engine: str,
+    choices: Choices,
     progress: Progress | None = None,
 ) -> list[Value]:
     """Optimise the values of requests together; each has its own Adam, clamp and stop.
@@ -55,13 +54,14 @@ def find_values(
         backend: the model, in evaluation mode.
         requests: the requests in tokens.
         settings: the layer, and how a value is optimised.
-        bare_weight: share of the bare prompt among a request's rows.
-        engine: `auto` or `plain`.
+        choices: how rows are weighed, and how the model is run.
         progress: called after every step.
 
     Raises:
         EditError: a loss is no number, or nothing of a value reaches the end of its prompt.
     """
+    bare_weight = choices.bare_weight
+    assert not isinstance(bare_weight, str)
     batch = make_batch(requests, bare_weight=bare_weight, device=backend.device)
     descent = Descent(
         settings.v_num_grad_steps,
@@ -81,7 +81,7 @@ def find_values(
 
     (known, descended), reason = prefer_blocks(
         backend,
-        engine=engine,
+        engine=choices.engine,
         blocks=lambda progress: (optimised(ValueBlocks(backend, settings.layer, batch), progress), None),
         whole=lambda reason: (optimised(ValueForward(backend, settings.layer, batch), progress), reason),
         progress=progress,

@@ -25,9 +25,9 @@ class WeightUpdate(ABC):
         """(d_mlp, d_model)."""
 
     @property
-    @abstractmethod
     def rank(self) -> int | None:
         """How many outer products it is the sum of; None for a whole matrix."""
+        return None
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -104,10 +104,6 @@ class Dense(WeightUpdate):
     @property
     def matrix(self) -> Float[Tensor, "d_mlp d_model"]:
         return self.delta
-
-    @property
-    def rank(self) -> None:
-        return None
 
     def scaled(self, factor: float) -> Self:
         return replace(self, delta=self.delta * factor)
