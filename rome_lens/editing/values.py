@@ -75,8 +75,8 @@ def find_values(
     def optimised(forward: ValueForward, progress: Progress | None) -> tuple[Known, Descended]:
         with forward.ready():
             known = forward.known()
-            backend.check_values(settings.layer, known.key, known.value)
-            objective = _ValueLoss(forward, known, requests, settings, bare_weight)
+            backend.check_values(settings.layer, *known)
+            objective = _ValueLoss(forward, known.value, requests, settings, bare_weight)
             return known, descend(backend, objective, descent, progress=progress)
 
     (known, descended), reason = prefer_blocks(
@@ -89,13 +89,13 @@ def find_values(
     way, notes = way_and_notes("values were optimised", reason)
     return [
         Value(before, before.bare_value + delta.double(), tuple(Loss(*terms) for terms in curve), way, notes)
-        for before, delta, curve in zip(_keys_and_values(known, batch), descended.found, descended.curves, strict=True)
+        for before, delta, curve in zip(_keys_and_values(*known, batch), descended.found, descended.curves, strict=True)
     ]
 
 
-def _keys_and_values(known: Known, batch: Batch) -> list[KeysAndValues]:
+def _keys_and_values(key: Tensor, value: Tensor, batch: Batch) -> list[KeysAndValues]:
     """Of each request."""
-    key, value = known.key.double(), known.value.double()
+    key, value = key.double(), value.double()
     found = []
     for index, bare in enumerate(batch.bare_row.tolist()):
         weight = torch.where(batch.request == index, batch.row_weight, 0.0)
@@ -109,14 +109,14 @@ class _ValueLoss(Objective):
     def __init__(
         self,
         forward: ValueForward,
-        known: Known,
+        value: Float[Tensor, "row d_model"],
         requests: Sequence[RequestRows],
         settings: Settings,
         bare_weight: float | None,
     ) -> None:
         self.forward, self.requests, self.settings, self.bare_weight = forward, requests, settings, bare_weight
-        self.work = torch.promote_types(known.value.dtype, torch.float32)
-        self.lengths = known.value[forward.batch.bare_row].to(self.work).norm(dim=1)
+        self.work = torch.promote_types(value.dtype, torch.float32)
+        self.lengths = value[forward.batch.bare_row].to(self.work).norm(dim=1)
         self.essence: Tensor | None = None
         self.asked = [f"{one.request.text!r} -> {one.request.target_new!r}" for one in requests]
         self.zero = torch.zeros(forward.backend.d_model, dtype=self.work, device=self.lengths.device)
