@@ -33,10 +33,8 @@ def edit_hooks(patch: Patch, model: Any, *, rows: Sequence[int] | None, force: b
     _check(patch, backend, force=force)
     if rows is not None:
         rows = whole_numbers("rows", rows, expected="a list of rows of the batch, such as [0, 2]")
-    hooks: list[tuple[str, Hook]] = []
-    for here in patch.layers:
-        hooks += gain_hooks(backend, here.layer, _moved(backend, here.update).gain, rows=rows)
-    return hooks
+    updates = [_moved(backend, here.update) for here in patch.layers]
+    return [hook for update in updates for hook in gain_hooks(backend, update.layer, update.gain, rows=rows)]
 
 
 def hooks_for_rows(

@@ -149,10 +149,6 @@ class Batch(Rows):
     essence_column: Int[Tensor, " request"]
 
     @property
-    def n_requests(self) -> int:
-        return self.bare_row.shape[0]
-
-    @property
     def read_at(self) -> tuple[Int[Tensor, " place"], Int[Tensor, " place"]]:
         """Rows and columns where logits are read: of the targets, then of the essences."""
         rows = torch.cat([self.targets.row, self.essence_row])
