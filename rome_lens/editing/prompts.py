@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -236,11 +237,8 @@ def make_batch(requests: Sequence[RequestRows], *, bare_weight: float | None, de
     """
     rows = [row for request in requests for row in request.rows]
     owners = [index for index, request in enumerate(requests) for _ in request.rows]
-    bare, essence, weights = [], [], []
-    for request in requests:
-        bare.append(len(weights))
-        weights += [*_row_weights(len(request.rewriting), bare_weight), 0.0]
-        essence.append(len(weights) - 1)
+    weights = [share for request in requests for share in (*_row_weights(len(request.rewriting), bare_weight), 0.0)]
+    ends = list(accumulate(len(request.rows) for request in requests))
 
     def whole(numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=device)
@@ -252,8 +250,8 @@ def make_batch(requests: Sequence[RequestRows], *, bare_weight: float | None, de
         request=whole(owners),
         n_suffix=max(request.n_suffix for request in requests),
         row_weight=torch.tensor(weights, dtype=torch.float64, device=device),
-        bare_row=whole(bare),
-        essence_row=whole(essence),
+        bare_row=whole([0, *ends[:-1]]),
+        essence_row=whole([end - 1 for end in ends]),
         essence_column=whole([len(request.essence.ids) - 1 for request in requests]),
     )
 
