@@ -171,8 +171,7 @@ def _sets(record: Record, now: Float[Tensor, "d_mlp d_model"]) -> Iterator[list[
     before, after = (x[rows.to(x.device)].to("cpu", torch.float64).nan_to_num() for x in (record.original, now))
     updates = [record.updates([patch])[0] for patch in patches]
     gains = torch.stack([update.rows(rows.to(next(iter(update.tensors.values())).device)).cpu() for update in updates])
-    sums = {k: gains[:k].sum(dim=0) for k in range(n - 1, 0, -1)}
-    sets = [(patches[:k], before + gain) for k, gain in sums.items()]
+    sets = [(patches[:k], before + gains[:k].sum(dim=0)) for k in range(n - 1, 0, -1)]
     sets += [(patches[:i] + patches[i + 1 :], before + gains.sum(dim=0) - gains[i]) for i in range(n - 1)]
     eps = max(torch.finfo(x.dtype).eps for x in (record.original, now))
     allowed = 2 * eps * max(before.abs().max().item(), after.abs().max().item(), gains.abs().max().item())
