@@ -164,7 +164,7 @@ class SecondMoment:
         backend = as_backend(model)
         chosen = settings_of(CollectSettings, settings, changes, expected="CollectSettings")
         collected = collect_sums(backend, layers, texts, chosen, checkpoint=checkpoint, progress=progress)
-        said = {"command": command} if source is None else {"command": command, "source": source}
+        said: dict[str, Any] = {"command": command} | ({} if source is None else {"source": source})
         return {layer: cls(**values | said) for layer, values in collected.items()}
 
     @classmethod
