@@ -94,7 +94,8 @@ class ROME:
         self._backend = as_backend(model)
         self.model = model
         choices = Choices(variant, bare_weight, essence_at, context_templates, seed, prepend_bos, engine)
-        self._choices, self.variant, self.essence_at = choices, choices.variant, choices.essence_at
+        self.variant: Variant = choices.variant
+        self._choices, self.essence_at = choices, choices.essence_at
         self.bare_weight, self.seed, self.prepend_bos = choices.bare_weight, choices.seed, choices.prepend_bos
         published = settings_for(self._backend) if settings is None else settings
         if not isinstance(published, Settings):
