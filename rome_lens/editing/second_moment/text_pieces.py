@@ -174,7 +174,15 @@ class SelfPieces(Pieces):
     ) -> list[list[int]]:
         n_new = self._cut.text_length - len(self._cut.bos) - 1
         try:
-            texts = sample(self._backend, prompts, n_new=n_new, generator=generator, banned=banned, progress=progress)
+            texts = sample(
+                self._backend,
+                prompts,
+                n_new=n_new,
+                generator=generator,
+                temperature=1.0,
+                banned=banned,
+                progress=progress,
+            )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
