@@ -4,12 +4,14 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from rome_lens.errors import RomeLensError, SettingError
 
 _Word = TypeVar("_Word", bound=str)
+_Settings = TypeVar("_Settings")
 
 # Letters of what was given that an error shows: enough to recognise it.
 _LONGEST = 200
@@ -223,6 +225,27 @@ def known_names(function: str, given: Iterable[str], known: Iterable[str]) -> No
     unknown = [name for name in given if name not in known]
     if unknown:
         raise TypeError(f"{function}() got an unexpected keyword argument {unknown[0]!r}")
+
+
+def settings_of(kind: type[_Settings], given: object, changes: Mapping[str, Any], *, expected: str) -> _Settings:
+    """A caller's settings, with what the caller gave by name in their place.
+
+    Args:
+        kind: a dataclass of settings.
+        given: the caller's; None is what the class has by default.
+        changes: fields by name.
+        expected: what the settings should have been, for the error.
+
+    Raises:
+        SettingError: a setting is out of its range, or the settings are of another kind.
+        TypeError: there is no setting of a name.
+    """
+    if given is None:
+        return kind(**changes)
+    if not isinstance(given, kind):
+        raise SettingError(f"settings is {shown(given)}; expected {expected}")
+    itself: Any = kind
+    return kind(**{f.name: getattr(given, f.name) for f in fields(itself) if f.init} | dict(changes))
 
 
 def as_path(name: str, value: Any) -> str:

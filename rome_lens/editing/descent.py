@@ -37,16 +37,15 @@ class Descent:
 
 
 class Objective(ABC):
-    """What is minimised: a loss for each request that is still under way, as a function of its own parameters."""
+    """What is minimised: a loss for each request that is still under way, as a function of its own parameters.
 
-    @property
-    @abstractmethod
-    def asked(self) -> Sequence[str]:
-        """What each of these requests asks for, for errors."""
+    Attributes:
+        asked: what each request asks for, for errors; all of them, under way or not.
+        zero: where each request's parameters begin: no change.
+    """
 
-    @abstractmethod
-    def start(self) -> list[Tensor]:
-        """Where each request's parameters begin."""
+    asked: Sequence[str]
+    zero: Tensor
 
     @abstractmethod
     def losses(self, found: Float[Tensor, "request ..."]) -> tuple[Float[Tensor, " request"], ...]:
@@ -94,7 +93,7 @@ def descend(backend: Backend, objective: Objective, descent: Descent, *, progres
     Raises:
         EditError: a loss is no number, or as `Objective.check` raises.
     """
-    parameters = [parameter.requires_grad_(True) for parameter in objective.start()]
+    parameters = [objective.zero.clone().requires_grad_(True) for _ in objective.asked]
     # Adam works number by number and passes over what has no gradient: one is as good as one a request.
     adam = torch.optim.Adam(parameters, lr=descent.lr)
     curves: list[list[tuple[float, ...]]] = [[] for _ in parameters]
@@ -107,8 +106,8 @@ def descend(backend: Backend, objective: Objective, descent: Descent, *, progres
                 curves[living[place]].append(terms)
                 if not math.isfinite(terms[0]):
                     raise EditError(
-                        f"the loss of {objective.asked[place]} is {terms[0]} at step {step + 1}; load the model in "
-                        f"float32, or lower {descent.lr_name}"
+                        f"the loss of {objective.asked[living[place]]} is {terms[0]} at step {step + 1}; load the "
+                        f"model in float32, or lower {descent.lr_name}"
                     )
             if progress is not None:
                 progress(step + 1, descent.num_steps, descent.what)

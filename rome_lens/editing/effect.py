@@ -1,8 +1,8 @@
 """What an edit did, measured on the edited weights: on its prompt, on others about the subject, on other subjects."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rome_lens.backends import Backend, as_backend
 from rome_lens.backends.generation import continue_texts
@@ -14,6 +14,8 @@ from rome_lens.editing.templates import sample_templates
 from rome_lens.errors import PromptError
 from rome_lens.facts import EditRequest
 from rome_lens.tokens import TokenisedPrompt, decode, tokenise
+
+_T = TypeVar("_T")
 
 PROMPT, PARAPHRASE, BEHIND_TEXT, NEIGHBOUR = "prompt", "paraphrase", "behind_text", "neighbour"
 
@@ -169,11 +171,11 @@ def measure(edit: Edit, model: Any, watched: Sequence[Watched], *, prepend_bos: 
         return continue_texts(backend, [edit.request.text], n_new=n_new, prepend_bos=prepend_bos)[0]
 
     with backend.evaluating():
-        own_before = _own_answers(backend, rows)
+        own_before = _in_parts(own_answers, backend, rows)
         old = _old_answers(backend, edit.request, watched, own_before, prepend_bos=prepend_bos)
         before, text_before = _read(backend, rows, old), continuation()
         with edit.applied(model):
-            own_after = _own_answers(backend, rows)
+            own_after = _in_parts(own_answers, backend, rows)
             after, text_after = _read(backend, rows, old), continuation()
     effects = []
     for i, each in enumerate(watched):
@@ -209,11 +211,12 @@ def _old_answers(
     """Each prompt followed by the old answer; a neighbour by what the model says there."""
     old = []
     for each, ids in zip(watched, own, strict=True):
-        if each.kind != NEIGHBOUR and request.target_true is not None:
-            answer = _asked(backend, each.prompt, request, request.target_true, prepend_bos=prepend_bos)
+        if each.kind == NEIGHBOUR:
+            old.append(followed_by(backend, each.row, ids))
+        elif request.target_true is None:
+            old.append(followed_by(backend, each.row, own[0]))
         else:
-            answer = followed_by(backend, each.row, ids if each.kind == NEIGHBOUR else own[0])
-        old.append(answer)
+            old.append(_asked(backend, each.prompt, request, request.target_true, prepend_bos=prepend_bos))
     return old
 
 
@@ -221,8 +224,7 @@ def _read(
     backend: Backend, rows: Sequence[TokenisedPrompt], old: Sequence[TokenisedPrompt]
 ) -> list[tuple[AnswerReading, AnswerReading]]:
     """What the model gives to the target and to the old answer after each prompt."""
-    target, other = ([each for part in _parts(some) for each in read_answers(backend, part)] for some in (rows, old))
-    return list(zip(target, other, strict=True))
+    return list(zip(*(_in_parts(read_answers, backend, some) for some in (rows, old)), strict=True))
 
 
 def _reading(backend: Backend, own: tuple[int, ...], target: AnswerReading, old: AnswerReading) -> Reading:
@@ -230,9 +232,7 @@ def _reading(backend: Backend, own: tuple[int, ...], target: AnswerReading, old:
     return Reading(target.probability, old.probability, says, target.mean, target.written)
 
 
-def _own_answers(backend: Backend, rows: Sequence[TokenisedPrompt]) -> list[tuple[int, ...]]:
-    return [own for part in _parts(rows) for own in own_answers(backend, part)]
-
-
-def _parts(rows: Sequence[TokenisedPrompt]) -> list[Sequence[TokenisedPrompt]]:
-    return [rows[start : start + _TOGETHER] for start in range(0, len(rows), _TOGETHER)]
+def _in_parts(
+    read: Callable[[Backend, Sequence[TokenisedPrompt]], list[_T]], backend: Backend, rows: Sequence[TokenisedPrompt]
+) -> list[_T]:
+    return [each for start in range(0, len(rows), _TOGETHER) for each in read(backend, rows[start : start + _TOGETHER])]

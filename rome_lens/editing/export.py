@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rome_lens.backends import Backend, as_backend
+from rome_lens.backends import Fingerprint, as_backend
 from rome_lens.backends.modules import hugging_face_tree, is_wrapped
-from rome_lens.backends.origin import EDITED_MODEL, NOTE, Held, held_edits, held_in_folder, layers_held
+from rome_lens.backends.origin import EDITED_MODEL, NOTE, Held, held_in_folder
 from rome_lens.backends.w_out import sketch_matrix
 from rome_lens.editing.exact_sum import sum_on
-from rome_lens.editing.history import is_held, unedited_fingerprint, unedited_matrices
+from rome_lens.editing.history import held_now, is_held, unedited_matrix
 from rome_lens.editing.patch import EditedLayer, Patch, name_of
+from rome_lens.editing.record import records_of
 from rome_lens.editing.weight_update import LowRank
 from rome_lens.errors import EditError, EditStateError, ModelError, ModelMismatchError, SettingError
 from rome_lens.loading.default_model import DEFAULT_MODEL
@@ -222,10 +224,10 @@ def _source(model_or_path: Any, edits: Sequence[Patch], *, dtype: torch.dtype | 
             "give the name or the folder that it was loaded from, as load_model takes it"
         )
     unedited = {}
-    for layer, matrix in unedited_matrices(backend).items():
-        w_out = backend.w_out(layer)
+    for layer in sorted(records_of(model_or_path)):
+        w_out, matrix = backend.w_out(layer), unedited_matrix(backend, layer)
         unedited[id(w_out.parameter)] = matrix.t() if w_out.transposed else matrix
-    return _Source(name, original, backend.tokenizer, unedited, held=_held_now(backend))
+    return _Source(name, original, backend.tokenizer, unedited, held=held_now(backend))
 
 
 def _source_of_transformers(model: "PreTrainedModel") -> _Source:
@@ -248,10 +250,7 @@ def _source_of_transformers(model: "PreTrainedModel") -> _Source:
 
 def _dtype_of(edits: Sequence[Patch]) -> torch.dtype:
     """The widest of the dtypes that the edits were made in; float32 where none is said."""
-    dtype = as_dtype(edits[0].dtype or None)
-    for edit in edits[1:]:
-        dtype = torch.promote_types(dtype, as_dtype(edit.dtype or None))
-    return dtype
+    return reduce(torch.promote_types, [as_dtype(edit.dtype or None) for edit in edits])
 
 
 def _module_of(patch: Patch, here: EditedLayer, source: _Source, weights: Mapping[str, Tensor]) -> str:
@@ -268,8 +267,8 @@ def _module_of(patch: Patch, here: EditedLayer, source: _Source, weights: Mappin
     for name in [here.module] if here.module in fitting else fitting:
         matrix, _ = _as_w_out(source.modules[name], weights[f"{name}.weight"])
         norm, sketch = sketch_matrix(matrix)
-        now, held = replace(mine, norm=norm, sketch=sketch), source.held.get(here.layer)
-        held = held if held is not None and held.is_in(now) else None
+        now = replace(mine, norm=norm, sketch=sketch)
+        held = _still_in(now, source.held)
         # Other edits may lie on the same layer, as they may in memory.
         if mine.difference(now) is not None and (held is None or mine.difference(held.original) is not None):
             continue
@@ -322,23 +321,19 @@ def _held_in(name: str | None) -> dict[int, Held]:
     return held_in_folder(folder, None) if folder.is_dir() else {}
 
 
-def _held_now(backend: Backend) -> dict[int, Held]:
-    """The edits that a model's folder held, in the layers that still do."""
-    found = {layer: held_edits(backend, layer, unedited_fingerprint(backend, layer)) for layer in layers_held(backend)}
-    return {layer: held for layer, held in found.items() if held is not None}
-
-
 def _held_after(pieces: Sequence[_Piece], matrix: Tensor, edited: Tensor, before: Mapping[int, Held]) -> Held:
     """What a layer holds once edits were written into it, on top of those that it held before."""
-    layer, mark = pieces[0][1].layer, pieces[0][1].fingerprint
+    mark = pieces[0][1].fingerprint
     now, then = (replace(mark, norm=norm, sketch=sketch) for norm, sketch in map(sketch_matrix, (matrix, edited)))
-    earlier = before.get(layer)
-    if earlier is not None and not earlier.is_in(now):
-        earlier = None
-    described = tuple(_described(patch) for patch, _ in pieces)
-    if earlier is None:
-        return Held(layer, described, now, then)
-    return Held(layer, (*earlier.edits, *described), earlier.original, then)
+    earlier = _still_in(now, before)
+    edits, original = ((), now) if earlier is None else (earlier.edits, earlier.original)
+    return Held(mark.layer, (*edits, *(_described(patch) for patch, _ in pieces)), original, then)
+
+
+def _still_in(now: Fingerprint, held: Mapping[int, Held]) -> Held | None:
+    """The edits that a layer held before, where it still does."""
+    here = held.get(now.layer)
+    return here if here is not None and here.is_in(now) else None
 
 
 def _described(edit: Patch) -> dict[str, Any]:
@@ -348,11 +343,8 @@ def _described(edit: Patch) -> dict[str, Any]:
 def _write_note(folder: Path, *, kind: str, model: str, edits: Sequence[Patch], layers: Sequence[Held] = ()) -> None:
     mine = {edit.id for edit in edits}
     earlier = [dict(edit) for held in layers for edit in held.edits if edit.get("id") not in mine]
-    note: dict[str, Any] = {"rome_lens": __version__, "kind": kind, "model": model}
-    note["edits"] = [*earlier, *(_described(edit) for edit in edits)]
-    if layers:
-        note["layers"] = [held.to_dict() for held in layers]
-    _write_json(folder / NOTE, note)
+    note = {"rome_lens": __version__, "kind": kind, "model": model, "edits": [*earlier, *map(_described, edits)]}
+    _write_json(folder / NOTE, note | ({"layers": [held.to_dict() for held in layers]} if layers else {}))
 
 
 def _write_json(path: Path, content: Any) -> None:

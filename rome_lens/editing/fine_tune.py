@@ -15,7 +15,7 @@ from rome_lens.editing.edit import Edit
 from rome_lens.editing.history import edits_in_weights
 from rome_lens.editing.hooks import matrix_hooks
 from rome_lens.editing.made import Found, make_edits
-from rome_lens.editing.outcome import Outcome, Probabilities, found_on
+from rome_lens.editing.outcome import Outcome, Probabilities
 from rome_lens.editing.settings import Engine, FineTuningSettings, choose_tuning
 from rome_lens.editing.shortfall import not_reached
 from rome_lens.editing.tuning import tune
@@ -27,6 +27,7 @@ from rome_lens.tokens import TokenisedPrompt
 
 # A larger batch no longer pays.
 _MOST_TOGETHER = {"cpu": 8}
+_ADVICE = "choose another layer, more steps or a larger norm_constraint"
 
 
 def check_choices(given: Mapping[str, Any]) -> None:
@@ -168,45 +169,26 @@ class FineTuning:
         backend, settings = self._backend, self.settings
         with fast_products(device=backend.device, dtype=backend.dtype):
             old = old_answers(backend, requests, prompts, prepend_bos=self.prepend_bos)
-        tuned = tune(backend, prompts, settings=settings, engine=self._engine, progress=progress)
-        answers = [*prompts, *old]
-        hooks = matrix_hooks(backend, self.layer, torch.stack([*tuned.deltas, *tuned.deltas]))
+        tuned, way, notes = tune(backend, prompts, settings=settings, engine=self._engine, progress=progress)
+        hooks = matrix_hooks(backend, self.layer, torch.stack([*tuned.found, *tuned.found]))
         with fast_products(device=backend.device, dtype=backend.dtype):
-            before = read_answers(backend, answers)
-            after = read_answers(backend, answers, hooks=hooks)
-        made_on = edits_in_weights(backend)
-        n = len(requests)
-        reached = [Probabilities.of(after[i], after[n + i]) for i in range(n)]
-        found = [
-            Found(
-                Outcome(request, old[i].answer, Probabilities.of(before[i], before[n + i]), reached[i], curve),
-                Dense(self.layer, delta.cpu()),
-                prompts[i],
-                old[i],
-                _notes(request, reached[i]),
-            )
-            for i, (request, delta, curve) in enumerate(zip(requests, tuned.deltas, tuned.curves, strict=True))
-        ]
+            read = (read_answers(backend, [*prompts, *old], hooks=each) for each in ((), hooks))
+            n = len(requests)
+            before, after = (Probabilities.of_each(answers[:n], answers[n:]) for answers in read)
+        found = []
+        for i, (request, delta, curve) in enumerate(zip(requests, tuned.found, tuned.curves, strict=True)):
+            outcome = Outcome(request, old[i].answer, before[i], after[i], tuple(loss for (loss,) in curve))
+            said = () if after[i].reached else (not_reached(request, after[i], _ADVICE),)
+            found.append(Found(outcome, Dense(self.layer, delta.cpu()), prompts[i], old[i], said))
         return make_edits(
             backend,
             found,
             variant=self.variant,
-            settings={**asdict(settings), "prepend_bos": self.prepend_bos, "engine": tuned.engine},
-            notes=(
-                f"settings: {settings.source}",
-                *tuned.notes,
-                *found_on(made_on, self.layer, second_moment=False),
-            ),
-            made_on=made_on,
+            settings={**asdict(settings), "prepend_bos": self.prepend_bos, "engine": way},
+            notes=notes,
+            made_on=edits_in_weights(backend),
             started=started,
         )
-
-
-def _notes(request: EditRequest, after: Probabilities) -> tuple[str, ...]:
-    """Say it where an edit does not do what was asked."""
-    if after.reached:
-        return ()
-    return (not_reached(request, after, "choose another layer, more steps or a larger norm_constraint"),)
 
 
 def _batch_size(backend: Backend, prompts: Sequence[TokenisedPrompt], *, layer: int) -> int:

@@ -7,8 +7,7 @@ whole `W_out` (in `tuning`). Below that layer nothing changes at all, so what en
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -99,14 +98,8 @@ def way_and_notes(done: str, reason: str | None) -> tuple[str, tuple[str, ...]]:
     return Forward.name, (f"{done} by whole forwards, which is slower: {reason}",)
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is read off the unedited model at the edited layer, at the subject's last token.
-
-    Attributes:
-        key: [row, d_mlp].
-        value: [row, d_model].
-    """
+class Known(NamedTuple):
+    """What is read off the unedited model at the edited layer, at the subject's last token."""
 
     key: Float[Tensor, "row d_mlp"]
     value: Float[Tensor, "row d_model"]
@@ -132,8 +125,7 @@ class ValueForward(Forward[Batch]):
         Raises:
             ReplayError: blocks called alone give other numbers than the model.
         """
-        key, value = self.backend.keys_and_values(self.layer, self.batch.tokens)
-        return self._at_subject(key, value)
+        return self._at_subject(*self.backend.keys_and_values(self.layer, self.batch.tokens))
 
     def _at_subject(self, key: Tensor, value: Tensor) -> Known:
         rows = torch.arange(key.shape[0], device=key.device)

@@ -5,7 +5,6 @@ does to every key, so whole runs are the same, whatever the edit changes at othe
 """
 
 import os
-from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +33,8 @@ def edit_hooks(patch: Patch, model: Any, *, rows: Sequence[int] | None, force: b
     _check(patch, backend, force=force)
     if rows is not None:
         rows = whole_numbers("rows", rows, expected="a list of rows of the batch, such as [0, 2]")
-    hooks: list[tuple[str, Hook]] = []
-    for here in patch.layers:
-        hooks += gain_hooks(backend, here.layer, _moved(backend, here.update).gain, rows=rows)
-    return hooks
+    updates = [_moved(backend, here.update) for here in patch.layers]
+    return [hook for update in updates for hook in gain_hooks(backend, update.layer, update.gain, rows=rows)]
 
 
 def hooks_for_rows(
@@ -76,14 +73,12 @@ class _Layer:
     """What one layer's `W_out` gains for each of many owners of rows.
 
     Attributes:
-        left: [owner, rank, d_mlp], the factors of rank-one updates, zero where an owner has fewer; None where there
-            are none.
-        right: [owner, rank, d_model].
+        rank_one: [owner, rank, d_mlp] and [owner, rank, d_model], the factors of rank-one updates, zero where an owner
+            has fewer; None where there are none.
         others: updates of other ranks, with how often [owner] each owner has them.
     """
 
-    left: Float[Tensor, "owner rank d_mlp"] | None
-    right: Float[Tensor, "owner rank d_model"] | None
+    rank_one: tuple[Float[Tensor, "owner rank d_mlp"], Float[Tensor, "owner rank d_model"]] | None
     others: tuple[tuple[WeightUpdate, Int[Tensor, " owner"]], ...]
 
 
@@ -120,8 +115,11 @@ class RowUpdates:
         if here is None:
             return []
         hooks = []
-        if here.left is not None and here.right is not None:
-            hooks += rank_one_hooks(self._backend, layer, here.left[owners], here.right[owners])
+        if here.rank_one is not None:
+            left, right = (factor[owners] for factor in here.rank_one)
+            hooks += gain_hooks(
+                self._backend, layer, lambda key: (key @ left.transpose(-1, -2)) @ right, n_rows=len(owners)
+            )
         for update, counts in here.others:
             count = counts[owners]
             rows = count.nonzero()[:, 0].tolist()
@@ -137,8 +135,7 @@ class RowUpdates:
 
     def _prepared(self, layer: int) -> _Layer:
         rank_one: list[list[LowRank]] = [[] for _ in range(self.n_owners)]
-        others: dict[int, WeightUpdate] = {}
-        counts: dict[int, Counter[int]] = defaultdict(Counter)
+        others: dict[int, tuple[WeightUpdate, list[int]]] = {}
         for owner, updates in enumerate(self._updates):
             for update in updates:
                 if update.layer != layer:
@@ -146,41 +143,20 @@ class RowUpdates:
                 if isinstance(update, LowRank) and update.rank == 1:
                     rank_one[owner].append(update)
                 else:
-                    others[id(update)] = update
-                    counts[id(update)][owner] += 1
+                    others.setdefault(id(update), (update, [0] * self.n_owners))[1][owner] += 1
         work, device = _work(self._backend), self._backend.w_out(layer).parameter.device
         counted = tuple(
-            (
-                _moved(self._backend, update),
-                torch.tensor([counts[key][owner] for owner in range(self.n_owners)], device=device),
-            )
-            for key, update in others.items()
+            (_moved(self._backend, update), torch.tensor(counts, device=device)) for update, counts in others.values()
         )
         depth = max(map(len, rank_one))
         if not depth:
-            return _Layer(None, None, counted)
+            return _Layer(None, counted)
         first = next(updates[0] for updates in rank_one if updates)
         left, right = (torch.zeros(self.n_owners, depth, width, dtype=work, device=device) for width in first.shape)
         for owner, updates in enumerate(rank_one):
             for place, update in enumerate(updates):
                 left[owner, place], right[owner, place] = update.left[0], update.right[0]
-        return _Layer(left, right, counted)
-
-
-def rank_one_hooks(
-    backend: Backend, layer: int, u: Float[Tensor, "row edit d_mlp"], v: Float[Tensor, "row edit d_model"]
-) -> list[tuple[str, Hook]]:
-    """Hooks for rank-one updates, a set of them a row.
-
-    Args:
-        backend: the model.
-        layer: the layer.
-        u: [row, edit, d_mlp].
-        v: [row, edit, d_model].
-    """
-    work, device = _work(backend), backend.w_out(layer).parameter.device
-    u, v = u.to(device, work), v.to(device, work)
-    return gain_hooks(backend, layer, lambda key: (key @ u.transpose(-1, -2)) @ v, n_rows=u.shape[0])
+        return _Layer((left, right), counted)
 
 
 def matrix_hooks(backend: Backend, layer: int, delta: Float[Tensor, "row d_mlp d_model"]) -> list[tuple[str, Hook]]:

@@ -10,7 +10,7 @@ from rome_lens.backends.modules import hugging_face_module
 from rome_lens.editing.answers import alike
 from rome_lens.editing.edit import Edit
 from rome_lens.editing.history import unedited_fingerprint
-from rome_lens.editing.outcome import Earlier, Origin, Outcome
+from rome_lens.editing.outcome import Earlier, Origin, Outcome, found_on
 from rome_lens.editing.patch import EditedLayer
 from rome_lens.editing.weight_update import LowRank, WeightUpdate
 from rome_lens.tokens import TokenisedPrompt
@@ -55,14 +55,15 @@ def make_edits(
         backend: the model, unedited but for the edits that were in it while these were found.
         found: a request each, all of one layer.
         variant: the editor's name.
-        settings: everything that was set, as JSON holds it.
-        notes: what is to be noted of all of them.
+        settings: everything that was set, as JSON holds it, with its `source`.
+        notes: what is to be noted of all of them, between where the settings come from and `made_on`.
         made_on: the edits that were in the weights while they were found.
         started: when the work on them began, by `time.perf_counter`.
     """
     if not found:
         return []
     layer = found[0].update.layer
+    others = found_on(made_on, layer, second_moment="second_moment" in settings)
     fingerprint = unedited_fingerprint(backend, layer)
     module, transposed = hugging_face_module(backend, layer) or (None, True)
     norm = backend.w_out(layer).matrix.double().norm().item()
@@ -79,7 +80,7 @@ def make_edits(
         edited = EditedLayer(
             one.update, fingerprint, _norm(one.update) / norm, module, transposed, one.key_norm, one.key_dot
         )
-        said = (*notes, *alike(one.target, one.old), *one.notes)
+        said = (f"settings: {settings['source']}", *notes, *others, *alike(one.target, one.old), *one.notes)
         edits.append(Edit((one.outcome,), (edited,), replace(origin, notes=said)))
     return edits
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from rome_lens.facts import EditRequest
@@ -61,9 +61,12 @@ class Probabilities:
     target_written: bool | None = None
 
     @classmethod
-    def of(cls, target: AnswerReading, old: AnswerReading) -> Self:
-        """Of what was read."""
-        return cls(target.probability, old.probability, target.mean, target.written)
+    def of_each(cls, targets: Sequence[AnswerReading], old: Sequence[AnswerReading]) -> list[Self]:
+        """Of what was read, a request each."""
+        return [
+            cls(target.probability, other.probability, target.mean, target.written)
+            for target, other in zip(targets, old, strict=True)
+        ]
 
     @property
     def reached(self) -> bool:
@@ -111,6 +114,11 @@ class Outcome:
     after: Probabilities
     loss_curve: tuple[Loss, ...] | tuple[float, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        plain = asdict(self)
+        return plain | {"loss_curve": list(plain["loss_curve"])}
+
 
 @dataclass(frozen=True)
 class Earlier:
@@ -149,6 +157,15 @@ class Origin:
     dtype: str = ""
     seconds: float = 0.0
     made_on: tuple[Earlier, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            **{name: getattr(self, name) for name in ("variant", "backend", "dtype", "seconds")},
+            "settings": dict(self.settings),
+            "notes": list(self.notes),
+            "made_on": [asdict(earlier) | {"layers": list(earlier.layers)} for earlier in self.made_on],
+        }
 
 
 def found_on(others: Sequence[Earlier], layer: int, *, second_moment: bool) -> tuple[str, ...]:

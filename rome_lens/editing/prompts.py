@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -149,10 +150,6 @@ class Batch(Rows):
     essence_column: Int[Tensor, " request"]
 
     @property
-    def n_requests(self) -> int:
-        return self.bare_row.shape[0]
-
-    @property
     def read_at(self) -> tuple[Int[Tensor, " place"], Int[Tensor, " place"]]:
         """Rows and columns where logits are read: of the targets, then of the essences."""
         rows = torch.cat([self.targets.row, self.essence_row])
@@ -240,11 +237,8 @@ def make_batch(requests: Sequence[RequestRows], *, bare_weight: float | None, de
     """
     rows = [row for request in requests for row in request.rows]
     owners = [index for index, request in enumerate(requests) for _ in request.rows]
-    bare, essence, weights = [], [], []
-    for request in requests:
-        bare.append(len(weights))
-        weights += [*_row_weights(len(request.rewriting), bare_weight), 0.0]
-        essence.append(len(weights) - 1)
+    weights = [share for request in requests for share in (*_row_weights(len(request.rewriting), bare_weight), 0.0)]
+    ends = list(accumulate(len(request.rows) for request in requests))
 
     def whole(numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=device)
@@ -256,8 +250,8 @@ def make_batch(requests: Sequence[RequestRows], *, bare_weight: float | None, de
         request=whole(owners),
         n_suffix=max(request.n_suffix for request in requests),
         row_weight=torch.tensor(weights, dtype=torch.float64, device=device),
-        bare_row=whole(bare),
-        essence_row=whole(essence),
+        bare_row=whole([0, *ends[:-1]]),
+        essence_row=whole([end - 1 for end in ends]),
         essence_column=whole([len(request.essence.ids) - 1 for request in requests]),
     )
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import cached_property
 from typing import Any, Unpack
 
 import torch
@@ -14,10 +15,10 @@ from rome_lens.editing.batches import in_parts
 from rome_lens.editing.closed_form import solve
 from rome_lens.editing.edit import Edit
 from rome_lens.editing.history import edits_in_weights, unedited_matrix
-from rome_lens.editing.hooks import rank_one_hooks
+from rome_lens.editing.hooks import RowUpdates
 from rome_lens.editing.keys import Variant
 from rome_lens.editing.made import Found, make_edits
-from rome_lens.editing.outcome import Earlier, Outcome, found_on
+from rome_lens.editing.outcome import Earlier, Outcome
 from rome_lens.editing.prompts import EssenceAt
 from rome_lens.editing.second_moment.moment import SecondMoment, moment_of
 from rome_lens.editing.second_moment.shipped import shipped_moment
@@ -92,13 +93,10 @@ class ROME:
         known_names("ROME.__init__", changes, SettingsChanges.__annotations__)
         self._backend = as_backend(model)
         self.model = model
-        self._choices = Choices(variant, bare_weight, essence_at, context_templates, seed, prepend_bos, engine)
-        self.variant: Variant = self._choices.variant
-        self.essence_at = self._choices.essence_at
-        self.bare_weight, self.seed = self._choices.bare_weight, self._choices.seed
-        self.prepend_bos = self._choices.prepend_bos
-        templates = self._choices.context_templates
-        self._templates = None if templates is None else tuple(templates)
+        choices = Choices(variant, bare_weight, essence_at, context_templates, seed, prepend_bos, engine)
+        self.variant: Variant = choices.variant
+        self._choices, self.essence_at = choices, choices.essence_at
+        self.bare_weight, self.seed, self.prepend_bos = choices.bare_weight, choices.seed, choices.prepend_bos
         published = settings_for(self._backend) if settings is None else settings
         if not isinstance(published, Settings):
             raise SettingError(f"settings is {shown(published)}; expected Settings, such as Settings.load(path) reads")
@@ -119,13 +117,13 @@ class ROME:
         """The layer that is edited."""
         return self.settings.layer
 
-    @property
+    @cached_property
     def context_templates(self) -> tuple[str, ...]:
         """Texts in front of the prompt, the bare one first; written by the model when they are first asked for."""
-        if self._templates is None:
-            with self._backend.evaluating():
-                self._templates = sample_templates(self._backend, seed=self.seed, prepend_bos=self.prepend_bos)
-        return self._templates
+        if self._choices.context_templates is not None:
+            return tuple(self._choices.context_templates)
+        with self._backend.evaluating():
+            return sample_templates(self._backend, seed=self.seed, prepend_bos=self.prepend_bos)
 
     def edit(self, request: EditRequest, *, progress: Progress | None = None) -> Edit:
         """Find the edit that answers a request. The model is left as it is.
@@ -260,11 +258,8 @@ class ROME:
         started = time.perf_counter() - sum(one.seconds for one in requests)
         backend = self._backend
         found = [self._update(one, moment) for one in requests]
-        left, right = (
-            torch.stack([getattr(update, side) for update, _, _ in found for _ in range(2)])
-            for side in ("left", "right")
-        )
-        hooks = rank_one_hooks(backend, self.layer, left, right)
+        updates = RowUpdates(backend, [[update] for update, _, _ in found for _ in ("target", "old answer")])
+        hooks = updates.all_hooks(torch.arange(updates.n_owners))
         targets, old = [one.rows.rewriting[0] for one in requests], [one.old for one in requests]
         settings = self._record(requests[0], moment)
         edits = []
@@ -279,13 +274,7 @@ class ROME:
             edits,
             variant=self.variant,
             settings=settings,
-            notes=(
-                f"settings: {self.settings.source}",
-                *moment.warnings,
-                *self._other_bos(moment),
-                *requests[0].value.notes,
-                *found_on(made_on, self.layer, second_moment=True),
-            ),
+            notes=(*moment.warnings, *self._other_bos(moment), *requests[0].value.notes),
             made_on=made_on,
             started=started,
         )

@@ -270,7 +270,8 @@ def settings_for(backend: Backend) -> Settings:
     for pattern, settings in _PUBLISHED:
         if re.fullmatch(pattern, name) and settings.layer < backend.n_layers:
             return settings
-    learned = _learned_positions(backend.model)
+    positions = getattr(backend.model.cfg, "positional_embedding_type", "rotary")
+    learned = str(positions) in ("standard", "shortformer")
     layer = min(backend.n_layers - 1, round(backend.n_layers / (3 if learned else 6)))
     source = (
         f"no settings are published for {backend.model_name}: the optimiser's are EasyEdit's for modern decoders, and "
@@ -288,11 +289,6 @@ def default_layer(backend: Backend) -> int:
 def _last_part(backend: Backend) -> str:
     """The model's name, whoever owns the repository."""
     return backend.model_name.rstrip("/").rpartition("/")[2].lower()
-
-
-def _learned_positions(model: Any) -> bool:
-    kind = str(getattr(model.cfg, "positional_embedding_type", "rotary"))
-    return kind in ("standard", "shortformer")
 
 
 _PAPER = "the paper's appendix; EasyEdit's hparams/FT, which carry on the released ROME code's, say the same"

@@ -86,28 +86,18 @@ def solve_requests(
     ]
     parts = split_requests(backend, rows, layer=settings.layer, batch_size=batch_size)
 
-    def solved(part: Sequence[int], progress: Progress | None) -> list[SolvedRequest]:
-        return _solve_together(backend, [rows[i] for i in part], settings, choices, progress)
+    def solved_together(part: Sequence[int], progress: Progress | None) -> list[SolvedRequest]:
+        started = time.perf_counter()
+        together = [rows[i] for i in part]
+        bare = [row.rewriting[0] for row in together]
+        old = old_answers(backend, [row.request for row in together], bare, prepend_bos=choices.prepend_bos)
+        values = find_values(backend, together, settings=settings, choices=choices, progress=progress)
+        before = both_probabilities(backend, bare, old)
+        seconds = (time.perf_counter() - started) / len(part)
+        return [SolvedRequest(*found, seconds) for found in zip(together, old, before, values, strict=True)]
 
-    found = in_parts(parts, solved, what="editing", progress=progress)
+    found = in_parts(parts, solved_together, what="editing", progress=progress)
     return Solved(settings.layer, tuple(found), tuple(map(tuple, parts)), edits_in_weights(backend))
-
-
-def _solve_together(
-    backend: Backend, rows: Sequence[RequestRows], settings: Settings, choices: Choices, progress: Progress | None
-) -> list[SolvedRequest]:
-    """The requests of one batch."""
-    started = time.perf_counter()
-    bare_weight = choices.bare_weight
-    assert not isinstance(bare_weight, str)
-    bare = [row.rewriting[0] for row in rows]
-    old = old_answers(backend, [row.request for row in rows], bare, prepend_bos=choices.prepend_bos)
-    values = find_values(
-        backend, rows, settings=settings, bare_weight=bare_weight, engine=choices.engine, progress=progress
-    )
-    before = both_probabilities(backend, bare, old)
-    seconds = (time.perf_counter() - started) / len(rows)
-    return [SolvedRequest(*found, seconds) for found in zip(rows, old, before, values, strict=True)]
 
 
 def both_probabilities(
@@ -127,4 +117,4 @@ def both_probabilities(
     """
     answers = [answer for pair in zip(targets, old, strict=True) for answer in pair]
     read = read_answers(backend, answers, hooks=hooks)
-    return [Probabilities.of(*pair) for pair in zip(read[::2], read[1::2], strict=True)]
+    return Probabilities.of_each(read[::2], read[1::2])

@@ -6,7 +6,6 @@ every row of a batch has its own. Below the layer nothing changes; what enters i
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -74,23 +73,6 @@ class MatrixBlocks(BlockForward[Rows], MatrixForward):
         check_replayed(state[read], self._final[read], self.entering[read], "alone")
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """What fine-tuning found.
-
-    Attributes:
-        deltas: what `W_out` gains, [d_mlp, d_model] a request.
-        curves: the loss of each request at every evaluation.
-        engine: `blocks` or `plain`.
-        notes: why it was not `blocks`.
-    """
-
-    deltas: tuple[Float[Tensor, "d_mlp d_model"], ...]
-    curves: tuple[tuple[float, ...], ...]
-    engine: str
-    notes: tuple[str, ...]
-
-
 def tune(
     backend: Backend,
     prompts: Sequence[TokenisedPrompt],
@@ -98,7 +80,7 @@ def tune(
     settings: FineTuningSettings,
     engine: str,
     progress: Progress | None = None,
-) -> Tuned:
+) -> tuple[Descended, str, tuple[str, ...]]:
     """Fine-tune `W_out` of a layer for each of several prompts, each with its own Adam, clamp and stop.
 
     Args:
@@ -107,6 +89,9 @@ def tune(
         settings: the layer, and how it is fine-tuned.
         engine: `auto` or `plain`.
         progress: called after every step.
+
+    Returns:
+        What each `W_out` gains, [d_mlp, d_model], with the losses; `blocks` or `plain`; why it was not `blocks`.
 
     Raises:
         EditError: a loss is no number. ModelError: what leaves the layer's MLP is not its key times `W_out`.
@@ -128,8 +113,7 @@ def tune(
         whole=lambda reason: (tuned(MatrixForward(backend, settings.layer, rows), progress), reason),
         progress=progress,
     )
-    curves = tuple(tuple(loss for (loss,) in curve) for curve in descended.curves)
-    return Tuned(descended.found, curves, *way_and_notes("W_out was fine-tuned", reason))
+    return descended, *way_and_notes("W_out was fine-tuned", reason)
 
 
 class _TargetLoss(Objective):
@@ -141,15 +125,8 @@ class _TargetLoss(Objective):
         self.forward, self.prompts, self.settings = forward, prompts, settings
         self.matrix = forward.backend.w_out(forward.layer).matrix
         self.work = torch.promote_types(forward.backend.dtype, torch.float32)
-
-    @property
-    def asked(self) -> list[str]:
-        return [f"{''.join(prompt.tokens)!r} -> {prompt.answer.strip()!r}" for prompt in self.prompts]
-
-    def start(self) -> list[Tensor]:
-        """No change of any matrix."""
-        shape, device = self.matrix.shape, self.matrix.device
-        return [torch.zeros(shape, dtype=self.work, device=device) for _ in self.prompts]
+        self.asked = [f"{''.join(prompt.tokens)!r} -> {prompt.answer.strip()!r}" for prompt in prompts]
+        self.zero = torch.zeros((), dtype=self.work, device=self.matrix.device).expand(self.matrix.shape)
 
     def losses(self, found: Float[Tensor, "request d_mlp d_model"]) -> tuple[Float[Tensor, " request"]]:
         logits = self.forward.logits(found)

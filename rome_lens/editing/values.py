@@ -13,7 +13,7 @@ from rome_lens.editing.forward import Known, ValueBlocks, ValueForward, way_and_
 from rome_lens.editing.keys import KeysAndValues
 from rome_lens.editing.outcome import Loss
 from rome_lens.editing.prompts import Batch, RequestRows, make_batch
-from rome_lens.editing.settings import Settings
+from rome_lens.editing.settings import Choices, Settings
 from rome_lens.errors import EditError
 from rome_lens.progress import Progress
 
@@ -45,8 +45,7 @@ def find_values(
     requests: Sequence[RequestRows],
     *,
     settings: Settings,
-    bare_weight: float | None,
-    engine: str,
+    choices: Choices,
     progress: Progress | None = None,
 ) -> list[Value]:
     """Optimise the values of requests together; each has its own Adam, clamp and stop.
@@ -55,13 +54,14 @@ def find_values(
         backend: the model, in evaluation mode.
         requests: the requests in tokens.
         settings: the layer, and how a value is optimised.
-        bare_weight: share of the bare prompt among a request's rows.
-        engine: `auto` or `plain`.
+        choices: how rows are weighed, and how the model is run.
         progress: called after every step.
 
     Raises:
         EditError: a loss is no number, or nothing of a value reaches the end of its prompt.
     """
+    bare_weight = choices.bare_weight
+    assert not isinstance(bare_weight, str)
     batch = make_batch(requests, bare_weight=bare_weight, device=backend.device)
     descent = Descent(
         settings.v_num_grad_steps,
@@ -75,13 +75,13 @@ def find_values(
     def optimised(forward: ValueForward, progress: Progress | None) -> tuple[Known, Descended]:
         with forward.ready():
             known = forward.known()
-            backend.check_values(settings.layer, known.key, known.value)
-            objective = _ValueLoss(forward, known, requests, settings, bare_weight)
+            backend.check_values(settings.layer, *known)
+            objective = _ValueLoss(forward, known.value, requests, settings, bare_weight)
             return known, descend(backend, objective, descent, progress=progress)
 
     (known, descended), reason = prefer_blocks(
         backend,
-        engine=engine,
+        engine=choices.engine,
         blocks=lambda progress: (optimised(ValueBlocks(backend, settings.layer, batch), progress), None),
         whole=lambda reason: (optimised(ValueForward(backend, settings.layer, batch), progress), reason),
         progress=progress,
@@ -89,13 +89,13 @@ def find_values(
     way, notes = way_and_notes("values were optimised", reason)
     return [
         Value(before, before.bare_value + delta.double(), tuple(Loss(*terms) for terms in curve), way, notes)
-        for before, delta, curve in zip(_keys_and_values(known, batch), descended.found, descended.curves, strict=True)
+        for before, delta, curve in zip(_keys_and_values(*known, batch), descended.found, descended.curves, strict=True)
     ]
 
 
-def _keys_and_values(known: Known, batch: Batch) -> list[KeysAndValues]:
+def _keys_and_values(key: Tensor, value: Tensor, batch: Batch) -> list[KeysAndValues]:
     """Of each request."""
-    key, value = known.key.double(), known.value.double()
+    key, value = key.double(), value.double()
     found = []
     for index, bare in enumerate(batch.bare_row.tolist()):
         weight = torch.where(batch.request == index, batch.row_weight, 0.0)
@@ -109,24 +109,17 @@ class _ValueLoss(Objective):
     def __init__(
         self,
         forward: ValueForward,
-        known: Known,
+        value: Float[Tensor, "row d_model"],
         requests: Sequence[RequestRows],
         settings: Settings,
         bare_weight: float | None,
     ) -> None:
         self.forward, self.requests, self.settings, self.bare_weight = forward, requests, settings, bare_weight
-        self.work = torch.promote_types(known.value.dtype, torch.float32)
-        self.lengths = known.value[forward.batch.bare_row].to(self.work).norm(dim=1)
+        self.work = torch.promote_types(value.dtype, torch.float32)
+        self.lengths = value[forward.batch.bare_row].to(self.work).norm(dim=1)
         self.essence: Tensor | None = None
-
-    @property
-    def asked(self) -> list[str]:
-        return [f"{one.request.text!r} -> {one.request.target_new!r}" for one in self.requests]
-
-    def start(self) -> list[Tensor]:
-        """No change of any value."""
-        n, d_model = len(self.requests), self.forward.backend.d_model
-        return [torch.zeros(d_model, dtype=self.work, device=self.lengths.device) for _ in range(n)]
+        self.asked = [f"{one.request.text!r} -> {one.request.target_new!r}" for one in requests]
+        self.zero = torch.zeros(forward.backend.d_model, dtype=self.work, device=self.lengths.device)
 
     def losses(self, found: Float[Tensor, "request d_model"]) -> tuple[Float[Tensor, " request"], ...]:
         logits = self.forward.logits(found)

@@ -1,7 +1,7 @@
 """What one layer's `W_out` gains: a product of two factors, or a whole matrix. It knows no request and no model."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -25,14 +25,14 @@ class WeightUpdate(ABC):
         """(d_mlp, d_model)."""
 
     @property
-    @abstractmethod
     def rank(self) -> int | None:
         """How many outer products it is the sum of; None for a whole matrix."""
+        return None
 
     @property
-    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """What it is made of, by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "layer"}
 
     @abstractmethod
     def rows(self, which: slice | Tensor) -> Float[Tensor, "row d_model"]:
@@ -42,9 +42,9 @@ class WeightUpdate(ABC):
     def scaled(self, factor: float) -> Self:
         """The same update, times a number."""
 
-    @abstractmethod
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
         """The same update elsewhere, or in another precision."""
+        return replace(self, **{name: tensor.to(device, dtype) for name, tensor in self.tensors.items()})
 
     @abstractmethod
     def gain(self, keys: Float[Tensor, "*batch d_mlp"]) -> Float[Tensor, "*batch d_model"]:
@@ -76,15 +76,8 @@ class LowRank(WeightUpdate):
     def rank(self) -> int:
         return self.left.shape[0]
 
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        return {"left": self.left, "right": self.right}
-
     def scaled(self, factor: float) -> Self:
         return replace(self, right=self.right * factor)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        return replace(self, left=self.left.to(device, dtype), right=self.right.to(device, dtype))
 
     def rows(self, which: slice | Tensor) -> Float[Tensor, "row d_model"]:
         left, right = self.left[:, which].double(), self.right.double()
@@ -112,19 +105,8 @@ class Dense(WeightUpdate):
     def matrix(self) -> Float[Tensor, "d_mlp d_model"]:
         return self.delta
 
-    @property
-    def rank(self) -> None:
-        return None
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        return {"delta": self.delta}
-
     def scaled(self, factor: float) -> Self:
         return replace(self, delta=self.delta * factor)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        return replace(self, delta=self.delta.to(device, dtype))
 
     def rows(self, which: slice | Tensor) -> Float[Tensor, "row d_model"]:
         return self.delta[which].double()

@@ -1,12 +1,12 @@
 """The settings of a trace: what is restored, how the subject is corrupted, by which engine cells are scored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Self, TypedDict, get_args
 
 from rome_lens.backends import STREAMS, Backend
-from rome_lens.checks import choice, flag, is_list, keep, seed_number, shown, whole_number
+from rome_lens.checks import choice, flag, is_list, keep, seed_number, settings_of, shown, whole_number
 from rome_lens.errors import ModelError, SettingError
 from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.corruption import NoiseRule, parse_noise
@@ -111,11 +111,7 @@ class TraceSettings:
             SettingError: a setting is out of its range, or the settings are of another kind.
             TypeError: there is no setting of a name.
         """
-        if settings is None:
-            return cls(**changes)
-        if not isinstance(settings, cls):
-            raise SettingError(f"settings is {shown(settings)}; expected {cls.__name__}(...)")
-        return cls(**{f.name: getattr(settings, f.name) for f in fields(cls) if f.init} | dict(changes))
+        return settings_of(cls, settings, changes, expected=f"{cls.__name__}(...)")
 
     @cached_property
     def rule(self) -> NoiseRule:

@@ -10,7 +10,7 @@ from edits import TOKENS, assert_close, logits, own, random_edit, w_out
 from hosts import EACH_BACKEND, hosted, needs_hooked
 
 import rome_lens as rl
-from rome_lens.editing import history
+from rome_lens.editing import record
 from rome_lens.editing.edit import Edit
 from rome_lens.errors import EditStateError, ModelError, ModelMismatchError, SettingError
 
@@ -140,10 +140,10 @@ def test_many_edits_come_and_go_by_a_sum_that_is_kept(dtype, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     for step in range(40):
         number = int(torch.randint(0, len(edits), (1,), generator=generator))
-        monkeypatch.setattr(history, "_FEW", 2)
+        monkeypatch.setattr(record, "_FEW", 2)
         (edits[number].revert if number in on else edits[number].apply)(model)
         on = [i for i in on if i != number] if number in on else [*on, number]
-        monkeypatch.setattr(history, "_FEW", 100)
+        monkeypatch.setattr(record, "_FEW", 100)
         if step % 4 == 0:
             for i in sorted(on):
                 edits[i].apply(fresh)

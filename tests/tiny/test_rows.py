@@ -47,7 +47,7 @@ def test_an_essence_that_is_read_at_the_subject(backend):
 def test_rows_of_several_requests(backend, bare_weight):
     requests = [tokenised(backend), tokenised(backend, SHORT)]
     batch = make_batch(requests, bare_weight=bare_weight, device=torch.device("cpu"))
-    assert batch.n_requests == 2
+    assert len(batch.bare_row) == 2
     assert batch.request.tolist() == [0, 0, 0, 1, 1, 1]
     assert (batch.bare_row.tolist(), batch.essence_row.tolist()) == ([0, 3], [2, 5])
     assert batch.subject_last.tolist() == [4, 8, 1, 0, 4, 0]

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ _SECONDS = 30.0
 _SHARE = 20
 
 
-@dataclass(frozen=True)
+@dataclass
 class State:
-    """What a checkpoint holds.
+    """How far a collection has come: what a checkpoint holds.
 
     Attributes:
         sums: by layer, [d_mlp d_mlp], float64.
@@ -43,11 +43,11 @@ class State:
     """
 
     sums: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
-    n_tokens: int
-    n_pieces: int
-    digest: str
-    batch_positions: int
-    seconds: float
+    n_tokens: int = 0
+    n_pieces: int = 0
+    digest: str = ""
+    batch_positions: int = 0
+    seconds: float = 0.0
 
 
 class Checkpoint:
@@ -82,7 +82,9 @@ class Checkpoint:
             known = read_fields(found, _FIELDS)
             marks = known.pop("fingerprints")
             theirs = {int(layer): Fingerprint.from_dict(values) for layer, values in marks.items()}
-            self._compare(known.pop("settings"), theirs)
+            difference = next(self._differences(known.pop("settings"), theirs), None)
+            if difference is not None:
+                raise self.other_work(difference)
             sums = {layer: tensors[f"sum.{layer}"] for layer in theirs if f"sum.{layer}" in tensors}
             for layer, mark in theirs.items():
                 total = sums.get(layer)
@@ -96,22 +98,17 @@ class Checkpoint:
                 f"cannot use {str(self._path)!r}: a {_KIND} that is damaged ({error}); remove it to begin anew"
             ) from error
 
-    def _compare(self, settings: Mapping[str, Any], theirs: Mapping[int, Fingerprint]) -> None:
-        difference = next(
-            (
-                f"{name} {settings.get(name)!r} against {mine!r}"
-                for name, mine in self._settings.items()
-                if settings.get(name) != mine
-            ),
-            None,
-        )
-        if difference is None and sorted(theirs) != sorted(self._fingerprints):
-            difference = f"layers {sorted(theirs)} against {sorted(self._fingerprints)}"
-        if difference is None:
-            differences = (theirs[layer].difference(mine) for layer, mine in self._fingerprints.items())
-            difference = next((f"another model, {text}" for text in differences if text is not None), None)
-        if difference is not None:
-            raise self.other_work(difference)
+    def _differences(self, settings: Mapping[str, Any], theirs: Mapping[int, Fingerprint]) -> Iterator[str]:
+        """What tells other work from this one; layers are compared once they are known to be the same ones."""
+        for name, mine in self._settings.items():
+            if settings.get(name) != mine:
+                yield f"{name} {settings.get(name)!r} against {mine!r}"
+        if sorted(theirs) != sorted(self._fingerprints):
+            yield f"layers {sorted(theirs)} against {sorted(self._fingerprints)}"
+        for layer, mark in self._fingerprints.items():
+            difference = theirs[layer].difference(mark)
+            if difference is not None:
+                yield f"another model, {difference}"
 
     def other_work(self, difference: str) -> ArtefactError:
         """The error for a checkpoint that belongs to other work."""
@@ -120,12 +117,8 @@ class Checkpoint:
             "file, or remove it to begin anew"
         )
 
-    def write_if_due(self, sums: Mapping[int, Tensor], **progress: Any) -> None:
+    def write_if_due(self, state: State) -> None:
         """Write the file if the last one is old enough.
-
-        Args:
-            sums: by layer.
-            progress: the other fields of `State`.
 
         Raises:
             ArtefactError: the file cannot be written.
@@ -136,11 +129,11 @@ class Checkpoint:
         save_tensors(
             self._path,
             kind=_KIND,
-            tensors={f"sum.{layer}": total for layer, total in sums.items()},
+            tensors={f"sum.{layer}": total for layer, total in state.sums.items()},
             settings={
                 "settings": self._settings,
                 "fingerprints": {str(layer): mark.to_dict() for layer, mark in self._fingerprints.items()},
-                **progress,
+                **{name: value for name, value in vars(state).items() if name != "sums"},
             },
         )
         self._due = time.monotonic() + max(_SECONDS, _SHARE * (time.monotonic() - started))

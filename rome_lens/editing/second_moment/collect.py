@@ -8,7 +8,7 @@ run that is taken up again adds the same numbers in the same order.
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
@@ -19,13 +19,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend, Fingerprint, fast_products
+from rome_lens.backends import Backend, fast_products
+from rome_lens.backends.decoding import pad_rows
 from rome_lens.backends.origin import loaded_from
 from rome_lens.checks import flag, is_list, keep, seed_number, shown, whole_number, whole_numbers
 from rome_lens.data.texts import SELF, Texts, read_texts
 from rome_lens.editing.history import unedited_fingerprint
 from rome_lens.editing.second_moment.budget import RowBudget
-from rome_lens.editing.second_moment.checkpoint import Checkpoint
+from rome_lens.editing.second_moment.checkpoint import Checkpoint, State
 from rome_lens.editing.second_moment.text_pieces import Cut, Pieces, SelfPieces, TextPieces, digest_of
 from rome_lens.errors import ModelError, OutOfMemoryError, PromptError, SettingError
 from rome_lens.memory import is_out_of_memory
@@ -77,26 +78,9 @@ class CollectSettings:
     batch_positions: int | None = None
 
     def __post_init__(self) -> None:
-        counts: dict[str, int | None] = {"max_tokens": self.max_tokens, "batch_positions": self.batch_positions}
-        for name, number in counts.items():
-            if number is not None:
-                counts[name] = whole_number(name, number, least=1)
-        keep(self, **counts, seed=seed_number(self.seed), prepend_bos=flag("prepend_bos", self.prepend_bos))
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What a pass gives.
-
-    Attributes:
-        moments: by layer, [d_mlp d_mlp], float64, symmetric, on the CPU.
-        fingerprints: by layer.
-        history: the fields of a `SecondMoment` that all layers share.
-    """
-
-    moments: Mapping[int, Float[Tensor, "d_mlp d_mlp"]]
-    fingerprints: Mapping[int, Fingerprint]
-    history: Mapping[str, Any]
+        counts = {"max_tokens": self.max_tokens, "batch_positions": self.batch_positions}
+        keep(self, **{name: whole_number(name, n, least=1) for name, n in counts.items() if n is not None})
+        keep(self, seed=seed_number(self.seed), prepend_bos=flag("prepend_bos", self.prepend_bos))
 
 
 def collect_sums(
@@ -107,14 +91,19 @@ def collect_sums(
     *,
     checkpoint: str | PathLike[str] | None,
     progress: Progress | None,
-) -> Collected:
-    """Collect the second moments of some layers; the arguments are those of `SecondMoment.collect`."""
+) -> dict[int, dict[str, Any]]:
+    """Collect the second moments of some layers; the arguments are those of `SecondMoment.collect`.
+
+    Returns:
+        By layer, the fields of a `SecondMoment`; the matrix in float64, symmetric and on the CPU.
+    """
     started = time.perf_counter()
     in_order = _checked_layers(backend, layers)
     wanted = sorted(in_order)
     enough = TOKENS_PER_ROW * max(backend.w_out(layer).matrix.shape[0] for layer in wanted)
     cut = Cut.checked(backend, settings.text_length, prepend_bos=settings.prepend_bos)
-    pieces, own = _pieces(backend, texts, settings, cut, enough=enough)
+    pieces = _pieces(backend, texts, settings, cut, enough=enough)
+    own = isinstance(pieces, SelfPieces)
     # A model may carry edits in its weights: it is known by what it was before.
     fingerprints = {layer: unedited_fingerprint(backend, layer) for layer in wanted}
     history = {
@@ -133,20 +122,23 @@ def collect_sums(
     if kept is not None:
         kept.remove()
     history |= {
-        "n_tokens": pass_.n_tokens,
+        "n_tokens": pass_.state.n_tokens,
         "source": pieces.source,
         "model_name": backend.model_name,
         "loaded_from": loaded_from(backend),
         "backend": backend.name,
         "revision": _revision(backend),
         "device": str(backend.device),
-        "n_pieces": pass_.n_pieces,
-        "digest": pass_.digest,
+        "n_pieces": pass_.state.n_pieces,
+        "digest": pass_.state.digest,
         "versions": _versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": pass_.seconds_before + time.perf_counter() - started,
+        "seconds": pass_.state.seconds + time.perf_counter() - started,
     }
-    return Collected(moments, fingerprints, history)
+    return {
+        layer: {"matrix": matrix, "layer": layer, "fingerprint": fingerprints[layer], **history}
+        for layer, matrix in moments.items()
+    }
 
 
 def _pieces(
@@ -156,11 +148,11 @@ def _pieces(
     cut: Cut,
     *,
     enough: int,
-) -> tuple[Pieces, bool]:
-    """The text in pieces, and whether the model writes it; `enough` tokens are read of a text without a near end."""
+) -> Pieces:
+    """The text in pieces; `enough` tokens are read of a text without a near end."""
     max_tokens = settings.max_tokens
     if isinstance(texts, str) and texts == SELF:
-        return SelfPieces(backend, max_tokens=max_tokens or enough, seed=settings.seed, cut=cut), True
+        return SelfPieces(backend, max_tokens=max_tokens or enough, seed=settings.seed, cut=cut)
     opened = read_texts(texts, field=settings.field) if isinstance(texts, str | PathLike) else texts
     if not is_list(opened):
         raise SettingError(f"texts is {shown(texts)}; expected texts, a file or a data set of them, or {SELF!r}")
@@ -169,7 +161,7 @@ def _pieces(
         source = opened.source
         if opened.endless:
             max_tokens = max_tokens or enough
-    return TextPieces(backend.tokenizer, opened, source=source, max_tokens=max_tokens, cut=cut), False
+    return TextPieces(backend.tokenizer, opened, source=source, max_tokens=max_tokens, cut=cut)
 
 
 def _checked_layers(backend: Backend, layers: Iterable[int]) -> list[int]:
@@ -209,49 +201,36 @@ class _Pass:
     ) -> None:
         self._backend, self._widths = backend, widths
         self._progress, self._max_tokens = progress, max_tokens
-        self._sums: dict[int, Tensor] = {}
-        self.n_tokens = self.n_pieces = 0
-        self.digest = ""
-        self.seconds_before = 0.0
 
     def run(
         self, pieces: Pieces, checkpoint: Checkpoint | None, *, batch_positions: int | None, text_length: int
     ) -> None:
         started = time.perf_counter()
-        self._make_sums()
-        state = None if checkpoint is None else checkpoint.read()
-        if state is not None:
-            for layer, total in state.sums.items():
-                self._sums[layer].copy_(total)
-            self.n_tokens, self.n_pieces, self.digest = state.n_tokens, state.n_pieces, state.digest
-            self.seconds_before = state.seconds
+        self.state = State(self._zeros())
+        kept = None if checkpoint is None else checkpoint.read()
+        if kept is not None:
+            for layer, total in kept.sums.items():
+                self.state.sums[layer].copy_(total)
+            self.state = replace(kept, sums=self.state.sums)
             # The sizes of batches decide how sums are rounded.
-            batch_positions = state.batch_positions
+            batch_positions = kept.batch_positions
         self._budget = RowBudget.choose(self._backend, text_length, self._widths, most=batch_positions)
-        rest, digest = pieces.after(self.n_pieces, self._progress)
-        if checkpoint is not None and digest is not None and digest != self.digest:
+        rest, digest = pieces.after(self.state.n_pieces, self._progress)
+        if checkpoint is not None and digest is not None and digest != self.state.digest:
             raise checkpoint.other_work("other texts")
-        checked = self.n_pieces > 0
         for portion in _portions(rest):
-            if not checked:
+            if not self.state.n_pieces:
                 self._check_layers(portion[0])
-                checked = True
             self._add(portion)
             if checkpoint is not None:
-                checkpoint.write_if_due(
-                    self._sums,
-                    n_tokens=self.n_tokens,
-                    n_pieces=self.n_pieces,
-                    digest=self.digest,
-                    batch_positions=self._budget.positions,
-                    seconds=self.seconds_before + time.perf_counter() - started,
-                )
-        if not self.n_tokens:
+                seconds = self.state.seconds + time.perf_counter() - started
+                checkpoint.write_if_due(replace(self.state, batch_positions=self._budget.positions, seconds=seconds))
+        if not self.state.n_tokens:
             raise PromptError("there is no text to collect keys from; give one text or more that is not empty")
 
     def moment(self, layer: int) -> Float[Tensor, "d_mlp d_mlp"]:
         """The mean of the products, exactly symmetric."""
-        mean = self._sums[layer].cpu() / self.n_tokens
+        mean = self.state.sums[layer].cpu() / self.state.n_tokens
         if not mean.isfinite().all():
             raise ModelError(
                 f"the keys of layer {layer} of {self._backend.model_name} are not finite in {self._backend.dtype}; "
@@ -259,12 +238,14 @@ class _Pass:
             )
         return (mean + mean.t()) / 2
 
-    def _make_sums(self) -> None:
+    def _zeros(self) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
         # Apple's GPUs have no float64.
         device = torch.device("cpu") if self._backend.device.type == "mps" else self._backend.device
         try:
-            for layer, width in self._widths.items():
-                self._sums[layer] = torch.zeros(width, width, dtype=torch.float64, device=device)
+            return {
+                layer: torch.zeros(width, width, dtype=torch.float64, device=device)
+                for layer, width in self._widths.items()
+            }
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -280,7 +261,7 @@ class _Pass:
     @torch.no_grad()
     def _add(self, portion: list[list[int]]) -> None:
         waiting = sorted(portion, key=len, reverse=True)
-        done = self.n_tokens
+        done = self.state.n_tokens
         with fast_products(device=self._backend.device, dtype=self._backend.dtype):
             while waiting:
                 n_rows = max(1, self._budget.positions // len(waiting[0]))
@@ -289,10 +270,10 @@ class _Pass:
                 done += sum(map(len, batch))
                 if self._progress is not None:
                     self._progress(done, self._max_tokens or 0, "collecting keys")
-        self.n_tokens = done
-        self.n_pieces += len(portion)
+        self.state.n_tokens = done
+        self.state.n_pieces += len(portion)
         for piece in portion:
-            self.digest = digest_of(self.digest, piece)
+            self.state.digest = digest_of(self.state.digest, piece)
 
     def _add_batch(self, batch: list[list[int]], pending: set[int]) -> None:
         """Add the products of a batch to the sums of the layers that are pending."""
@@ -309,22 +290,20 @@ class _Pass:
 
     def _add_whole(self, batch: list[list[int]], pending: set[int]) -> None:
         lengths = torch.tensor([len(piece) for piece in batch])
-        longest = int(lengths.max())
-        tokens = torch.tensor([[*piece, *[0] * (longest - len(piece))] for piece in batch])
-        real = torch.arange(longest) < lengths[:, None]
-        padded, last = int(lengths.min()) < longest, max(pending)
+        tokens = pad_rows(batch, self._backend.device)
+        real = torch.arange(tokens.shape[1]) < lengths[:, None]
+        padded, last = not real.all(), max(pending)
 
         def adding(layer: int) -> Any:
             def add(key: Tensor) -> None:
                 # A model may be spread over several devices.
                 product = _product(key[real.to(key.device)] if padded else key.flatten(0, 1))
-                self._sums[layer] += product.to(self._sums[layer].device)
+                self.state.sums[layer].add_(product.to(self.state.sums[layer].device))
                 pending.remove(layer)
 
             return add
 
         hooks = [(self._backend.key_hook(layer), adding(layer)) for layer in sorted(pending)]
-        tokens = tokens.to(self._backend.device)
         with self._backend.hooked(hooks):
             if last + 1 < self._backend.n_layers:
                 self._backend.run(tokens, layers=last + 1)

@@ -1,5 +1,6 @@
 """C as a matrix: what can be one, and systems that are solved with it by Cholesky in float64, with a small ridge."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,23 +29,18 @@ def check_matrix(matrix: Any) -> None:
     Raises:
         SettingError: it is not square, symmetric (up to rounding) and finite.
     """
-    complaint = _complaint_about(matrix)
-    if complaint is not None:
-        raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")
-
-
-def _complaint_about(matrix: Any) -> str | None:
-    """What keeps a matrix from being a second moment, in words."""
     if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
         found = f"of {matrix.dtype}" if isinstance(matrix, Tensor) else type(matrix).__name__
-        return f"is {found}, no tensor of floating-point numbers"
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
-        return f"has shape {tuple(matrix.shape)}"
-    if not matrix.isfinite().all():
-        return "holds numbers that are not finite"
-    if (matrix - matrix.t()).abs().max() > _ASYMMETRY * matrix.abs().max():
-        return "is not symmetric"
-    return None
+        complaint = f"is {found}, no tensor of floating-point numbers"
+    elif matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
+        complaint = f"has shape {tuple(matrix.shape)}"
+    elif not matrix.isfinite().all():
+        complaint = "holds numbers that are not finite"
+    elif (matrix - matrix.t()).abs().max() > _ASYMMETRY * matrix.abs().max():
+        complaint = "is not symmetric"
+    else:
+        return
+    raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")
 
 
 class Inverse:
@@ -59,7 +55,6 @@ class Inverse:
         self._matrix, self._layer = matrix, layer
         # By the ridges that were to be tried, the one that did and the factor with it: the last alone.
         self._kept: dict[tuple[float, ...], tuple[float, Tensor]] = {}
-        self._condition_number: float | None = None
 
     @torch.no_grad()
     def solve(self, key: Float[Tensor, "*batch d_mlp"], ridge: float | None) -> Float[Tensor, "*batch d_mlp"]:
@@ -78,16 +73,13 @@ class Inverse:
         """As `SecondMoment.ridge`."""
         return self._factor(None)[0]
 
-    @property
+    @cached_property
     def condition_number(self) -> float:
         """As `SecondMoment.condition_number`."""
-        known = self._condition_number
-        if known is None:
-            values = torch.linalg.eigvalsh(self._ridged(self.ridge))
-            # With a factor the smallest is positive, but for the rounding of the eigenvalues themselves.
-            smallest = max(values[0].item(), torch.finfo(torch.float64).eps * values[-1].item())
-            self._condition_number = known = float(values[-1].item() / smallest)
-        return known
+        values = torch.linalg.eigvalsh(self._ridged(self.ridge))
+        # With a factor the smallest is positive, but for the rounding of the eigenvalues themselves.
+        smallest = max(values[0].item(), torch.finfo(torch.float64).eps * values[-1].item())
+        return float(values[-1].item() / smallest)
 
     def _ridged(self, ridge: float) -> Float[Tensor, "d_mlp d_mlp"]:
         ridged = self._matrix.to(torch.float64, copy=True)

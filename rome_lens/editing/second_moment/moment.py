@@ -9,7 +9,7 @@ edit should leave that key's value alone as well.
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Unpack
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, Fingerprint, as_backend
 from rome_lens.backends.origin import held_edits, loaded_from
-from rome_lens.checks import keep, known_names, shown, whole_number
+from rome_lens.checks import keep, known_names, settings_of, shown, whole_number
 from rome_lens.editing.second_moment.collect import TOKENS_PER_ROW, CollectChanges, CollectSettings, collect_sums
 from rome_lens.editing.second_moment.files import is_npz, read_moment, read_npz, write_moment
 from rome_lens.editing.second_moment.inverse import RIDGES, Inverse, check_matrix
@@ -162,18 +162,10 @@ class SecondMoment:
         """
         known_names("SecondMoment.collect", changes, CollectChanges.__annotations__)
         backend = as_backend(model)
-        settings = CollectSettings() if settings is None else settings
-        if not isinstance(settings, CollectSettings):
-            raise SettingError(f"settings is {shown(settings)}; expected CollectSettings")
-        chosen = replace(settings, **changes)
+        chosen = settings_of(CollectSettings, settings, changes, expected="CollectSettings")
         collected = collect_sums(backend, layers, texts, chosen, checkpoint=checkpoint, progress=progress)
-        history: dict[str, Any] = {**collected.history, "command": command}
-        if source is not None:
-            history["source"] = source
-        return {
-            layer: cls(matrix=matrix, layer=layer, fingerprint=collected.fingerprints[layer], **history)
-            for layer, matrix in collected.moments.items()
-        }
+        said: dict[str, Any] = {"command": command} | ({} if source is None else {"source": source})
+        return {layer: cls(**values | said) for layer, values in collected.items()}
 
     @classmethod
     def from_matrix(cls, matrix: Tensor, *, layer: int) -> "SecondMoment":
