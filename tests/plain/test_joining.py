@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refused import refused
 
 from rome_lens.errors import AnswerError, SettingError
 from rome_lens.facts import EditRequest, Fact
@@ -299,9 +300,7 @@ def test_any_two_texts_have_a_rule(prompt, answer):
 
 @pytest.mark.parametrize("joined", ["x", " x ", None, 0, b" ", True])
 def test_what_cannot_stand_between_them(joined):
-    with pytest.raises(SettingError) as told:
-        check_joined(joined)
-    assert str(told.value) == (
+    assert refused(SettingError, check_joined, joined) == (
         f"answer_joined is {joined!r}; expected what stands between the prompt and its answer: '' for nothing, ' ' for "
         "a blank"
     )

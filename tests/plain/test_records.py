@@ -7,6 +7,7 @@ import json
 import sys
 
 import pytest
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.data.records import Rejected, builtin_counterfact, read_counterfact, read_zsre
@@ -325,9 +326,7 @@ UNUSABLE = {
 def test_files_that_cannot_be_used(tmp_path, name, content, said):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ArtefactError) as caught:
-        read_counterfact(path)
-    assert str(caught.value) == said.format(name=repr(str(path)))
+    assert refused(ArtefactError, read_counterfact, path) == said.format(name=repr(str(path)))
 
 
 @pytest.mark.parametrize(
@@ -336,25 +335,19 @@ def test_files_that_cannot_be_used(tmp_path, name, content, said):
 )
 def test_json_that_is_nested_too_deeply(tmp_path, name, said):
     path = write(tmp_path, "[" * 100_000, name)
-    with pytest.raises(ArtefactError) as caught:
-        read_counterfact(path)
-    assert str(caught.value).startswith(said.format(name=repr(str(path))))
+    assert refused(ArtefactError, read_counterfact, path).startswith(said.format(name=repr(str(path))))
 
 
 def test_what_is_no_file(tmp_path):
     name = str(tmp_path / "none")
-    with pytest.raises(ArtefactError) as caught:
-        read_zsre(name)
-    assert str(caught.value) == f"there is no file {name!r} to read zsRE from; a data set is written hub:NAME"
-    with pytest.raises(ArtefactError) as caught:
-        read_zsre(tmp_path)
-    assert str(caught.value) == (
+    said = refused(ArtefactError, read_zsre, name)
+    assert said == f"there is no file {name!r} to read zsRE from; a data set is written hub:NAME"
+    assert refused(ArtefactError, read_zsre, tmp_path) == (
         f"{str(tmp_path)!r} is a folder; name the zsRE file in it, or write hub:{tmp_path} for a data set"
     )
     path = write(tmp_path, [FACT])
-    with pytest.raises(ArtefactError) as caught:
-        read_zsre(path / "inside.json")
-    assert str(caught.value) == f"cannot read zsRE from {str(path / 'inside.json')!r}: Not a directory"
+    said = refused(ArtefactError, read_zsre, path / "inside.json")
+    assert said == f"cannot read zsRE from {str(path / 'inside.json')!r}: Not a directory"
 
 
 # --- data sets ------------------------------------------------------------------------------------------------------
@@ -392,32 +385,26 @@ def test_another_split_of_a_data_set(tmp_path):
 @pytest.mark.usefixtures("offline")
 def test_a_data_set_that_holds_something_else(tmp_path):
     write(tmp_path, json.dumps({"text": "one"}), "train.jsonl")
-    with pytest.raises(ArtefactError) as caught:
-        read_zsre(f"hub:{tmp_path}")
-    assert str(caught.value) == (
+    assert refused(ArtefactError, read_zsre, f"hub:{tmp_path}") == (
         f"'hub:{tmp_path}' holds no zsRE record that can be used; record 0: src is missing; expected a text"
     )
 
 
 @pytest.mark.usefixtures("offline")
 def test_a_data_set_that_cannot_be_read(tmp_path, monkeypatch):
-    with pytest.raises(ArtefactError) as caught:
-        read_zsre(f"hub:{tmp_path / 'none'}")
-    said = str(caught.value)
+    said = refused(ArtefactError, read_zsre, f"hub:{tmp_path / 'none'}")
     assert said.startswith(f"cannot read the data set '{tmp_path / 'none'} train': ")
     assert said.endswith("; check the name and the network, or take a file")
     assert said.isprintable()
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ArtefactError) as caught:
-        read_zsre("hub:owner/name")
-    assert str(caught.value) == "reading the data set 'owner/name' needs the package datasets: pip install datasets"
+    said = refused(ArtefactError, read_zsre, "hub:owner/name")
+    assert said == "reading the data set 'owner/name' needs the package datasets: pip install datasets"
 
 
 @pytest.mark.parametrize("source", ["hub:", "hub::x", "hub:a:b:c:d"])
 def test_names_of_no_data_set(source):
-    with pytest.raises(SettingError) as caught:
-        read_counterfact(source)
-    assert str(caught.value) == f"{source!r} names no data set; expected hub:NAME, or hub:NAME:CONFIGURATION:SPLIT"
+    said = refused(SettingError, read_counterfact, source)
+    assert said == f"{source!r} names no data set; expected hub:NAME, or hub:NAME:CONFIGURATION:SPLIT"
 
 
 # --- sets of records ------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refused import refused
 from toy_run import ToyMaker, ToyWork, noted, record_files, toy_key, toy_summary, toy_tasks
 
 from rome_lens.cli.output import progress_bar
@@ -120,9 +121,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path, first, second, 
     path = tmp_path / "run"
     with RunFolder.open(path, first) as folder:
         folder.note_prepared({})
-    with pytest.raises(SettingError) as refused:
-        RunFolder.open(path, second)
-    assert str(refused.value) == (
+    assert refused(SettingError, RunFolder.open, path, second) == (
         f"{str(path)!r} holds a run with {said_first}, and this one has {said_second}; give another folder, or the "
         "settings of the run that is there"
     )
@@ -144,9 +143,7 @@ def test_settings_agree_when_json_holds_the_same(tmp_path):
 
 def test_a_folder_of_other_files_is_refused_and_left_as_it_was(tmp_path):
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(SettingError) as refused:
-        RunFolder.open(tmp_path, SETTINGS)
-    assert str(refused.value) == (
+    assert refused(SettingError, RunFolder.open, tmp_path, SETTINGS) == (
         f"the folder {str(tmp_path)!r} holds no run but other files ('thesis.txt'); give a new or empty folder"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -154,10 +151,9 @@ def test_a_folder_of_other_files_is_refused_and_left_as_it_was(tmp_path):
 
 def test_a_folder_of_settings_that_are_no_run_is_refused(tmp_path):
     (tmp_path / "settings.json").write_text('{"editor": "vi"}')
-    with pytest.raises(ArtefactError) as refused:
-        RunFolder.open(tmp_path, SETTINGS)
     path = str(tmp_path / "settings.json")
-    assert str(refused.value) == f"cannot use {path!r}: expected the settings of a run of rome_lens"
+    said = refused(ArtefactError, RunFolder.open, tmp_path, SETTINGS)
+    assert said == f"cannot use {path!r}: expected the settings of a run of rome_lens"
 
 
 def test_a_run_that_was_killed_before_it_had_settings_can_begin_again(tmp_path):
@@ -179,10 +175,9 @@ def test_what_a_killed_process_had_not_written_whole_is_removed(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").touch()
-    with pytest.raises(ArtefactError) as refused:
-        RunFolder.open(tmp_path / "run", SETTINGS)
     path = str(tmp_path / "run")
-    assert str(refused.value) == f"cannot make the folder {path!r}: there is a file of that name"
+    said = refused(ArtefactError, RunFolder.open, tmp_path / "run", SETTINGS)
+    assert said == f"cannot make the folder {path!r}: there is a file of that name"
 
 
 def test_a_folder_that_is_open_is_refused_to_a_second_and_can_be_read_meanwhile(tmp_path):
@@ -203,21 +198,18 @@ def test_a_folder_that_is_open_is_refused_to_a_second_and_can_be_read_meanwhile(
 
 
 def test_a_folder_that_holds_no_run_cannot_be_read(tmp_path):
-    with pytest.raises(ArtefactError) as refused:
-        RunFolder.existing(tmp_path / "run")
     path = str(tmp_path / "run")
-    assert str(refused.value) == f"there is no folder {path!r}; expected one that a run made"
-    with pytest.raises(ArtefactError) as refused:
-        RunFolder.existing(tmp_path)
-    assert str(refused.value) == f"the folder {str(tmp_path)!r} holds no run; expected one that a run made"
+    said = refused(ArtefactError, RunFolder.existing, tmp_path / "run")
+    assert said == f"there is no folder {path!r}; expected one that a run made"
+    said = refused(ArtefactError, RunFolder.existing, tmp_path)
+    assert said == f"the folder {str(tmp_path)!r} holds no run; expected one that a run made"
 
 
 @pytest.mark.parametrize("folder", ["memory", "disk"])
 def test_a_record_that_json_cannot_hold_is_refused(tmp_path, folder):
     folder = MemoryFolder() if folder == "memory" else RunFolder.open(tmp_path / "run", SETTINGS)
-    with pytest.raises(RunError) as refused:
-        folder.write("toy/1", {"score": float("nan")})
-    assert str(refused.value).startswith("JSON cannot hold the record 'toy/1': Out of range float values")
+    said = refused(RunError, folder.write, "toy/1", {"score": float("nan")})
+    assert said.startswith("JSON cannot hold the record 'toy/1': Out of range float values")
     assert folder.finished() == set()
 
 
@@ -376,9 +368,7 @@ def test_a_lost_worker_loses_the_records_of_a_run_without_a_folder():
         def submit(self, fn, /, *args, **kwargs):
             raise concurrent.futures.BrokenExecutor("gone")
 
-    with pytest.raises(RunError) as lost:
-        run(ToyWork(), toy_tasks(4), MemoryFolder(), executor=Broken())
-    assert str(lost.value) == (
+    assert refused(RunError, run, ToyWork(), toy_tasks(4), MemoryFolder(), executor=Broken()) == (
         "a worker was lost (killed, or out of memory): 0 of 12 records are finished; they are lost, since this run has "
         "no folder; give it one to keep them"
     )
@@ -442,22 +432,18 @@ def test_a_maker_that_leaves_a_record_out_is_found_out():
         def open(self, progress):
             return Lazy(self)
 
-    with pytest.raises(RunError) as refused:
-        run(LazyWork(), [task], MemoryFolder())
-    assert str(refused.value) == "the task 'two' ended without making the record 'b'"
+    said = refused(RunError, run, LazyWork(), [task], MemoryFolder())
+    assert said == "the task 'two' ended without making the record 'b'"
 
 
 def test_a_record_that_two_tasks_make_is_refused():
-    with pytest.raises(RunError) as refused:
-        run(ToyWork(), [Task("one", ("a", "b")), Task("two", ("b",))], MemoryFolder())
-    assert str(refused.value) == "two tasks make the record 'b'; expected every record once"
+    said = refused(RunError, run, ToyWork(), [Task("one", ("a", "b")), Task("two", ("b",))], MemoryFolder())
+    assert said == "two tasks make the record 'b'; expected every record once"
 
 
 @pytest.mark.parametrize("key", ["", "a/b/c", "../a", "/a", "a/", ".hidden", "a b", "a\\b", "é", "a\n", "a" * 200])
 def test_a_record_name_that_is_no_file_name_is_refused(key):
-    with pytest.raises(SettingError) as refused:
-        Task("one", (key,))
-    assert str(refused.value) == (
+    assert refused(SettingError, Task, "one", (key,)) == (
         f"the record name {key!r} cannot be a file name; expected letters, digits and any of _+=@.,- (none of .,- "
         "first), with one / at most"
     )
@@ -493,9 +479,9 @@ def test_a_shard_is_read_as_it_is_written(number, more):
     ],
 )
 def test_a_shard_that_is_none_is_refused(text, said):
-    with pytest.raises(SettingError) as refused:
-        Shard.parse(text)
-    assert str(refused.value) == (f"shard {said}; expected i/n with i from 1 to n, such as 2/4 for the second of four")
+    assert refused(SettingError, Shard.parse, text) == (
+        f"shard {said}; expected i/n with i from 1 to n, such as 2/4 for the second of four"
+    )
 
 
 def _shards(tmp_path, count=3, n_tasks=4, **more):
@@ -548,9 +534,7 @@ def test_runs_of_other_editors_merge_into_one_of_all_of_them(tmp_path):
 def test_runs_whose_settings_differ_elsewhere_are_not_merged(tmp_path):
     _run(tmp_path / "one", settings={"limit": 1, "shard": "1/2"})
     _run(tmp_path / "two", settings={"limit": 2, "shard": "2/2"})
-    with pytest.raises(SettingError) as refused:
-        merge([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
-    assert str(refused.value) == (
+    assert refused(SettingError, merge, [tmp_path / "one", tmp_path / "two"], tmp_path / "out") == (
         f"{str(tmp_path / 'one')!r} holds a run with limit=1, and {str(tmp_path / 'two')!r} one with limit=2; only "
         "runs with the same settings can be merged"
     )
@@ -561,9 +545,7 @@ def test_a_record_with_two_contents_is_not_merged(tmp_path):
     one, two, _ = _shards(tmp_path)
     with RunFolder.open(two, {**SETTINGS, "shard": "2/3"}) as folder:
         folder.write(toy_key(0), {"number": 0, "square": 1})
-    with pytest.raises(RunError) as refused:
-        merge([one, two], tmp_path / "out")
-    assert str(refused.value) == (
+    assert refused(RunError, merge, [one, two], tmp_path / "out") == (
         f"the record 'toy/000000' is not the same in {str(one)!r} and {str(two)!r}; they were computed differently, so "
         "remove one of the two"
     )
@@ -576,9 +558,7 @@ def test_runs_of_different_models_are_not_merged(tmp_path):
         settings = {**SETTINGS, "shard": f"{number}/2"}
         work = ToyWork(fingerprint=f"f{number}")
         _run(tmp_path / str(number), work, settings=settings, shard=Shard(number, 2))
-    with pytest.raises(RunError) as refused:
-        merge([tmp_path / "1", tmp_path / "2"], tmp_path / "out")
-    assert str(refused.value) == (
+    assert refused(RunError, merge, [tmp_path / "1", tmp_path / "2"], tmp_path / "out") == (
         f'{str(tmp_path / "2")!r} was run with fingerprint="f2", and another folder with fingerprint="f1"; only '
         "runs that agree can be merged"
     )
@@ -586,13 +566,11 @@ def test_runs_of_different_models_are_not_merged(tmp_path):
 
 def test_a_folder_is_not_merged_into_itself_and_nothing_is_not_merged(tmp_path):
     _run(tmp_path / "run")
-    with pytest.raises(SettingError) as refused:
-        merge([tmp_path / "run"], tmp_path / "x" / ".." / "run")
     path = str(tmp_path / "x" / ".." / "run")
-    assert str(refused.value) == f"{path!r} is to be merged and written at once; give another folder to write"
-    with pytest.raises(SettingError) as refused:
-        merge([], tmp_path / "out")
-    assert str(refused.value) == "no folder to merge; expected the run folders of at least one run"
+    said = refused(SettingError, merge, [tmp_path / "run"], tmp_path / "x" / ".." / "run")
+    assert said == f"{path!r} is to be merged and written at once; give another folder to write"
+    said = refused(SettingError, merge, [], tmp_path / "out")
+    assert said == "no folder to merge; expected the run folders of at least one run"
 
 
 class _Terminal(io.StringIO):

@@ -5,6 +5,7 @@ import unicodedata
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from refused import refused
 from tokenizer_kinds import (
     ALL_KINDS,
     EVERY_KIND,
@@ -85,17 +86,14 @@ def test_overlapping_occurrences_count():
     ("occurrence", "times", "subject"), [(3, "2 times", "tower"), (-3, "2 times", "tower"), (2, "1 time", "city")]
 )
 def test_an_occurrence_that_is_not_there(occurrence, times, subject):
-    with pytest.raises(SubjectError) as caught:
-        _span(word_level(), "The tower of the city is the tower", subject, occurrence=occurrence)
-    assert str(caught.value) == (
-        f"occurrence {occurrence} of the subject {subject!r} was asked for, but the prompt holds it {times}"
-    )
+    assert refused(
+        SubjectError, _span, word_level(), "The tower of the city is the tower", subject, occurrence=occurrence
+    ) == (f"occurrence {occurrence} of the subject {subject!r} was asked for, but the prompt holds it {times}")
 
 
 def test_occurrences_count_from_one():
-    with pytest.raises(SettingError) as caught:
-        _span(word_level(), PROMPT, "Tower", occurrence=0)
-    assert str(caught.value) == "occurrence is 0; expected 1 for the first occurrence of the subject, -1 for the last"
+    said = refused(SettingError, _span, word_level(), PROMPT, "Tower", occurrence=0)
+    assert said == "occurrence is 0; expected 1 for the first occurrence of the subject, -1 for the last"
 
 
 @pytest.mark.parametrize(
@@ -115,9 +113,8 @@ def test_occurrences_count_from_one():
     ids=["case", "absent", "NFC prompt", "NFD prompt"],
 )
 def test_a_subject_that_is_not_in_the_prompt(prompt, subject, hint):
-    with pytest.raises(SubjectError) as caught:
-        _span(word_level(), prompt, subject)
-    assert str(caught.value) == f"the subject {subject!r} is not in the prompt {prompt!r}{hint}"
+    said = refused(SubjectError, _span, word_level(), prompt, subject)
+    assert said == f"the subject {subject!r} is not in the prompt {prompt!r}{hint}"
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: kind.__name__)
@@ -141,9 +138,7 @@ def test_no_special_token_comes_uninvited():
 
 
 def test_bos_where_there_is_none():
-    with pytest.raises(SettingError) as caught:
-        tokenise(word_level(bos_token=None), PROMPT, "Eiffel", prepend_bos=True)
-    assert str(caught.value) == (
+    assert refused(SettingError, tokenise, word_level(bos_token=None), PROMPT, "Eiffel", prepend_bos=True) == (
         "prepend_bos is True, but this model's tokenizer has no BOS token; leave prepend_bos off"
     )
 
@@ -165,9 +160,7 @@ class SlowTokenizer:
     ids=["none", "slow"],
 )
 def test_a_tokenizer_without_offsets(tokenizer, message):
-    with pytest.raises(ModelError) as caught:
-        tokenise(tokenizer, PROMPT, "Eiffel")
-    assert str(caught.value) == message
+    assert refused(ModelError, tokenise, tokenizer, PROMPT, "Eiffel") == message
 
 
 @pytest.mark.parametrize(
@@ -301,9 +294,7 @@ def test_without_an_answer_there_is_none():
     ids=["empty", "blank", "no token", "only token shared", "token shared", "unknown word", "special token"],
 )
 def test_an_answer_that_is_none(kind, prompt, answer, message):
-    with pytest.raises(AnswerError) as caught:
-        tokenise(kind(), prompt, prompt, answer=answer)
-    assert str(caught.value) == message
+    assert refused(AnswerError, tokenise, kind(), prompt, prompt, answer=answer) == message
 
 
 @pytest.mark.parametrize("prepend_bos", [False, True])
@@ -316,9 +307,8 @@ def test_a_span_of_characters_says_which_occurrence_is_meant(kind, prepend_bos):
 
 
 def test_a_span_of_characters_that_no_token_covers():
-    with pytest.raises(SubjectError) as caught:
-        tokenise_span(word_level(), "The city", (3, 4))
-    assert str(caught.value) == "the subject ' ' covers no token of the prompt 'The city'; choose a longer one"
+    said = refused(SubjectError, tokenise_span, word_level(), "The city", (3, 4))
+    assert said == "the subject ' ' covers no token of the prompt 'The city'; choose a longer one"
 
 
 def _chosen(prompt, first, end):
