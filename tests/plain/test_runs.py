@@ -8,26 +8,18 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from refused import refused
-from toy_run import ToyMaker, ToyWork, noted, record_files, toy_key, toy_summary, toy_tasks
+from toy_run import ToyMaker, ToyWork, contents, noted, record_files, toy_key, toy_summary, toy_tasks
 
 from rome_lens.cli.output import progress_bar
 from rome_lens.errors import ArtefactError, ModelError, RunError, SettingError
 from rome_lens.runs import MemoryFolder, RecordMaker, RunFolder, Shard, Task, Work, merge, process_pool, run
 
 SETTINGS = {"data": "numbers", "limit": 12}
-
-
-@pytest.fixture
-def diary(tmp_path):
-    folder = tmp_path / "diary"
-    folder.mkdir()
-    return folder
 
 
 def _run(path, work=None, n_tasks=4, settings=None, **how):
@@ -69,11 +61,7 @@ def test_what_is_finished_is_not_made_again_and_a_task_cut_half_way_is_made_agai
     assert noted(diary, "ran") == ["ran numbers from 3", "ran numbers from 9"]
     assert before.items() <= record_files(tmp_path / "run").items()
     assert heard[0] == (8, 12, "records")
-    assert _contents(tmp_path / "run") == _contents(whole)
-
-
-def _contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.json")}
+    assert contents(tmp_path / "run") == contents(whole)
 
 
 def test_a_run_that_is_finished_opens_no_maker_and_writes_no_file(tmp_path, diary):
@@ -91,14 +79,14 @@ def _written(folder):
 @pytest.mark.parametrize("damage", [b"", b'{"number": 4', b"[]", b"\xff", b"[" * 100_000])
 def test_a_record_whose_file_is_damaged_is_made_again(tmp_path, damage):
     _run(tmp_path / "run")
-    good = _contents(tmp_path / "run")
+    good = contents(tmp_path / "run")
     damaged = tmp_path / "run" / "records" / f"{toy_key(4)}.json"
     damaged.write_bytes(damage)
     assert toy_key(4) not in RunFolder.existing(tmp_path / "run").finished()
     with pytest.raises(ArtefactError, match=re.escape(repr(str(damaged)))):
         RunFolder.existing(tmp_path / "run").read(toy_key(4))
     _run(tmp_path / "run")
-    assert _contents(tmp_path / "run") == good
+    assert contents(tmp_path / "run") == good
 
 
 OTHER_SETTINGS = [
@@ -165,12 +153,12 @@ def test_a_run_that_was_killed_before_it_had_settings_can_begin_again(tmp_path):
 
 def test_what_a_killed_process_had_not_written_whole_is_removed(tmp_path):
     _run(tmp_path / "run")
-    good = _contents(tmp_path / "run")
+    good = contents(tmp_path / "run")
     stale = tmp_path / "run" / "records" / "toy" / ".rome-lens-0123456789abcdef.tmp"
     stale.touch()
     _run(tmp_path / "run")
     assert not stale.exists()
-    assert _contents(tmp_path / "run") == good
+    assert contents(tmp_path / "run") == good
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
@@ -183,18 +171,15 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
 def test_a_folder_that_is_open_is_refused_to_a_second_and_can_be_read_meanwhile(tmp_path):
     path = tmp_path / "run"
     _run(path)
+    file = str(path / "records" / "toy" / "x.json")
     with RunFolder.open(path, SETTINGS):
-        with pytest.raises(RunError) as refused:
-            RunFolder.open(path, SETTINGS)
+        assert refused(RunError, RunFolder.open, path, SETTINGS) == (
+            f"another process is running in {str(path)!r}; wait until it has ended, or give another folder"
+        )
         reader = RunFolder.open(path, SETTINGS, exclusive=False)
         assert len(reader.finished()) == 12
-        with pytest.raises(ArtefactError) as unwritten:
-            reader.write("toy/x", {})
-    assert str(refused.value) == (
-        f"another process is running in {str(path)!r}; wait until it has ended, or give another folder"
-    )
-    file = str(path / "records" / "toy" / "x.json")
-    assert str(unwritten.value) == (f"cannot write {file!r}: the run folder was opened to be read only, or is closed")
+        said = refused(ArtefactError, reader.write, "toy/x", {})
+    assert said == f"cannot write {file!r}: the run folder was opened to be read only, or is closed"
 
 
 def test_a_folder_that_holds_no_run_cannot_be_read(tmp_path):
@@ -218,9 +203,9 @@ def test_a_run_that_would_go_on_with_another_model_is_refused(tmp_path, executor
     path = tmp_path / "run"
     _run(path, n_tasks=2)
     before = record_files(path)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(RunError) as refused:
-        _run(path, ToyWork(fingerprint="two"), executor=pool if executor else None)
-    assert str(refused.value) == (
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        said = refused(RunError, _run, path, ToyWork(fingerprint="two"), executor=pool if executor else None)
+    assert said == (
         f'{str(path)!r} was begun with fingerprint="one" and would go on with fingerprint="two"; what is behind '
         "the same settings has changed, so give another folder"
     )
@@ -264,16 +249,9 @@ def test_every_run_opens_a_maker_of_its_own(diary):
     assert noted(diary, "opened") == ["opened", "opened"]
 
 
-@dataclass(frozen=True)
-class _ThreadsWork(ToyWork):
+class _ThreadsMaker(ToyMaker):
     """Records how many threads torch takes in the process that runs it."""
 
-    def open(self, progress):
-        self.note("opened")
-        return _ThreadsMaker(self)
-
-
-class _ThreadsMaker(ToyMaker):
     def run(self, task, progress):
         import torch
 
@@ -286,7 +264,7 @@ def test_processes_share_the_cores_and_each_opens_one_maker(diary, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     folder, next_folder = MemoryFolder(), MemoryFolder()
     with process_pool(2) as pool:
-        run(_ThreadsWork(diary=diary), toy_tasks(8), folder, executor=pool)
+        run(ToyWork(diary=diary, maker=_ThreadsMaker), toy_tasks(8), folder, executor=pool)
         run(ToyWork(fingerprint="two"), toy_tasks(2), next_folder, executor=pool)
     assert {record["threads"] for _, record in folder.read_all()} == {3}
     assert len(folder.finished()) == 24
@@ -301,23 +279,22 @@ def test_the_environment_says_how_many_threads_a_worker_has(diary, monkeypatch):
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)  # dask leaves one behind in the process that starts a cluster
     folder = MemoryFolder()
     with process_pool(1) as pool:
-        run(_ThreadsWork(diary=diary), toy_tasks(2), folder, executor=pool)
+        run(ToyWork(diary=diary, maker=_ThreadsMaker), toy_tasks(2), folder, executor=pool)
     assert {record["threads"] for _, record in folder.read_all()} == {2}
 
 
 @pytest.mark.parametrize("n_workers", [0, -1])
 def test_no_workers_are_refused(n_workers):
-    with pytest.raises(SettingError) as refused, process_pool(n_workers):
-        pass
-    assert str(refused.value) == f"workers is {n_workers}; expected a whole number of processes, 1 or more"
+    said = refused(SettingError, process_pool(n_workers).__enter__)
+    assert said == f"workers is {n_workers}; expected a whole number of processes, 1 or more"
 
 
 @pytest.mark.parametrize("executor", [False, True])
 def test_a_task_that_fails_stops_the_run_and_what_was_finished_is_kept(tmp_path, diary, executor):
     work = ToyWork(fails_at=4, diary=diary, pause=0.01)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(ModelError) as failed:
-        _run(tmp_path / "run", work, n_tasks=100, executor=pool if executor else None)
-    assert str(failed.value) == "the number 4 has no square here"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        how = {"n_tasks": 100, "executor": pool if executor else None}
+        assert refused(ModelError, _run, tmp_path / "run", work, **how) == "the number 4 has no square here"
     finished = RunFolder.existing(tmp_path / "run").finished()
     assert {toy_key(number) for number in range(3)} <= finished
     assert (toy_key(3) in finished) != executor
@@ -349,10 +326,10 @@ class _Backwards(concurrent.futures.Executor):
 def test_a_worker_that_is_killed_ends_the_run_with_one_line_and_the_next_start_goes_on(tmp_path, diary):
     path = tmp_path / "run"
     work = ToyWork(dies_at=7, diary=diary)
-    with pytest.raises(RunError) as lost, process_pool(1) as pool:
-        _run(path, work, executor=pool)
+    with process_pool(1) as pool:
+        said = refused(RunError, _run, path, work, executor=pool)
     n_kept = len(record_files(path))
-    assert str(lost.value) == (
+    assert said == (
         f"a worker was lost (killed, or out of memory): {n_kept} of 12 records are finished; they are kept in "
         f"{str(path)!r}, and the same command goes on from there"
     )
@@ -374,12 +351,13 @@ def test_a_lost_worker_loses_the_records_of_a_run_without_a_folder():
     )
 
 
+def interrupt(done, total, what):
+    if done == 3:
+        raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("executor", [False, True])
 def test_an_interrupt_passes_through_and_no_further_task_is_begun(tmp_path, diary, executor):
-    def interrupt(done, total, what):
-        if done == 3:
-            raise KeyboardInterrupt
-
     work = ToyWork(pause=0.01, diary=diary)
     with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
         _run(tmp_path / "run", work, n_tasks=40, executor=pool if executor else None, progress=interrupt)
@@ -387,21 +365,11 @@ def test_an_interrupt_passes_through_and_no_further_task_is_begun(tmp_path, diar
     assert len(record_files(tmp_path / "run")) >= 3
 
 
-def test_processes_are_ended_at_once_when_the_run_is_left_by_an_error(tmp_path, diary):
-    def interrupt(done, total, what):
-        if done == 3:
-            raise KeyboardInterrupt
-
+def test_processes_are_ended_at_once_when_the_run_is_left_by_an_error(diary):
     tasks = [*toy_tasks(1), Task("slow", ("slow",), ["slow"])]  # the second would take minutes
     with pytest.raises(KeyboardInterrupt), process_pool(1) as pool:
-        run(_SlowWork(diary=diary), tasks, MemoryFolder(), executor=pool, progress=interrupt)
+        run(ToyWork(diary=diary, maker=_SlowMaker), tasks, MemoryFolder(), executor=pool, progress=interrupt)
     assert not pool._processes
-
-
-@dataclass(frozen=True)
-class _SlowWork(ToyWork):
-    def open(self, progress):
-        return _SlowMaker(self)
 
 
 class _SlowMaker(ToyMaker):
@@ -412,12 +380,10 @@ class _SlowMaker(ToyMaker):
 
 
 def test_work_that_cannot_be_sent_to_another_process_is_refused_before_one_is_started():
-    with pytest.raises(RunError) as refused, process_pool(1) as pool:
-        run(ToyWork(anything=lambda: None), toy_tasks(1), MemoryFolder(), executor=pool)
-    assert re.fullmatch(
-        r"the work cannot be sent to another process \(.*\); name the model instead of giving the object",
-        str(refused.value),
-    )
+    with process_pool(1) as pool:
+        said = refused(RunError, run, ToyWork(anything=lambda: None), toy_tasks(1), MemoryFolder(), executor=pool)
+    assert said.startswith("the work cannot be sent to another process (")
+    assert said.endswith("); name the model instead of giving the object")
     assert not pool._processes
 
 
@@ -428,11 +394,7 @@ def test_a_maker_that_leaves_a_record_out_is_found_out():
         def run(self, task, progress):
             yield "a", {}
 
-    class LazyWork(ToyWork):
-        def open(self, progress):
-            return Lazy(self)
-
-    said = refused(RunError, run, LazyWork(), [task], MemoryFolder())
+    said = refused(RunError, run, ToyWork(maker=Lazy), [task], MemoryFolder())
     assert said == "the task 'two' ended without making the record 'b'"
 
 
@@ -499,7 +461,7 @@ def test_merged_shards_are_the_run_in_one_and_merging_again_changes_nothing(tmp_
             assert merged.missing() == []
             merged.write_summary(toy_summary(merged))
         files = record_files(tmp_path / "merged")
-        assert _contents(tmp_path / "merged") == _contents(tmp_path / "whole")
+        assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
     with merge(_shards(tmp_path), tmp_path / "merged"):
         assert record_files(tmp_path / "merged") == files
 
@@ -573,13 +535,9 @@ def test_a_folder_is_not_merged_into_itself_and_nothing_is_not_merged(tmp_path):
     assert said == "no folder to merge; expected the run folders of at least one run"
 
 
-class _Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
 def test_the_time_left_counts_what_is_done_now_and_not_what_was_done_before(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", _Terminal())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with progress_bar() as progress:
         progress(9_000, 10_000, "records")
         time.sleep(0.2)

@@ -1,7 +1,11 @@
-"""The shell of a house with a tiny model, for the files that need nothing else."""
+"""The shell of a house with a tiny model."""
+
+from pathlib import Path
 
 import pytest
 from tiny_shell import TinyHouse
+
+import rome_lens as rl
 
 
 @pytest.fixture(scope="module")
@@ -12,3 +16,16 @@ def house(tmp_path_factory):
 @pytest.fixture
 def shell(house, monkeypatch):
     return house.shell(monkeypatch)
+
+
+@pytest.fixture
+def page():
+    """Let the pages of runs be drawn for real."""
+
+
+@pytest.fixture
+def quick_pages(monkeypatch, request):
+    """Draw none where `page` does not ask for it: they take most of a tiny run's time."""
+    if "page" not in request.fixturenames:
+        for result in (rl.Report, rl.AverageEffect):
+            monkeypatch.setattr(result, "write_html", lambda self, path: Path(path).write_text("a page"))

@@ -8,12 +8,10 @@ from types import SimpleNamespace
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-import typer
-from tiny_shell import TinyHouse, refusal, write_facts
+from tiny_shell import LOADED, LOADING, options_of, refusal, stdout_of, write_facts
 
 import rome_lens as rl
 import rome_lens.evaluation
-from rome_lens.cli import app
 from rome_lens.editing.settings import Settings
 from rome_lens.loading.tiny import tiny_model
 
@@ -22,7 +20,7 @@ AVERAGE = ("average", "--facts", "facts.json", *MODEL, "--samples", "2", "--nois
 SUGGEST = ("suggest", "known", "--data", "records.json")
 
 # Shells and folders are under test here; what is computed has tests of its own.
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "folder")
 
 
 def _record(subject):
@@ -42,9 +40,8 @@ def _record(subject):
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
+def house(house, tmp_path_factory):
     """With an average that is finished, and others that are not what a sweep needs."""
-    house = TinyHouse(tmp_path_factory.mktemp("house"))
     house.runs = tmp_path_factory.mktemp("runs")
     (house.runs / "records.json").write_text(json.dumps([_record(subject) for subject in ("the tower", "a museum")]))
     write_facts(house.model, house.runs / "facts.json")
@@ -59,7 +56,7 @@ def house(tmp_path_factory):
             "attention": ("--limit", "1", "--stream", "attn"),
             "with-bos": ("--limit", "1", "--bos", "--backend", "transformer-bridge", "--dtype", "float64"),
         }.items():
-            assert shell.run(*AVERAGE, "--out", name, *options).exit_code == 0
+            stdout_of(shell.run(*AVERAGE, "--out", name, *options))
     return house
 
 
@@ -68,11 +65,6 @@ def folder(house, tmp_path, monkeypatch):
     shutil.copytree(house.runs, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def shell(house, folder, monkeypatch):
-    return house.shell(monkeypatch)
 
 
 @pytest.fixture
@@ -113,8 +105,7 @@ def test_the_layer_to_edit(shell, folder):
         *("edit", "where stands {}", "-s", "the tower", "-t", "rome", *MODEL, "--generate", "0", "--json"),
         *("--settings", "known/layers/settings.json", "--second-moment", moment, "--steps", "2"),
     )
-    assert edited.exit_code == 0
-    assert json.loads(edited.stdout)["edit"]["layer"] == settings.layer
+    assert json.loads(stdout_of(edited))["edit"]["layer"] == settings.layer
     other = f"C{1 - settings.layer}"
     args = ("edit", "where stands {}", "-s", "the tower", "-t", "rome", *MODEL, "--second-moment", other)
     message = refusal(shell.run(*args, "--settings", "known/layers/settings.json"), code=2)
@@ -123,9 +114,7 @@ def test_the_layer_to_edit(shell, folder):
 
 def test_json(shell, folder):
     moments = ("--second-moment", "C0", "--second-moment", "C1")
-    result = shell.run(*SUGGEST, "--layer", "0", "--layer", "1", *moments, "--json")
-    assert result.exit_code == 0, result.stderr
-    said = json.loads(result.stdout)
+    said = json.loads(stdout_of(shell.run(*SUGGEST, "--layer", "0", "--layer", "1", *moments, "--json")))
     assert said["path"] == "known/layers/settings.json"
     assert sorted(said["sweep"]) == ["0", "1"]
     assert said["layer"] == Settings.load(folder / "known" / "layers" / "settings.json").layer
@@ -142,40 +131,38 @@ EFFECTS = {
     "--bos": (["--bos"], "prepend_bos", lambda v: v is True),
     "--out": (["--out", "deep/there"], "out", lambda v: str(v) == "deep/there/layers"),
 }
-LOADING = {"--model": "name", "--device": "device"}
+MODELS = ("--model", "--device")
 WRITING = {"--settings", "--png", "--json"}
 
 
 def test_every_option_has_a_test():
-    command = typer.main.get_command(app).commands["suggest"]
-    assert {p.opts[0] for p in command.params if p.opts[0].startswith("--")} == {*EFFECTS, *LOADING, *WRITING}
+    assert options_of("suggest") == {*EFFECTS, *MODELS, *WRITING}
 
 
 @pytest.mark.parametrize("option", EFFECTS)
 def test_options_that_change_what_is_asked(shell, folder, asked, option):
     (folder / "one.json").write_text(json.dumps([_record("a river")]))
     args, name, expected = EFFECTS[option]
-    assert shell.run(*SUGGEST, "--json").exit_code == 0
+    stdout_of(shell.run(*SUGGEST, "--json"))
     assert not expected(asked[name])
     assert len(asked["records"]) == 2
-    result = shell.run(*SUGGEST, *args, "--json")
-    assert result.exit_code == 0, result.stderr
+    stdout_of(shell.run(*SUGGEST, *args, "--json"))
     assert expected(asked[name])
 
 
-@pytest.mark.parametrize("option", LOADING)
-def test_options_that_change_what_is_loaded(shell, asked, option):
-    value = {"--model": "tiny", "--device": "cpu"}[option]
-    assert shell.run(*SUGGEST, "--json").exit_code == 0
-    assert shell.run(*SUGGEST, option, value, "--json").exit_code == 0
-    before, after = shell.loads
-    assert before == {"name": shell.places["MODEL"], "backend": "auto", "device": None, "dtype": "float32"}
-    assert after == before | {LOADING[option]: value}
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize("option", MODELS)
+def test_options_that_change_what_is_loaded(shell, option):
+    value, name = LOADING[option]
+    stdout_of(shell.run(*SUGGEST, "--json"))
+    stdout_of(shell.run(*SUGGEST, option, value, "--json"))
+    before = LOADED | {"name": shell.places["MODEL"]}
+    assert shell.loads == [before, before | {name: value}]
 
 
 def test_the_model_and_bos_are_those_of_the_traces(shell, asked):
     for options, expected in (((), True), (("--no-bos",), False)):
-        assert shell.run("suggest", "with-bos", "--json", *options).exit_code == 0
+        stdout_of(shell.run("suggest", "with-bos", "--json", *options))
         assert asked["prepend_bos"] is expected
         assert [shell.loads[-1][name] for name in ("backend", "dtype")] == ["transformer-bridge", "float64"]
 
@@ -208,7 +195,7 @@ def test_without_an_average_the_built_in_facts_are_traced(shell, folder, monkeyp
     assert (asked["average"], asked["layers"], asked["prepend_bos"]) == (None, None, False)
     assert asked["records"] == rl.builtin_counterfact()[:8]
     assert str(asked["out"]) == "suggest/layers"
-    assert shell.loads == [{"name": "smollm2-135m", "backend": "auto", "device": None, "dtype": "float32"}]
+    assert shell.loads == [LOADED]
 
 
 REFUSED = {
@@ -233,7 +220,7 @@ def test_what_is_refused_before_anything_is_loaded(shell, code, args, start):
     assert shell.loads == []
 
 
-def test_an_average_of_another_model(shell, house, monkeypatch):
-    monkeypatch.setattr(rome_lens.loading, "load_model", lambda name, **settings: tiny_model("auto"))
+def test_an_average_of_another_model(shell):
+    shell.model = tiny_model("auto")
     said = refusal(shell.run(*SUGGEST, "--layer", "0"), code=2)
     assert said.startswith("the average is of a model of 3 layers, this one has ")
