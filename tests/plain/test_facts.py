@@ -68,47 +68,32 @@ def test_requests_are_equal_when_they_ask_for_the_same():
 
 
 @pytest.mark.parametrize(
-    ("request_", "error", "message"),
+    ("prompt", "said"),
     [
-        (
-            ("Paris is in", "Paris", "Rome"),
-            PromptError,
-            "the prompt 'Paris is in' has 0 places for the subject; write {} once, where it stands",
-        ),
-        (
-            ("{} {}", "Paris", "Rome"),
-            PromptError,
-            "the prompt '{} {}' has 2 places for the subject; write {} once, where it stands, and {{}} where it is "
-            "text",
-        ),
-        (
-            ("{} is in", "\n", "Rome"),
-            SubjectError,
-            "the subject of the prompt '{} is in' is empty; name who or what it is about",
-        ),
-        *(
-            (
-                ("{} is in", "Paris", *targets),
-                AnswerError,
-                "a target of 'Paris is in' is empty; give the text that shall complete it",
-            )
-            for targets in (["  "], ["Rome", ""], ["Rome", " \n"])
-        ),
-        *(
-            (
-                ("{} is in", "Paris", *targets),
-                AnswerError,
-                "target_new and target_true of 'Paris is in' are both 'Rome'; an edit needs a target that is not the "
-                "old answer",
-            )
-            for targets in (["Rome", "Rome"], [" Rome", "Rome "])
-        ),
+        ("Paris is in", "has 0 places for the subject; write {} once, where it stands"),
+        ("{} {}", "has 2 places for the subject; write {} once, where it stands, and {{}} where it is text"),
     ],
 )
-def test_what_is_no_request_is_told(request_, error, message):
-    with pytest.raises(PromptError) as told:
-        EditRequest(*request_)
-    assert (type(told.value), str(told.value)) == (error, message)
+def test_a_request_without_the_one_place_is_told(prompt, said):
+    assert refused(PromptError, EditRequest, prompt, "Paris", "Rome") == f"the prompt {prompt!r} {said}"
+
+
+def test_a_request_without_a_subject_is_told():
+    said = refused(SubjectError, EditRequest, "{} is in", "\n", "Rome")
+    assert said == "the subject of the prompt '{} is in' is empty; name who or what it is about"
+
+
+@pytest.mark.parametrize("targets", [["  "], ["Rome", ""], ["Rome", " \n"]])
+def test_a_request_with_an_empty_target_is_told(targets):
+    said = refused(AnswerError, EditRequest, "{} is in", "Paris", *targets)
+    assert said == "a target of 'Paris is in' is empty; give the text that shall complete it"
+
+
+@pytest.mark.parametrize("targets", [["Rome", "Rome"], [" Rome", "Rome "]])
+def test_a_request_for_the_old_answer_is_told(targets):
+    assert refused(AnswerError, EditRequest, "{} is in", "Paris", *targets) == (
+        "target_new and target_true of 'Paris is in' are both 'Rome'; an edit needs a target that is not the old answer"
+    )
 
 
 def test_the_builtin_facts_are_150_and_begin_with_the_eiffel_tower():

@@ -12,7 +12,7 @@ import pytest
 from refused import refused
 from toy_run import ToyMaker, ToyWork, noted, record_files, toy_summary, toy_tasks
 
-from rome_lens.errors import ModelError, RomeLensError, RunError, SettingError
+from rome_lens.errors import ModelError, RunError, SettingError
 from rome_lens.runs import MemoryFolder, RunFolder, dask_executor, run
 
 distributed = pytest.importorskip("distributed")
@@ -119,10 +119,12 @@ def test_an_address_with_tls_needs_certificates():
     assert said == f"dask has no certificates for {address!r}; set distributed.comm.tls in its configuration"
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "tcp://127.0.0.1:port"])
-def test_a_refused_address_leaves_no_thread(address):
+@pytest.mark.parametrize(
+    ("address", "error"), [("tcp://127.0.0.1:9", RunError), ("tcp://127.0.0.1:port", SettingError)]
+)
+def test_a_refused_address_leaves_no_thread(address, error):
     before = threading.active_count()
-    _refused(RomeLensError, address)
+    _refused(error, address)
     assert threading.active_count() == before
 
 

@@ -164,36 +164,29 @@ def test_a_tokenizer_without_offsets(tokenizer, message):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "subject", "error", "message"),
+    ("prompt", "message"),
     [
-        ("", "x", PromptError, "the prompt is empty; expected a text that the model continues with the answer"),
-        (" \n", "x", PromptError, "the prompt is empty; expected a text that the model continues with the answer"),
-        ("\x01", "\x01", PromptError, "the prompt '\\x01' gives no tokens with this model's tokenizer"),
-        (
-            "The \x01 is",
-            "\x01",
-            SubjectError,
-            "the subject '\\x01' covers no token of the prompt 'The \\x01 is'; choose a longer one",
-        ),
-        (
-            "The city",
-            " ",
-            SubjectError,
-            "the subject is empty; expected a part of the prompt, such as 'The Eiffel Tower'",
-        ),
-        (
-            "The \udcff city",
-            "city",
-            PromptError,
-            "'The \\udcff city' holds '\\udcff', which is half a character; write the text in UTF-8",
-        ),
+        ("", "the prompt is empty; expected a text that the model continues with the answer"),
+        (" \n", "the prompt is empty; expected a text that the model continues with the answer"),
+        ("\x01", "the prompt '\\x01' gives no tokens with this model's tokenizer"),
+        ("The \udcff city", "'The \\udcff city' holds '\\udcff', which is half a character; write the text in UTF-8"),
     ],
-    ids=["empty", "blank", "no tokens", "no token of the subject", "blank subject", "surrogate"],
+    ids=["empty", "blank", "no tokens", "surrogate"],
 )
-def test_a_prompt_that_cannot_be_tokenised(prompt, subject, error, message):
-    with pytest.raises(PromptError) as caught:
-        tokenise(word_level(), prompt, subject)
-    assert (type(caught.value), str(caught.value)) == (error, message)
+def test_a_prompt_that_cannot_be_tokenised(prompt, message):
+    subject = (prompt.split() or ["x"])[-1]
+    assert refused(PromptError, tokenise, word_level(), prompt, subject) == message
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "why"),
+    [
+        ("The \x01 is", "\x01", "'\\x01' covers no token of the prompt 'The \\x01 is'; choose a longer one"),
+        ("The city", " ", "is empty; expected a part of the prompt, such as 'The Eiffel Tower'"),
+    ],
+)
+def test_a_subject_that_is_none(prompt, subject, why):
+    assert refused(SubjectError, tokenise, word_level(), prompt, subject) == f"the subject {why}"
 
 
 @pytest.mark.parametrize(
@@ -254,47 +247,25 @@ def test_without_an_answer_there_is_none():
 
 
 @pytest.mark.parametrize(
-    ("kind", "prompt", "answer", "message"),
+    ("answer", "why"),
     [
-        (word_level, PROMPT, "", "the answer '' is empty; expected a word or a name"),
-        (word_level, PROMPT, " \n", "the answer ' \\n' is empty; expected a word or a name"),
-        (
-            word_level,
-            PROMPT,
-            "\x01",
-            "the answer ' \\x01' gives no token of its own with this model's tokenizer",
-        ),
-        (
-            byte_level,
-            "東",
-            "京は",
-            "the answer '京は' shares the token '東京は' with the end of the prompt; end the prompt where a word ends, "
-            "or begin the answer with a space",
-        ),
-        (
-            byte_level,
-            "is東",
-            "京は",
-            "the answer '京は' shares the token '東京は' with the end of the prompt; end the prompt where a word ends, "
-            "or begin the answer with a space",
-        ),
-        (
-            word_level,
-            PROMPT,
-            "Metropolis",
-            "the answer 'Metropolis' becomes '<unk>', which is no word to this model; name another answer",
-        ),
-        (
-            word_level,
-            PROMPT,
-            "<s> city",
-            "the answer '<s> city' becomes '<s>', which is no word to this model; name another answer",
-        ),
+        ("", "'' is empty; expected a word or a name"),
+        (" \n", "' \\n' is empty; expected a word or a name"),
+        ("\x01", "' \\x01' gives no token of its own with this model's tokenizer"),
+        ("Metropolis", "'Metropolis' becomes '<unk>', which is no word to this model; name another answer"),
+        ("<s> city", "'<s> city' becomes '<s>', which is no word to this model; name another answer"),
     ],
-    ids=["empty", "blank", "no token", "only token shared", "token shared", "unknown word", "special token"],
 )
-def test_an_answer_that_is_none(kind, prompt, answer, message):
-    assert refused(AnswerError, tokenise, kind(), prompt, prompt, answer=answer) == message
+def test_an_answer_that_is_none(answer, why):
+    assert refused(AnswerError, tokenise, word_level(), PROMPT, PROMPT, answer=answer) == f"the answer {why}"
+
+
+@pytest.mark.parametrize("prompt", ["東", "is東"], ids=["only token", "token"])
+def test_an_answer_that_shares_its_token_with_the_prompt(prompt):
+    assert refused(AnswerError, tokenise, byte_level(), prompt, prompt, answer="京は") == (
+        "the answer '京は' shares the token '東京は' with the end of the prompt; end the prompt where a word ends, or "
+        "begin the answer with a space"
+    )
 
 
 @pytest.mark.parametrize("prepend_bos", [False, True])
