@@ -11,6 +11,7 @@ import pytest
 import torch
 from architectures import BACKENDS, byte_tokenizer, hugging_face_model
 from known_facts import known_facts
+from published import published
 from tiny_shell import write_tiny_model
 
 import rome_lens as rl
@@ -213,20 +214,14 @@ def test_slurm_array(tmp_path):
     write_tiny_model(tmp_path / "tiny")
     bin_folder = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PARTS": "2"}
+    prompts, paraphrases = ("{} is in the city of", "{} stands in"), ("where stands the tower",)
     records = [
-        {
-            "requested_rewrite": {
-                "prompt": prompt,
-                "subject": "the tower",
-                "target_new": {"str": "rome"},
-                "target_true": {"str": "paris"},
-            },
-            "paraphrase_prompts": ["where stands the tower"],
-            "neighborhood_prompts": ["the museum stands in"],
-        }
-        for prompt in ("{} is in the city of", "{} stands in")
+        rl.CounterFactRecord(
+            0, 0, None, rl.EditRequest(p, "the tower", "rome", "paris"), paraphrases, ("the museum stands in",), ()
+        )
+        for p in prompts
     ]
-    (tmp_path / "records.json").write_text(json.dumps(records))
+    (tmp_path / "records.json").write_text(json.dumps(list(map(published, records))))
     asked = ["--model=tiny", "--data=records.json", "--editor=none", "--texts=0", "--perplexity=none", "--batch=1"]
     for task in ("1", "2"):
         command = [str(EXAMPLES / "slurm_array.sh"), *asked]

@@ -1,5 +1,6 @@
 """What the tests of the commands share: a shell, and a tiny model in a folder, its second moments, an edit."""
 
+import csv
 import json
 import re
 import shlex
@@ -141,6 +142,12 @@ def command_of(*words):
 def options_of(*words):
     """The options of a command."""
     return {p.opts[0] for p in command_of(*words).params if p.opts[0].startswith("--")}
+
+
+def rows_of(path):
+    """The rows of a CSV that a command wrote."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def without_seconds(values):

@@ -80,10 +80,9 @@ def test_the_table_holds_every_mean_with_its_interval():
     scores = {"ES": 50.0, "PPL": 1.024}
     page = _read(report({"ft": [record(0, scores={"ES": 90.0, "PS": 80.0, "NS": 70.0}), record(1, scores=scores)]}))
     table = " ".join(page.text.split("What the columns mean")[0].split())
-    # The spread of two numbers over the square root of two, as tests/helpers/reports.py makes intervals up.
     assert table.endswith(
         "editor S ES PS NS PPL "
-        "ft 73.0 71.0 to 75.0 70.0 50.0 to 90.0 80.0 80.0 to 80.0 70.0 70.0 to 70.0 1.02 1.02 to 1.02"
+        "ft 79.2 79.2 to 79.2 70.0 50.0 to 90.0 80.0 80.0 to 80.0 70.0 70.0 to 70.0 1.02 1.02 to 1.02"
     )
 
 

@@ -1,10 +1,9 @@
 """`rome-lens average`: every option does something, a run goes on where it was, every mistake is one line."""
 
-import csv
 import json
 
 import pytest
-from tiny_shell import refusal, stdout_of, write_facts
+from tiny_shell import refusal, rows_of, stdout_of, write_facts
 
 import rome_lens as rl
 
@@ -26,11 +25,6 @@ def done(result, out="average", files=FILES):
     expected = f"rome-lens: wrote {out}/average.html, and {files} beside it\n"
     assert (result.exit_code, result.stderr) == (0, expected), (result.stderr, result.exception)
     return result.stdout
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.usefixtures("page")

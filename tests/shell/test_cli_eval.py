@@ -1,12 +1,12 @@
 """`rome-lens eval`: every option does something, a run goes on where it was, every mistake is one line."""
 
-import csv
 import json
 import sys
 
 import pytest
 from effort import slow
-from tiny_shell import LOADED, LOADING, ok, options_of, refusal, stdout_of, words_of
+from published import published
+from tiny_shell import LOADED, LOADING, ok, options_of, refusal, rows_of, stdout_of, words_of
 
 import rome_lens as rl
 from rome_lens.evaluation import read_run
@@ -17,19 +17,12 @@ TRUE, NEW = ["paris", "rome", "berlin"], ["rome", "berlin", "paris"]
 
 
 def _fact(number, subject):
-    return {
-        "case_id": 100 + number,
-        "requested_rewrite": {
-            "prompt": "where stands {}",
-            "relation_id": f"P{number % 2}",
-            "target_new": {"str": NEW[number % 3]},
-            "target_true": {"str": TRUE[number % 3]},
-            "subject": subject,
-        },
-        "paraphrase_prompts": [f"{subject} stands in", f"it was old . {subject} is in"],
-        "neighborhood_prompts": ["where stands a museum", "the river was in"],
-        "generation_prompts": [f"{subject} was built", f"{subject} is"],
-    }
+    request = rl.EditRequest("where stands {}", subject, NEW[number % 3], TRUE[number % 3])
+    paraphrases = (f"{subject} stands in", f"it was old . {subject} is in")
+    neighbours, texts = ("where stands a museum", "the river was in"), (f"{subject} was built", f"{subject} is")
+    return published(
+        rl.CounterFactRecord(number, 100 + number, f"P{number % 2}", request, paraphrases, neighbours, texts)
+    )
 
 
 def _question(number, subject):
@@ -138,8 +131,7 @@ def test_the_files_of_a_run(shell, folder):
         "r-rome.csv",
         "report.html",
     }
-    with (run / "r-rome.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(run / "r-rome.csv")
     assert [(row["number"], row["case_id"], row["subject"]) for row in rows] == [
         (str(number), str(100 + number), SUBJECTS[number]) for number in range(3)
     ]

@@ -1,6 +1,5 @@
 """`rome-lens suggest`: a finished average in, the layer to edit out; every option does something."""
 
-import csv
 import json
 import shutil
 from types import SimpleNamespace
@@ -8,7 +7,8 @@ from types import SimpleNamespace
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from tiny_shell import LOADED, LOADING, options_of, refusal, stdout_of, write_facts
+from published import published
+from tiny_shell import LOADED, LOADING, options_of, refusal, rows_of, stdout_of, write_facts
 
 import rome_lens as rl
 import rome_lens.evaluation
@@ -24,19 +24,9 @@ pytestmark = pytest.mark.usefixtures("unchecked", "folder")
 
 
 def _record(subject):
-    return {
-        "case_id": 1,
-        "requested_rewrite": {
-            "prompt": "{} stands in",
-            "relation_id": "P1",
-            "target_new": {"str": "rome"},
-            "target_true": {"str": "paris"},
-            "subject": subject,
-        },
-        "paraphrase_prompts": [f"where stands {subject} ? it is in"],
-        "neighborhood_prompts": ["the river is in"],
-        "generation_prompts": [],
-    }
+    request = rl.EditRequest("{} stands in", subject, target_new="rome", target_true="paris")
+    paraphrases = (f"where stands {subject} ? it is in",)
+    return published(rl.CounterFactRecord(0, 1, "P1", request, paraphrases, ("the river is in",), ()))
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +87,7 @@ def test_the_layer_to_edit(shell, folder):
     assert [load["name"] for load in shell.loads] == [shell.places["MODEL"]]
     settings = Settings.load(folder / "known" / "layers" / "settings.json")
     assert f"suggested  layer {settings.layer}, " in result.stdout
-    with (folder / "known" / "layers.csv").open(newline="") as file:
-        assert [row["layer"] for row in csv.DictReader(file) if row["S"]] == ["0", "1"]
+    assert [row["layer"] for row in rows_of(folder / "known" / "layers.csv") if row["S"]] == ["0", "1"]
     assert (folder / "known" / "layers.html").read_text().startswith("<!doctype html>")
     moment = folder / "known" / "layers" / "second-moments" / f"layer-{settings.layer}.safetensors"
     edited = shell.run(
