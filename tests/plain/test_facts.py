@@ -203,13 +203,12 @@ def test_a_wrong_record_is_told_with_its_number(tmp_path, records, message):
 
 
 def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(ArtefactError, match=r"there is no file '.*absent\.json' to read facts from"):
-        read_known_facts(tmp_path / "absent.json")
+    path = tmp_path / "absent.json"
+    assert f"there is no file '{path}' to read facts from" in refused(ArtefactError, read_known_facts, path)
 
 
 def test_a_folder_is_told(tmp_path):
-    with pytest.raises(ArtefactError, match=r"cannot read facts from .*: Is a directory"):
-        read_known_facts(tmp_path)
+    assert f"cannot read facts from '{tmp_path}': Is a directory" in refused(ArtefactError, read_known_facts, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b"subject,prompt\n1,2"])

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 from plotly.offline import get_plotlyjs
+from refused import refused
 from reports import many, page_of, record, report
 
 from rome_lens.errors import ArtefactError
@@ -237,8 +238,7 @@ def test_an_empty_report_is_a_page():
 
 
 def test_a_page_that_cannot_be_written(tmp_path):
-    with pytest.raises(ArtefactError, match="there is no folder"):
-        report().write_html(tmp_path / "missing" / "page.html")
+    assert "there is no folder" in refused(ArtefactError, report().write_html, tmp_path / "missing" / "page.html")
 
 
 # --- the worst ------------------------------------------------------------------------------------------------------
@@ -356,5 +356,4 @@ def test_an_editors_name_stays_in_the_folder(tmp_path):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(ArtefactError, match="there is no folder"):
-        write_csv(report(), tmp_path / "missing")
+    assert "there is no folder" in refused(ArtefactError, write_csv, report(), tmp_path / "missing")
