@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import torch
 import typer
+from known_facts import known_facts, unknown_fact
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
 import rome_lens as rl
 import rome_lens.loading
-from rome_lens.backends import as_backend
 from rome_lens.cli import app
 from rome_lens.loading.tiny import word_model
 
@@ -44,21 +44,13 @@ def write_tiny_model(folder):
         made.model.transformer.wte.weight *= 1.5
     made.model.save_pretrained(folder)
     made.tokenizer.save_pretrained(folder)
-
-
-FACTS = [("where stands {}", "the tower"), ("{} is in the city of", "paris"), ("{} was built in", "the old museum")]
-FACTS += [("in {} it is", "rome"), ("{} stands", "a river")]
+    return folder
 
 
 def write_facts(model, path):
-    """A file of `FACTS` with what the model says there, and one fact that it does not know."""
-    backend, records = as_backend(model), []
-    for prompt, subject in FACTS:
-        ids = backend.tokenizer(prompt.replace("{}", subject), add_special_tokens=False)["input_ids"]
-        said = backend.tokenizer.decode([int(backend.logits(torch.tensor([ids]), keep=1)[0, -1].argmax())])
-        records.append({"subject": subject, "prompt": prompt.replace("{}", subject), "attribute": said})
-    records.append(records[0] | {"attribute": "berlin" if records[0]["attribute"] != "berlin" else "rome"})
-    path.write_text(json.dumps(records))
+    """A file of five facts that the model knows, and one that it does not."""
+    facts = [*known_facts(model, 5), unknown_fact(model)]
+    path.write_text(json.dumps([{"subject": f.subject, "prompt": f.prompt, "attribute": f.answer} for f in facts]))
 
 
 class TinyHouse:
@@ -66,8 +58,7 @@ class TinyHouse:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        write_tiny_model(folder / "tiny")
-        self.model = rl.load_model(folder / "tiny")
+        self.model = rl.load_model(write_tiny_model(folder / "tiny"))
         moments = rl.SecondMoment.collect(
             self.model, layers=[0, 1], texts="self", max_tokens=640, text_length=32, command="rome-lens stats"
         )

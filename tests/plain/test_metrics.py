@@ -5,6 +5,7 @@ import unicodedata
 
 import pytest
 from nltk.tokenize import word_tokenize
+from texts_of import texts_of
 
 from rome_lens.evaluation import metrics
 from rome_lens.evaluation.metrics import (
@@ -99,11 +100,6 @@ def test_all_that_is_scored_has_its_place_in_the_tables():
 
 
 # --- free answers ---------------------------------------------------------------------------------------------------
-
-
-def texts_of(answers):
-    """An answer and a text, for every text of each answer."""
-    return [(text, answer) for answer, texts in answers.items() for text in texts]
 
 
 BLANKS = ("\u200bRome", "\ufeff Rome", " Rome\u200b is")

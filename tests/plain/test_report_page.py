@@ -250,13 +250,8 @@ def _order(scores, kind="counterfact", **options):
 
 
 def test_the_worst_have_the_lowest_harmonic_mean():
-    assert _order(
-        [{"ES": 100, "PS": 100, "NS": 40}, {"ES": 100, "PS": 100, "NS": 0}, {"ES": 60, "PS": 60, "NS": 60}]
-    ) == [
-        1,
-        2,
-        0,
-    ]
+    rows = ((100, 100, 40), (100, 100, 0), (60, 60, 60))
+    assert _order([dict(zip(("ES", "PS", "NS"), row, strict=True)) for row in rows]) == [1, 2, 0]
 
 
 def test_ties_go_by_the_margins_and_then_by_number():
@@ -307,13 +302,8 @@ def test_what_a_record_lacks_is_missing_and_the_columns_keep_their_kinds():
     assert pd.isna(table["GE"][0])
     assert table.loc[0, ["layer", "relative_norm", "perplexity_ratio", "flagged", "before_ES"]].isna().all()
     kinds = {name: str(table[name].dtype) for name in ("GE", "before_ES", "layer", "flagged", "relative_norm")}
-    assert kinds == {
-        "GE": "float64",
-        "before_ES": "float64",
-        "layer": "Int64",
-        "flagged": "boolean",
-        "relative_norm": "float64",
-    }
+    numbers = dict.fromkeys(("GE", "before_ES", "relative_norm"), "float64")
+    assert kinds == numbers | {"layer": "Int64", "flagged": "boolean"}
 
 
 def test_zsre_has_no_relations_and_no_old_targets():

@@ -7,18 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny_shell import (
-    COLOURS,
-    LOADED,
-    LOADING,
-    fitting,
-    in_json,
-    ok,
-    options_of,
-    refusal,
-    shell_on,
-    without_seconds,
-)
+from tiny_shell import COLOURS, LOADED, LOADING, fitting, in_json, ok, options_of, refusal, shell_on, without_seconds
 
 import rome_lens
 import rome_lens.loading
@@ -355,6 +344,13 @@ def test_models(shell, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def _assert_doctor_says(shell, *lines, code=1):
+    result = shell.run("doctor")
+    assert (result.exit_code, result.stderr) == (code, "")
+    for line in lines:
+        assert re.search(f"^{line}", result.stdout, re.MULTILINE), line
+
+
 def test_models_tells_of_a_damaged_file(shell, tmp_path, monkeypatch):
     path = tmp_path / "cache" / "x.gguf"
     damaged = rome_lens.loading.CacheState(path=path, present=True, intact=False, size=7)
@@ -362,9 +358,7 @@ def test_models_tells_of_a_damaged_file(shell, tmp_path, monkeypatch):
     assert "damaged: fetched anew" in ok(shell.run("models"))
     expected = {"path": str(path), "present": True, "intact": False, "size": 7}
     assert in_json(shell.run("models", "--json"))["cached"] == expected
-    result = shell.run("doctor")
-    assert (result.exit_code, result.stderr) == (1, "")
-    assert re.search(r"^FAILED default model +damaged at ", result.stdout, re.MULTILINE)
+    _assert_doctor_says(shell, "FAILED default model +damaged at ")
 
 
 def test_a_damaged_file_is_not_needed_beside_an_intact_copy(shell, tmp_path, monkeypatch):
@@ -372,39 +366,37 @@ def test_a_damaged_file_is_not_needed_beside_an_intact_copy(shell, tmp_path, mon
         state = rome_lens.loading.CacheState(path=tmp_path / name, present=True, intact=intact, size=7)
         monkeypatch.setattr(rome_lens.loading, name, lambda state=state: state)
     assert "  damaged, and not needed; kept at " in ok(shell.run("models"))
-    assert re.search(r"^ok     default model +damaged at .*, and not needed: ", ok(shell.run("doctor")), re.MULTILINE)
+    _assert_doctor_says(shell, "ok     default model +damaged at .*, and not needed: ", code=0)
+
+
+AT_HAND = "ok     default model +not at hand, and not needed: "
 
 
 @pytest.mark.parametrize(
-    ("intact", "listed", "checked"),
+    ("intact", "listed", "checked", "missing"),
     [
-        (True, "converted, 542 MB; kept at ", "ok     converted copy +542 MB in "),
-        (False, "damaged or outdated: converted anew; kept at ", "FAILED converted copy +damaged or outdated in "),
+        (True, "converted, 542 MB", "ok     converted copy +542 MB in ", AT_HAND),
+        (
+            False,
+            "damaged or outdated: converted anew",
+            "FAILED converted copy +damaged or outdated in ",
+            "       default model +not fetched yet",
+        ),
     ],
 )
-def test_models_tells_of_the_converted_copy(shell, tmp_path, monkeypatch, intact, listed, checked):
+def test_models_tells_of_the_converted_copy(shell, tmp_path, monkeypatch, intact, listed, checked, missing):
     state = rome_lens.loading.CacheState(path=tmp_path / "converted", present=True, intact=intact, size=541_616_037)
     monkeypatch.setattr(rome_lens.loading, "cached_conversion", lambda: state)
-    assert listed in ok(shell.run("models"))
+    assert f"{listed}; kept at " in ok(shell.run("models"))
     assert in_json(shell.run("models", "--json"))["converted"]["intact"] is intact
-    result = shell.run("doctor")
-    assert (result.exit_code, result.stderr) == (0 if intact else 1, "")
-    assert re.search(f"^{checked}", result.stdout, re.MULTILINE)
-    missing = (
-        r"^ok     default model +not at hand, and not needed: " if intact else r"^       default model +not fetched yet"
-    )
-    assert re.search(missing, result.stdout, re.MULTILINE)
+    _assert_doctor_says(shell, checked, missing, code=0 if intact else 1)
 
 
 def test_doctor(shell):
     printed = ok(shell.run("doctor"))
     checked = ["hooked-transformer", "transformer-bridge"] if has_hooked_transformer() else ["transformer-bridge"]
-    for backend in checked:
-        assert re.search(
-            rf"^ok     {backend} +a tiny model traces \(fast and plain \S+ apart\) and is left as it was$",
-            printed,
-            re.MULTILINE,
-        )
+    traces = r"a tiny model traces \(fast and plain \S+ apart\) and is left as it was$"
+    _assert_doctor_says(shell, *(f"ok     {backend} +{traces}" for backend in checked), code=0)
     assert f"rome-lens           {rome_lens.__version__}\n" in printed
     assert "not fetched yet; the first trace fetches it to " in printed
     assert "FAILED" not in printed
@@ -422,9 +414,7 @@ def test_doctor_reports_a_broken_check(shell, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(rome_lens.loading.tiny, "tiny_model", broken)
-    result = shell.run("doctor")
-    assert (result.exit_code, result.stderr) == (1, "")
-    assert re.search(rf"^FAILED transformer-bridge +{type(error).__name__}: it is", result.stdout, re.MULTILINE)
+    _assert_doctor_says(shell, f"FAILED transformer-bridge +{type(error).__name__}: it is")
     report = shell.run("doctor", "--json")
     assert report.exit_code == 1
     assert {"transformer-bridge"} <= {f["what"] for f in json.loads(report.stdout) if f["ok"] is False}
@@ -438,9 +428,7 @@ def test_doctor_tells_when_a_trace_changes_the_model(shell, monkeypatch):
         return causal_trace(model, *args, **settings)
 
     monkeypatch.setattr(rome_lens.tracing, "causal_trace", careless)
-    result = shell.run("doctor")
-    assert result.exit_code == 1
-    assert re.search(r"^FAILED transformer-bridge .* but its weights changed$", result.stdout, re.MULTILINE)
+    _assert_doctor_says(shell, "FAILED transformer-bridge .* but its weights changed$")
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback():
