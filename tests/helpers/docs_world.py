@@ -77,9 +77,7 @@ def _teach(model: Any, tokenizer: Any) -> None:
 def load(name: Any = "smollm2-135m", backend: str = "auto") -> Any:
     """The model, under any name; every call makes one of its own."""
     known = pretrained()
-    return to_transformer_lens(
-        Pretrained(name=str(name), model=deepcopy(known.model), tokenizer=known.tokenizer), backend=backend
-    )
+    return to_transformer_lens(replace(known, name=str(name), model=deepcopy(known.model)), backend=backend)
 
 
 def moment(layer: int) -> rl.SecondMoment:

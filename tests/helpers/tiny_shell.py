@@ -109,6 +109,13 @@ def stdout_of(result):
     return result.stdout
 
 
+def wrote(result, *files):
+    """What a command printed that said on stderr what it wrote, and nothing else."""
+    told = "".join(f"rome-lens: wrote {file}\n" for file in files)
+    assert (result.exit_code, result.stderr) == (0, told), (result.stderr, result.exception)
+    return result.stdout
+
+
 def in_json(result):
     """What it printed for a machine."""
     return json.loads(ok(result))

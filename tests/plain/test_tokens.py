@@ -1,7 +1,5 @@
 """Subject spans, and where the answer begins, with tokenizers of every kind that models come with."""
 
-import unicodedata
-
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -43,28 +41,30 @@ def test_a_word_is_found_with_its_space_in_the_token_or_not(trim_offsets):
     assert "".join(text.tokens[first:end]) == " the city"
 
 
-@pytest.mark.parametrize(
-    ("subject", "span"),
-    [("São", (0, 4)), ("ã", (1, 3)), ("o 東", (3, 8)), ("東京", (5, 11)), ("京", (8, 11)), ("😀", (12, 16))],
-)
-def test_characters_of_several_bytes_one_token_a_byte(subject, span):
-    assert _span(single_bytes(), "São 東京 😀 is", subject) == span
+# Characters of several bytes: a token a byte, byte fallback, and unknown neighbours that unigram takes as one piece.
+SPANS = {
+    single_bytes: (
+        "São 東京 😀 is",
+        {"São": (0, 4), "ã": (1, 3), "o 東": (3, 8), "東京": (5, 11), "京": (8, 11), "😀": (12, 16)},
+    ),
+    llama_like: (
+        "東 is São",
+        {"São": (6, 10), "ã": (7, 9), "is": (4, 5), "is São": (4, 10), "東": (0, 4), "東 is": (0, 5)},
+    ),
+    sentence_piece: ("東京 is São", {"São": (9, 13), "ã": (10, 12), "東京": (0, 7), "京": (1, 7)}),
+}
 
 
-@pytest.mark.parametrize(
-    ("subject", "span"),
-    [("São", (6, 10)), ("ã", (7, 9)), ("is", (4, 5)), ("is São", (4, 10)), ("東", (0, 4)), ("東 is", (0, 5))],
-)
-def test_characters_of_several_bytes_with_byte_fallback(subject, span):
+@pytest.mark.parametrize("kind", SPANS, ids=lambda kind: kind.__name__)
+def test_characters_of_several_bytes(kind):
+    prompt, spans = SPANS[kind]
+    assert {subject: _span(kind(), prompt, subject) for subject in spans} == spans
+
+
+def test_the_offsets_of_byte_fallback():
     # The ▁ in front of the text stands for no character of it: its offsets are the first character's.
     tokens = llama_like().convert_ids_to_tokens(encode(llama_like(), "東 is São")[0])
     assert tokens == ["▁", "<0xE6>", "<0x9D>", "<0xB1>", "▁is", "▁", "<0x53>", "<0xC3>", "<0xA3>", "<0x6F>"]
-    assert _span(llama_like(), "東 is São", subject) == span
-
-
-@pytest.mark.parametrize(("subject", "span"), [("São", (9, 13)), ("ã", (10, 12)), ("東京", (0, 7)), ("京", (1, 7))])
-def test_unigram_takes_unknown_neighbours_as_one_piece(subject, span):
-    assert _span(sentence_piece(), "東京 is São", subject) == span
 
 
 def test_white_space_around_the_subject_is_ignored():
@@ -96,19 +96,16 @@ def test_occurrences_count_from_one():
     assert said == "occurrence is 0; expected 1 for the first occurrence of the subject, -1 for the last"
 
 
+FORM = "; the same letters are there in another Unicode form (NFC or NFD): copy the subject from the prompt"
+
+
 @pytest.mark.parametrize(
     ("prompt", "subject", "hint"),
     [
         (PROMPT, "the eiffel tower", "; the prompt writes it 'The Eiffel Tower'"),
         (PROMPT, "Louvre", "; give it letter for letter"),
-        *[
-            (
-                unicodedata.normalize(theirs, "São is"),
-                unicodedata.normalize(ours, "São"),
-                "; the same letters are there in another Unicode form (NFC or NFD): copy the subject from the prompt",
-            )
-            for theirs, ours in (("NFC", "NFD"), ("NFD", "NFC"))
-        ],
+        ("S\u00e3o is", "Sa\u0303o", FORM),
+        ("Sa\u0303o is", "S\u00e3o", FORM),
     ],
     ids=["case", "absent", "NFC prompt", "NFD prompt"],
 )
@@ -147,20 +144,13 @@ class SlowTokenizer:
     is_fast = False
 
 
-@pytest.mark.parametrize(
-    ("tokenizer", "message"),
-    [
-        (None, "the model has no tokenizer; give it one (model.set_tokenizer, or tokenizer= when loading)"),
-        (
-            SlowTokenizer(),
-            "the tokenizer SlowTokenizer reports no character offsets; load its fast version "
-            "(AutoTokenizer.from_pretrained(..., use_fast=True))",
-        ),
-    ],
-    ids=["none", "slow"],
-)
-def test_a_tokenizer_without_offsets(tokenizer, message):
-    assert refused(ModelError, tokenise, tokenizer, PROMPT, "Eiffel") == message
+def test_a_tokenizer_without_offsets():
+    said = refused(ModelError, tokenise, None, PROMPT, "Eiffel")
+    assert said == "the model has no tokenizer; give it one (model.set_tokenizer, or tokenizer= when loading)"
+    assert refused(ModelError, tokenise, SlowTokenizer(), PROMPT, "Eiffel") == (
+        "the tokenizer SlowTokenizer reports no character offsets; load its fast version "
+        "(AutoTokenizer.from_pretrained(..., use_fast=True))"
+    )
 
 
 @pytest.mark.parametrize(

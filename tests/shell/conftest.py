@@ -6,6 +6,7 @@ import pytest
 from tiny_shell import TinyHouse
 
 import rome_lens as rl
+from rome_lens.figures import plotly_figure
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +30,10 @@ def quick_pages(monkeypatch, request):
     if "page" not in request.fixturenames:
         for result in (rl.Report, rl.AverageEffect):
             monkeypatch.setattr(result, "write_html", lambda self, path: Path(path).write_text("a page"))
+
+
+@pytest.fixture
+def pngs(monkeypatch):
+    """A PNG holds the number of its figure's parts, and its title."""
+    monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
+    monkeypatch.setattr(plotly_figure, "_png", lambda figure: f"{len(figure.data)} {figure.layout.title.text}".encode())

@@ -22,6 +22,7 @@ from tiny_shell import (
     refusal,
     without_seconds,
     words_of,
+    wrote,
 )
 
 import rome_lens as rl
@@ -124,9 +125,7 @@ def test_the_printed_report(shell, report):
 
 def test_save(shell, tmp_path):
     path = tmp_path / "edit.safetensors"
-    result = shell.run(*FAST, "--json", "--save", path)
-    assert (result.exit_code, result.stderr) == (0, f"rome-lens: wrote {path}\n")
-    said = json.loads(result.stdout)
+    said = json.loads(wrote(shell.run(*FAST, "--json", "--save", path), path))
     assert said["path"] == str(path)
     assert rl.load_edit(path).id == said["edit"]["id"]
     assert [p.name for p in tmp_path.iterdir()] == ["edit.safetensors"]
@@ -261,11 +260,7 @@ BEFORE_LOADING = {
         ["edit", "where is it", *EDIT[2:]],
         "the subject 'the tower' is not in the prompt 'where is it'; give it letter for letter, or write {}",
     ),
-    "two places": (
-        1,
-        ["edit", "{} and {}", *EDIT[2:]],
-        "the prompt '{} and {}' has 2 places for the subject; write {}",
-    ),
+    "2 places": (1, ["edit", "{} and {}", *EDIT[2:]], "the prompt '{} and {}' has 2 places for the subject; write {}"),
     "joined": (2, "--answer-joined -", "answer_joined is '-'; expected what stands between the prompt"),
     "empty subject": (1, "-s ' '", "the subject of the prompt 'where stands {}' is empty; name who"),
     "empty target": (1, "-t ''", "a target of 'where stands the tower' is empty; give the text"),
@@ -299,11 +294,7 @@ AFTER_LOADING = {
     "unknown subject": (1, "-s Louvre", "the subject 'Louvre' is unknown to this model's tokenizer"),
     "said already": (1, [*FAST, "-t", "SAID"], "the target 'SAID' is what the model says after 'where stands the"),
     "too long": (1, [*FAST, "-s", "the " * 70], "the prompt with its answer takes 72 positions, and tiny has 64"),
-    "long template": (
-        1,
-        [*EDIT, "--template", "is " * 65 + "{}"],
-        "the prompt 'where stands the tower' with its longest",
-    ),
+    "template": (1, [*EDIT, "--template", "is " * 65 + "{}"], "the prompt 'where stands the tower' with its longest"),
     "neighbour": (1, [*FAST, "--neighbour", "the " * 70], "the prompt with its answer takes 70 positions, and tiny"),
 }
 

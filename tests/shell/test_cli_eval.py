@@ -6,7 +6,7 @@ import sys
 import pytest
 from effort import slow
 from published import published
-from tiny_shell import LOADED, LOADING, ok, options_of, refusal, rows_of, stdout_of, words_of
+from tiny_shell import LOADED, LOADING, ok, options_of, refusal, rows_of, stdout_of, words_of, wrote
 
 import rome_lens as rl
 from rome_lens.evaluation import read_run
@@ -66,14 +66,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def wrote(out):
-    return f"rome-lens: wrote {out}/report.html, summary.json and a CSV for each editor beside it\n"
+def files_in(out):
+    return f"{out}/report.html, summary.json and a CSV for each editor beside it"
 
 
 def done(result, out="eval-counterfact"):
     """What a run printed that had nothing else to say."""
-    assert (result.exit_code, result.stderr) == (0, wrote(out)), (result.stderr, result.exception)
-    return result.stdout
+    return wrote(result, files_in(out))
 
 
 def columns_of(printed):
@@ -122,15 +121,8 @@ def test_the_files_of_a_run(shell, folder):
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     folders = ("none", "r-rome", "references")
     records = {f"records/{place}/{number:06d}.json" for place in folders for number in range(3)}
-    assert names - {".lock"} == records | {
-        "settings.json",
-        "prepared.json",
-        "plan.json",
-        "summary.json",
-        "none.csv",
-        "r-rome.csv",
-        "report.html",
-    }
+    kept = "settings.json prepared.json plan.json summary.json none.csv r-rome.csv report.html"
+    assert names - {".lock"} == records | set(kept.split())
     rows = rows_of(run / "r-rome.csv")
     assert [(row["number"], row["case_id"], row["subject"]) for row in rows] == [
         (str(number), str(100 + number), SUBJECTS[number]) for number in range(3)
@@ -309,12 +301,12 @@ def test_flagged_edits_are_named_when_the_run_ends(shell):
     assert "perplexity r-rome: 6 of 6 beyond a factor of 1.0001" in stdout_of(result)
     assert result.stderr == (
         "rome-lens: 6 of 6 edits of r-rome moved the perplexity by more than a factor of 1.0001: records 0, 1, 2, 3, "
-        f"4, …\n{wrote('eval-counterfact')}"
+        f"4, …\nrome-lens: wrote {files_in('eval-counterfact')}\n"
     )
     again = shell.run(*args, "--limit", "1", "--out", "one")
     assert again.stderr == (
         "rome-lens: 1 of 1 edits of r-rome moved the perplexity by more than a factor of 1.0001: records 0\n"
-        + wrote("one")
+        f"rome-lens: wrote {files_in('one')}\n"
     )
 
 
@@ -323,7 +315,8 @@ def test_records_that_break_the_schema_are_named(shell):
     assert "tiny, 2 records, 1 editor" in stdout_of(result)
     assert result.stderr == (
         "rome-lens: left out record 1: paraphrase_prompts is str; expected a list of texts\n"
-        "rome-lens: left out record 3: itself is int; expected an object\n" + wrote("eval-counterfact")
+        "rome-lens: left out record 3: itself is int; expected an object\n"
+        f"rome-lens: wrote {files_in('eval-counterfact')}\n"
     )
 
 
@@ -413,7 +406,8 @@ def test_a_part_that_is_missing_is_named(shell, folder):
     done(shell.run(*args, "--shard", "1/2", "--out", "first"), "first")
     result = shell.run("eval", "merge", "first", "--out", "merged")
     assert result.exit_code == 1
-    assert result.stderr == wrote("merged") + (
+    assert result.stderr == (
+        f"rome-lens: wrote {files_in('merged')}\n"
         "rome-lens: 3 records are in none of the folders (r-rome/000001, r-rome/000003, r-rome/000005); run the parts "
         "that lack them\n"
     )

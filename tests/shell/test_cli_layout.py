@@ -7,7 +7,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from tiny_shell import COLOURS, FAST, SUBJECT, TARGET, fitting, ok, stdout_of
 
+from rome_lens.cli.edit_report import print_measured
 from rome_lens.cli.output import stdout
+from rome_lens.cli.printing import curve, shorten
+from rome_lens.editing.effect import Effect, Measured, Reading
 
 # The shell is under test here; what is computed has tests of its own.
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -27,9 +30,6 @@ def test_no_line_is_longer_than_eighty_columns(shell, args, colours):
 
 
 def test_long_words_are_shortened(house):
-    from rome_lens.cli.edit_report import print_measured
-    from rome_lens.editing.effect import Effect, Measured, Reading
-
     readings = Reading(0.1, 0.2, " extraordinarily"), Reading(0.3, 0.4, " incomprehensible")
     console = Console(width=80, file=io.StringIO())
     print_measured(console, house.edit, Measured((Effect("prompt", "x" * 99, "", *readings),), None), texts_seed=1)
@@ -60,8 +60,6 @@ def test_markup_in_a_prompt_is_text(shell):
     ],
 )
 def test_shortening(text, width, expected):
-    from rome_lens.cli.printing import shorten
-
     assert shorten(text, width) == expected
 
 
@@ -70,8 +68,6 @@ def test_shortening(text, width, expected):
     [([8, 4, 0], "█▅▁"), ([], ""), ([0, 0], ""), ([float("inf")], ""), (range(1000, 0, -1), None)],
 )
 def test_curves(values, expected):
-    from rome_lens.cli.printing import curve
-
     drawn = curve(list(values))
     assert drawn == expected if expected is not None else (len(drawn), drawn[0], drawn[-1]) == (40, "█", "▁")
 

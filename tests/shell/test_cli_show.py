@@ -8,7 +8,8 @@ import pytest
 import torch
 from edits import changed
 from safetensors.torch import save_file
-from tiny_shell import COLOURS, PROMPT, SUBJECT, command_of, fitting, in_json, ok, options_of, refusal, stdout_of
+from tiny_shell import COLOURS, PROMPT, SUBJECT, command_of, fitting, in_json, ok, options_of, refusal, stdout_of, wrote
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
@@ -42,7 +43,8 @@ def test_show_an_edit(shell):
     edit, path = shell.edit, shell.places["EDIT"]
     printed = ok(shell.run("show", "EDIT"))
     lines = printed.splitlines()
-    assert re.fullmatch(rf"{re.escape(path)}: an edit, \d+\.\d kB", "".join(lines[: lines.index(_heading())]))
+    heading = lines.index("where stands the tower → rome")
+    assert re.fullmatch(rf"{re.escape(path)}: an edit, \d+\.\d kB", "".join(lines[:heading]))
     assert f"tiny · {edit.backend} · float32" in lines
     assert f"p(rome)  {edit.before.target:.3f} → {edit.after.target:.3f}" in lines
     assert re.search(rf"^p\({edit.old_answer.strip()}\) +{edit.before.old:.3f} → {edit.after.old:.3f}$", printed, re.M)
@@ -59,10 +61,6 @@ def test_show_an_edit(shell):
     assert f"templates {' '.join(templates[:6])} and {len(templates) - 6} more (--json shows all)" in said
     assert f"id {edit.id}" in said
     assert re.fullmatch(r"edited in \d+\.\d s", lines[-1])
-
-
-def _heading():
-    return "where stands the tower → rome"
 
 
 def test_notes_of_an_edit(shell, tmp_path):
@@ -200,12 +198,8 @@ def test_escapes_in_a_file_are_shown(shell, tmp_path):
 
 
 def test_apply_writes_a_model_that_transformers_loads(shell, tmp_path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     out = tmp_path / "out"
-    result = shell.run("apply", "EDIT", "--model", "MODEL", "--to-hf", out)
-    assert (result.exit_code, result.stderr) == (0, f"rome-lens: wrote {out}\n")
-    lines = result.stdout.splitlines()
+    lines = wrote(shell.run("apply", "EDIT", "--model", "MODEL", "--to-hf", out), out).splitlines()
     assert lines[-2:] == [
         "from transformers import AutoModelForCausalLM",
         f"model = AutoModelForCausalLM.from_pretrained({str(out)!r})",
@@ -224,12 +218,8 @@ def test_apply_writes_a_model_that_transformers_loads(shell, tmp_path):
 
 def test_apply_writes_an_adapter_that_peft_loads(shell, tmp_path):
     pytest.importorskip("peft")
-    from transformers import AutoModelForCausalLM
-
     out = tmp_path / "out"
-    result = shell.run("apply", "EDIT", "--to-peft", out, "--json")
-    assert (result.exit_code, result.stderr) == (0, f"rome-lens: wrote {out}\n")
-    report = json.loads(result.stdout)
+    report = json.loads(wrote(shell.run("apply", "EDIT", "--to-peft", out, "--json"), out))
     assert (report["path"], report["kind"], report["model"]) == (str(out), "adapter", "tiny")
     assert [each["id"] for each in report["edits"]] == [shell.edit.id]
     said = {"base": AutoModelForCausalLM.from_pretrained(shell.places["MODEL"])}
@@ -275,8 +265,6 @@ REFUSED = {
 def test_what_is_refused(shell, tmp_path, monkeypatch, code, args, start):
     monkeypatch.chdir(tmp_path)
     if "OTHER" in args:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         other = AutoModelForCausalLM.from_pretrained(shell.places["MODEL"])
         other.transformer.h[1].mlp.c_proj.weight.data *= -1
         other.save_pretrained(tmp_path / "OTHER")

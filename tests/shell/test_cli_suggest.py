@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from published import published
-from tiny_shell import LOADED, LOADING, options_of, refusal, rows_of, stdout_of, write_facts
+from tiny_shell import LOADED, LOADING, options_of, refusal, rows_of, stdout_of, write_facts, wrote
 
 import rome_lens as rl
 import rome_lens.evaluation
@@ -75,11 +75,7 @@ def asked(shell, monkeypatch):
 
 def test_the_layer_to_edit(shell, folder):
     result = shell.run(*SUGGEST, "--layer", "0", "--layer", "1")
-    assert (result.exit_code, result.stderr) == (
-        0,
-        "rome-lens: wrote known/layers.html, and layers.csv beside it\nrome-lens: wrote known/layers/settings.json\n",
-    )
-    lines = result.stdout.splitlines()
+    lines = wrote(result, "known/layers.html, and layers.csv beside it", "known/layers/settings.json").splitlines()
     assert lines[0] == "Editing at several layers (r-rome)"
     assert rl.read_average(folder / "known").n_layers == 3
     assert max(map(len, lines)) <= 80
@@ -156,31 +152,18 @@ def test_the_model_and_bos_are_those_of_the_traces(shell, asked):
         assert [shell.loads[-1][name] for name in ("backend", "dtype")] == ["transformer-bridge", "float64"]
 
 
-def test_files(shell, folder, asked, monkeypatch):
-    import rome_lens.figures.plotly_figure as plotly_figure
-
-    monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
-    monkeypatch.setattr(plotly_figure, "_png", lambda figure: b"a figure")
+@pytest.mark.usefixtures("asked", "pngs")
+def test_files(shell, folder):
     result = shell.run(*SUGGEST, "--png", "--out", "there", "--settings", "mine.json", "--json")
-    assert (result.exit_code, result.stderr) == (
-        0,
-        "rome-lens: wrote there/layers.html, and layers.csv and sweep.png beside it\nrome-lens: wrote mine.json\n",
-    )
-    assert (folder / "there" / "sweep.png").read_bytes() == b"a figure"
+    printed = wrote(result, "there/layers.html, and layers.csv and sweep.png beside it", "mine.json")
+    assert (folder / "there" / "sweep.png").read_text() == "0 None"
     assert (folder / "mine.json").read_text() == "settings"
-    assert json.loads(result.stdout) == {"layer": 1, "path": "mine.json"}
+    assert json.loads(printed) == {"layer": 1, "path": "mine.json"}
     assert not (folder / "known" / "layers").exists()
 
 
-def test_without_an_average_the_built_in_facts_are_traced(shell, folder, monkeypatch):
-    asked = {}
-
-    def suggest_layer(model, **settings):
-        asked.update(settings)
-        raise rl.SettingError("that is enough")
-
-    monkeypatch.setattr(rome_lens.evaluation, "suggest_layer", suggest_layer)
-    assert refusal(shell.run("suggest"), code=2) == "that is enough"
+def test_without_an_average_the_built_in_facts_are_traced(shell, asked):
+    stdout_of(shell.run("suggest", "--json"))
     assert (asked["average"], asked["layers"], asked["prepend_bos"]) == (None, None, False)
     assert asked["records"] == rl.builtin_counterfact()[:8]
     assert str(asked["out"]) == "suggest/layers"

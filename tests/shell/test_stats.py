@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_shell import LOADED, LOADING, command_of, options_of, refusal, shell_on, stdout_of
+from tiny_shell import LOADED, LOADING, command_of, options_of, refusal, shell_on, stdout_of, wrote
 
 from rome_lens.editing.second_moment.moment import SecondMoment
 
@@ -33,10 +33,8 @@ def _json(result):
 
 def test_the_printed_summary_and_the_file(shell, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/bin/rome-lens", "stats", "--out", "a file"])
-    result = shell.run(*WORK)
-    assert (result.exit_code, result.stderr) == (0, "rome-lens: wrote c.safetensors\n")
+    lines = wrote(shell.run(*WORK), "c.safetensors").splitlines()
     moment = SecondMoment.load("c.safetensors", model=tiny, layer=1)
-    lines = result.stdout.splitlines()
     assert lines[:3] == [
         f"tiny · {moment.backend} · float32 on cpu",
         "320 tokens of text.txt in 20 pieces of at most 16, no BOS",
