@@ -196,12 +196,11 @@ def enter(monkeypatch: Any, folder: Path) -> None:
     monkeypatch.setattr(rome_lens.editing.export, "load_pretrained", lambda *_, **__: deepcopy(pretrained()))
     monkeypatch.setattr(rome_lens.loading, "default_model_folder", lambda: folder / "gpt2")
     monkeypatch.setattr(rome_lens.editing.rome, "shipped_moment", lambda _, layer: moment(layer))
+    stand_ins = {"builtin_facts": lambda: FACTS, "builtin_counterfact": records}
+    stand_ins |= dict.fromkeys(("process_pool", "dask_executor"), one_thread)
     for module in [module for name, module in sys.modules.items() if name.startswith("rome_lens")]:
-        for name, found in (("builtin_facts", lambda: FACTS), ("builtin_counterfact", records)):
-            if name in vars(module):
-                monkeypatch.setattr(module, name, found)
-        for name in ("process_pool", "dask_executor"):
-            if name in vars(module) and callable(vars(module)[name]):
-                monkeypatch.setattr(module, name, one_thread)
+        for name, stand_in in stand_ins.items():
+            if callable(vars(module).get(name)):
+                monkeypatch.setattr(module, name, stand_in)
     write_files(folder)
     monkeypatch.chdir(folder)

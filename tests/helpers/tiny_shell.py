@@ -23,6 +23,8 @@ PROMPT, SUBJECT, TARGET = "where stands {}", "the tower", "rome"
 C = "C1"
 EDIT = ("edit", PROMPT, "--subject", SUBJECT, "--target", TARGET, "--second-moment", C)
 FAST = (*EDIT, "--template", "it was old. {}", "--bare-weight", "0.9", "--generate", "3")
+MODEL = ("--model", "MODEL")
+AVERAGE = ("average", "--facts", "facts.json", *MODEL, "--samples", "2", "--noise", "1", "--window", "2")
 COLOURS = {"NO_COLOR": "", "FORCE_COLOR": "1", "TERM": "xterm-256color"}
 # What is loaded where nothing else is asked for, and for every option of loading: a value, and what it is called there.
 LOADED = {"name": "smollm2-135m", "backend": "auto", "device": None, "dtype": "float32"}
@@ -148,8 +150,9 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def without_seconds(values):
-    return {k: v for k, v in values.items() if k != "seconds"}
+def without(name, values):
+    """Values but one, such as the seconds that were needed."""
+    return {k: v for k, v in values.items() if k != name}
 
 
 def refusal(result, *, code):

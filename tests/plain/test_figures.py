@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,15 +31,8 @@ _ANY_TEXT = st.text(st.characters(codec=None), max_size=12)
 
 def _map(scores=None, labels=("The*", " Eiffel*", " Tower*", " is"), **changes):
     scores = scores if scores is not None else _slope(6, len(labels))
-    given_ = {
-        "stream": "mlp",
-        "low": 0.0,
-        "high": 1.0,
-        "answer": " Paris",
-        "title": "Restoring",
-        "layer_title": "layer",
-    }
-    return HeatMap(scores=scores, labels=list(labels), **{**given_, **changes})
+    made = HeatMap("mlp", scores, list(labels), 0.0, high=1.0, answer=" Paris", title="Restoring", layer_title="layer")
+    return replace(made, **changes)
 
 
 def _slope(layers, tokens):

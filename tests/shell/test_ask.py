@@ -16,6 +16,11 @@ def plain(model, prompt, *, prepend_bos=False):
         return model(model.to_tokens(prompt, prepend_bos=prepend_bos))[0, -1].double().softmax(-1)
 
 
+def of_word(model, prompt, word):
+    """The probability of a word after a prompt."""
+    return plain(model, prompt)[model.tokenizer.get_vocab()[word]].item()
+
+
 @pytest.mark.parametrize("bos", [False, True])
 def test_numbers_are_those_of_plain_forwards(shell, house, bos):
     said = in_json(shell.run("ask", *PROMPTS, "--top", "3", "--json", *(["--bos"] if bos else [])))
@@ -37,13 +42,10 @@ def test_named_answers_are_read_jointly(shell, house):
     for one in said["prompts"]:
         first, second = one["answers"]
         assert [first["answer"], second["answer"]] == ["paris", "the old museum"]
-        vocabulary = house.model.tokenizer.get_vocab()
-        assert first["probability"] == pytest.approx(
-            plain(house.model, one["prompt"])[vocabulary["paris"]].item(), rel=1e-5
-        )
+        assert first["probability"] == pytest.approx(of_word(house.model, one["prompt"], "paris"), rel=1e-5)
         joint, text = 1.0, one["prompt"]
         for word in ("the", "old", "museum"):
-            joint *= plain(house.model, text)[vocabulary[word]].item()
+            joint *= of_word(house.model, text, word)
             text += f" {word}"
         assert second["probability"] == pytest.approx(joint, rel=1e-5)
 
@@ -67,7 +69,7 @@ def test_what_is_printed(shell, house):
     assert printed[0] == f"tiny · {as_backend(house.model).name} · float32 on cpu · no BOS"
     expected, ids = plain(house.model, PROMPTS[0]).topk(2)
     words = [house.model.tokenizer.decode([i]) for i in ids]
-    berlin = plain(house.model, PROMPTS[0])[house.model.tokenizer.get_vocab()["berlin"]].item()
+    berlin = of_word(house.model, PROMPTS[0], "berlin")
     assert printed[1:6] == [
         "",
         PROMPTS[0],

@@ -3,14 +3,12 @@
 import json
 
 import pytest
-from tiny_shell import refusal, rows_of, stdout_of, write_facts, wrote
+from tiny_shell import AVERAGE, MODEL, refusal, rows_of, stdout_of, write_facts, wrote
 
 import rome_lens as rl
 
-MODEL = ("--model", "MODEL")
 # Shells and folders are under test here; what is computed has tests of its own.
 pytestmark = pytest.mark.usefixtures("unchecked", "folder", "quick_pages")
-AVERAGE = ("average", "--facts", "facts.json", *MODEL, "--samples", "2", "--noise", "1", "--window", "2")
 FILES = "summary.json, effects.csv and facts.csv"
 
 
@@ -105,10 +103,8 @@ def test_a_run_goes_on_and_other_settings_are_refused(shell, folder):
 
 @pytest.mark.usefixtures("pngs")
 def test_every_figure_becomes_a_png(shell, folder):
-    done(
-        shell.run(*AVERAGE, "--png"),
-        files="summary.json, effects.csv, facts.csv, roles.png, layers.png and severed.png",
-    )
+    files = "summary.json, effects.csv, facts.csv, roles.png, layers.png and severed.png"
+    done(shell.run(*AVERAGE, "--png"), files=files)
     pngs = [(folder / "average" / f"{name}.png").read_text() for name in ("roles", "layers", "severed")]
     assert all(int(png.split()[0]) > 2 for png in pngs)
 

@@ -20,7 +20,7 @@ from tiny_shell import (
     ok,
     options_of,
     refusal,
-    without_seconds,
+    without,
     words_of,
     wrote,
 )
@@ -50,7 +50,7 @@ def report(shell):
 
 def test_json_holds_the_edit_of_the_library(report, edit):
     assert report["edit"].pop("id") == edit.id
-    assert without_seconds(report["edit"]) == without_seconds(json.loads(json.dumps(edit.to_dict())))
+    assert without("seconds", report["edit"]) == without("seconds", json.loads(json.dumps(edit.to_dict())))
     assert len(report["edit"]["loss_curve"]) > 3
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from effort import slow
 from published import published
-from tiny_shell import LOADED, LOADING, ok, options_of, refusal, rows_of, stdout_of, words_of, wrote
+from tiny_shell import LOADED, LOADING, ok, options_of, refusal, rows_of, stdout_of, without, words_of, wrote
 
 import rome_lens as rl
 from rome_lens.evaluation import read_run
@@ -343,9 +343,7 @@ def test_a_run_goes_on_in_its_folder(shell, folder):
     assert done(shell.run(*args)) == first
     assert len(shell.loads) == 1
     assert (kept.stat().st_mtime_ns, kept.read_bytes()) == before
-    assert {k: v for k, v in json.loads(lost.read_text()).items() if k != "edit"} == {
-        k: v for k, v in record.items() if k != "edit"
-    }
+    assert without("edit", json.loads(lost.read_text())) == without("edit", record)
     assert (run / "summary.json").read_bytes() == summary
     # Nothing is loaded for a run that is finished.
     shell.loads.clear()

@@ -8,15 +8,13 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from published import published
-from tiny_shell import LOADED, LOADING, options_of, refusal, rows_of, stdout_of, write_facts, wrote
+from tiny_shell import AVERAGE, LOADED, LOADING, MODEL, options_of, refusal, rows_of, stdout_of, write_facts, wrote
 
 import rome_lens as rl
 import rome_lens.evaluation
 from rome_lens.editing.settings import Settings
 from rome_lens.loading.tiny import tiny_model
 
-MODEL = ("--model", "MODEL")
-AVERAGE = ("average", "--facts", "facts.json", *MODEL, "--samples", "2", "--noise", "1", "--window", "2")
 SUGGEST = ("suggest", "known", "--data", "records.json")
 
 # Shells and folders are under test here; what is computed has tests of its own.
