@@ -142,4 +142,4 @@ def test_a_prompt_holds_its_subject_or_braces_in_its_place(prompt, subject, plac
     ],
 )
 def test_a_prompt_in_which_the_subject_s_place_is_not_to_be_found(prompt, subject, error, message):
-    assert message in refused(error, EditRequest, *placed(prompt, subject), "x")
+    assert message in refused(error, lambda: EditRequest(*placed(prompt, subject), "x"))
