@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import torch
 import typer
-from known_facts import known_facts, unknown_fact
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
 import rome_lens as rl
 import rome_lens.loading
+from rome_lens.backends import as_backend
 from rome_lens.cli import app
 from rome_lens.loading.tiny import word_model
 
@@ -49,10 +49,20 @@ def write_tiny_model(folder):
     return folder
 
 
+FACTS = [("where stands {}", "the tower"), ("{} is in the city of", "paris"), ("{} was built in", "the old museum")]
+FACTS += [("in {} it is", "rome"), ("{} stands", "a river")]
+
+
 def write_facts(model, path):
-    """A file of five facts that the model knows, and one that it does not."""
-    facts = [*known_facts(model, 5), unknown_fact(model)]
-    path.write_text(json.dumps([{"subject": f.subject, "prompt": f.prompt, "attribute": f.answer} for f in facts]))
+    """A file of `FACTS` with what the model says there, and one fact that it does not know."""
+    backend, records = as_backend(model), []
+    for prompt, subject in FACTS:
+        text = prompt.replace("{}", subject)
+        ids = backend.tokenizer(text, add_special_tokens=False)["input_ids"]
+        said = backend.tokenizer.decode([int(backend.logits(torch.tensor([ids]), keep=1)[0, -1].argmax())])
+        records.append({"subject": subject, "prompt": text, "attribute": said})
+    records.append(records[0] | {"attribute": "berlin" if records[0]["attribute"] != "berlin" else "rome"})
+    path.write_text(json.dumps(records))
 
 
 class TinyHouse:
