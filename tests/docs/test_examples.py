@@ -11,6 +11,7 @@ import pytest
 import torch
 from architectures import BACKENDS, byte_tokenizer, hugging_face_model
 from known_facts import known_facts
+from published import published
 from tiny_shell import write_tiny_model
 
 import rome_lens as rl
@@ -19,8 +20,12 @@ from rome_lens.loading.tiny import TINY_PROMPT, TINY_SUBJECT, tiny_model
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+def _example(name):
+    return runpy.run_path(str(EXAMPLES / name))
+
+
 def test_trace_a_fact(capsys):
-    trace_a_fact = runpy.run_path(str(EXAMPLES / "trace_a_fact.py"))["trace_a_fact"]
+    trace_a_fact = _example("trace_a_fact.py")["trace_a_fact"]
     trace = trace_a_fact(tiny_model("auto"), TINY_PROMPT, TINY_SUBJECT, noise=1.0)
     first, *streams = capsys.readouterr().out.splitlines()
     assert first.startswith(f"{TINY_PROMPT} → {trace.answer.strip()}: high {trace.high:.3f}")
@@ -29,7 +34,7 @@ def test_trace_a_fact(capsys):
 
 @pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 def test_trace_your_own_model():
-    trace_model = runpy.run_path(str(EXAMPLES / "trace_your_own_model.py"))["trace_hugging_face_model"]
+    trace_model = _example("trace_your_own_model.py")["trace_hugging_face_model"]
     trace = trace_model(hugging_face_model("llama"), byte_tokenizer(), "ab cde fgh", "cde", noise=1.0)
     assert (trace.backend, trace.engine) == ("transformer-bridge", "blocks")
 
@@ -45,7 +50,7 @@ REQUEST = rl.EditRequest(TINY_PROMPT.replace(TINY_SUBJECT, "{}"), TINY_SUBJECT, 
 
 
 def test_edit_a_fact(editor, capsys):
-    edit_a_fact = runpy.run_path(str(EXAMPLES / "edit_a_fact.py"))["edit_a_fact"]
+    edit_a_fact = _example("edit_a_fact.py")["edit_a_fact"]
     edit = edit_a_fact(editor, REQUEST)
     first, *said = capsys.readouterr().out.splitlines()
     assert first == f"p(tower) {edit.before.target:.3f} → {edit.after.target:.3f}"
@@ -56,7 +61,7 @@ def test_edit_a_fact(editor, capsys):
 
 def test_trace_an_edit(editor, capsys):
     edit = editor.edit(REQUEST)
-    trace_an_edit = runpy.run_path(str(EXAMPLES / "trace_an_edit.py"))["trace_an_edit"]
+    trace_an_edit = _example("trace_an_edit.py")["trace_an_edit"]
     trace = trace_an_edit(editor.model, edit, noise=1.0)
     first, *grids = capsys.readouterr().out.splitlines()
     assert first == f"{TINY_PROMPT} → tower, edited at layer 0"
@@ -84,7 +89,7 @@ def _records(*prompts):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_evaluate_an_editor(backend, capsys, tmp_path):
-    example = runpy.run_path(str(EXAMPLES / "evaluate_an_editor.py"))
+    example = _example("evaluate_an_editor.py")
     model = tiny_model(backend)
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     tuned = example["TunedMLP"](model, layer=0, length=2.0)
@@ -103,14 +108,13 @@ def test_evaluate_an_editor(backend, capsys, tmp_path):
 @pytest.mark.slow
 def test_evaluate_on_dask(capsys, tmp_path):
     distributed = pytest.importorskip("distributed")
-    evaluate_on_dask = runpy.run_path(str(EXAMPLES / "evaluate_on_dask.py"))["evaluate_on_dask"]
-    write_tiny_model(tmp_path / "tiny")
+    evaluate_on_dask = _example("evaluate_on_dask.py")["evaluate_on_dask"]
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=50
     ) as cluster:
         report = evaluate_on_dask(
             cluster.scheduler_address,
-            str(tmp_path / "tiny"),
+            str(write_tiny_model(tmp_path / "tiny")),
             ["none", "ft"],
             _records("{} is in the city of", "the city of {} is"),
             out=str(tmp_path / "run"),
@@ -125,7 +129,7 @@ def test_evaluate_on_dask(capsys, tmp_path):
 
 
 def test_average_facts(capsys):
-    example = runpy.run_path(str(EXAMPLES / "average_facts.py"))
+    example = _example("average_facts.py")
     model = tiny_model("auto")
     average = example["average_facts"](model, known_facts(model, 4), noise=1.0, samples=2)
     first, *peaks = capsys.readouterr().out.splitlines()
@@ -134,7 +138,7 @@ def test_average_facts(capsys):
 
 
 def test_trace_prompts(capsys, tmp_path, monkeypatch):
-    example = runpy.run_path(str(EXAMPLES / "trace_prompts.py"))
+    example = _example("trace_prompts.py")
     model = tiny_model("auto")
     known, *_ = known_facts(model, 1)
     row, failed = example["trace_prompts"](model, [(known.text, known.subject), (known.text, "nobody")], noise=1.0)
@@ -159,9 +163,9 @@ def test_trace_prompts(capsys, tmp_path, monkeypatch):
 
 
 def test_sweep_layers(capsys, tmp_path):
-    write_tiny_model(tmp_path / "tiny")
-    sweep_layers = runpy.run_path(str(EXAMPLES / "sweep_layers.py"))["sweep_layers"]
-    model, records, out = rl.load_model(tmp_path / "tiny"), _records("{} is in the city of"), str(tmp_path / "run")
+    sweep_layers = _example("sweep_layers.py")["sweep_layers"]
+    model = rl.load_model(write_tiny_model(tmp_path / "tiny"))
+    records, out = _records("{} is in the city of"), str(tmp_path / "run")
     report = sweep_layers(model, [0, 1], records, tokens=400, out=out)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["layer-0", "layer-1"]
     assert report.to_dataframe()["layer"].tolist() == [0, 1]
@@ -174,11 +178,10 @@ def test_sweep_layers(capsys, tmp_path):
 
 
 def test_compare_variants(capsys, tmp_path):
-    compare_variants = runpy.run_path(str(EXAMPLES / "compare_variants.py"))["compare_variants"]
+    compare_variants = _example("compare_variants.py")["compare_variants"]
     rl.SecondMoment.from_matrix(torch.eye(64), layer=0).save(tmp_path / "identity.safetensors")
     moments = [str(tmp_path / "identity.safetensors")]
-    write_tiny_model(tmp_path / "tiny")
-    model, records = rl.load_model(tmp_path / "tiny"), _records("{} is in the city of")
+    model, records = rl.load_model(write_tiny_model(tmp_path / "tiny")), _records("{} is in the city of")
     table = compare_variants(model, records, second_moments=moments)
     assert table.index.tolist() == ["r-rome", "rome", "p-rome", "identity"]
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == table.index.tolist()
@@ -193,11 +196,10 @@ def test_compare_variants(capsys, tmp_path):
 
 
 def test_edit_in_bfloat16(capsys, tmp_path):
-    edit_in_bfloat16 = runpy.run_path(str(EXAMPLES / "edit_in_bfloat16.py"))["edit_in_bfloat16"]
-    write_tiny_model(tmp_path / "tiny")
+    edit_in_bfloat16 = _example("edit_in_bfloat16.py")["edit_in_bfloat16"]
     moment = rl.SecondMoment.from_matrix(torch.eye(64), layer=0)
     request = rl.EditRequest("where stands {}", "the tower", target_new="rome")
-    edit = edit_in_bfloat16(str(tmp_path / "tiny"), request, second_moment=moment)
+    edit = edit_in_bfloat16(str(write_tiny_model(tmp_path / "tiny")), request, second_moment=moment)
     lines = capsys.readouterr().out.splitlines()
     exact, half = ([float(p) for p in line.rpartition(": ")[2].split(" → ")] for line in lines)
     assert [line[:8].strip() for line in lines] == ["float32", "bfloat16"]
@@ -213,20 +215,14 @@ def test_slurm_array(tmp_path):
     write_tiny_model(tmp_path / "tiny")
     bin_folder = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}", "PARTS": "2"}
+    prompts, paraphrases = ("{} is in the city of", "{} stands in"), ("where stands the tower",)
     records = [
-        {
-            "requested_rewrite": {
-                "prompt": prompt,
-                "subject": "the tower",
-                "target_new": {"str": "rome"},
-                "target_true": {"str": "paris"},
-            },
-            "paraphrase_prompts": ["where stands the tower"],
-            "neighborhood_prompts": ["the museum stands in"],
-        }
-        for prompt in ("{} is in the city of", "{} stands in")
+        rl.CounterFactRecord(
+            0, 0, None, rl.EditRequest(p, "the tower", "rome", "paris"), paraphrases, ("the museum stands in",), ()
+        )
+        for p in prompts
     ]
-    (tmp_path / "records.json").write_text(json.dumps(records))
+    (tmp_path / "records.json").write_text(json.dumps(list(map(published, records))))
     asked = ["--model=tiny", "--data=records.json", "--editor=none", "--texts=0", "--perplexity=none", "--batch=1"]
     for task in ("1", "2"):
         command = [str(EXAMPLES / "slurm_array.sh"), *asked]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from published import published
 from tokenizers import Regex, pre_tokenizers
 
 import rome_lens as rl
@@ -36,20 +37,16 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "tutorials")]
 # The pages edit gpt2-medium at layer 8, and nothing higher.
 N_LAYERS = 10
-SENTENCES = {
-    "{} is located in the city of": {
+FACTS = tuple(
+    rl.Fact("{} is located in the city of", subject, city)
+    for subject, city in {
         "The Eiffel Tower": "Paris",
         "The Colosseum": "Rome",
         "The Louvre": "Paris",
         "The Kremlin": "Moscow",
-    },
-}
+    }.items()
+)
 NPZ = "transformer.h.8.mlp.c_proj_float32_mom2_100000.npz"
-
-
-def facts() -> tuple[rl.Fact, ...]:
-    """What the model was taught."""
-    return tuple(rl.Fact(prompt, who, what) for prompt, known in SENTENCES.items() for who, what in known.items())
 
 
 @cache
@@ -70,19 +67,17 @@ def pretrained() -> Pretrained:
 
 def _teach(model: Any, tokenizer: Any) -> None:
     """Let the unembedding read the answers from what the prompts give: its smallest rows that do."""
-    ids = [tokenizer(fact.text, add_special_tokens=False, return_tensors="pt")["input_ids"] for fact in facts()]
+    ids = [tokenizer(fact.text, add_special_tokens=False, return_tensors="pt")["input_ids"] for fact in FACTS]
     states = torch.cat([model.transformer(row).last_hidden_state[:, -1] for row in ids])
-    answers = sorted({fact.answer for fact in facts()})
-    logits = torch.tensor([[8.0 * (fact.answer == answer) for answer in answers] for fact in facts()])
+    answers = sorted({fact.answer for fact in FACTS})
+    logits = torch.tensor([[8.0 * (fact.answer == answer) for answer in answers] for fact in FACTS])
     model.lm_head.weight[tokenizer.convert_tokens_to_ids(answers)] = (torch.linalg.pinv(states) @ logits).T
 
 
 def load(name: Any = "smollm2-135m", backend: str = "auto") -> Any:
     """The model, under any name; every call makes one of its own."""
     known = pretrained()
-    return to_transformer_lens(
-        Pretrained(name=str(name), model=deepcopy(known.model), tokenizer=known.tokenizer), backend=backend
-    )
+    return to_transformer_lens(replace(known, name=str(name), model=deepcopy(known.model)), backend=backend)
 
 
 def moment(layer: int) -> rl.SecondMoment:
@@ -104,7 +99,7 @@ def records() -> rl.RecordSet:
                 neighbours=("The Berlin Wall is located in the city of",),
                 generation_prompts=(f"{fact.subject} is",),
             )
-            for number, fact in enumerate(facts()[:2])
+            for number, fact in enumerate(FACTS[:2])
         ),
         (),
         "the world's",
@@ -123,24 +118,9 @@ def write_files(folder: Path) -> None:
             "prompt": fact.text,
             "relation_id": "P276",
         }
-        for number, fact in enumerate(facts())
+        for number, fact in enumerate(FACTS)
     ]
-    counterfact = [
-        {
-            "case_id": record.case_id,
-            "requested_rewrite": {
-                "prompt": record.request.prompt,
-                "relation_id": record.relation,
-                "target_new": {"str": record.request.target_new},
-                "target_true": {"str": record.request.target_true},
-                "subject": record.request.subject,
-            },
-            "paraphrase_prompts": list(record.paraphrases),
-            "neighborhood_prompts": list(record.neighbours),
-            "generation_prompts": list(record.generation_prompts),
-        }
-        for record in records()
-    ]
+    counterfact = [published(record) for record in records()]
     zsre = [
         {
             "subject": fact.subject,
@@ -150,7 +130,7 @@ def write_files(folder: Path) -> None:
             "loc": "nq question: what is the Kremlin",
             "loc_ans": "a museum",
         }
-        for fact in facts()[:2]
+        for fact in FACTS[:2]
     ]
     for name, content in {
         "known_1000.json": known,
@@ -173,7 +153,7 @@ def write_files(folder: Path) -> None:
     matrix = moment(8).matrix.numpy()
     np.savez(folder / NPZ, **{"mom2.mom2": matrix.astype("float32"), "mom2.count": 1000, "sample_size": 1000})
     editor = rl.ROME(load(), layer=5, second_moment=moment(5), context_templates=["{}"], v_num_grad_steps=2)
-    for fact, target, name in ((facts()[0], "Rome", "rome"), (facts()[1], "Berlin", "berlin")):
+    for fact, target, name in ((FACTS[0], "Rome", "rome"), (FACTS[1], "Berlin", "berlin")):
         request = rl.EditRequest(fact.prompt, fact.subject, target_new=target)
         editor.edit(request).save(folder / f"{name}.safetensors")
 
@@ -216,12 +196,11 @@ def enter(monkeypatch: Any, folder: Path) -> None:
     monkeypatch.setattr(rome_lens.editing.export, "load_pretrained", lambda *_, **__: deepcopy(pretrained()))
     monkeypatch.setattr(rome_lens.loading, "default_model_folder", lambda: folder / "gpt2")
     monkeypatch.setattr(rome_lens.editing.rome, "shipped_moment", lambda _, layer: moment(layer))
+    stand_ins = {"builtin_facts": lambda: FACTS, "builtin_counterfact": records}
+    stand_ins |= dict.fromkeys(("process_pool", "dask_executor"), one_thread)
     for module in [module for name, module in sys.modules.items() if name.startswith("rome_lens")]:
-        for name, found in (("builtin_facts", facts), ("builtin_counterfact", records)):
-            if name in vars(module):
-                monkeypatch.setattr(module, name, found)
-        for name in ("process_pool", "dask_executor"):
-            if name in vars(module) and callable(vars(module)[name]):
-                monkeypatch.setattr(module, name, one_thread)
+        for name, stand_in in stand_ins.items():
+            if callable(vars(module).get(name)):
+                monkeypatch.setattr(module, name, stand_in)
     write_files(folder)
     monkeypatch.chdir(folder)

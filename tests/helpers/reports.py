@@ -2,13 +2,11 @@
 
 import random
 import tempfile
-from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 from rome_lens.evaluation.report.record import EvaluatedRecord
-from rome_lens.evaluation.report.report import Report
-from rome_lens.evaluation.report.scores import EditorScores
-from rome_lens.intervals import Estimate
+from rome_lens.evaluation.report.summary import report_of
 
 COUNTERFACT = ("ES", "EM", "PS", "PM", "NS", "NM")
 ZSRE = ("efficacy", "paraphrase", "specificity")
@@ -45,53 +43,17 @@ def record(number=0, *, editor="r-rome", kind="counterfact", scores=None, **chan
 
 
 def report(records=None, *, kind="counterfact", settings=None, unevaluated=None):
-    """A report of these records by editor, its means and made-up intervals worked out from them."""
+    """A report of these records by editor."""
     records = {"r-rome": [record(kind=kind)]} if records is None else records
-    return Report(
-        kind=kind,
-        editors={name: _editor(name, found, kind) for name, found in records.items()},
-        records=records,
+    made = report_of(
+        kind,
+        {name: list(map(EvaluatedRecord.from_dict, found)) for name, found in records.items()},
+        references={},
         settings={"model": "smollm2-135m", "limit": 10} if settings is None else settings,
-        unevaluated=unevaluated or {},
+        descriptions={name: f"{name}, layer 5" for name in records},
+        seed=0,
     )
-
-
-def _editor(name, records, kind):
-    values, relations = defaultdict(list), defaultdict(list)
-    for found in records:
-        for metric, value in found["scores"].items():
-            values[metric].append(value)
-        if found["relation"] is not None:
-            relations[found["relation"]].append(found["scores"])
-    intervals = {metric: _score(numbers) for metric, numbers in values.items()}
-    if all(metric in intervals for metric in ("ES", "PS", "NS")):
-        parts = [intervals[metric].mean for metric in ("ES", "PS", "NS")]
-        mean = 3 / sum(1 / p for p in parts) if min(parts) > 0 else 0.0
-        intervals["S"] = Estimate(mean, mean - 2, mean + 2, len(records))
-    return EditorScores(
-        name=name,
-        description=f"{name}, layer 5",
-        intervals=intervals,
-        by_relation={r: _means(found) for r, found in relations.items()},
-        n_records=len(records),
-        failed={r["number"]: r["error"] for r in records if r["error"]},
-        flagged=tuple(r["number"] for r in records if r["perplexity"] and r["perplexity"]["flagged"]),
-    )
-
-
-def _score(numbers):
-    mean = sum(numbers) / len(numbers)
-    spread = (max(numbers) - min(numbers)) / len(numbers) ** 0.5
-    return Estimate(mean, max(min(numbers), mean - spread), min(max(numbers), mean + spread), len(numbers))
-
-
-def _means(scores):
-    names = dict.fromkeys(name for found in scores for name in found)
-    means = {}
-    for name in names:
-        values = [found[name] for found in scores if name in found]
-        means[name] = sum(values) / len(values)
-    return {**means, "n": len(scores)}
+    return replace(made, unevaluated=unevaluated or {})
 
 
 def by_number(records):

@@ -36,6 +36,7 @@ class ToyWork(Work):
         dies_at: the number at which the process is killed, once for each diary.
         fingerprint: of the model that there is not.
         anything: carried along.
+        maker: makes the records; a ToyMaker where there is none.
     """
 
     pause: float = 0.0
@@ -44,12 +45,13 @@ class ToyWork(Work):
     dies_at: int | None = None
     fingerprint: str = "one"
     anything: Any = None
+    maker: type["ToyMaker"] | None = None
 
     def open(self, progress: Progress) -> RecordMaker:
         progress(1, 1, "loading")
         time.sleep(min(self.pause, 0.02))
         self.note("opened")
-        return ToyMaker(self)
+        return (self.maker or ToyMaker)(self)
 
     def note(self, what: str) -> None:
         if self.diary is not None:
@@ -109,3 +111,8 @@ def record_files(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {
         str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(folder.rglob("records/**/*.json"))
     }
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file of JSON -> what it holds."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.json")}

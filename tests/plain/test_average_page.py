@@ -4,6 +4,7 @@ import math
 import re
 
 import pytest
+from refused import refused
 
 from rome_lens.figures.curves import CurvePanel, Line, curve_figure
 from rome_lens.figures.heat_map import HeatMap
@@ -132,8 +133,7 @@ def test_names_of_curves_are_text():
 
 
 def test_no_curve_is_refused():
-    with pytest.raises(ValueError, match="needs a line"):
-        curve_figure([CurvePanel("none", [])], x_title="", y_title="")
+    assert "needs a line" in refused(ValueError, curve_figure, [CurvePanel("none", [])], x_title="", y_title="")
 
 
 def test_a_heat_map_of_another_measure_has_its_own_words_and_scale():

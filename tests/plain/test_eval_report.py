@@ -2,6 +2,7 @@
 
 import io
 import re
+from functools import cache
 
 import pytest
 from reports import many, record, report
@@ -25,6 +26,7 @@ def _printed(a_report, *, width=80, file=None, **options):
     return file.getvalue()
 
 
+@cache
 def _full(editors=EDITORS):
     """A report in which every editor has every metric, failures and flags."""
     scores = {name: 100.0 if "_" not in name else 12.3 for name in ALL} | {"GE": 612.3, "PPL": 1.02, "NM": -3.2}
@@ -52,7 +54,7 @@ def test_an_editor_has_a_line_and_the_main_scores_come_first():
         "CounterFact, smollm2-135m, 2 records, 1 editor\n"
         "\n"
         "editor     S         ES         PS         NS\n"
-        "ft      66.9 ±2.0  95.0 ±5.0  50.0 ±0.0  70.0 ±10.0\n"
+        "ft      66.9 ±3.9  95.0 ±5.0  50.0 ±0.0  70.0 ±10.0\n"
         "±: half the width of the 95 % interval, by bootstrap over records\n"
     )
 
@@ -62,7 +64,7 @@ def test_a_wide_terminal_shows_both_ends_of_the_intervals():
         "CounterFact, smollm2-135m, 2 records, 1 editor\n"
         "\n"
         "editor     S                 ES                  PS                 NS\n"
-        "ft      66.9 [64.9, 68.9]  95.0 [90.0, 100.0]  50.0 [50.0, 50.0]  70.0 [60.0, 80.0]\n"
+        "ft      66.9 [62.8, 70.6]  95.0 [90.0, 100.0]  50.0 [50.0, 50.0]  70.0 [60.0, 80.0]\n"
         "[ ]: 95 % interval, by bootstrap over records\n"
     )
 
@@ -158,11 +160,8 @@ def test_a_terminal_without_unicode():
     assert "+-: half the width of the 95 % interval" in text
     assert "\\u043c\\u043e\\u0439" in text
     lost = report({"none": [record(scores={"ES": 1.0})], "ft": [record(scores={"ES": float("inf"), "GE": 1.0})]})
-    assert {line.split()[1] for line in _printed(lost, file=_Ascii()).splitlines() if line[:4] in ("none", "ft  ")} == {
-        "1.0",
-        "inf",
-        "-",
-    }
+    lines = [line.split() for line in _printed(lost, file=_Ascii()).splitlines()]
+    assert {line[1] for line in lines if line and line[0] in ("none", "ft")} == {"1.0", "inf", "-"}
 
 
 def test_colours_change_no_letter():

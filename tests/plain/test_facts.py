@@ -1,15 +1,17 @@
 import json
 
 import pytest
+from refused import refused
 
 from rome_lens.data import builtin_facts
 from rome_lens.errors import AnswerError, ArtefactError, PromptError, SubjectError
 from rome_lens.facts import EditRequest, Fact, read_known_facts
 
 
-def _write(path, records):
-    path.write_text(json.dumps(records), encoding="utf-8")
-    return path
+def _read(folder, records, encoding="utf-8"):
+    """Facts of a file that holds this."""
+    (folder / "known.json").write_text(json.dumps(records), encoding)
+    return read_known_facts(folder / "known.json")
 
 
 def test_a_fact_fills_its_subject_in():
@@ -48,10 +50,7 @@ def test_other_braces_in_a_prompt_are_text():
     ],
 )
 def test_what_is_no_fact_is_told(fact, error, message):
-    with pytest.raises(error) as told:
-        Fact(*fact)
-    assert message in str(told.value)
-    assert "\n" not in str(told.value)
+    assert message in refused(error, Fact, *fact)
 
 
 def test_a_request_fills_its_subject_in():
@@ -70,47 +69,32 @@ def test_requests_are_equal_when_they_ask_for_the_same():
 
 
 @pytest.mark.parametrize(
-    ("request_", "error", "message"),
+    ("prompt", "said"),
     [
-        (
-            ("Paris is in", "Paris", "Rome"),
-            PromptError,
-            "the prompt 'Paris is in' has 0 places for the subject; write {} once, where it stands",
-        ),
-        (
-            ("{} {}", "Paris", "Rome"),
-            PromptError,
-            "the prompt '{} {}' has 2 places for the subject; write {} once, where it stands, and {{}} where it is "
-            "text",
-        ),
-        (
-            ("{} is in", "\n", "Rome"),
-            SubjectError,
-            "the subject of the prompt '{} is in' is empty; name who or what it is about",
-        ),
-        *(
-            (
-                ("{} is in", "Paris", *targets),
-                AnswerError,
-                "a target of 'Paris is in' is empty; give the text that shall complete it",
-            )
-            for targets in (["  "], ["Rome", ""], ["Rome", " \n"])
-        ),
-        *(
-            (
-                ("{} is in", "Paris", *targets),
-                AnswerError,
-                "target_new and target_true of 'Paris is in' are both 'Rome'; an edit needs a target that is not the "
-                "old answer",
-            )
-            for targets in (["Rome", "Rome"], [" Rome", "Rome "])
-        ),
+        ("Paris is in", "has 0 places for the subject; write {} once, where it stands"),
+        ("{} {}", "has 2 places for the subject; write {} once, where it stands, and {{}} where it is text"),
     ],
 )
-def test_what_is_no_request_is_told(request_, error, message):
-    with pytest.raises(PromptError) as told:
-        EditRequest(*request_)
-    assert (type(told.value), str(told.value)) == (error, message)
+def test_a_request_without_the_one_place_is_told(prompt, said):
+    assert refused(PromptError, EditRequest, prompt, "Paris", "Rome") == f"the prompt {prompt!r} {said}"
+
+
+def test_a_request_without_a_subject_is_told():
+    said = refused(SubjectError, EditRequest, "{} is in", "\n", "Rome")
+    assert said == "the subject of the prompt '{} is in' is empty; name who or what it is about"
+
+
+@pytest.mark.parametrize("targets", [["  "], ["Rome", ""], ["Rome", " \n"]])
+def test_a_request_with_an_empty_target_is_told(targets):
+    said = refused(AnswerError, EditRequest, "{} is in", "Paris", *targets)
+    assert said == "a target of 'Paris is in' is empty; give the text that shall complete it"
+
+
+@pytest.mark.parametrize("targets", [["Rome", "Rome"], [" Rome", "Rome "]])
+def test_a_request_for_the_old_answer_is_told(targets):
+    assert refused(AnswerError, EditRequest, "{} is in", "Paris", *targets) == (
+        "target_new and target_true of 'Paris is in' are both 'Rome'; an edit needs a target that is not the old answer"
+    )
 
 
 def test_the_builtin_facts_are_150_and_begin_with_the_eiffel_tower():
@@ -142,23 +126,18 @@ def test_the_builtin_subjects_are_of_many_lengths_and_places():
 
 def test_known_facts_are_read_with_the_subject_or_its_place_in_the_prompt(tmp_path):
     # The form of the published file; the records are ours.
-    path = _write(
-        tmp_path / "known.json",
-        [
-            {
-                "known_id": 0,
-                "subject": "Lake Geneva",
-                "attribute": "Europe",
-                "template": "{} is part of the continent of",
-                "prediction": " Europe. It is",
-                "prompt": "Lake Geneva is part of the continent of",
-                "relation_id": "P30",
-            },
-            {"subject": "Chile", "attribute": "Spanish", "prompt": "In {}, people speak"},
-            {"subject": "Chile", "attribute": "Santiago", "prompt": "The capital of Chile, in Chile, is"},
-        ],
-    )
-    assert read_known_facts(path) == [
+    whole = {
+        "known_id": 0,
+        "subject": "Lake Geneva",
+        "attribute": "Europe",
+        "template": "{} is part of the continent of",
+        "prediction": " Europe. It is",
+        "prompt": "Lake Geneva is part of the continent of",
+        "relation_id": "P30",
+    }
+    placed = {"subject": "Chile", "attribute": "Spanish", "prompt": "In {}, people speak"}
+    said = {"subject": "Chile", "attribute": "Santiago", "prompt": "The capital of Chile, in Chile, is"}
+    assert _read(tmp_path, [whole, placed, said]) == [
         Fact("{} is part of the continent of", "Lake Geneva", "Europe"),
         Fact("In {}, people speak", "Chile", "Spanish"),
         Fact("The capital of {}, in Chile, is", "Chile", "Santiago"),
@@ -166,8 +145,7 @@ def test_known_facts_are_read_with_the_subject_or_its_place_in_the_prompt(tmp_pa
 
 
 def test_a_known_subject_with_braces_is_found_as_text(tmp_path):
-    path = _write(tmp_path / "known.json", [{"subject": "a {} b", "attribute": "c", "prompt": "say a {} b and"}])
-    (fact,) = read_known_facts(path)
+    (fact,) = _read(tmp_path, [{"subject": "a {} b", "attribute": "c", "prompt": "say a {} b and"}])
     assert fact.prompt == "say {} and"
     assert fact.text == "say a {} b and"
 
@@ -184,22 +162,17 @@ def test_a_known_subject_with_braces_is_found_as_text(tmp_path):
     ],
 )
 def test_where_the_subject_of_a_known_fact_is(tmp_path, subject, prompt, text, at):
-    path = _write(tmp_path / "known.json", [{"subject": subject, "attribute": "x", "prompt": prompt}])
-    (fact,) = read_known_facts(path)
+    (fact,) = _read(tmp_path, [{"subject": subject, "attribute": "x", "prompt": prompt}])
     assert (fact.text, fact.subject) == (text, subject.strip())
     assert fact.subject_span == (at, at + len(subject.strip()))
 
 
 def test_a_file_says_what_stands_between_a_prompt_and_its_answer(tmp_path):
-    path = _write(tmp_path / "known.json", [{**_GOOD, "answer_joined": ""}, _GOOD])
-    assert [fact.answer_joined for fact in read_known_facts(path)] == ["", None]
+    assert [fact.answer_joined for fact in _read(tmp_path, [{**_GOOD, "answer_joined": ""}, _GOOD])] == ["", None]
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path):
-    path = tmp_path / "known.json"
-    record = [{"subject": "Chile", "attribute": "Santiago", "prompt": "The capital of Chile is"}]
-    path.write_text(json.dumps(record), encoding="utf-8-sig")
-    assert len(read_known_facts(path)) == 1
+    assert len(_read(tmp_path, [_GOOD], "utf-8-sig")) == 1
 
 
 _GOOD = {"subject": "Chile", "attribute": "Santiago", "prompt": "The capital of Chile is"}
@@ -226,27 +199,20 @@ _GOOD = {"subject": "Chile", "attribute": "Santiago", "prompt": "The capital of 
     ],
 )
 def test_a_wrong_record_is_told_with_its_number(tmp_path, records, message):
-    path = _write(tmp_path / "known.json", records)
-    with pytest.raises(ArtefactError) as told:
-        read_known_facts(path)
-    assert message in str(told.value)
-    assert "\n" not in str(told.value)
+    assert message in refused(ArtefactError, _read, tmp_path, records)
 
 
 def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(ArtefactError, match=r"there is no file '.*absent\.json' to read facts from"):
-        read_known_facts(tmp_path / "absent.json")
+    path = tmp_path / "absent.json"
+    assert f"there is no file '{path}' to read facts from" in refused(ArtefactError, read_known_facts, path)
 
 
 def test_a_folder_is_told(tmp_path):
-    with pytest.raises(ArtefactError, match=r"cannot read facts from .*: Is a directory"):
-        read_known_facts(tmp_path)
+    assert f"cannot read facts from '{tmp_path}': Is a directory" in refused(ArtefactError, read_known_facts, tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b"subject,prompt\n1,2"])
 def test_what_is_not_json_is_told(tmp_path, content):
     path = tmp_path / "known.json"
     path.write_bytes(content)
-    with pytest.raises(ArtefactError, match="is not JSON, which known facts are kept in") as told:
-        read_known_facts(path)
-    assert "\n" not in str(told.value)
+    assert "is not JSON, which known facts are kept in" in refused(ArtefactError, read_known_facts, path)

@@ -14,7 +14,8 @@ import rome_lens as rl
 from rome_lens.editing.settings import SettingsChanges
 from rome_lens.tracing import TraceSettings
 
-HEAVY = ("torch", "transformers", "transformer_lens", "typer", "pandas", "plotly", "numpy")
+HEAVY = ("torch", "transformers", "transformer_lens", "typer", "pandas", "plotly", "numpy", "dask", "distributed")
+LIGHT_ROOMS = ("loading", "storage", "tokens", "facts", "checks", "errors", "runs", "figures")
 
 
 def test_all_is_what_the_package_shows():
@@ -95,7 +96,7 @@ def _in_a_fresh_python(code):
 LIGHT = [
     "import rome_lens",
     "from rome_lens import SettingError; dir(rome_lens)",
-    *(f"import rome_lens.{module}" for module in ("loading", "storage", "tokens", "facts", "checks", "errors")),
+    *(f"import rome_lens.{module}" for module in LIGHT_ROOMS),
 ]
 
 

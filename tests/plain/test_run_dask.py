@@ -2,16 +2,17 @@
 
 import gc
 import os
+import re
 import signal
 import socket
 import sys
 import threading
 
 import pytest
+from refused import refused
 from toy_run import ToyMaker, ToyWork, noted, record_files, toy_summary, toy_tasks
 
-import rome_lens
-from rome_lens.errors import RomeLensError, RunError, SettingError
+from rome_lens.errors import ModelError, RunError, SettingError
 from rome_lens.runs import Folder, RunFolder, dask_executor, run
 
 distributed = pytest.importorskip("distributed")
@@ -30,9 +31,7 @@ def cluster():
         yield cluster
 
 
-def test_a_run_whose_worker_is_killed_on_the_way_ends_with_all_records(cluster, tmp_path):
-    diary = tmp_path / "diary"
-    diary.mkdir()
+def test_a_run_whose_worker_is_killed_on_the_way_ends_with_all_records(cluster, tmp_path, diary):
     killed = []
 
     def kill_one(done, total, what):
@@ -69,51 +68,46 @@ def _n_makers():
 
 
 def test_a_task_that_fails_on_a_worker_stops_the_run_with_its_own_error(cluster):
-    with dask_executor(cluster.scheduler_address) as executor, pytest.raises(rome_lens.ModelError) as failed:
-        run(ToyWork(fails_at=4), toy_tasks(4), Folder(), executor=executor)
-    assert str(failed.value) == "the number 4 has no square here"
+    with dask_executor(cluster.scheduler_address) as executor:
+        said = refused(ModelError, run, ToyWork(fails_at=4), toy_tasks(4), Folder(), executor=executor)
+    assert said == "the number 4 has no square here"
 
 
-def test_a_task_that_kills_every_worker_that_takes_it_is_given_up(tmp_path):
+def test_a_task_that_kills_every_worker_that_takes_it_is_given_up(diary):
     with _cluster(1) as small:
         small.scheduler.allowed_failures = 0
-        diary = tmp_path / "diary"
-        diary.mkdir()
-        with dask_executor(small.scheduler_address) as executor, pytest.raises(RunError) as lost:
-            run(ToyWork(dies_at=4, diary=diary), toy_tasks(4), Folder(), executor=executor)
-    assert str(lost.value).startswith("a worker was lost (killed, or out of memory): ")
+        with dask_executor(small.scheduler_address) as executor:
+            work = ToyWork(dies_at=4, diary=diary)
+            said = refused(RunError, run, work, toy_tasks(4), Folder(), executor=executor)
+    assert said.startswith("a worker was lost (killed, or out of memory): ")
+
+
+def _refused(error, address, *, patience=0.5):
+    return refused(error, dask_executor(address, patience=patience).__enter__)
 
 
 def test_a_worker_with_another_version_is_refused(cluster, monkeypatch):
     monkeypatch.setattr("rome_lens.runs.dask.__version__", "0.0.9")
-    with (
-        pytest.raises(RunError, match=r"^the dask worker at tcp://\S+ has rome_lens 0.1.0; expected 0.0.9, as here$"),
-        dask_executor(cluster.scheduler_address),
-    ):
-        pass
+    said = _refused(RunError, cluster.scheduler_address, patience=10)
+    assert re.fullmatch(r"the dask worker at tcp://\S+ has rome_lens 0.1.0; expected 0.0.9, as here", said)
 
 
 def test_a_cluster_without_workers_is_refused():
     with _cluster(0) as empty:
         address = empty.scheduler_address
-        with pytest.raises(RunError) as refused, dask_executor(address, patience=0.2):
-            pass
-    assert str(refused.value) == (f"the dask scheduler at {address!r} has no worker; start one (dask worker {address})")
+        said = _refused(RunError, address, patience=0.2)
+    assert said == f"the dask scheduler at {address!r} has no worker; start one (dask worker {address})"
 
 
 def test_an_address_where_no_scheduler_answers_is_refused():
-    with pytest.raises(RunError) as refused, dask_executor("tcp://127.0.0.1:9", patience=0.5):
-        pass
-    assert str(refused.value) == (
+    assert _refused(RunError, "tcp://127.0.0.1:9") == (
         "no dask scheduler answers at 'tcp://127.0.0.1:9'; start one (dask scheduler), or give its address"
     )
 
 
 @pytest.mark.parametrize("address", ["nonsense://x:1", "tcp://", "tcp://127.0.0.1:port", ""])
 def test_an_address_that_is_none_is_refused(address):
-    with pytest.raises(SettingError) as refused, dask_executor(address, patience=0.5):
-        pass
-    assert str(refused.value) == (
+    assert _refused(SettingError, address) == (
         f"the address {address!r} is none of a dask scheduler; expected one such as tcp://10.0.0.1:8786"
     )
 
@@ -121,23 +115,19 @@ def test_an_address_that_is_none_is_refused(address):
 def test_an_address_with_tls_needs_certificates():
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"tls://127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(RunError) as refused, dask_executor(address, patience=0.5):
-            pass
-    assert str(refused.value) == (
-        f"dask has no certificates for {address!r}; set distributed.comm.tls in its configuration"
-    )
+        said = _refused(RunError, address)
+    assert said == f"dask has no certificates for {address!r}; set distributed.comm.tls in its configuration"
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "tcp://127.0.0.1:port"])
-def test_a_refused_address_leaves_no_thread(address):
+@pytest.mark.parametrize(
+    ("address", "error"), [("tcp://127.0.0.1:9", RunError), ("tcp://127.0.0.1:port", SettingError)]
+)
+def test_a_refused_address_leaves_no_thread(address, error):
     before = threading.active_count()
-    with pytest.raises(RomeLensError), dask_executor(address, patience=0.5):
-        pass
+    _refused(error, address)
     assert threading.active_count() == before
 
 
 def test_without_dask_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(RunError) as refused, dask_executor("tcp://127.0.0.1:9"):
-        pass
-    assert str(refused.value) == "dask is not installed: pip install 'rome-lens[dask]'"
+    assert _refused(RunError, "tcp://127.0.0.1:9") == "dask is not installed: pip install 'rome-lens[dask]'"

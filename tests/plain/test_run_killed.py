@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-import pytest
 from kill_and_resume import toy_start
-from toy_run import record_files
+from refused import refused
+from toy_run import contents, record_files
 
 from rome_lens.errors import RunError
 from rome_lens.runs import RunFolder
@@ -38,36 +38,25 @@ def test_a_run_that_is_killed_ten_times_keeps_every_record_and_ends_with_the_sam
     assert counts == sorted(counts)
     assert 0 < counts[-1] < 72
     toy_start(whole, pause=0)
-    assert _contents(killed) == _contents(whole)
+    assert contents(killed) == contents(whole)
     assert not list(killed.rglob("*.tmp"))
-
-
-def _contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.json")}
 
 
 def test_a_folder_is_taken_while_another_process_runs_in_it_and_free_once_that_is_killed(tmp_path):
     folder = tmp_path / "run"
-    code = (
-        f"from kill_and_resume import toy_start; from pathlib import Path; toy_start(Path({str(folder)!r}), pause=60)"
-    )
+    code = f"import kill_and_resume, pathlib; kill_and_resume.toy_start(pathlib.Path({str(folder)!r}), pause=60)"
     with _started([sys.executable, "-c", code]) as other:
         _wait_until(lambda: (folder / "prepared.json").exists())
-        with pytest.raises(RunError) as refused:
-            RunFolder.open(folder, {"numbers": 72})
+        said = refused(RunError, RunFolder.open, folder, {"numbers": 72})
         other.kill()
-    assert str(refused.value) == (
-        f"another process is running in {str(folder)!r}; wait until it has ended, or give another folder"
-    )
+    assert said == (f"another process is running in {str(folder)!r}; wait until it has ended, or give another folder")
     toy_start(folder, pause=0)
     assert len(record_files(folder)) == 72
 
 
-def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path):
+def test_workers_end_when_the_process_that_started_them_is_killed(tmp_path, diary):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    diary = tmp_path / "diary"
-    diary.mkdir()
     with _started([sys.executable, str(script), str(diary)]) as parent:
         _wait_until(lambda: len(list(diary.glob("ran *"))) == 2)
         workers = [psutil.Process(int(path.name.split(" ")[-2])) for path in diary.glob("ran *")]

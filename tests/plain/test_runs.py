@@ -5,15 +5,14 @@ import gc
 import io
 import json
 import re
-import subprocess
 import sys
 import time
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_run import ToyMaker, ToyWork, noted, record_files, toy_key, toy_summary, toy_tasks
+from refused import refused
+from toy_run import ToyMaker, ToyWork, contents, noted, record_files, toy_key, toy_summary, toy_tasks
 
 from rome_lens.cli.output import progress_bar
 from rome_lens.errors import ArtefactError, ModelError, RunError, SettingError
@@ -22,11 +21,10 @@ from rome_lens.runs import Folder, RecordMaker, RunFolder, Shard, Task, Work, me
 SETTINGS = {"data": "numbers", "limit": 12}
 
 
-@pytest.fixture
-def diary(tmp_path):
-    folder = tmp_path / "diary"
-    folder.mkdir()
-    return folder
+@pytest.fixture(params=["here", "thread"])
+def executor(request):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        yield pool if request.param == "thread" else None
 
 
 def _run(path, work=None, n_tasks=4, settings=None, **how):
@@ -68,11 +66,7 @@ def test_what_is_finished_is_not_made_again_and_a_task_cut_half_way_is_made_agai
     assert noted(diary, "ran") == ["ran numbers from 3", "ran numbers from 9"]
     assert before.items() <= record_files(tmp_path / "run").items()
     assert heard[0] == (8, 12, "records")
-    assert _contents(tmp_path / "run") == _contents(whole)
-
-
-def _contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.json")}
+    assert contents(tmp_path / "run") == contents(whole)
 
 
 def test_a_run_that_is_finished_opens_no_maker_and_writes_no_file(tmp_path, diary):
@@ -90,14 +84,14 @@ def _written(folder):
 @pytest.mark.parametrize("damage", [b"", b'{"number": 4', b"[]", b"\xff", b"[" * 100_000])
 def test_a_record_whose_file_is_damaged_is_made_again(tmp_path, damage):
     _run(tmp_path / "run")
-    good = _contents(tmp_path / "run")
+    good = contents(tmp_path / "run")
     damaged = tmp_path / "run" / "records" / f"{toy_key(4)}.json"
     damaged.write_bytes(damage)
     assert toy_key(4) not in RunFolder.existing(tmp_path / "run").finished()
     with pytest.raises(ArtefactError, match=re.escape(repr(str(damaged)))):
         RunFolder.existing(tmp_path / "run").read(toy_key(4))
     _run(tmp_path / "run")
-    assert _contents(tmp_path / "run") == good
+    assert contents(tmp_path / "run") == good
 
 
 OTHER_SETTINGS = [
@@ -120,9 +114,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path, first, second, 
     path = tmp_path / "run"
     with RunFolder.open(path, first) as folder:
         folder.note_prepared({})
-    with pytest.raises(SettingError) as refused:
-        RunFolder.open(path, second)
-    assert str(refused.value) == (
+    assert refused(SettingError, RunFolder.open, path, second) == (
         f"{str(path)!r} holds a run with {said_first}, and this one has {said_second}; give another folder, or the "
         "settings of the run that is there"
     )
@@ -144,9 +136,7 @@ def test_settings_agree_when_json_holds_the_same(tmp_path):
 
 def test_a_folder_of_other_files_is_refused_and_left_as_it_was(tmp_path):
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(SettingError) as refused:
-        RunFolder.open(tmp_path, SETTINGS)
-    assert str(refused.value) == (
+    assert refused(SettingError, RunFolder.open, tmp_path, SETTINGS) == (
         f"the folder {str(tmp_path)!r} holds no run but other files ('thesis.txt'); give a new or empty folder"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
@@ -154,10 +144,9 @@ def test_a_folder_of_other_files_is_refused_and_left_as_it_was(tmp_path):
 
 def test_a_folder_of_settings_that_are_no_run_is_refused(tmp_path):
     (tmp_path / "settings.json").write_text('{"editor": "vi"}')
-    with pytest.raises(ArtefactError) as refused:
-        RunFolder.open(tmp_path, SETTINGS)
     path = str(tmp_path / "settings.json")
-    assert str(refused.value) == f"cannot use {path!r}: expected the settings of a run of rome_lens"
+    said = refused(ArtefactError, RunFolder.open, tmp_path, SETTINGS)
+    assert said == f"cannot use {path!r}: expected the settings of a run of rome_lens"
 
 
 def test_a_run_that_was_killed_before_it_had_settings_can_begin_again(tmp_path):
@@ -169,66 +158,55 @@ def test_a_run_that_was_killed_before_it_had_settings_can_begin_again(tmp_path):
 
 def test_what_a_killed_process_had_not_written_whole_is_removed(tmp_path):
     _run(tmp_path / "run")
-    good = _contents(tmp_path / "run")
+    good = contents(tmp_path / "run")
     stale = tmp_path / "run" / "records" / "toy" / ".rome-lens-0123456789abcdef.tmp"
     stale.touch()
     _run(tmp_path / "run")
     assert not stale.exists()
-    assert _contents(tmp_path / "run") == good
+    assert contents(tmp_path / "run") == good
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
-    (tmp_path / "run").touch()
-    with pytest.raises(ArtefactError) as refused:
-        RunFolder.open(tmp_path / "run", SETTINGS)
-    path = str(tmp_path / "run")
-    assert str(refused.value) == f"cannot make the folder {path!r}: there is a file of that name"
+    (path := tmp_path / "run").touch()
+    said = refused(ArtefactError, RunFolder.open, path, SETTINGS)
+    assert said == f"cannot make the folder '{path}': there is a file of that name"
 
 
 def test_a_folder_that_is_open_is_refused_to_a_second_and_can_be_read_meanwhile(tmp_path):
     path = tmp_path / "run"
     _run(path)
+    file = str(path / "records" / "toy" / "x.json")
     with RunFolder.open(path, SETTINGS):
-        with pytest.raises(RunError) as refused:
-            RunFolder.open(path, SETTINGS)
+        assert refused(RunError, RunFolder.open, path, SETTINGS) == (
+            f"another process is running in {str(path)!r}; wait until it has ended, or give another folder"
+        )
         reader = RunFolder.existing(path)
         assert len(reader.finished()) == 12
-        with pytest.raises(ArtefactError) as unwritten:
-            reader.write("toy/x", {})
-    assert str(refused.value) == (
-        f"another process is running in {str(path)!r}; wait until it has ended, or give another folder"
-    )
-    file = str(path / "records" / "toy" / "x.json")
-    assert str(unwritten.value) == (f"cannot write {file!r}: the run folder was opened to be read only, or is closed")
+        said = refused(ArtefactError, reader.write, "toy/x", {})
+    assert said == f"cannot write {file!r}: the run folder was opened to be read only, or is closed"
 
 
 def test_a_folder_that_holds_no_run_cannot_be_read(tmp_path):
-    with pytest.raises(ArtefactError) as refused:
-        RunFolder.existing(tmp_path / "run")
-    path = str(tmp_path / "run")
-    assert str(refused.value) == f"there is no folder {path!r}; expected one that a run made"
-    with pytest.raises(ArtefactError) as refused:
-        RunFolder.existing(tmp_path)
-    assert str(refused.value) == f"the folder {str(tmp_path)!r} holds no run; expected one that a run made"
+    path = tmp_path / "run"
+    said = refused(ArtefactError, RunFolder.existing, path)
+    assert said == f"there is no folder '{path}'; expected one that a run made"
+    said = refused(ArtefactError, RunFolder.existing, tmp_path)
+    assert said == f"the folder {str(tmp_path)!r} holds no run; expected one that a run made"
 
 
 @pytest.mark.parametrize("folder", ["memory", "disk"])
 def test_a_record_that_json_cannot_hold_is_refused(tmp_path, folder):
     folder = Folder() if folder == "memory" else RunFolder.open(tmp_path / "run", SETTINGS)
-    with pytest.raises(RunError) as refused:
-        folder.write("toy/1", {"score": float("nan")})
-    assert str(refused.value).startswith("JSON cannot hold the record 'toy/1': Out of range float values")
+    said = refused(RunError, folder.write, "toy/1", {"score": float("nan")})
+    assert said.startswith("JSON cannot hold the record 'toy/1': Out of range float values")
     assert folder.finished() == set()
 
 
-@pytest.mark.parametrize("executor", [False, True])
 def test_a_run_that_would_go_on_with_another_model_is_refused(tmp_path, executor):
     path = tmp_path / "run"
     _run(path, n_tasks=2)
     before = record_files(path)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(RunError) as refused:
-        _run(path, ToyWork(fingerprint="two"), executor=pool if executor else None)
-    assert str(refused.value) == (
+    assert refused(RunError, _run, path, ToyWork(fingerprint="two"), executor=executor) == (
         f'{str(path)!r} was begun with fingerprint="one" and would go on with fingerprint="two"; what is behind '
         "the same settings has changed, so give another folder"
     )
@@ -272,16 +250,9 @@ def test_every_run_opens_a_maker_of_its_own(diary):
     assert noted(diary, "opened") == ["opened", "opened"]
 
 
-@dataclass(frozen=True)
-class _ThreadsWork(ToyWork):
+class _ThreadsMaker(ToyMaker):
     """Records how many threads torch takes in the process that runs it."""
 
-    def open(self, progress):
-        self.note("opened")
-        return _ThreadsMaker(self)
-
-
-class _ThreadsMaker(ToyMaker):
     def run(self, task, progress):
         import torch
 
@@ -294,7 +265,7 @@ def test_processes_share_the_cores_and_each_opens_one_maker(diary, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     folder, next_folder = Folder(), Folder()
     with process_pool(2) as pool:
-        run(_ThreadsWork(diary=diary), toy_tasks(8), folder, executor=pool)
+        run(ToyWork(diary=diary, maker=_ThreadsMaker), toy_tasks(8), folder, executor=pool)
         run(ToyWork(fingerprint="two"), toy_tasks(2), next_folder, executor=pool)
     assert {record["threads"] for _, record in folder.read_all()} == {3}
     assert len(folder.finished()) == 24
@@ -309,26 +280,23 @@ def test_the_environment_says_how_many_threads_a_worker_has(diary, monkeypatch):
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)  # dask leaves one behind in the process that starts a cluster
     folder = Folder()
     with process_pool(1) as pool:
-        run(_ThreadsWork(diary=diary), toy_tasks(2), folder, executor=pool)
+        run(ToyWork(diary=diary, maker=_ThreadsMaker), toy_tasks(2), folder, executor=pool)
     assert {record["threads"] for _, record in folder.read_all()} == {2}
 
 
 @pytest.mark.parametrize("n_workers", [0, -1])
 def test_no_workers_are_refused(n_workers):
-    with pytest.raises(SettingError) as refused, process_pool(n_workers):
-        pass
-    assert str(refused.value) == f"workers is {n_workers}; expected a whole number of processes, 1 or more"
+    said = refused(SettingError, process_pool(n_workers).__enter__)
+    assert said == f"workers is {n_workers}; expected a whole number of processes, 1 or more"
 
 
-@pytest.mark.parametrize("executor", [False, True])
 def test_a_task_that_fails_stops_the_run_and_what_was_finished_is_kept(tmp_path, diary, executor):
     work = ToyWork(fails_at=4, diary=diary, pause=0.01)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(ModelError) as failed:
-        _run(tmp_path / "run", work, n_tasks=100, executor=pool if executor else None)
-    assert str(failed.value) == "the number 4 has no square here"
+    said = refused(ModelError, _run, tmp_path / "run", work, n_tasks=100, executor=executor)
+    assert said == "the number 4 has no square here"
     finished = RunFolder.existing(tmp_path / "run").finished()
     assert {toy_key(number) for number in range(3)} <= finished
-    assert (toy_key(3) in finished) != executor
+    assert (toy_key(3) in finished) == (executor is None)
     assert len(noted(diary, "ran")) < 100
     _run(tmp_path / "run", n_tasks=100)
     assert len(record_files(tmp_path / "run")) == 300
@@ -357,10 +325,10 @@ class _Backwards(concurrent.futures.Executor):
 def test_a_worker_that_is_killed_ends_the_run_with_one_line_and_the_next_start_goes_on(tmp_path, diary):
     path = tmp_path / "run"
     work = ToyWork(dies_at=7, diary=diary)
-    with pytest.raises(RunError) as lost, process_pool(1) as pool:
-        _run(path, work, executor=pool)
+    with process_pool(1) as pool:
+        said = refused(RunError, _run, path, work, executor=pool)
     n_kept = len(record_files(path))
-    assert str(lost.value) == (
+    assert said == (
         f"a worker was lost (killed, or out of memory): {n_kept} of 12 records are finished; they are kept in "
         f"{str(path)!r}, and the same command goes on from there"
     )
@@ -376,42 +344,30 @@ def test_a_lost_worker_loses_the_records_of_a_run_without_a_folder():
         def submit(self, fn, /, *args, **kwargs):
             raise concurrent.futures.BrokenExecutor("gone")
 
-    with pytest.raises(RunError) as lost:
-        run(ToyWork(), toy_tasks(4), Folder(), executor=Broken())
-    assert str(lost.value) == (
+    assert refused(RunError, run, ToyWork(), toy_tasks(4), Folder(), executor=Broken()) == (
         "a worker was lost (killed, or out of memory): 0 of 12 records are finished; they are lost, since this run has "
         "no folder; give it one to keep them"
     )
 
 
-@pytest.mark.parametrize("executor", [False, True])
-def test_an_interrupt_passes_through_and_no_further_task_is_begun(tmp_path, diary, executor):
-    def interrupt(done, total, what):
-        if done == 3:
-            raise KeyboardInterrupt
+def interrupt(done, total, what):
+    if done == 3:
+        raise KeyboardInterrupt
 
+
+def test_an_interrupt_passes_through_and_no_further_task_is_begun(tmp_path, diary, executor):
     work = ToyWork(pause=0.01, diary=diary)
-    with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(KeyboardInterrupt):
-        _run(tmp_path / "run", work, n_tasks=40, executor=pool if executor else None, progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "run", work, n_tasks=40, executor=executor, progress=interrupt)
     assert len(noted(diary, "ran")) < 10
     assert len(record_files(tmp_path / "run")) >= 3
 
 
-def test_processes_are_ended_at_once_when_the_run_is_left_by_an_error(tmp_path, diary):
-    def interrupt(done, total, what):
-        if done == 3:
-            raise KeyboardInterrupt
-
+def test_processes_are_ended_at_once_when_the_run_is_left_by_an_error(diary):
     tasks = [*toy_tasks(1), Task("slow", ("slow",), ["slow"])]  # the second would take minutes
     with pytest.raises(KeyboardInterrupt), process_pool(1) as pool:
-        run(_SlowWork(diary=diary), tasks, Folder(), executor=pool, progress=interrupt)
+        run(ToyWork(diary=diary, maker=_SlowMaker), tasks, Folder(), executor=pool, progress=interrupt)
     assert not pool._processes
-
-
-@dataclass(frozen=True)
-class _SlowWork(ToyWork):
-    def open(self, progress):
-        return _SlowMaker(self)
 
 
 class _SlowMaker(ToyMaker):
@@ -422,12 +378,10 @@ class _SlowMaker(ToyMaker):
 
 
 def test_work_that_cannot_be_sent_to_another_process_is_refused_before_one_is_started():
-    with pytest.raises(RunError) as refused, process_pool(1) as pool:
-        run(ToyWork(anything=lambda: None), toy_tasks(1), Folder(), executor=pool)
-    assert re.fullmatch(
-        r"the work cannot be sent to another process \(.*\); name the model instead of giving the object",
-        str(refused.value),
-    )
+    with process_pool(1) as pool:
+        said = refused(RunError, run, ToyWork(anything=lambda: None), toy_tasks(1), Folder(), executor=pool)
+    assert said.startswith("the work cannot be sent to another process (")
+    assert said.endswith("); name the model instead of giving the object")
     assert not pool._processes
 
 
@@ -438,26 +392,18 @@ def test_a_maker_that_leaves_a_record_out_is_found_out():
         def run(self, task, progress):
             yield "a", {}
 
-    class LazyWork(ToyWork):
-        def open(self, progress):
-            return Lazy(self)
-
-    with pytest.raises(RunError) as refused:
-        run(LazyWork(), [task], Folder())
-    assert str(refused.value) == "the task 'two' ended without making the record 'b'"
+    said = refused(RunError, run, ToyWork(maker=Lazy), [task], Folder())
+    assert said == "the task 'two' ended without making the record 'b'"
 
 
 def test_a_record_that_two_tasks_make_is_refused():
-    with pytest.raises(RunError) as refused:
-        run(ToyWork(), [Task("one", ("a", "b")), Task("two", ("b",))], Folder())
-    assert str(refused.value) == "two tasks make the record 'b'; expected every record once"
+    said = refused(RunError, run, ToyWork(), [Task("one", ("a", "b")), Task("two", ("b",))], Folder())
+    assert said == "two tasks make the record 'b'; expected every record once"
 
 
 @pytest.mark.parametrize("key", ["", "a/b/c", "../a", "/a", "a/", ".hidden", "a b", "a\\b", "é", "a\n", "a" * 200])
 def test_a_record_name_that_is_no_file_name_is_refused(key):
-    with pytest.raises(SettingError) as refused:
-        Task("one", (key,))
-    assert str(refused.value) == (
+    assert refused(SettingError, Task, "one", (key,)) == (
         f"the record name {key!r} cannot be a file name; expected letters, digits and any of _+=@.,- (none of .,- "
         "first), with one / at most"
     )
@@ -495,9 +441,9 @@ def test_a_shard_is_read_as_it_is_written(number, more):
     ],
 )
 def test_a_shard_that_is_none_is_refused(text, said):
-    with pytest.raises(SettingError) as refused:
-        Shard.parse(text)
-    assert str(refused.value) == (f"shard {said}; expected i/n with i from 1 to n, such as 2/4 for the second of four")
+    assert refused(SettingError, Shard.parse, text) == (
+        f"shard {said}; expected i/n with i from 1 to n, such as 2/4 for the second of four"
+    )
 
 
 def _shards(tmp_path, count=3, n_tasks=4, **more):
@@ -515,7 +461,7 @@ def test_merged_shards_are_the_run_in_one_and_merging_again_changes_nothing(tmp_
             assert merged.missing() == []
             merged.write_summary(toy_summary(merged))
         files = record_files(tmp_path / "merged")
-        assert _contents(tmp_path / "merged") == _contents(tmp_path / "whole")
+        assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
     with merge(_shards(tmp_path), tmp_path / "merged"):
         assert record_files(tmp_path / "merged") == files
 
@@ -550,9 +496,7 @@ def test_runs_of_other_editors_merge_into_one_of_all_of_them(tmp_path):
 def test_runs_whose_settings_differ_elsewhere_are_not_merged(tmp_path):
     _run(tmp_path / "one", settings={"limit": 1, "shard": "1/2"})
     _run(tmp_path / "two", settings={"limit": 2, "shard": "2/2"})
-    with pytest.raises(SettingError) as refused:
-        merge([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
-    assert str(refused.value) == (
+    assert refused(SettingError, merge, [tmp_path / "one", tmp_path / "two"], tmp_path / "out") == (
         f"{str(tmp_path / 'one')!r} holds a run with limit=1, and {str(tmp_path / 'two')!r} one with limit=2; only "
         "runs with the same settings can be merged"
     )
@@ -563,9 +507,7 @@ def test_a_record_with_two_contents_is_not_merged(tmp_path):
     one, two, _ = _shards(tmp_path)
     with RunFolder.open(two, {**SETTINGS, "shard": "2/3"}) as folder:
         folder.write(toy_key(0), {"number": 0, "square": 1})
-    with pytest.raises(RunError) as refused:
-        merge([one, two], tmp_path / "out")
-    assert str(refused.value) == (
+    assert refused(RunError, merge, [one, two], tmp_path / "out") == (
         f"the record 'toy/000000' is not the same in {str(one)!r} and {str(two)!r}; they were computed differently, so "
         "remove one of the two"
     )
@@ -578,9 +520,7 @@ def test_runs_of_different_models_are_not_merged(tmp_path):
         settings = {**SETTINGS, "shard": f"{number}/2"}
         work = ToyWork(fingerprint=f"f{number}")
         _run(tmp_path / str(number), work, settings=settings, shard=Shard(number, 2))
-    with pytest.raises(RunError) as refused:
-        merge([tmp_path / "1", tmp_path / "2"], tmp_path / "out")
-    assert str(refused.value) == (
+    assert refused(RunError, merge, [tmp_path / "1", tmp_path / "2"], tmp_path / "out") == (
         f'{str(tmp_path / "2")!r} was run with fingerprint="f2", and another folder with fingerprint="f1"; only '
         "runs that agree can be merged"
     )
@@ -588,22 +528,16 @@ def test_runs_of_different_models_are_not_merged(tmp_path):
 
 def test_a_folder_is_not_merged_into_itself_and_nothing_is_not_merged(tmp_path):
     _run(tmp_path / "run")
-    with pytest.raises(SettingError) as refused:
-        merge([tmp_path / "run"], tmp_path / "x" / ".." / "run")
     path = str(tmp_path / "x" / ".." / "run")
-    assert str(refused.value) == f"{path!r} is to be merged and written at once; give another folder to write"
-    with pytest.raises(SettingError) as refused:
-        merge([], tmp_path / "out")
-    assert str(refused.value) == "no folder to merge; expected the run folders of at least one run"
-
-
-class _Terminal(io.StringIO):
-    def isatty(self):
-        return True
+    said = refused(SettingError, merge, [tmp_path / "run"], tmp_path / "x" / ".." / "run")
+    assert said == f"{path!r} is to be merged and written at once; give another folder to write"
+    said = refused(SettingError, merge, [], tmp_path / "out")
+    assert said == "no folder to merge; expected the run folders of at least one run"
 
 
 def test_the_time_left_counts_what_is_done_now_and_not_what_was_done_before(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", _Terminal())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with progress_bar() as progress:
         progress(9_000, 10_000, "records")
         time.sleep(0.2)
@@ -611,12 +545,6 @@ def test_the_time_left_counts_what_is_done_now_and_not_what_was_done_before(monk
         drawn = sys.stderr.getvalue()
     # At five a second at most the other 999 take minutes; at 9001 in that time they would take none.
     assert re.search(r"\[00:0\d<(\d+:)?[0-9]?[1-9]:\d\d, .*, editing 1/3\]", drawn), drawn
-
-
-def test_importing_the_runner_imports_neither_torch_nor_dask():
-    code = "import sys, rome_lens.runs; print(sorted({'torch', 'dask', 'distributed', 'pandas'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 def test_the_classes_to_fill_in_ask_for_what_they_need():

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refused import refused
 
 from rome_lens.errors import PromptError, SubjectError
 from rome_lens.facts import EditRequest, Fact
@@ -25,6 +26,13 @@ from rome_lens.subjects import Template, find_subject, placed
         # There is none that stands by itself.
         ("Was it a cat?", "at", 10),
         ("C++ and C# are", "C#", 8),
+        # A part of a number or a name is no word of its own.
+        ("C++ is older than C", "C", 18),
+        ("3.14 and 3", "3", 9),
+        ("1,998 and 1", "1", 10),
+        ("AT&T and T", "T", 9),
+        ("O'Brien met O", "O", 12),
+        ("Rome's rivals left Rome", "Rome", 0),
     ],
 )
 def test_words_of_their_own_go_before_those_inside_of_others(text, subject, at):
@@ -32,9 +40,7 @@ def test_words_of_their_own_go_before_those_inside_of_others(text, subject, at):
 
 
 def test_an_occurrence_that_no_word_of_its_own_has():
-    with pytest.raises(SubjectError) as told:
-        find_subject("Romeo left Rome for Rome", "Rome", 3)
-    assert str(told.value) == (
+    assert refused(SubjectError, find_subject, "Romeo left Rome for Rome", "Rome", 3) == (
         "occurrence 3 of the subject 'Rome' was asked for, but the prompt holds it 2 times as a word of its own"
     )
 
@@ -136,21 +142,4 @@ def test_a_prompt_holds_its_subject_or_braces_in_its_place(prompt, subject, plac
     ],
 )
 def test_a_prompt_in_which_the_subject_s_place_is_not_to_be_found(prompt, subject, error, message):
-    with pytest.raises(error) as told:
-        EditRequest(*placed(prompt, subject), "x")
-    assert message in str(told.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "subject", "at"),
-    [
-        ("C++ is older than C", "C", 18),
-        ("3.14 and 3", "3", 9),
-        ("1,998 and 1", "1", 10),
-        ("AT&T and T", "T", 9),
-        ("O'Brien met O", "O", 12),
-        ("Rome's rivals left Rome", "Rome", 0),
-    ],
-)
-def test_a_part_of_a_number_or_a_name_is_no_word_of_its_own(text, subject, at):
-    assert find_subject(text, subject) == (at, at + len(subject))
+    assert message in refused(error, lambda: EditRequest(*placed(prompt, subject), "x"))

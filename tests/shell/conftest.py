@@ -1,7 +1,12 @@
-"""The shell of a house with a tiny model, for the files that need nothing else."""
+"""The shell of a house with a tiny model."""
+
+from pathlib import Path
 
 import pytest
 from tiny_shell import TinyHouse
+
+import rome_lens as rl
+from rome_lens.figures import plotly_figure
 
 
 @pytest.fixture(scope="module")
@@ -12,3 +17,23 @@ def house(tmp_path_factory):
 @pytest.fixture
 def shell(house, monkeypatch):
     return house.shell(monkeypatch)
+
+
+@pytest.fixture
+def page():
+    """Let the pages of runs be drawn for real."""
+
+
+@pytest.fixture
+def quick_pages(monkeypatch, request):
+    """Draw none where `page` does not ask for it: they take most of a tiny run's time."""
+    if "page" not in request.fixturenames:
+        for result in (rl.Report, rl.AverageEffect):
+            monkeypatch.setattr(result, "write_html", lambda self, path: Path(path).write_text("a page"))
+
+
+@pytest.fixture
+def pngs(monkeypatch):
+    """A PNG holds the number of its figure's parts, and its title."""
+    monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
+    monkeypatch.setattr(plotly_figure, "_png", lambda figure: f"{len(figure.data)} {figure.layout.title.text}".encode())

@@ -1,10 +1,8 @@
 """`rome-lens ask`: what a model says next, held against plain forwards of one prompt."""
 
-import json
-
 import pytest
 import torch
-from tiny_shell import PROMPT, SUBJECT, TARGET, ok, refusal
+from tiny_shell import PROMPT, SUBJECT, TARGET, in_json, ok, refusal
 
 from rome_lens.backends import as_backend
 from rome_lens.loading.tiny import tiny_model
@@ -18,9 +16,14 @@ def plain(model, prompt, *, prepend_bos=False):
         return model(model.to_tokens(prompt, prepend_bos=prepend_bos))[0, -1].double().softmax(-1)
 
 
+def of_word(model, prompt, word):
+    """The probability of a word after a prompt."""
+    return plain(model, prompt)[model.tokenizer.get_vocab()[word]].item()
+
+
 @pytest.mark.parametrize("bos", [False, True])
 def test_numbers_are_those_of_plain_forwards(shell, house, bos):
-    said = json.loads(ok(shell.run("ask", *PROMPTS, "--top", "3", "--json", *(["--bos"] if bos else []))))
+    said = in_json(shell.run("ask", *PROMPTS, "--top", "3", "--json", *(["--bos"] if bos else [])))
     assert said["model"] == "tiny"
     assert (said["backend"], said["dtype"], said["device"]) == (as_backend(house.model).name, "float32", "cpu")
     assert said["prepend_bos"] is bos
@@ -35,30 +38,27 @@ def test_numbers_are_those_of_plain_forwards(shell, house, bos):
 
 
 def test_named_answers_are_read_jointly(shell, house):
-    said = json.loads(ok(shell.run("ask", *PROMPTS, "-a", "paris", "--answer", "the old museum", "--json")))
+    said = in_json(shell.run("ask", *PROMPTS, "-a", "paris", "--answer", "the old museum", "--json"))
     for one in said["prompts"]:
         first, second = one["answers"]
         assert [first["answer"], second["answer"]] == ["paris", "the old museum"]
-        vocabulary = house.model.tokenizer.get_vocab()
-        assert first["probability"] == pytest.approx(
-            plain(house.model, one["prompt"])[vocabulary["paris"]].item(), rel=1e-5
-        )
+        assert first["probability"] == pytest.approx(of_word(house.model, one["prompt"], "paris"), rel=1e-5)
         joint, text = 1.0, one["prompt"]
         for word in ("the", "old", "museum"):
-            joint *= plain(house.model, text)[vocabulary[word]].item()
+            joint *= of_word(house.model, text, word)
             text += f" {word}"
         assert second["probability"] == pytest.approx(joint, rel=1e-5)
 
 
 def test_an_edited_model_is_asked(shell, house):
     prompt = PROMPT.format(SUBJECT)
-    edited = json.loads(ok(shell.run("ask", prompt, "--edit", "EDIT", "-a", TARGET, "--json")))
+    edited = in_json(shell.run("ask", prompt, "--edit", "EDIT", "-a", TARGET, "--json"))
     assert edited["edits"] == [f"{prompt} → {TARGET}"]
     with house.edit.applied(house.model):
         expected = plain(house.model, prompt)
     assert edited["prompts"][0]["next"][0]["id"] == int(expected.argmax())
     assert edited["prompts"][0]["next"][0]["probability"] == pytest.approx(expected.max().item(), rel=1e-5)
-    unedited = json.loads(ok(shell.run("ask", prompt, "-a", TARGET, "--json")))
+    unedited = in_json(shell.run("ask", prompt, "-a", TARGET, "--json"))
     assert unedited["prompts"][0]["answers"][0]["probability"] < edited["prompts"][0]["answers"][0]["probability"]
     assert not house.edit.is_applied(house.model)
     assert "edited: where stands the tower → rome\n" in ok(shell.run("ask", prompt, "--edit", "EDIT"))
@@ -69,7 +69,7 @@ def test_what_is_printed(shell, house):
     assert printed[0] == f"tiny · {as_backend(house.model).name} · float32 on cpu · no BOS"
     expected, ids = plain(house.model, PROMPTS[0]).topk(2)
     words = [house.model.tokenizer.decode([i]) for i in ids]
-    berlin = plain(house.model, PROMPTS[0])[house.model.tokenizer.get_vocab()["berlin"]].item()
+    berlin = of_word(house.model, PROMPTS[0], "berlin")
     assert printed[1:6] == [
         "",
         PROMPTS[0],
@@ -82,22 +82,21 @@ def test_what_is_printed(shell, house):
 
 
 def test_more_tokens_than_there_are(shell, house):
-    (one,) = json.loads(ok(shell.run("ask", "a river", "-n", "1000", "--json")))["prompts"]
+    (one,) = in_json(shell.run("ask", "a river", "-n", "1000", "--json"))["prompts"]
     assert len(one["next"]) == house.model.cfg.d_vocab
     assert sum(token["probability"] for token in one["next"]) == pytest.approx(1)
 
 
 def test_many_prompts_go_through_in_parts(shell, house):
     prompts = [f"the {'old ' * (n % 5)}museum" for n in range(90)]
-    said = json.loads(ok(shell.run("ask", *prompts, "--json")))["prompts"]
+    said = in_json(shell.run("ask", *prompts, "--json"))["prompts"]
     assert [one["next"][0]["id"] for one in said] == [int(plain(house.model, prompt).argmax()) for prompt in prompts]
 
 
-def test_a_model_that_gives_no_numbers(shell, house, monkeypatch):
-    model = tiny_model("auto")
+def test_a_model_that_gives_no_numbers(shell):
+    shell.model = tiny_model("auto")
     with torch.no_grad():
-        next(model.parameters()).fill_(float("nan"))
-    monkeypatch.setattr("rome_lens.loading.load_model", lambda *_, **__: model)
+        next(shell.model.parameters()).fill_(float("nan"))
     for form in ([], ["--json"]):
         assert "gives numbers that are not finite in " in refusal(shell.run("ask", "a river", *form), code=1)
 
@@ -124,7 +123,7 @@ def test_what_is_refused(shell, args, code, expected, loads):
 
 def test_what_stands_between_a_prompt_and_a_named_answer(shell):
     asked = ["ask", PROMPTS[0], "--answer", "the old museum", "--json"]
-    one, other = (json.loads(ok(shell.run(*asked, *joined))) for joined in ([], ["--answer-joined", " "]))
+    one, other = (in_json(shell.run(*asked, *joined)) for joined in ([], ["--answer-joined", " "]))
     assert one["prompts"] == other["prompts"]
     said = refusal(shell.run(*asked, "--answer-joined", ""), code=1)
     assert said.startswith("the answer 'the old museum' shares the token ")

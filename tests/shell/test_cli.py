@@ -1,22 +1,18 @@
 """The command line: what goes to stdout and to stderr, exit codes, and that every option does something."""
 
+import io
 import json
 import re
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
-import typer
-from rich.cells import cell_len
-from tiny_shell import ok, refusal
-from typer.testing import CliRunner
+from tiny_shell import COLOURS, LOADED, LOADING, fitting, in_json, ok, options_of, refusal, shell_on, without, wrote
 
 import rome_lens
 import rome_lens.loading
 import rome_lens.loading.tiny
 from rome_lens import CausalTrace, causal_trace, errors
-from rome_lens.cli import app
 from rome_lens.cli.output import progress_bar
 from rome_lens.loading.options import has_hooked_transformer
 
@@ -30,7 +26,6 @@ NASTY = {
     "the tower \x1b[31m\x1b]0;title\x07 is in": "the tower ␛[31m␛]0;title␇ is in",
     "is\rin\u202e\nthe tower \x9b31m is": "is␍in\\u202e↵the tower \\x9b31m is",
 }
-COLOURS = {"NO_COLOR": "", "FORCE_COLOR": "1", "TERM": "xterm-256color"}
 
 # The shell is under test here; what is computed has tests of its own.
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -38,32 +33,15 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 
 @pytest.fixture
 def shell(monkeypatch, tiny, tmp_path):
-    """Runs the command on the tiny model; `loads` holds what it asked to be loaded, and the cache is empty."""
-    loads = []
-
-    def load_model(name, *, progress, **settings):
-        loads.append({"name": name, **settings})
-        return tiny
-
-    def run(*args, charset="utf-8", **env):
-        places = {"COLUMNS": "80", "ROME_LENS_CACHE": str(tmp_path / "cache"), "NO_COLOR": "1", "TERM": "dumb"}
-        return CliRunner(charset=charset).invoke(app, [str(arg) for arg in args], env=places | env)
-
-    monkeypatch.setattr(rome_lens.loading, "load_model", load_model)
-    return SimpleNamespace(run=run, loads=loads)
-
-
-def _json(result):
-    return json.loads(ok(result))
-
-
-def _without_time(values):
-    return {k: v for k, v in values.items() if k != "seconds"}
+    """The cache is empty."""
+    return shell_on(monkeypatch, tiny, ROME_LENS_CACHE=str(tmp_path / "cache"))
 
 
 def test_json_holds_the_numbers_of_causal_trace(shell, tiny):
     expected = causal_trace(tiny, PROMPT, subject=SUBJECT, noise=1.0).to_dict()
-    assert _without_time(_json(shell.run(*TRACE, "--json"))) == _without_time(json.loads(json.dumps(expected)))
+    assert without("seconds", in_json(shell.run(*TRACE, "--json"))) == without(
+        "seconds", json.loads(json.dumps(expected))
+    )
 
 
 def test_the_printed_trace(shell, tiny):
@@ -108,7 +86,7 @@ def test_the_printed_swap(shell):
 def test_without_arguments_it_traces_the_eiffel_tower(shell):
     result = shell.run("trace", "--json", "--answer", "city")
     # The tiny model has no word for it.
-    assert _json(result)["prompt"] == "The Eiffel Tower is located in the city of"
+    assert in_json(result)["prompt"] == "The Eiffel Tower is located in the city of"
     assert shell.loads[0]["name"] == "smollm2-135m"
 
 
@@ -138,20 +116,12 @@ EFFECTS = {
     "--bos": (["--bos"], {"prepend_bos": True, "tokens": lambda v: v[0] == "<|end|>"}),
     "--engine": (["--engine", "plain"], {"engine": "plain"}),
 }
-LOADING = {
-    "--model": ("gpt2", "name"),
-    "--backend": ("transformer-bridge", "backend"),
-    "--device": ("cpu", "device"),
-    "--dtype": ("float64", "dtype"),
-}
 WRITING = {"--html", "--png", "--save", "--json"}
 
 
 def test_every_option_of_trace_has_a_test():
-    command = typer.main.get_command(app).commands["trace"]
-    options = {p.opts[0] for p in command.params if p.opts[0].startswith("--")}
     # What --edit does is in test_trace_edits.py.
-    assert options == {*EFFECTS, *LOADING, *WRITING, "--edit"}
+    assert options_of("trace") == {*EFFECTS, *LOADING, *WRITING, "--edit"}
 
 
 @pytest.mark.parametrize("option", EFFECTS)
@@ -159,7 +129,7 @@ def test_options_that_change_the_trace(shell, tmp_path, option):
     args, changes = EFFECTS[option]
     args = [str(_facts(tmp_path)) if arg == "FACTS" else arg for arg in args]
     given = TRACE[:4] if "--swap" in args else TRACE
-    before, after = _json(shell.run(*TRACE, "--json")), _json(shell.run(*given, *args, "--json"))
+    before, after = in_json(shell.run(*TRACE, "--json")), in_json(shell.run(*given, *args, "--json"))
     for name, expected in changes.items():
         assert after[name] != before[name]
         if callable(expected):
@@ -173,35 +143,29 @@ def test_options_that_change_what_is_loaded(shell, option):
     value, name = LOADING[option]
     ok(shell.run(*TRACE))
     ok(shell.run(*TRACE, option, value))
-    before, after = shell.loads
-    assert before == {"name": "smollm2-135m", "backend": "auto", "device": None, "dtype": "float32"}
-    assert after == before | {name: value}
+    assert shell.loads == [LOADED, LOADED | {name: value}]
 
 
 def test_short_options(shell):
-    assert _json(shell.run("trace", PROMPT, "-s", SUBJECT, "-m", "gpt2", "--json"))["subject"] == SUBJECT
+    assert in_json(shell.run("trace", PROMPT, "-s", SUBJECT, "-m", "gpt2", "--json"))["subject"] == SUBJECT
     assert shell.loads[0]["name"] == "gpt2"
 
 
 def test_save_and_html(shell, tmp_path, tiny):
     saved, page = tmp_path / "trace.safetensors", tmp_path / "trace.html"
-    result = shell.run(*TRACE, "--save", saved, "--html", page)
-    assert (result.exit_code, result.stderr) == (0, f"rome-lens: wrote {saved}\nrome-lens: wrote {page}\n")
+    wrote(shell.run(*TRACE, "--save", saved, "--html", page), saved, page)
     trace = CausalTrace.load(saved)
     expected = causal_trace(tiny, PROMPT, subject=SUBJECT, noise=1.0)
-    assert _without_time(trace.to_dict()) == _without_time(expected.to_dict())
+    assert without("seconds", trace.to_dict()) == without("seconds", expected.to_dict())
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert PROMPT in page.read_text(encoding="utf-8")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["trace.html", "trace.safetensors"]
 
 
-def test_png(shell, tmp_path, monkeypatch):
-    from rome_lens.figures import plotly_figure
-
-    monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
-    monkeypatch.setattr(plotly_figure, "_png", lambda figure: b"\x89PNG " + figure.layout.title.text.encode())
+@pytest.mark.usefixtures("pngs")
+def test_png(shell, tmp_path):
     assert shell.run(*TRACE, "--png", tmp_path / "trace.png").exit_code == 0
-    assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG " + PROMPT.encode())
+    assert (tmp_path / "trace.png").read_text().startswith(f"3 {PROMPT}")
 
 
 def test_png_without_kaleido_is_refused_before_any_work(shell, tmp_path, monkeypatch):
@@ -315,9 +279,7 @@ def test_a_prompt_is_shown_and_not_interpreted(shell, prompt, colours):
     # With colours the output has escapes of its own: to begin a style and to end it, and no red.
     assert ("\x1b" in printed) == bool(colours)
     assert "\x1b[31m" not in printed
-    printed = re.sub(r"\x1b\[[\d;]*m", "", printed)
-    assert printed.splitlines()[0].startswith(f"{NASTY[prompt]} →")
-    assert not [c for c in printed.replace("\n", "") if not c.isprintable()]
+    assert fitting(printed).splitlines()[0].startswith(f"{NASTY[prompt]} →")
 
 
 @pytest.mark.parametrize("prompt", NASTY)
@@ -331,29 +293,17 @@ def test_a_prompt_in_json_and_in_a_page_is_data(shell, tmp_path, prompt):
     assert not {"\x1b", "\u202e", "\x9b"} & set(page[page.rindex("Plotly.newPlot") :])
 
 
-@pytest.mark.parametrize("args", [["trace", "a\x1b[31m\nb", "-s", "\x07"], ["trace", "-s", "x", "--\x1b[31m\x07no"]])
-def test_escapes_in_what_is_refused_never_reach_the_terminal(shell, args):
-    result = shell.run(*args)
-    assert result.exit_code in (1, 2)
-    assert result.stderr.strip().isprintable()
-    assert result.stderr.count("\n") == 1
+@pytest.mark.parametrize(
+    ("args", "code"), [(["trace", "a\x1b[31m\nb", "-s", "\x07"], 1), (["trace", "-s", "x", "--\x1b[31m\x07no"], 2)]
+)
+def test_escapes_in_what_is_refused_never_reach_the_terminal(shell, args, code):
+    assert refusal(shell.run(*args), code=code)
 
 
-COMMANDS = [
-    TRACE,
-    ["trace", f"{'is ' * 9}{SUBJECT}", "-s", SUBJECT, "--samples", "2"],
-    ["--help"],
-    ["trace", "--help"],
-    ["models", "--help"],
-    ["doctor", "--help"],
-]
-
-
-@pytest.mark.parametrize("args", COMMANDS, ids=lambda args: " ".join(args)[:30])
+@pytest.mark.parametrize("args", [TRACE, ("trace", f"{'is ' * 9}{SUBJECT}", "-s", SUBJECT, "--samples", "2")])
 @pytest.mark.parametrize("colours", [{}, COLOURS], ids=["plain", "colours"])
 def test_no_line_is_longer_than_eighty_columns(shell, args, colours):
-    printed = re.sub(r"\x1b\[[\d;]*m", "", ok(shell.run(*args, **colours)))
-    assert max(map(cell_len, printed.splitlines())) <= 80
+    fitting(ok(shell.run(*args, **colours)))
 
 
 @pytest.mark.parametrize("args", [TRACE, [*TRACE, "--json"], ["models"]], ids=" ".join)
@@ -363,7 +313,7 @@ def test_an_output_that_is_not_unicode(shell, args):
 
 def test_the_same_trace_in_a_long_model_name(shell, tiny, monkeypatch):
     monkeypatch.setattr(tiny.cfg, "model_name", "folder/" + "x" * 200)
-    assert max(map(cell_len, ok(shell.run(*TRACE)).splitlines())) <= 80
+    fitting(ok(shell.run(*TRACE)))
 
 
 def test_version(shell):
@@ -382,7 +332,7 @@ def test_models(shell, tmp_path):
     assert printed.startswith("smollm2-135m  the default: ")
     assert "not fetched yet; kept at " in printed
     assert "not converted yet; kept at " in printed
-    report = _json(shell.run("models", "--json"))
+    report = in_json(shell.run("models", "--json"))
     assert report["default"] == "smollm2-135m"
     for state in (report["cached"], report["converted"]):
         assert state.keys() == {"path", "present", "intact", "size"}
@@ -391,20 +341,21 @@ def test_models(shell, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def _assert_doctor_says(shell, *lines, code=1):
+    result = shell.run("doctor")
+    assert (result.exit_code, result.stderr) == (code, "")
+    for line in lines:
+        assert re.search(f"^{line}", result.stdout, re.MULTILINE), line
+
+
 def test_models_tells_of_a_damaged_file(shell, tmp_path, monkeypatch):
     path = tmp_path / "cache" / "x.gguf"
     damaged = rome_lens.loading.CacheState(path=path, present=True, intact=False, size=7)
     monkeypatch.setattr(rome_lens.loading, "cached_default_model", lambda: damaged)
     assert "damaged: fetched anew" in ok(shell.run("models"))
-    assert _json(shell.run("models", "--json"))["cached"] == {
-        "path": str(path),
-        "present": True,
-        "intact": False,
-        "size": 7,
-    }
-    result = shell.run("doctor")
-    assert (result.exit_code, result.stderr) == (1, "")
-    assert re.search(r"^FAILED default model +damaged at ", result.stdout, re.MULTILINE)
+    expected = {"path": str(path), "present": True, "intact": False, "size": 7}
+    assert in_json(shell.run("models", "--json"))["cached"] == expected
+    _assert_doctor_says(shell, "FAILED default model +damaged at ")
 
 
 def test_a_damaged_file_is_not_needed_beside_an_intact_copy(shell, tmp_path, monkeypatch):
@@ -412,46 +363,44 @@ def test_a_damaged_file_is_not_needed_beside_an_intact_copy(shell, tmp_path, mon
         state = rome_lens.loading.CacheState(path=tmp_path / name, present=True, intact=intact, size=7)
         monkeypatch.setattr(rome_lens.loading, name, lambda state=state: state)
     assert "  damaged, and not needed; kept at " in ok(shell.run("models"))
-    assert re.search(r"^ok     default model +damaged at .*, and not needed: ", ok(shell.run("doctor")), re.MULTILINE)
+    _assert_doctor_says(shell, "ok     default model +damaged at .*, and not needed: ", code=0)
+
+
+AT_HAND = "ok     default model +not at hand, and not needed: "
 
 
 @pytest.mark.parametrize(
-    ("intact", "listed", "checked"),
+    ("intact", "listed", "checked", "missing"),
     [
-        (True, "converted, 542 MB; kept at ", "ok     converted copy +542 MB in "),
-        (False, "damaged or outdated: converted anew; kept at ", "FAILED converted copy +damaged or outdated in "),
+        (True, "converted, 542 MB", "ok     converted copy +542 MB in ", AT_HAND),
+        (
+            False,
+            "damaged or outdated: converted anew",
+            "FAILED converted copy +damaged or outdated in ",
+            "       default model +not fetched yet",
+        ),
     ],
 )
-def test_models_tells_of_the_converted_copy(shell, tmp_path, monkeypatch, intact, listed, checked):
+def test_models_tells_of_the_converted_copy(shell, tmp_path, monkeypatch, intact, listed, checked, missing):
     state = rome_lens.loading.CacheState(path=tmp_path / "converted", present=True, intact=intact, size=541_616_037)
     monkeypatch.setattr(rome_lens.loading, "cached_conversion", lambda: state)
-    assert listed in ok(shell.run("models"))
-    assert _json(shell.run("models", "--json"))["converted"]["intact"] is intact
-    result = shell.run("doctor")
-    assert (result.exit_code, result.stderr) == (0 if intact else 1, "")
-    assert re.search(f"^{checked}", result.stdout, re.MULTILINE)
-    missing = (
-        r"^ok     default model +not at hand, and not needed: " if intact else r"^       default model +not fetched yet"
-    )
-    assert re.search(missing, result.stdout, re.MULTILINE)
+    assert f"{listed}; kept at " in ok(shell.run("models"))
+    assert in_json(shell.run("models", "--json"))["converted"]["intact"] is intact
+    _assert_doctor_says(shell, checked, missing, code=0 if intact else 1)
 
 
 def test_doctor(shell):
     printed = ok(shell.run("doctor"))
     checked = ["hooked-transformer", "transformer-bridge"] if has_hooked_transformer() else ["transformer-bridge"]
-    for backend in checked:
-        assert re.search(
-            rf"^ok     {backend} +a tiny model traces \(fast and plain \S+ apart\) and is left as it was$",
-            printed,
-            re.MULTILINE,
-        )
+    traces = r"a tiny model traces \(fast and plain \S+ apart\) and is left as it was$"
+    _assert_doctor_says(shell, *(f"ok     {backend} +{traces}" for backend in checked), code=0)
     assert f"rome-lens           {rome_lens.__version__}\n" in printed
     assert "not fetched yet; the first trace fetches it to " in printed
     assert "FAILED" not in printed
 
 
 def test_doctor_for_machines(shell):
-    findings = _json(shell.run("doctor", "--json"))
+    findings = in_json(shell.run("doctor", "--json"))
     assert all(finding.keys() == {"what", "found", "ok"} for finding in findings)
     assert {finding["what"]: finding["ok"] for finding in findings}["transformer-bridge"] is True
 
@@ -462,9 +411,7 @@ def test_doctor_reports_a_broken_check(shell, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(rome_lens.loading.tiny, "tiny_model", broken)
-    result = shell.run("doctor")
-    assert (result.exit_code, result.stderr) == (1, "")
-    assert re.search(rf"^FAILED transformer-bridge +{type(error).__name__}: it is", result.stdout, re.MULTILINE)
+    _assert_doctor_says(shell, f"FAILED transformer-bridge +{type(error).__name__}: it is")
     report = shell.run("doctor", "--json")
     assert report.exit_code == 1
     assert {"transformer-bridge"} <= {f["what"] for f in json.loads(report.stdout) if f["ok"] is False}
@@ -478,9 +425,7 @@ def test_doctor_tells_when_a_trace_changes_the_model(shell, monkeypatch):
         return causal_trace(model, *args, **settings)
 
     monkeypatch.setattr(rome_lens.tracing, "causal_trace", careless)
-    result = shell.run("doctor")
-    assert result.exit_code == 1
-    assert re.search(r"^FAILED transformer-bridge .* but its weights changed$", result.stdout, re.MULTILINE)
+    _assert_doctor_says(shell, "FAILED transformer-bridge .* but its weights changed$")
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback():
@@ -489,25 +434,14 @@ def test_a_reader_that_leaves_early_gets_no_traceback():
     assert (done.returncode, len(done.stdout), done.stderr) == (0, 1, "")
 
 
-class Terminal(SimpleNamespace):
-    """A stderr that says it is a terminal and keeps what is written."""
-
-    def write(self, text):
-        self.text += text
-        return len(text)
-
-    def flush(self):
-        pass
-
-    def isatty(self):
-        return self.tty
-
-    encoding = "utf-8"
+class Terminal(io.StringIO):
+    text = property(io.StringIO.getvalue)
 
 
 @pytest.mark.parametrize("tty", [True, False])
 def test_progress_is_drawn_on_a_terminal_alone_and_wiped_off_at_the_end(monkeypatch, tty):
-    stderr = Terminal(text="", tty=tty)
+    stderr = Terminal()
+    monkeypatch.setattr(stderr, "isatty", lambda: tty)
     monkeypatch.setattr(sys, "stderr", stderr)
     with progress_bar() as progress:
         progress(0, 0, "starting")

@@ -1,24 +1,15 @@
 """`rome-lens average`: every option does something, a run goes on where it was, every mistake is one line."""
 
-import csv
 import json
-from pathlib import Path
 
 import pytest
-from tiny_shell import TinyHouse, refusal, write_facts
+from tiny_shell import AVERAGE, MODEL, refusal, rows_of, stdout_of, write_facts, wrote
 
 import rome_lens as rl
 
-MODEL = ("--model", "MODEL")
 # Shells and folders are under test here; what is computed has tests of its own.
-pytestmark = pytest.mark.usefixtures("unchecked")
-AVERAGE = ("average", "--facts", "facts.json", *MODEL, "--samples", "2", "--noise", "1", "--window", "2")
+pytestmark = pytest.mark.usefixtures("unchecked", "folder", "quick_pages")
 FILES = "summary.json, effects.csv and facts.csv"
-
-
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    return TinyHouse(tmp_path_factory.mktemp("house"))
 
 
 @pytest.fixture
@@ -28,27 +19,8 @@ def folder(house, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def shell(house, folder, monkeypatch, request):
-    if "page" not in request.fixturenames:  # most of a tiny run's time
-        monkeypatch.setattr(rl.AverageEffect, "write_html", lambda self, path: Path(path).write_text("a page"))
-    return house.shell(monkeypatch)
-
-
-@pytest.fixture
-def page():
-    """Let the page be drawn for real."""
-
-
 def done(result, out="average", files=FILES):
-    expected = f"rome-lens: wrote {out}/average.html, and {files} beside it\n"
-    assert (result.exit_code, result.stderr) == (0, expected), (result.stderr, result.exception)
-    return result.stdout
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return wrote(result, f"{out}/average.html, and {files} beside it")
 
 
 @pytest.mark.usefixtures("page")
@@ -129,18 +101,12 @@ def test_a_run_goes_on_and_other_settings_are_refused(shell, folder):
     assert message.startswith("'mine' holds a run with seed=1, and this one has seed=2; give another folder")
 
 
-def test_every_figure_becomes_a_png(shell, folder, monkeypatch):
-    import rome_lens.figures.plotly_figure as plotly_figure
-
-    monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
-    monkeypatch.setattr(plotly_figure, "write_png", lambda figure, path: path.write_text(str(len(figure.data))))
-    done(
-        shell.run(*AVERAGE, "--png"),
-        files="summary.json, effects.csv, facts.csv, roles.png, layers.png and severed.png",
-    )
-    assert [int((folder / "average" / f"{name}.png").read_text()) > 2 for name in ("roles", "layers", "severed")] == [
-        True
-    ] * 3
+@pytest.mark.usefixtures("pngs")
+def test_every_figure_becomes_a_png(shell, folder):
+    files = "summary.json, effects.csv, facts.csv, roles.png, layers.png and severed.png"
+    done(shell.run(*AVERAGE, "--png"), files=files)
+    pngs = [(folder / "average" / f"{name}.png").read_text() for name in ("roles", "layers", "severed")]
+    assert all(int(png.split()[0]) > 2 for png in pngs)
 
 
 @pytest.mark.slow  # test_cli_eval has workers at every landing
@@ -197,36 +163,22 @@ def test_the_sweep_of_layers_has_a_command_of_its_own(shell, folder, options, co
         (("--batch", "0"), 2, "batch_size is 0; expected a whole number of facts, 1 or more"),
         (("--workers", "1", "--dask", "x"), 2, "--workers and --dask are given; choose one of them"),
         (("--nonsense",), 2, "no such option: --nonsense"),
+        (("--window", "4"), 2, "window is 4; expected a whole number of layers from 1 to 3, the layers of this model"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_mistakes_are_one_line(options, code, message, shell):
+def test_what_is_refused_before_anything_is_loaded(shell, folder, options, code, message):
     assert refusal(shell.run(*AVERAGE, *options), code=code).startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--window", "4"), "window is 4; expected a whole number of layers from 1 to 3, the layers of this model"),
-        (("--samples", "0"), "samples is 0; expected a whole number of corrupted copies, 1 or more"),
-        (("--noise", "loud"), "noise is 'loud'; expected a number, s3"),
-        (("--severed", "resid"), "severed is 'resid'; choose from mlp, attn"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
-)
-def test_what_is_refused_before_anything_is_loaded(shell, folder, options, message):
-    assert refusal(shell.run(*AVERAGE, *options), code=2).startswith(message)
     assert not (folder / "average").exists()
     assert shell.loads == []
 
 
-def test_severed_traces_in_the_shell(shell, house):
+def test_severed_traces_in_the_shell(shell):
     args = ("trace", "where stands the tower", "-s", "the tower", *MODEL, "--noise", "1", "--window", "2")
-    result = shell.run(*args, "--severed", "mlp", "--severed", "attn")
-    assert result.exit_code == 0
-    assert "Restoring the residual state, MLP outputs severed" in result.stdout
-    assert "Restoring the residual state, attention outputs severed" in result.stdout
-    assert result.stdout.count("best of the subject") == 5
+    printed = stdout_of(shell.run(*args, "--severed", "mlp", "--severed", "attn"))
+    assert "Restoring the residual state, MLP outputs severed" in printed
+    assert "Restoring the residual state, attention outputs severed" in printed
+    assert printed.count("best of the subject") == 5
     assert refusal(shell.run(*args, "--severed", "resid"), code=2) == "severed is 'resid'; choose from mlp, attn"
     approximate = shell.run(*args, "--engine", "attribution")
     assert approximate.stdout.count("(attribution patching: an approximation)") == 3

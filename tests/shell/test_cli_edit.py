@@ -5,19 +5,30 @@ import re
 
 import pytest
 import torch
-import typer
 from architectures import BRIDGE, architecture
 from hosts import needs_hooked
-from tiny_shell import PROMPT, SUBJECT, TARGET, C, ok, refusal
+from tiny_shell import (
+    EDIT,
+    FAST,
+    LOADED,
+    LOADING,
+    PROMPT,
+    SUBJECT,
+    TARGET,
+    C,
+    in_json,
+    ok,
+    options_of,
+    refusal,
+    without,
+    words_of,
+    wrote,
+)
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
-from rome_lens.cli import app
 from rome_lens.editing.answers import joint_probabilities
 from rome_lens.tokens import tokenise
-
-EDIT = ("edit", PROMPT, "--subject", SUBJECT, "--target", TARGET, "--second-moment", C)
-FAST = (*EDIT, "--template", "it was old. {}", "--bare-weight", "0.9", "--generate", "3")
 
 NEIGHBOUR = "paris was built where it stands"
 
@@ -25,30 +36,25 @@ NEIGHBOUR = "paris was built where it stands"
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 
-def _json(result):
-    return json.loads(ok(result))
+@pytest.fixture
+def edit(shell):
+    """The edit that is reported, by the library."""
+    moment = rl.SecondMoment.load(shell.places[C])
+    return rl.ROME(shell.model, second_moment=moment).edit(rl.EditRequest(PROMPT, SUBJECT, TARGET))
 
 
 @pytest.fixture
 def report(shell):
-    return _json(shell.run(*EDIT, "--json", "--neighbour", NEIGHBOUR))
+    return in_json(shell.run(*EDIT, "--json", "--neighbour", NEIGHBOUR))
 
 
-def test_json_holds_the_edit_of_the_library(shell, report):
-    moment = rl.SecondMoment.load(shell.places[C])
-    expected = rl.ROME(shell.model, second_moment=moment).edit(rl.EditRequest(PROMPT, SUBJECT, TARGET))
-    assert report["edit"].pop("id") == expected.id
-    assert _without_time(report["edit"]) == _without_time(json.loads(json.dumps(expected.to_dict())))
+def test_json_holds_the_edit_of_the_library(report, edit):
+    assert report["edit"].pop("id") == edit.id
+    assert without("seconds", report["edit"]) == without("seconds", json.loads(json.dumps(edit.to_dict())))
     assert len(report["edit"]["loss_curve"]) > 3
 
 
-def _without_time(values):
-    return {k: v for k, v in values.items() if k != "seconds"}
-
-
-def test_what_is_printed_was_measured_on_the_edited_model(shell, report):
-    moment = rl.SecondMoment.load(shell.places[C])
-    edit = rl.ROME(shell.model, second_moment=moment).edit(rl.EditRequest(PROMPT, SUBJECT, TARGET))
+def test_what_is_printed_was_measured_on_the_edited_model(shell, report, edit):
     backend = as_backend(shell.model)
     kinds = [effect["kind"] for effect in report["prompts"]]
     # A text that the edit was made with is left out, and this model's words are few.
@@ -72,13 +78,10 @@ def test_what_is_printed_was_measured_on_the_edited_model(shell, report):
     assert report["prompts"][-1]["old_answer"] != edit.old_answer
 
 
-def test_the_continuations_are_those_of_the_two_models(shell, report):
+def test_the_continuations_are_those_of_the_two_models(shell, report, edit):
     from rome_lens.backends.generation import continue_texts
 
     backend = as_backend(shell.model)
-    edit = rl.ROME(shell.model, layer=1, second_moment=rl.SecondMoment.load(shell.places[C])).edit(
-        rl.EditRequest(PROMPT, SUBJECT, TARGET)
-    )
     (before,) = continue_texts(backend, [edit.request.text], n_new=30)
     with edit.applied(shell.model):
         (after,) = continue_texts(backend, [edit.request.text], n_new=30)
@@ -122,9 +125,7 @@ def test_the_printed_report(shell, report):
 
 def test_save(shell, tmp_path):
     path = tmp_path / "edit.safetensors"
-    result = shell.run(*FAST, "--json", "--save", path)
-    assert (result.exit_code, result.stderr) == (0, f"rome-lens: wrote {path}\n")
-    said = json.loads(result.stdout)
+    said = json.loads(wrote(shell.run(*FAST, "--json", "--save", path), path))
     assert said["path"] == str(path)
     assert rl.load_edit(path).id == said["edit"]["id"]
     assert [p.name for p in tmp_path.iterdir()] == ["edit.safetensors"]
@@ -196,21 +197,18 @@ EFFECTS = {
     "--neighbour": (["--neighbour", "where is the museum"], ("prompts", -1, "prompt"), "where is the museum"),
     "--generate": (["--generate", "0"], ("continuations",), None),
 }
-LOADING = {"--model": "name", "--backend": "backend", "--device": "device", "--dtype": "dtype"}
 ELSEWHERE = {"--save", "--json", "--seed"}
 
 
 def test_every_option_of_edit_has_a_test():
-    command = typer.main.get_command(app).commands["edit"]
-    options = {p.opts[0] for p in command.params if p.opts[0].startswith("--")}
     # What --settings does is in test_cli_suggest.py.
-    assert options == {*EFFECTS, *LOADING, *ELSEWHERE, "--settings"}
+    assert options_of("edit") == {*EFFECTS, *LOADING, *ELSEWHERE, "--settings"}
 
 
 @pytest.fixture(scope="module")
 def plain_report(house):
     with pytest.MonkeyPatch.context() as patch:
-        return _json(house.shell(patch).run(*FAST, "--json"))
+        return in_json(house.shell(patch).run(*FAST, "--json"))
 
 
 @pytest.mark.parametrize("option", EFFECTS)
@@ -227,7 +225,7 @@ def test_options_that_change_the_report(shell, plain_report, option):
 
 
 def test_seed(shell):
-    found = [_json(shell.run(*EDIT, "--json", "--generate", "0", *args)) for args in ([], ["--seed", "3"])]
+    found = [in_json(shell.run(*EDIT, "--json", "--generate", "0", *args)) for args in ([], ["--seed", "3"])]
     assert [each["edit"]["settings"]["seed"] for each in found] == [0, 3]
     texts = [{effect["prompt"] for effect in each["prompts"][1:]} for each in found]
     assert texts[0].isdisjoint(texts[1])
@@ -241,11 +239,10 @@ def test_seed(shell):
 
 @pytest.mark.parametrize("option", LOADING)
 def test_options_that_change_what_is_loaded(shell, option):
-    value = {"--model": "MODEL", "--backend": "transformer-bridge", "--device": "cpu", "--dtype": "float64"}[option]
-    value = shell.places.get(value, value)
+    value, name = LOADING[option]
+    value = shell.places["MODEL"] if option == "--model" else value
     shell.run(*FAST, "--steps", "1", option, value)
-    plain = {"name": "smollm2-135m", "backend": "auto", "device": None, "dtype": "float32"}
-    assert shell.loads == [plain | {LOADING[option]: value}]
+    assert shell.loads == [LOADED | {name: value}]
 
 
 def test_equal_weights(shell):
@@ -263,64 +260,56 @@ BEFORE_LOADING = {
         ["edit", "where is it", *EDIT[2:]],
         "the subject 'the tower' is not in the prompt 'where is it'; give it letter for letter, or write {}",
     ),
-    "two places": (
-        1,
-        ["edit", "{} and {}", *EDIT[2:]],
-        "the prompt '{} and {}' has 2 places for the subject; write {}",
-    ),
-    "joined": (2, [*EDIT, "--answer-joined", "-"], "answer_joined is '-'; expected what stands between the prompt"),
-    "empty subject": (1, [*EDIT, "-s", " "], "the subject of the prompt 'where stands {}' is empty; name who"),
-    "empty target": (1, [*EDIT, "-t", ""], "a target of 'where stands the tower' is empty; give the text"),
+    "2 places": (1, ["edit", "{} and {}", *EDIT[2:]], "the prompt '{} and {}' has 2 places for the subject; write {}"),
+    "joined": (2, "--answer-joined -", "answer_joined is '-'; expected what stands between the prompt"),
+    "empty subject": (1, "-s ' '", "the subject of the prompt 'where stands {}' is empty; name who"),
+    "empty target": (1, "-t ''", "a target of 'where stands the tower' is empty; give the text"),
     "the old answer": (1, [*EDIT, "--old", TARGET], "target_new and target_true of 'where stands the tower' are both"),
-    "variant": (2, [*EDIT, "--variant", "memit"], "variant is 'memit'; choose one of r-rome, rome, p-rome"),
-    "seed": (2, [*EDIT, "--seed", "-1"], "seed is -1; expected a whole number from 0 to 4294967295"),
-    "share": (2, [*EDIT, "--bare-weight", "2"], "bare-weight is '2'; expected a share above 0 and at most 1, or equal"),
-    "no share": (2, [*EDIT, "--bare-weight", "nan"], "bare-weight is 'nan'; expected a share above 0"),
-    "share of words": (2, [*EDIT, "--bare-weight", "half"], "bare-weight is 'half'; expected a share above 0"),
-    "steps": (2, [*EDIT, "--steps", "0"], "v_num_grad_steps is 0; expected a whole number, 1 or more"),
-    "lr": (2, [*EDIT, "--lr", "0"], "v_lr is 0.0; expected a number above 0"),
-    "lr nan": (2, [*EDIT, "--lr", "nan"], "v_lr is nan; expected a number above 0"),
-    "decay": (2, [*EDIT, "--decay=-1"], "v_weight_decay is -1.0; expected a number, 0 or more"),
-    "clamp": (2, [*EDIT, "--clamp", "0"], "clamp_norm_factor is 0.0; expected a number above 0"),
-    "kl": (2, [*EDIT, "--kl", "inf"], "kl_factor is inf; expected a number, 0 or more"),
+    "variant": (2, "--variant memit", "variant is 'memit'; choose one of r-rome, rome, p-rome"),
+    "seed": (2, "--seed -1", "seed is -1; expected a whole number from 0 to 4294967295"),
+    "share": (2, "--bare-weight 2", "bare-weight is '2'; expected a share above 0 and at most 1, or equal"),
+    "no share": (2, "--bare-weight nan", "bare-weight is 'nan'; expected a share above 0"),
+    "share of words": (2, "--bare-weight half", "bare-weight is 'half'; expected a share above 0"),
+    "steps": (2, "--steps 0", "v_num_grad_steps is 0; expected a whole number, 1 or more"),
+    "lr": (2, "--lr 0", "v_lr is 0.0; expected a number above 0"),
+    "lr nan": (2, "--lr nan", "v_lr is nan; expected a number above 0"),
+    "decay": (2, "--decay=-1", "v_weight_decay is -1.0; expected a number, 0 or more"),
+    "clamp": (2, "--clamp 0", "clamp_norm_factor is 0.0; expected a number above 0"),
+    "kl": (2, "--kl inf", "kl_factor is inf; expected a number, 0 or more"),
     "negative layer": (2, [*EDIT[:6], "--layer=-1"], "layer is -1; smollm2-135m has layers 0 to 29, counted from 0"),
     "layer": (2, [*EDIT[:6], "-m", "MODEL", "--layer", "3"], "layer is 3; tiny has layers 0 to 2, counted from 0"),
-    "empty paraphrase": (1, [*EDIT, "--paraphrase", " "], "the prompt is empty; expected a text that the model"),
-    "empty neighbour": (1, [*EDIT, "--neighbour", ""], "the prompt is empty; expected a text that the model"),
-    "no number": (2, [*EDIT, "--layer", "last"], "invalid value for '--layer'"),
-    "template": (2, [*EDIT, "--template", "It was"], "context template is 'It was'; expected a text that ends with {}"),
-    "generate": (2, [*EDIT, "--generate=-1"], "generate is -1; expected a number of tokens, 0 or more"),
-    "folder": (1, [*EDIT, "--save", "/nowhere/edit"], "cannot write '/nowhere/edit': there is no folder '/nowhere'"),
+    "empty paraphrase": (1, "--paraphrase ' '", "the prompt is empty; expected a text that the model"),
+    "empty neighbour": (1, "--neighbour ''", "the prompt is empty; expected a text that the model"),
+    "no number": (2, "--layer last", "invalid value for '--layer'"),
+    "template": (2, "--template 'It was'", "context template is 'It was'; expected a text that ends with {}"),
+    "generate": (2, "--generate=-1", "generate is -1; expected a number of tokens, 0 or more"),
+    "folder": (1, "--save /nowhere/edit", "cannot write '/nowhere/edit': there is no folder '/nowhere'"),
     "no moment": (1, [*EDIT[:6], "--second-moment", "/nowhere/C"], "there is no file '/nowhere/C'; expected one"),
-    "other layer": (1, [*EDIT, "--layer", "0"], "the second moment is of layer 1, and layer 0 was asked for; collect"),
-    "an edit as a moment": (1, [*EDIT, "--second-moment", "EDIT"], "cannot use 'EDIT': expected a second_moment of"),
+    "other layer": (1, "--layer 0", "the second moment is of layer 1, and layer 0 was asked for; collect"),
+    "an edit as a moment": (1, "--second-moment EDIT", "cannot use 'EDIT': expected a second_moment of"),
 }
 AFTER_LOADING = {
     "layer": (2, [*EDIT[:6], "--layer", "3"], "layer is 3; tiny has layers 0 to 2, counted from 0"),
-    "unknown target": (1, [*EDIT, "-t", "Paris"], "the answer 'Paris' becomes '<|end|>', which is no word to this"),
-    "unknown subject": (1, [*EDIT, "-s", "Louvre"], "the subject 'Louvre' is unknown to this model's tokenizer"),
+    "unknown target": (1, "-t Paris", "the answer 'Paris' becomes '<|end|>', which is no word to this"),
+    "unknown subject": (1, "-s Louvre", "the subject 'Louvre' is unknown to this model's tokenizer"),
     "said already": (1, [*FAST, "-t", "SAID"], "the target 'SAID' is what the model says after 'where stands the"),
     "too long": (1, [*FAST, "-s", "the " * 70], "the prompt with its answer takes 72 positions, and tiny has 64"),
-    "long template": (
-        1,
-        [*EDIT, "--template", "is " * 65 + "{}"],
-        "the prompt 'where stands the tower' with its longest",
-    ),
+    "template": (1, [*EDIT, "--template", "is " * 65 + "{}"], "the prompt 'where stands the tower' with its longest"),
     "neighbour": (1, [*FAST, "--neighbour", "the " * 70], "the prompt with its answer takes 70 positions, and tiny"),
 }
 
 
 @pytest.mark.parametrize(("code", "args", "start"), BEFORE_LOADING.values(), ids=BEFORE_LOADING)
 def test_what_is_refused_before_anything_is_loaded(shell, code, args, start):
-    args = [shell.places.get(arg, arg) for arg in args]
-    assert refusal(shell.run(*args), code=code).startswith(start.replace("'EDIT'", repr(shell.places["EDIT"])))
+    said = refusal(shell.run(*words_of(args, EDIT)), code=code)
+    assert said.startswith(start.replace("'EDIT'", repr(shell.places["EDIT"])))
     assert shell.loads == []
 
 
 @pytest.mark.parametrize(("code", "args", "start"), AFTER_LOADING.values(), ids=AFTER_LOADING)
 def test_what_only_the_model_can_refuse(shell, plain_report, tmp_path, code, args, start):
     said = plain_report["edit"]["old_answer"]
-    args = [said if arg == "SAID" else arg for arg in args]
+    args = [said if arg == "SAID" else arg for arg in words_of(args, EDIT)]
     result = shell.run(*args, "--json", "--save", tmp_path / "edit")
     assert refusal(result, code=code).startswith(start.replace("SAID", said))
     assert list(tmp_path.iterdir()) == []
@@ -374,7 +363,7 @@ def test_a_loss_that_is_no_number(shell, tmp_path):
 def test_a_short_context_leaves_out_texts_that_do_not_fit(shell):
     shell.model.cfg.n_ctx, before = 16, shell.model.cfg.n_ctx
     try:
-        found = _json(shell.run(*FAST, "--json", "--generate", "30"))
+        found = in_json(shell.run(*FAST, "--json", "--generate", "30"))
     finally:
         shell.model.cfg.n_ctx = before
     kinds = [effect["kind"] for effect in found["prompts"]]

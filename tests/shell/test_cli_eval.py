@@ -1,17 +1,14 @@
 """`rome-lens eval`: every option does something, a run goes on where it was, every mistake is one line."""
 
-import csv
 import json
 import sys
-from pathlib import Path
 
 import pytest
-import typer
 from effort import slow
-from tiny_shell import TinyHouse, ok, refusal
+from published import published
+from tiny_shell import LOADED, LOADING, ok, options_of, refusal, rows_of, stdout_of, without, words_of, wrote
 
 import rome_lens as rl
-from rome_lens.cli import app
 from rome_lens.evaluation import read_run
 from rome_lens.evaluation.metrics import consistency
 
@@ -20,19 +17,12 @@ TRUE, NEW = ["paris", "rome", "berlin"], ["rome", "berlin", "paris"]
 
 
 def _fact(number, subject):
-    return {
-        "case_id": 100 + number,
-        "requested_rewrite": {
-            "prompt": "where stands {}",
-            "relation_id": f"P{number % 2}",
-            "target_new": {"str": NEW[number % 3]},
-            "target_true": {"str": TRUE[number % 3]},
-            "subject": subject,
-        },
-        "paraphrase_prompts": [f"{subject} stands in", f"it was old . {subject} is in"],
-        "neighborhood_prompts": ["where stands a museum", "the river was in"],
-        "generation_prompts": [f"{subject} was built", f"{subject} is"],
-    }
+    request = rl.EditRequest("where stands {}", subject, NEW[number % 3], TRUE[number % 3])
+    paraphrases = (f"{subject} stands in", f"it was old . {subject} is in")
+    neighbours, texts = ("where stands a museum", "the river was in"), (f"{subject} was built", f"{subject} is")
+    return published(
+        rl.CounterFactRecord(number, 100 + number, f"P{number % 2}", request, paraphrases, neighbours, texts)
+    )
 
 
 def _question(number, subject):
@@ -57,11 +47,6 @@ FULL = (*ROME, "--texts", "2", "--text-length", "12", "--perplexity", "texts.txt
 ZSRE = ("eval", "zsre", *MODEL, *FAST, "--data", "questions.json", "--perplexity", "texts.txt")
 
 
-@pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    return TinyHouse(tmp_path_factory.mktemp("house"))
-
-
 def _fill(folder):
     for name, content in {
         "facts.json": FACTS,
@@ -81,26 +66,17 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def shell(house, folder, monkeypatch, request):
-    if "page" not in request.fixturenames:  # most of a tiny run's time
-        monkeypatch.setattr(rl.Report, "write_html", lambda self, path: Path(path).write_text("a page"))
-    return house.shell(monkeypatch)
-
-
-@pytest.fixture
-def page():
-    """Let the page be drawn for real."""
-
-
-def wrote(out):
-    return f"rome-lens: wrote {out}/report.html, summary.json and a CSV for each editor beside it\n"
+def files_in(out):
+    return f"{out}/report.html, summary.json and a CSV for each editor beside it"
 
 
 def done(result, out="eval-counterfact"):
     """What a run printed that had nothing else to say."""
-    assert (result.exit_code, result.stderr) == (0, wrote(out)), (result.stderr, result.exception)
-    return result.stdout
+    return wrote(result, files_in(out))
+
+
+def columns_of(printed):
+    return [word for line in printed.splitlines() if line.startswith("editor") for word in line.split()[1:]]
 
 
 def summary_of(folder):
@@ -108,7 +84,7 @@ def summary_of(folder):
 
 
 # Shells and folders are under test here; what is computed has tests of its own.
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "folder", "quick_pages")
 
 # --- what comes out -------------------------------------------------------------------------------------------------
 
@@ -145,17 +121,9 @@ def test_the_files_of_a_run(shell, folder):
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     folders = ("none", "r-rome", "references")
     records = {f"records/{place}/{number:06d}.json" for place in folders for number in range(3)}
-    assert names - {".lock"} == records | {
-        "settings.json",
-        "prepared.json",
-        "plan.json",
-        "summary.json",
-        "none.csv",
-        "r-rome.csv",
-        "report.html",
-    }
-    with (run / "r-rome.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    kept = "settings.json prepared.json plan.json summary.json none.csv r-rome.csv report.html"
+    assert names - {".lock"} == records | set(kept.split())
+    rows = rows_of(run / "r-rome.csv")
     assert [(row["number"], row["case_id"], row["subject"]) for row in rows] == [
         (str(number), str(100 + number), SUBJECTS[number]) for number in range(3)
     ]
@@ -174,15 +142,8 @@ def test_zsre(shell, folder):
     assert lines[0].startswith("zsRE, ")
     assert lines[0].endswith("tiny, 6 records, 2 editors")
     assert max(map(len, lines)) <= 80
-    assert [word for line in lines if line.startswith("editor") for word in line.split()[1:]] == [
-        "efficacy",
-        "paraphrase",
-        "specificity",
-        "efficacy_free",
-        "paraphrase_free",
-        "specificity_free",
-        "PPL",
-    ]
+    expected = "efficacy paraphrase specificity efficacy_free paraphrase_free specificity_free PPL"
+    assert columns_of(printed) == expected.split()
     (answer,) = [a for a in read_run(folder / "eval-zsre").records["none"][0]["answers"] if a["kind"] == "neighborhood"]
     assert (answer["prompt"], answer["answer"]) == ("where is the museum?", "in the old city")
 
@@ -204,7 +165,7 @@ def test_without_a_command_the_built_in_records_are_taken(shell, folder):
     # The tiny model has no second moment of its own: it is refused, and the folder says what was asked for.
     said = refusal(shell.run("eval"), code=2)
     assert said.startswith("there is no second moment for layer 1 of tiny, and ROME is wrong without one; collect it")
-    assert shell.loads == [{"name": "smollm2-135m", "backend": "auto", "device": None, "dtype": "float32"}]
+    assert shell.loads == [LOADED]
     asked = json.loads((folder / "eval-counterfact" / "settings.json").read_text())["settings"]
     refusal(shell.run("eval", "counterfact", "--out", "same"), code=2)
     assert asked == json.loads((folder / "same" / "settings.json").read_text())["settings"]
@@ -247,23 +208,15 @@ EFFECTS = {
     "--batch": (["--batch", "2"], ("settings", "batch_size"), 2, False),
     "--shard": (["--batch", "1", "--shard", "2/2"], (*EDITOR, "n_records"), 1, True),
 }
-LOADING = {"--model": "name", "--backend": "backend", "--device": "device", "--dtype": "dtype"}
 ELSEWHERE = {"--out", "--json", "--workers", "--dask"}
 COUNTERFACT_ALONE = {"--texts", "--text-length", "--references"}
 
 
-def _command(name):
-    return typer.main.get_command(app).commands["eval"].commands[name]
-
-
 def test_every_option_has_a_test():
-    options = {
-        name: {p.opts[0] for p in _command(name).params if p.opts[0].startswith("--")}
-        for name in ("counterfact", "zsre", "merge")
-    }
-    assert options["counterfact"] == {*EFFECTS, *LOADING, *ELSEWHERE}
-    assert options["zsre"] == options["counterfact"] - COUNTERFACT_ALONE
-    assert options["merge"] == {"--out", "--json"}
+    counterfact = options_of("eval", "counterfact")
+    assert counterfact == {*EFFECTS, *LOADING, *ELSEWHERE}
+    assert options_of("eval", "zsre") == counterfact - COUNTERFACT_ALONE
+    assert options_of("eval", "merge") == {"--out", "--json"}
 
 
 @pytest.fixture(scope="module")
@@ -284,9 +237,7 @@ def _at(value, path):
 @pytest.mark.parametrize("option", EFFECTS)
 def test_options_that_change_the_summary(shell, plain_summary, option):
     args, path, expected, scores_change = EFFECTS[option]
-    result = shell.run(*FULL, *args, "--json")
-    assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)
+    found = json.loads(stdout_of(shell.run(*FULL, *args, "--json")))
     if option == "--references":
         assert len(_at(found, path)) == 16
         assert _at(plain_summary, path) is None
@@ -299,10 +250,9 @@ def test_options_that_change_the_summary(shell, plain_summary, option):
 
 @pytest.mark.parametrize("option", LOADING)
 def test_options_that_change_what_is_loaded(shell, option):
-    value = {"--model": "gpt2", "--backend": "transformer-bridge", "--device": "cpu", "--dtype": "float64"}[option]
+    value, name = LOADING[option]
     done(shell.run(*(arg for arg in BARE if arg not in ("--model", "MODEL")), "--limit", "1", option, value))
-    plain = {"name": "smollm2-135m", "backend": "auto", "device": None, "dtype": "float32"}
-    assert shell.loads == [plain | {LOADING[option]: value}]
+    assert shell.loads == [LOADED | {name: value}]
 
 
 def test_a_second_moment_chooses_the_layer(shell):
@@ -314,18 +264,7 @@ def test_a_second_moment_chooses_the_layer(shell):
 def test_what_is_not_measured_has_no_column(shell):
     printed = done(shell.run(*BARE))
     assert not [word for word in ("GE", "RS", "PPL") if word in printed]
-    assert [word for line in printed.splitlines() if line.startswith("editor") for word in line.split()[1:]] == [
-        "S",
-        "ES",
-        "PS",
-        "NS",
-        "EM",
-        "PM",
-        "NM",
-        "ES_free",
-        "PS_free",
-        "NS_free",
-    ]
+    assert columns_of(printed) == ["S", "ES", "PS", "NS", "EM", "PM", "NM", "ES_free", "PS_free", "NS_free"]
 
 
 def test_references_of_ones_own_are_compared_with(shell, folder):
@@ -359,27 +298,26 @@ def test_several_editors_and_ones_own(shell, folder):
 def test_flagged_edits_are_named_when_the_run_ends(shell):
     args = (*BARE, "--limit", "6", "--perplexity", "texts.txt", "--perplexity-bound", "1.0001", "-e", "none")
     result = shell.run(*args)
-    assert result.exit_code == 0
+    assert "perplexity r-rome: 6 of 6 beyond a factor of 1.0001" in stdout_of(result)
     assert result.stderr == (
         "rome-lens: 6 of 6 edits of r-rome moved the perplexity by more than a factor of 1.0001: records 0, 1, 2, 3, "
-        f"4, …\n{wrote('eval-counterfact')}"
+        f"4, …\nrome-lens: wrote {files_in('eval-counterfact')}\n"
     )
-    assert "perplexity r-rome: 6 of 6 beyond a factor of 1.0001" in result.stdout
     again = shell.run(*args, "--limit", "1", "--out", "one")
     assert again.stderr == (
         "rome-lens: 1 of 1 edits of r-rome moved the perplexity by more than a factor of 1.0001: records 0\n"
-        + wrote("one")
+        f"rome-lens: wrote {files_in('one')}\n"
     )
 
 
 def test_records_that_break_the_schema_are_named(shell):
     result = shell.run(*BARE, "--data", "broken.json")
-    assert result.exit_code == 0
+    assert "tiny, 2 records, 1 editor" in stdout_of(result)
     assert result.stderr == (
         "rome-lens: left out record 1: paraphrase_prompts is str; expected a list of texts\n"
-        "rome-lens: left out record 3: itself is int; expected an object\n" + wrote("eval-counterfact")
+        "rome-lens: left out record 3: itself is int; expected an object\n"
+        f"rome-lens: wrote {files_in('eval-counterfact')}\n"
     )
-    assert "tiny, 2 records, 1 editor" in result.stdout
 
 
 def test_records_that_this_model_cannot_be_asked_are_told(shell, folder):
@@ -405,9 +343,7 @@ def test_a_run_goes_on_in_its_folder(shell, folder):
     assert done(shell.run(*args)) == first
     assert len(shell.loads) == 1
     assert (kept.stat().st_mtime_ns, kept.read_bytes()) == before
-    assert {k: v for k, v in json.loads(lost.read_text()).items() if k != "edit"} == {
-        k: v for k, v in record.items() if k != "edit"
-    }
+    assert without("edit", json.loads(lost.read_text())) == without("edit", record)
     assert (run / "summary.json").read_bytes() == summary
     # Nothing is loaded for a run that is finished.
     shell.loads.clear()
@@ -468,7 +404,8 @@ def test_a_part_that_is_missing_is_named(shell, folder):
     done(shell.run(*args, "--shard", "1/2", "--out", "first"), "first")
     result = shell.run("eval", "merge", "first", "--out", "merged")
     assert result.exit_code == 1
-    assert result.stderr == wrote("merged") + (
+    assert result.stderr == (
+        f"rome-lens: wrote {files_in('merged')}\n"
         "rome-lens: 3 records are in none of the folders (r-rome/000001, r-rome/000003, r-rome/000005); run the parts "
         "that lack them\n"
     )
@@ -497,25 +434,13 @@ def test_runs_of_several_editors_are_joined(shell, folder):
 
 
 MERGES = {
-    "no folder": (2, ["merge", "-o", "m"], "missing argument 'DIR' (see 'rome-lens eval merge --help')"),
-    "no out": (2, ["merge", "run"], "missing option '--out' / '-o' (see 'rome-lens eval merge --help')"),
-    "nowhere": (
-        1,
-        ["merge", "run", "nowhere", "-o", "m"],
-        "there is no folder 'nowhere'; expected one that a run made",
-    ),
-    "no run": (1, ["merge", "empty", "-o", "m"], "the folder 'empty' holds no run; expected one that a run made"),
-    "itself": (2, ["merge", "run", "-o", "run"], "'run' is to be merged and written at once; give another folder to"),
-    "others": (
-        2,
-        ["merge", "run", "-o", "full"],
-        "the folder 'full' holds no run but other files ('a'); give a new or",
-    ),
-    "measures": (
-        2,
-        ["merge", "run", "other", "-o", "m"],
-        "'run' holds a run with measures.seed=0, and 'other' one with",
-    ),
+    "no folder": (2, "merge -o m", "missing argument 'DIR' (see 'rome-lens eval merge --help')"),
+    "no out": (2, "merge run", "missing option '--out' / '-o' (see 'rome-lens eval merge --help')"),
+    "nowhere": (1, "merge run nowhere -o m", "there is no folder 'nowhere'; expected one that a run made"),
+    "no run": (1, "merge empty -o m", "the folder 'empty' holds no run; expected one that a run made"),
+    "itself": (2, "merge run -o run", "'run' is to be merged and written at once; give another folder to"),
+    "others": (2, "merge run -o full", "the folder 'full' holds no run but other files ('a'); give a new or"),
+    "measures": (2, "merge run other -o m", "'run' holds a run with measures.seed=0, and 'other' one with"),
 }
 
 
@@ -526,7 +451,7 @@ def test_folders_that_cannot_be_merged(shell, folder):
     (folder / "full").mkdir()
     (folder / "full" / "a").touch()
     for code, args, start in MERGES.values():
-        assert refusal(shell.run("eval", *args), code=code).startswith(start)
+        assert refusal(shell.run("eval", *args.split()), code=code).startswith(start)
     assert not (folder / "m").exists()
 
 
@@ -550,80 +475,64 @@ def test_workers_give_the_numbers_of_this_process(shell, folder, workers):
 # --- mistakes -------------------------------------------------------------------------------------------------------
 
 BEFORE_LOADING = {
-    "limit": (2, [*BARE, "--limit", "0"], "limit is 0; expected a number of records, 1 or more"),
-    "limit of broken": (2, [*BARE, "--data", "broken.json", "--limit=-1"], "limit is -1; expected a number of records"),
-    "limit word": (2, [*BARE, "--limit", "all"], "invalid value for '--limit': "),
-    "editor": (2, [*BARE, "-e", "memit"], "editor is 'memit'; choose one of none, r-rome, rome, p-rome, identity, "),
-    "editor twice": (2, [*BARE, "-e", "r-rome"], "editors are r-rome, r-rome; expected one or more, each of another"),
-    "own editor": (2, [*BARE, "-e", "nowhere:make"], "the editor 'nowhere:make' cannot be imported: No module named"),
-    "no setting": (2, [*BARE, "--set", "v_lr"], "'v_lr' is no setting; expected NAME=VALUE or EDITOR.NAME=VALUE, such"),
-    "setting": (2, [*BARE, "--set", "lr=1"], "no editor takes the setting 'lr'; they take bare_weight, clamp_norm_fac"),
-    "value": (2, [*BARE, "--set", "v_lr=fast"], "'v_lr=fast': the value is no JSON; expected a number, true, null or"),
-    "seed": (2, [*BARE, "--seed=-1"], "seed is -1; expected a whole number from 0 to 4294967295"),
-    "texts": (2, [*BARE, "--texts=-1"], "n_texts is -1; expected a whole number, 0 or more"),
-    "length": (2, [*BARE, "--text-length", "1"], "text_length is 1; expected a whole number, 2 or more"),
-    "watched": (2, [*BARE, "--perplexity-texts", "0"], "perplexity-texts is 0; expected a number of texts, 1 or more"),
-    "bound": (2, [*BARE, "--perplexity-bound", "1"], "perplexity_bound is 1.0; expected a factor above 1, such as 1.2"),
-    "no bound": (2, [*BARE, "--perplexity-bound", "nan"], "perplexity_bound is nan; expected a factor above 1, such"),
-    "batch": (2, [*BARE, "--batch", "0"], "batch_size is 0; expected a whole number of records, 1 or more"),
-    "shard": (
-        2,
-        [*BARE, "--shard", "3/2"],
-        "shard 3/2; expected i/n with i from 1 to n, such as 2/4 for the second of",
-    ),
-    "no shard": (2, [*BARE, "--shard", "half"], "shard 'half'; expected i/n with i from 1 to n, such as 2/4"),
-    "workers": (2, [*BARE, "--workers", "0"], "workers is 0; expected a whole number of processes, 1 or more"),
-    "both": (2, [*BARE, "--workers", "2", "--dask", "x"], "--workers and --dask are given; choose one of them"),
-    "dask": (2, [*BARE, "--dask", " "], "the address ' ' is none of a dask scheduler; expected one such as tcp://"),
-    "no data": (1, [*BARE, "--data", "no.json"], "there is no file 'no.json' to read CounterFact from; a data set is"),
-    "data of zsRE": (
-        1,
-        [*BARE, "--data", "questions.json"],
-        "'questions.json' holds no CounterFact record that can be",
-    ),
-    "data set": (2, [*BARE, "--data", "hub:"], "'hub:' names no data set; expected hub:NAME, or hub:NAME:CONFIGURAT"),
+    "limit": (2, "--limit 0", "limit is 0; expected a number of records, 1 or more"),
+    "limit of broken": (2, "--data broken.json --limit=-1", "limit is -1; expected a number of records"),
+    "limit word": (2, "--limit all", "invalid value for '--limit': "),
+    "editor": (2, "-e memit", "editor is 'memit'; choose one of none, r-rome, rome, p-rome, identity, "),
+    "editor twice": (2, "-e r-rome", "editors are r-rome, r-rome; expected one or more, each of another"),
+    "own editor": (2, "-e nowhere:make", "the editor 'nowhere:make' cannot be imported: No module named"),
+    "no setting": (2, "--set v_lr", "'v_lr' is no setting; expected NAME=VALUE or EDITOR.NAME=VALUE, such"),
+    "setting": (2, "--set lr=1", "no editor takes the setting 'lr'; they take bare_weight, clamp_norm_fac"),
+    "value": (2, "--set v_lr=fast", "'v_lr=fast': the value is no JSON; expected a number, true, null or"),
+    "seed": (2, "--seed=-1", "seed is -1; expected a whole number from 0 to 4294967295"),
+    "texts": (2, "--texts=-1", "n_texts is -1; expected a whole number, 0 or more"),
+    "length": (2, "--text-length 1", "text_length is 1; expected a whole number, 2 or more"),
+    "watched": (2, "--perplexity-texts 0", "perplexity-texts is 0; expected a number of texts, 1 or more"),
+    "bound": (2, "--perplexity-bound 1", "perplexity_bound is 1.0; expected a factor above 1, such as 1.2"),
+    "no bound": (2, "--perplexity-bound nan", "perplexity_bound is nan; expected a factor above 1, such"),
+    "batch": (2, "--batch 0", "batch_size is 0; expected a whole number of records, 1 or more"),
+    "shard": (2, "--shard 3/2", "shard 3/2; expected i/n with i from 1 to n, such as 2/4 for the second of"),
+    "no shard": (2, "--shard half", "shard 'half'; expected i/n with i from 1 to n, such as 2/4"),
+    "workers": (2, "--workers 0", "workers is 0; expected a whole number of processes, 1 or more"),
+    "both": (2, "--workers 2 --dask x", "--workers and --dask are given; choose one of them"),
+    "dask": (2, "--dask ' '", "the address ' ' is none of a dask scheduler; expected one such as tcp://"),
+    "no data": (1, "--data no.json", "there is no file 'no.json' to read CounterFact from; a data set is"),
+    "data of zsRE": (1, "--data questions.json", "'questions.json' holds no CounterFact record that can be"),
+    "data set": (2, "--data hub:", "'hub:' names no data set; expected hub:NAME, or hub:NAME:CONFIGURAT"),
     "zsRE": (2, ["eval", "zsre"], "missing option '--data' (see 'rome-lens eval zsre --help')"),
     "zsRE of facts": (1, [*ZSRE, "--data", "facts.json"], "'facts.json' holds no zsRE record that can be used; record"),
     "zsRE with texts": (2, [*ZSRE, "--texts", "3"], "no such option: --texts"),
-    "references": (
-        1,
-        [*BARE, "--references", "no.json"],
-        "cannot read reference texts from 'no.json': No such file or",
-    ),
-    "no references": (1, [*BARE, "--references", "facts.json"], "'facts.json' holds no reference texts: expected an"),
-    "perplexity": (1, [*BARE, "--perplexity", "no.txt"], "there is no file 'no.txt' to read texts from; a data set is"),
-    "moment": (1, [*BARE, "--second-moment", "no"], "cannot read the second moment 'no': No such file or directory"),
-    "out is a file": (1, [*BARE, "--out", "texts.txt"], "cannot make the folder 'texts.txt': there is a file of that"),
-    "out is taken": (2, [*BARE, "--out", "."], "the folder '.' holds no run but other files ('broken.json'); give a"),
-    "layer": (2, [*BARE, "--set", "layer=9"], "layer is 9; tiny has layers 0 to 2, counted from 0"),
-    "steps": (2, [*BARE, "--set", "v_num_grad_steps=0"], "v_num_grad_steps is 0; expected a whole number, 1 or more"),
-    "share": (2, [*BARE, "--set", "bare_weight=2"], "bare_weight is 2; expected a share above 0 and at most 1, or No"),
-    "essence": (2, [*BARE, "--set", 'essence_at="first"'], "essence_at is 'first'; choose one of last, subject"),
-    "drawn layers": (2, [*BARE, "-e", "random-layer", "--set", "n_layers=0"], "n_layers is 0; expected a whole number"),
-    "rate": (2, [*BARE, "-e", "ft", "--set", "ft.lr=0"], "lr is 0; expected a number above 0"),
+    "references": (1, "--references no.json", "cannot read reference texts from 'no.json': No such file or"),
+    "no references": (1, "--references facts.json", "'facts.json' holds no reference texts: expected an"),
+    "perplexity": (1, "--perplexity no.txt", "there is no file 'no.txt' to read texts from; a data set is"),
+    "moment": (1, "--second-moment no", "cannot read the second moment 'no': No such file or directory"),
+    "out is a file": (1, "--out texts.txt", "cannot make the folder 'texts.txt': there is a file of that"),
+    "out is taken": (2, "--out .", "the folder '.' holds no run but other files ('broken.json'); give a"),
+    "layer": (2, "--set layer=9", "layer is 9; tiny has layers 0 to 2, counted from 0"),
+    "steps": (2, "--set v_num_grad_steps=0", "v_num_grad_steps is 0; expected a whole number, 1 or more"),
+    "share": (2, "--set bare_weight=2", "bare_weight is 2; expected a share above 0 and at most 1, or No"),
+    "essence": (2, "--set 'essence_at=\"first\"'", "essence_at is 'first'; choose one of last, subject"),
+    "drawn layers": (2, "-e random-layer --set n_layers=0", "n_layers is 0; expected a whole number"),
+    "rate": (2, "-e ft --set ft.lr=0", "lr is 0; expected a number above 0"),
     "no command": (2, ["eval", "memit"], "no such command 'memit'"),
     "option of the default": (2, ["eval", "--limit", "3"], "no such option: --limit (see 'rome-lens eval --help')"),
 }
 AFTER_LOADING = {
-    "no moment": (2, [*BARE, "--set", "layer=0"], "there is no second moment for layer 0 of tiny, and ROME is wrong"),
-    "an edit": (1, [*BARE, "--second-moment", "EDIT"], "cannot use 'EDIT': expected a second_moment of"),
-    "moment twice": (
-        2,
-        [*BARE, "--second-moment", "C1"],
-        "two second moments of layer 1 are given; expected one a lay",
-    ),
+    "no moment": (2, "--set layer=0", "there is no second moment for layer 0 of tiny, and ROME is wrong"),
+    "an edit": (1, "--second-moment EDIT", "cannot use 'EDIT': expected a second_moment of"),
+    "moment twice": (2, "--second-moment C1", "two second moments of layer 1 are given; expected one a lay"),
 }
 
 
 @pytest.mark.parametrize(("code", "args", "start"), BEFORE_LOADING.values(), ids=BEFORE_LOADING)
 def test_what_is_refused_before_anything_is_loaded(shell, code, args, start):
-    assert refusal(shell.run(*args), code=code).startswith(start)
+    assert refusal(shell.run(*words_of(args, BARE)), code=code).startswith(start)
     assert shell.loads == []
 
 
 @pytest.mark.parametrize(("code", "args", "start"), AFTER_LOADING.values(), ids=AFTER_LOADING)
 def test_what_only_the_model_can_refuse(shell, code, args, start):
-    said = refusal(shell.run(*args), code=code)
+    said = refusal(shell.run(*words_of(args, BARE)), code=code)
     assert said.startswith(start.replace("'EDIT'", repr(shell.places["EDIT"])))
 
 
@@ -648,17 +557,7 @@ def test_references_that_are_none(shell, folder, content):
 # --- help -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("args", [[], ["counterfact"], ["zsre"], ["merge"]], ids=" ".join)
-@pytest.mark.parametrize("option", ["--help", "-h"])
-def test_help_fits_a_terminal_and_names_every_option(shell, args, option):
-    text = ok(shell.run("eval", *args, option))
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert next(line for line in lines if line.strip()).strip().startswith(" ".join(["Usage: rome-lens eval", *args]))
-    command = typer.main.get_command(app).commands["eval"]
-    if args:
-        options = [p.opts[0] for p in command.commands[args[0]].params if p.opts[0].startswith("--")]
-        assert [name for name in options if name not in text] == []
-    else:
-        assert "Without a command: the unedited default model and r-rome on the built-in" in text
-        assert all(name in text for name in ("counterfact", "zsre", "merge"))
+def test_help_says_what_is_done_without_a_command(shell):
+    text = ok(shell.run("eval", "--help"))
+    assert "Without a command: the unedited default model and r-rome on the built-in" in text
+    assert all(name in text for name in ("counterfact", "zsre", "merge"))

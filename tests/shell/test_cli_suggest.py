@@ -1,6 +1,5 @@
 """`rome-lens suggest`: a finished average in, the layer to edit out; every option does something."""
 
-import csv
 import json
 import shutil
 from types import SimpleNamespace
@@ -8,43 +7,29 @@ from types import SimpleNamespace
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-import typer
-from tiny_shell import TinyHouse, refusal, write_facts
+from published import published
+from tiny_shell import AVERAGE, LOADED, LOADING, MODEL, options_of, refusal, rows_of, stdout_of, write_facts, wrote
 
 import rome_lens as rl
 import rome_lens.evaluation
-from rome_lens.cli import app
 from rome_lens.editing.settings import Settings
 from rome_lens.loading.tiny import tiny_model
 
-MODEL = ("--model", "MODEL")
-AVERAGE = ("average", "--facts", "facts.json", *MODEL, "--samples", "2", "--noise", "1", "--window", "2")
 SUGGEST = ("suggest", "known", "--data", "records.json")
 
 # Shells and folders are under test here; what is computed has tests of its own.
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.usefixtures("unchecked", "folder")
 
 
 def _record(subject):
-    return {
-        "case_id": 1,
-        "requested_rewrite": {
-            "prompt": "{} stands in",
-            "relation_id": "P1",
-            "target_new": {"str": "rome"},
-            "target_true": {"str": "paris"},
-            "subject": subject,
-        },
-        "paraphrase_prompts": [f"where stands {subject} ? it is in"],
-        "neighborhood_prompts": ["the river is in"],
-        "generation_prompts": [],
-    }
+    request = rl.EditRequest("{} stands in", subject, target_new="rome", target_true="paris")
+    paraphrases = (f"where stands {subject} ? it is in",)
+    return published(rl.CounterFactRecord(0, 1, "P1", request, paraphrases, ("the river is in",), ()))
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
+def house(house, tmp_path_factory):
     """With an average that is finished, and others that are not what a sweep needs."""
-    house = TinyHouse(tmp_path_factory.mktemp("house"))
     house.runs = tmp_path_factory.mktemp("runs")
     (house.runs / "records.json").write_text(json.dumps([_record(subject) for subject in ("the tower", "a museum")]))
     write_facts(house.model, house.runs / "facts.json")
@@ -59,7 +44,7 @@ def house(tmp_path_factory):
             "attention": ("--limit", "1", "--stream", "attn"),
             "with-bos": ("--limit", "1", "--bos", "--backend", "transformer-bridge", "--dtype", "float64"),
         }.items():
-            assert shell.run(*AVERAGE, "--out", name, *options).exit_code == 0
+            stdout_of(shell.run(*AVERAGE, "--out", name, *options))
     return house
 
 
@@ -68,11 +53,6 @@ def folder(house, tmp_path, monkeypatch):
     shutil.copytree(house.runs, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def shell(house, folder, monkeypatch):
-    return house.shell(monkeypatch)
 
 
 @pytest.fixture
@@ -93,11 +73,7 @@ def asked(shell, monkeypatch):
 
 def test_the_layer_to_edit(shell, folder):
     result = shell.run(*SUGGEST, "--layer", "0", "--layer", "1")
-    assert (result.exit_code, result.stderr) == (
-        0,
-        "rome-lens: wrote known/layers.html, and layers.csv beside it\nrome-lens: wrote known/layers/settings.json\n",
-    )
-    lines = result.stdout.splitlines()
+    lines = wrote(result, "known/layers.html, and layers.csv beside it", "known/layers/settings.json").splitlines()
     assert lines[0] == "Editing at several layers (r-rome)"
     assert rl.read_average(folder / "known").n_layers == 3
     assert max(map(len, lines)) <= 80
@@ -105,16 +81,14 @@ def test_the_layer_to_edit(shell, folder):
     assert [load["name"] for load in shell.loads] == [shell.places["MODEL"]]
     settings = Settings.load(folder / "known" / "layers" / "settings.json")
     assert f"suggested  layer {settings.layer}, " in result.stdout
-    with (folder / "known" / "layers.csv").open(newline="") as file:
-        assert [row["layer"] for row in csv.DictReader(file) if row["S"]] == ["0", "1"]
+    assert [row["layer"] for row in rows_of(folder / "known" / "layers.csv") if row["S"]] == ["0", "1"]
     assert (folder / "known" / "layers.html").read_text().startswith("<!doctype html>")
     moment = folder / "known" / "layers" / "second-moments" / f"layer-{settings.layer}.safetensors"
     edited = shell.run(
         *("edit", "where stands {}", "-s", "the tower", "-t", "rome", *MODEL, "--generate", "0", "--json"),
         *("--settings", "known/layers/settings.json", "--second-moment", moment, "--steps", "2"),
     )
-    assert edited.exit_code == 0
-    assert json.loads(edited.stdout)["edit"]["layer"] == settings.layer
+    assert json.loads(stdout_of(edited))["edit"]["layer"] == settings.layer
     other = f"C{1 - settings.layer}"
     args = ("edit", "where stands {}", "-s", "the tower", "-t", "rome", *MODEL, "--second-moment", other)
     message = refusal(shell.run(*args, "--settings", "known/layers/settings.json"), code=2)
@@ -123,9 +97,7 @@ def test_the_layer_to_edit(shell, folder):
 
 def test_json(shell, folder):
     moments = ("--second-moment", "C0", "--second-moment", "C1")
-    result = shell.run(*SUGGEST, "--layer", "0", "--layer", "1", *moments, "--json")
-    assert result.exit_code == 0, result.stderr
-    said = json.loads(result.stdout)
+    said = json.loads(stdout_of(shell.run(*SUGGEST, "--layer", "0", "--layer", "1", *moments, "--json")))
     assert said["path"] == "known/layers/settings.json"
     assert sorted(said["sweep"]) == ["0", "1"]
     assert said["layer"] == Settings.load(folder / "known" / "layers" / "settings.json").layer
@@ -142,73 +114,58 @@ EFFECTS = {
     "--bos": (["--bos"], "prepend_bos", lambda v: v is True),
     "--out": (["--out", "deep/there"], "out", lambda v: str(v) == "deep/there/layers"),
 }
-LOADING = {"--model": "name", "--device": "device"}
+MODELS = ("--model", "--device")
 WRITING = {"--settings", "--png", "--json"}
 
 
 def test_every_option_has_a_test():
-    command = typer.main.get_command(app).commands["suggest"]
-    assert {p.opts[0] for p in command.params if p.opts[0].startswith("--")} == {*EFFECTS, *LOADING, *WRITING}
+    assert options_of("suggest") == {*EFFECTS, *MODELS, *WRITING}
 
 
 @pytest.mark.parametrize("option", EFFECTS)
 def test_options_that_change_what_is_asked(shell, folder, asked, option):
     (folder / "one.json").write_text(json.dumps([_record("a river")]))
     args, name, expected = EFFECTS[option]
-    assert shell.run(*SUGGEST, "--json").exit_code == 0
+    stdout_of(shell.run(*SUGGEST, "--json"))
     assert not expected(asked[name])
     assert len(asked["records"]) == 2
-    result = shell.run(*SUGGEST, *args, "--json")
-    assert result.exit_code == 0, result.stderr
+    stdout_of(shell.run(*SUGGEST, *args, "--json"))
     assert expected(asked[name])
 
 
-@pytest.mark.parametrize("option", LOADING)
-def test_options_that_change_what_is_loaded(shell, asked, option):
-    value = {"--model": "tiny", "--device": "cpu"}[option]
-    assert shell.run(*SUGGEST, "--json").exit_code == 0
-    assert shell.run(*SUGGEST, option, value, "--json").exit_code == 0
-    before, after = shell.loads
-    assert before == {"name": shell.places["MODEL"], "backend": "auto", "device": None, "dtype": "float32"}
-    assert after == before | {LOADING[option]: value}
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize("option", MODELS)
+def test_options_that_change_what_is_loaded(shell, option):
+    value, name = LOADING[option]
+    stdout_of(shell.run(*SUGGEST, "--json"))
+    stdout_of(shell.run(*SUGGEST, option, value, "--json"))
+    before = LOADED | {"name": shell.places["MODEL"]}
+    assert shell.loads == [before, before | {name: value}]
 
 
 def test_the_model_and_bos_are_those_of_the_traces(shell, asked):
     for options, expected in (((), True), (("--no-bos",), False)):
-        assert shell.run("suggest", "with-bos", "--json", *options).exit_code == 0
+        stdout_of(shell.run("suggest", "with-bos", "--json", *options))
         assert asked["prepend_bos"] is expected
         assert [shell.loads[-1][name] for name in ("backend", "dtype")] == ["transformer-bridge", "float64"]
 
 
-def test_files(shell, folder, asked, monkeypatch):
-    import rome_lens.figures.plotly_figure as plotly_figure
-
-    monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
-    monkeypatch.setattr(plotly_figure, "_png", lambda figure: b"a figure")
+@pytest.mark.usefixtures("asked", "pngs")
+def test_files(shell, folder):
     result = shell.run(*SUGGEST, "--png", "--out", "there", "--settings", "mine.json", "--json")
-    assert (result.exit_code, result.stderr) == (
-        0,
-        "rome-lens: wrote there/layers.html, and layers.csv and sweep.png beside it\nrome-lens: wrote mine.json\n",
-    )
-    assert (folder / "there" / "sweep.png").read_bytes() == b"a figure"
+    printed = wrote(result, "there/layers.html, and layers.csv and sweep.png beside it", "mine.json")
+    assert (folder / "there" / "sweep.png").read_text() == "0 None"
     assert (folder / "mine.json").read_text() == "settings"
-    assert json.loads(result.stdout) == {"layer": 1, "path": "mine.json"}
+    assert json.loads(printed) == {"layer": 1, "path": "mine.json"}
     assert not (folder / "known" / "layers").exists()
 
 
-def test_without_an_average_the_built_in_facts_are_traced(shell, folder, monkeypatch):
-    asked = {}
-
-    def suggest_layer(model, **settings):
-        asked.update(settings)
-        raise rl.SettingError("that is enough")
-
-    monkeypatch.setattr(rome_lens.evaluation, "suggest_layer", suggest_layer)
-    assert refusal(shell.run("suggest"), code=2) == "that is enough"
+def test_without_an_average_the_built_in_facts_are_traced(shell, asked):
+    stdout_of(shell.run("suggest", "--json"))
     assert (asked["average"], asked["layers"], asked["prepend_bos"]) == (None, None, False)
     assert asked["records"] == rl.builtin_counterfact()[:8]
     assert str(asked["out"]) == "suggest/layers"
-    assert shell.loads == [{"name": "smollm2-135m", "backend": "auto", "device": None, "dtype": "float32"}]
+    assert shell.loads == [LOADED]
 
 
 REFUSED = {
@@ -233,7 +190,7 @@ def test_what_is_refused_before_anything_is_loaded(shell, code, args, start):
     assert shell.loads == []
 
 
-def test_an_average_of_another_model(shell, house, monkeypatch):
-    monkeypatch.setattr(rome_lens.loading, "load_model", lambda name, **settings: tiny_model("auto"))
+def test_an_average_of_another_model(shell):
+    shell.model = tiny_model("auto")
     said = refusal(shell.run(*SUGGEST, "--layer", "0"), code=2)
     assert said.startswith("the average is of a model of 3 layers, this one has ")

@@ -1,15 +1,12 @@
 """`rome-lens stats`: its options, its output, its files, and what it refuses before a model is loaded."""
 
 import json
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
+from tiny_shell import LOADED, LOADING, command_of, options_of, refusal, shell_on, stdout_of, wrote
 
-import rome_lens.loading
-from rome_lens.cli import app
 from rome_lens.editing.second_moment.moment import SecondMoment
 
 # Lines of 16 tokens, as many as the tiny model takes at once.
@@ -19,38 +16,25 @@ TEXT = "".join(" ".join(_WORDS[(i * j + j * j // 3) % 7] for j in range(1, 17)) 
 
 @pytest.fixture
 def shell(monkeypatch, tiny, tmp_path):
-    """Runs the command on the tiny model in a folder of its own; `loads` holds what it asked to be loaded."""
-    loads = []
-
-    def load_model(name, *, progress, **settings):
-        loads.append({"name": name, **settings})
-        return tiny
-
-    def run(*args):
-        return CliRunner().invoke(
-            app, ["stats", *map(str, args)], env={"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
-        )
-
-    monkeypatch.setattr(rome_lens.loading, "load_model", load_model)
+    """Runs the command on the tiny model in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text(TEXT)
-    return SimpleNamespace(run=run, loads=loads)
+    shell = shell_on(monkeypatch, tiny)
+    shell.run = partial(shell.run, "stats")
+    return shell
 
 
 WORK = ("--layer", 1, "--texts", "text.txt", "--out", "c.safetensors")
 
 
 def _json(result):
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
+    return json.loads(stdout_of(result))
 
 
 def test_the_printed_summary_and_the_file(shell, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/bin/rome-lens", "stats", "--out", "a file"])
-    result = shell.run(*WORK)
-    assert (result.exit_code, result.stderr) == (0, "rome-lens: wrote c.safetensors\n")
+    lines = wrote(shell.run(*WORK), "c.safetensors").splitlines()
     moment = SecondMoment.load("c.safetensors", model=tiny, layer=1)
-    lines = result.stdout.splitlines()
     assert lines[:3] == [
         f"tiny · {moment.backend} · float32 on cpu",
         "320 tokens of text.txt in 20 pieces of at most 16, no BOS",
@@ -88,12 +72,10 @@ def test_without_a_layer_it_is_the_default_one(shell, tiny):
 
 
 def test_by_default_the_model_writes_the_text(shell):
-    (record,) = _json(shell.run("--layer", 0, "--out", "c", "--json"))
+    asked = ("--layer", 0, "--out", "c")
+    (record,) = _json(shell.run(*asked, "--json"))
     assert (record["source"], record["seed"], record["n_tokens"]) == ("self", 0, 20 * 64)
-    assert (
-        "1280 tokens of self (seed 0) in 80 pieces of at most 16, no BOS"
-        in shell.run("--layer", 0, "--out", "c").stdout
-    )
+    assert "1280 tokens of self (seed 0) in 80 pieces of at most 16, no BOS" in shell.run(*asked).stdout
 
 
 def test_a_warning_goes_to_stderr(shell):
@@ -119,18 +101,11 @@ EFFECTS = {
     "--out": (["--out", "elsewhere"], {"path": "elsewhere"}),
     "--json": ([], {}),
 }
-LOADING = {
-    "--model": ("gpt2", "name"),
-    "--backend": ("transformer-bridge", "backend"),
-    "--device": ("cpu", "device"),
-    "--dtype": ("float64", "dtype"),
-}
 
 
 def test_every_option_has_a_test_and_help():
-    options = [p for p in typer.main.get_command(app).commands["stats"].params if p.name != "help"]
-    assert {p.opts[0] for p in options} == {*EFFECTS, *LOADING}
-    assert [p.name for p in options if not p.help] == []
+    assert options_of("stats") == {*EFFECTS, *LOADING}
+    assert [p.name for p in command_of("stats").params if not p.help] == []
 
 
 @pytest.mark.parametrize("option", EFFECTS)
@@ -149,9 +124,8 @@ def test_options_that_change_the_result(shell, tmp_path, option):
 def test_options_that_change_what_is_loaded(shell, option):
     value, name = LOADING[option]
     # A layer is looked for in the model's configuration; no layer is named here.
-    assert shell.run(*WORK[2:], option, value).exit_code == 0
-    default = {"name": "smollm2-135m", "backend": "auto", "device": None, "dtype": "float32"}
-    assert shell.loads == [default | {name: value}]
+    stdout_of(shell.run(*WORK[2:], option, value))
+    assert shell.loads == [LOADED | {name: value}]
 
 
 def test_a_checkpoint_is_taken_up(shell, monkeypatch, tmp_path):
@@ -197,10 +171,7 @@ def test_a_checkpoint_is_taken_up(shell, monkeypatch, tmp_path):
     ],
 )
 def test_what_is_refused_before_anything_is_loaded(shell, tmp_path, args, code, said):
-    result = shell.run(*args)
-    assert (result.exit_code, result.stdout) == (code, "")
-    assert result.stderr.startswith(f"rome-lens: {said}")
-    assert result.stderr.count("\n") == 1
+    assert refusal(shell.run(*args), code=code).startswith(said)
     assert shell.loads == []
     assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
 
@@ -213,11 +184,5 @@ def test_what_is_refused_before_anything_is_loaded(shell, tmp_path, args, code, 
     ],
 )
 def test_what_only_the_model_can_refuse(shell, tmp_path, args, said):
-    result = shell.run(*WORK, "--out", "c{layer}", *args)
-    assert (result.exit_code, result.stderr) == (2, f"rome-lens: {said}\n")
+    assert refusal(shell.run(*WORK, "--out", "c{layer}", *args), code=2) == said
     assert [p.name for p in tmp_path.iterdir()] == ["text.txt"]
-
-
-def test_no_line_of_the_help_is_longer_than_eighty_columns(shell):
-    printed = shell.run("--help").stdout
-    assert max(map(len, printed.splitlines())) <= 80
