@@ -1,6 +1,7 @@
 """Tiny random models of many architectures, in float64, with a tokenizer of single bytes: they know nothing."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,15 +86,20 @@ CONFIGS: dict[str, Any] = {
 }
 
 
-def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """A token a byte, and one special token."""
+def byte_level() -> Tokenizer:
+    """A token a byte, and two special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<s>", "<unk>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """A token a byte, and one special token."""
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=byte_level(),
         bos_token="<s>",
         eos_token="<s>",
         pad_token="<s>",
@@ -121,8 +127,17 @@ def hugging_face_model(name: str, *, dtype: torch.dtype = torch.float64, vocab_s
     return model.eval()
 
 
-@cache
-def architecture(name: str, backend: str, dtype: torch.dtype = torch.float64) -> Any:
-    """A TransformerLens model of that architecture; the same object at every call, so leave it as it was."""
-    model = hugging_face_model(name, dtype=dtype)
+def own(name: str, backend: str, dtype: torch.dtype = torch.float64, *, model: Any = None) -> Any:
+    """A TransformerLens model of that architecture, or of a model of Hugging Face's, which the test may change."""
+    model = hugging_face_model(name, dtype=dtype) if model is None else model
     return to_transformer_lens(Pretrained(name=name, model=model, tokenizer=byte_tokenizer()), backend=backend)
+
+
+architecture = cache(own)
+"""The same, one object for all calls, so leave it as it was."""
+
+
+def save(name: str, folder: Path) -> None:
+    """Write Hugging Face's model of that architecture, in float32, with its tokenizer."""
+    hugging_face_model(name, dtype=torch.float32).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)

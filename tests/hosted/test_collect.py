@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture
+from architectures import BACKENDS, BRIDGE, architecture, own
 from effort import slow
 from hosts import EACH_BACKEND
+from left_alone import left_alone
+from refused import refused
 
 from rome_lens.backends import Backend, as_backend
 from rome_lens.editing.second_moment import budget as row_budget
@@ -103,8 +105,7 @@ def test_settings_together_and_by_name():
     wrong: Any = 7
     with pytest.raises(SettingError, match="settings is 7; expected CollectSettings"):
         SecondMoment.collect(model, layers=[3], texts=TEXTS, settings=wrong)
-    with pytest.raises(SettingError, match="max_tokens is 0; expected a whole number, 1 or more"):
-        CollectSettings(max_tokens=0)
+    assert "max_tokens is 0; expected a whole number, 1 or more" in refused(SettingError, CollectSettings, max_tokens=0)
     assert set(CollectChanges.__annotations__) == {field.name for field in fields(CollectSettings)}
 
 
@@ -147,18 +148,10 @@ def test_blocks_behind_the_last_layer_are_not_run(backend):
 
 
 def test_the_model_and_the_random_state_are_left_as_they_were():
-    model = architecture("gpt2", BRIDGE)
-    model.train()
-    before, state = {k: v.clone() for k, v in model.state_dict().items()}, torch.random.get_rng_state()
-    try:
+    model = own("gpt2", BRIDGE).train()
+    with left_alone(model):
         SecondMoment.collect(model, layers=[1], texts=TEXTS)
         SecondMoment.collect(model, layers=[1], texts="self", max_tokens=100)
-        assert all(module.training for module in model.modules())
-    finally:
-        model.eval()
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert as_backend(model).foreign_hooks() == ()
 
 
 def _short_of_memory(monkeypatch, *, most, layers_done=0):
@@ -196,9 +189,7 @@ def test_how_much_is_run_at_once(monkeypatch, free, positions):
 
 def test_no_memory_at_all(monkeypatch):
     _short_of_memory(monkeypatch, most=0)
-    with pytest.raises(OutOfMemoryError) as caught:
-        SecondMoment.collect(architecture("gpt2", BRIDGE), layers=[0], texts=TEXTS)
-    assert str(caught.value) == (
+    assert refused(OutOfMemoryError, SecondMoment.collect, architecture("gpt2", BRIDGE), layers=[0], texts=TEXTS) == (
         "memory ran out even with one piece of text at a time; take a smaller text_length, fewer layers or a smaller "
         "dtype"
     )
@@ -289,9 +280,7 @@ def test_a_checkpoint_of_other_work_is_refused_and_kept(chunks, tmp_path, change
     with pytest.raises(KeyboardInterrupt):
         _collect(path, progress=_interrupted(100))
     before = path.read_bytes()
-    with pytest.raises(ArtefactError) as caught:
-        _collect(path, **changes)
-    assert str(caught.value) == (
+    assert refused(ArtefactError, _collect, path, **changes) == (
         f"the checkpoint {str(path)!r} belongs to other work ({said}); finish that first, name another file, or "
         "remove it to begin anew"
     )
@@ -312,13 +301,10 @@ def test_damaged_checkpoints(chunks, tmp_path):
             _collect(path)
     for sums in ({}, {"sum.2": tensors["sum.2"][:3]}, {"sum.2": tensors["sum.2"].float()}):
         checkpoints.save_tensors(path, kind="second_moment_checkpoint", tensors=sums, settings=settings)
-        with pytest.raises(ArtefactError, match="a second_moment_checkpoint that is damaged"):
-            _collect(path)
+        assert "a second_moment_checkpoint that is damaged" in refused(ArtefactError, _collect, path)
     path.write_bytes(b"nothing")
-    with pytest.raises(ArtefactError, match="cut short, damaged or no safetensors file"):
-        _collect(path)
-    with pytest.raises(ArtefactError, match="there is no folder"):
-        _collect(tmp_path / "no" / "work")
+    assert "cut short, damaged or no safetensors file" in refused(ArtefactError, _collect, path)
+    assert "there is no folder" in refused(ArtefactError, _collect, tmp_path / "no" / "work")
 
 
 def test_the_model_writes_text_that_its_seed_decides():
@@ -400,8 +386,6 @@ def test_keys_that_never_show_or_are_no_numbers(monkeypatch, layer):
             with pytest.raises(ModelError, match="layer 1 of gpt2 never shows its keys"):
                 SecondMoment.collect(model, layers=[layer], texts=TEXTS)
     monkeypatch.setattr(collecting, "_product", lambda keys: torch.full((64, 64), torch.nan))
-    with pytest.raises(ModelError) as caught:
-        SecondMoment.collect(model, layers=[layer], texts=TEXTS)
-    assert str(caught.value) == (
+    assert refused(ModelError, SecondMoment.collect, model, layers=[layer], texts=TEXTS) == (
         f"the keys of layer {layer} of gpt2 are not finite in torch.float64; load it in float32"
     )

@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
+from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model, own
 from budgets import tighten
 from hosts import EACH_BACKEND, hosted, needs_hooked
+from left_alone import left_alone
 from oracle import cell_score, grid, request_of
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.backends.hooked_transformer import HookedReplay
 from rome_lens.backends.transformer_bridge import BridgeReplay
-from rome_lens.loading.convert import to_transformer_lens
-from rome_lens.loading.hugging_face import Pretrained
 from rome_lens.loading.tiny import TINY_PROMPT, TINY_SUBJECT, tiny_model
 
 PROMPT, SUBJECT, SPAN = "a cd fg", "cd", (2, 4)
@@ -109,9 +109,7 @@ def test_rounding_in_the_layers_below_is_no_fault_of_a_block(backend, monkeypatc
     hugging_face = hugging_face_model("llama")
     with torch.no_grad():
         hugging_face.model.layers[0].mlp.down_proj.weight.mul_(1e4)
-    model = to_transformer_lens(
-        Pretrained(name="llama", model=hugging_face, tokenizer=byte_tokenizer()), backend=backend
-    )
+    model = own("llama", backend, model=hugging_face)
     replay = HookedReplay if backend == HOOKED else BridgeReplay
     run = replay.run
 
@@ -175,16 +173,14 @@ def test_numbers_do_not_depend_on_memory(sizes, monkeypatch):
 
 @needs_hooked
 def test_processed_hooked_transformer_equals_the_oracle():
-    pretrained = Pretrained(name="gpt2", model=hugging_face_model("gpt2"), tokenizer=byte_tokenizer())
-    model = to_transformer_lens(pretrained, backend=HOOKED)
+    model = own("gpt2", HOOKED)
     model.process_weights_()
     assert_equals_oracle(model, trace(model))
 
 
 @pytest.mark.parametrize("no_processing", [True, False])
 def test_bridge_in_compatibility_mode_equals_the_oracle(no_processing):
-    pretrained = Pretrained(name="gpt2", model=hugging_face_model("gpt2"), tokenizer=byte_tokenizer())
-    model = to_transformer_lens(pretrained, backend=BRIDGE)
+    model = own("gpt2", BRIDGE)
     model.enable_compatibility_mode(disable_warnings=True, no_processing=no_processing)
     assert_equals_oracle(model, trace(model))
 
@@ -207,37 +203,21 @@ def test_users_hooks_are_seen_and_kept(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_model_is_left_as_it_was(backend):
-    model = architecture("llama", backend)
-    state = {name: (p.data_ptr(), p.stride(), p.detach().clone()) for name, p in model.named_parameters()}
-    model.train()
+    model = own("llama", backend).train()
     model.blocks[1].eval()
-    modes = [module.training for module in model.modules()]
-    with torch.enable_grad():
+    with left_alone(model):
         trace(model)
-        assert torch.is_grad_enabled()
-    for name, parameter in model.named_parameters():
-        pointer, stride, value = state[name]
-        assert (parameter.data_ptr(), parameter.stride()) == (pointer, stride)
-        assert torch.equal(parameter, value)
-        assert parameter.grad is None
-    assert [module.training for module in model.modules()] == modes
-    assert not as_backend(model).foreign_hooks()
-    assert all("forward" not in block.__dict__ for block in model.blocks)
-    model.eval()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_model_is_left_as_it_was_after_an_error(backend):
     model = architecture("llama", backend)
-    strides = [p.stride() for p in model.parameters()]
 
     def fail(done, total, what):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with left_alone(model), pytest.raises(KeyboardInterrupt):
         trace(model, progress=fail)
-    assert [p.stride() for p in model.parameters()] == strides
-    assert not as_backend(model).foreign_hooks()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -309,5 +289,4 @@ def test_home_made_hooked_transformers(kind):
     assert traced.engine == ("plain" if kind == "shortformer" else "blocks")
     assert_equals_oracle(model, traced)
     if kind == "attn_only":
-        with pytest.raises(rl.ModelError, match=r"has no mlp stream in every layer; ask for resid, attn"):
-            trace(model)
+        assert "has no mlp stream in every layer; ask for resid, attn" in refused(rl.ModelError, trace, model)

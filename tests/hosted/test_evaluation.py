@@ -9,6 +9,7 @@ import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
 from edits import changed
 from hosts import hosted
+from refused import refused
 from reports import by_number
 
 import rome_lens as rl
@@ -378,9 +379,7 @@ def test_bos_stands_in_front_of_everything():
 
 def test_what_is_no_edit_is_refused():
     model = architecture("llama", BACKENDS[0])
-    with pytest.raises(rl.SettingError) as refused:
-        evaluated(model, Given({RECORDS[0].request: "rome"}))
-    assert str(refused.value) == (
+    assert refused(rl.SettingError, evaluated, model, Given({RECORDS[0].request: "rome"})) == (
         "an editor gave a str; expected an edit of rome_lens, None for no change, or an object whose applied(model) "
         "puts it into the weights for a while"
     )

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, HOOKED, architecture
-from edits import assert_close, changed, logits, own, random_edit, w_out
+from architectures import BACKENDS, BRIDGE, HOOKED, architecture, own
+from edits import assert_close, changed, logits, random_edit, w_out
 from effort import slow
 from fine_tune_oracle import plain_fine_tuning
+from left_alone import left_alone
+from refused import refused
 from tiny_shell import PROMPT, SUBJECT, TARGET, ok, write_tiny_model
 from typer.testing import CliRunner
 
@@ -168,25 +170,14 @@ def test_every_token_of_the_target_is_read_after_those_before_it(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_model_is_left_as_it_was(backend):
-    model = own("llama", backend)
-    model.train()
+    model = own("llama", backend).train()
     model.blocks[0].ln1.eval()
-    parameters = dict(model.named_parameters())
-    for index, parameter in enumerate(parameters.values()):
+    for index, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(index % 2 == 0)
-    before = {name: (parameter.requires_grad, parameter.clone()) for name, parameter in parameters.items()}
-    modes = [module.training for module in model.modules()]
-    with torch.inference_mode():
+    with left_alone(model), torch.inference_mode():
         edit = tuner(model).edit(REQUEST)
     assert not edit.delta.is_inference()
     assert not edit.delta.requires_grad
-    assert [module.training for module in model.modules()] == modes
-    for name, parameter in model.named_parameters():
-        assert parameter is parameters[name]
-        assert parameter.requires_grad == before[name][0]
-        assert parameter.grad is None
-        assert torch.equal(parameter, before[name][1])
-    assert as_backend(model).foreign_hooks() == ()
 
 
 def test_hooks_of_the_owner_count_and_make_it_plain():
@@ -266,26 +257,21 @@ def test_rows_carry_edits_of_both_kinds(name, backend):
 
 def test_hooks_of_the_wrong_batch_are_refused():
     model, edit = architecture("gpt2", BACKENDS[0]), made(BACKENDS[0])
-    with pytest.raises(SettingError) as caught:
-        logits(model, rl.hooks_for_rows(model, [edit, None, None]))
-    assert str(caught.value) == "there are edits for 3 rows, and the batch has 2; give as many"
-    with pytest.raises(SettingError) as caught:
-        logits(model, edit.hooks(model, rows=[2]))
-    assert str(caught.value) == "rows are [2], and the batch has rows 0 to 1"
+    said = refused(SettingError, logits, model, rl.hooks_for_rows(model, [edit, None, None]))
+    assert said == "there are edits for 3 rows, and the batch has 2; give as many"
+    said = refused(SettingError, logits, model, edit.hooks(model, rows=[2]))
+    assert said == "rows are [2], and the batch has rows 0 to 1"
 
 
 def test_a_matrix_is_refused_where_a_rank_one_edit_is():
     model, edit = own("gpt2", BACKENDS[0]), made(BACKENDS[0])
     edit.apply(model)
     assert edit.is_applied(model)
-    with pytest.raises(EditStateError) as caught:
-        edit.apply(model)
+    said = refused(EditStateError, edit.apply, model)
     name = "the edit 'ab cde fgh' -> 'xy'"
     expected = f"{name} (layer 1) is applied already; revert it first, or leave it as it is"
-    assert str(caught.value) == expected
-    with pytest.raises(EditStateError) as caught:
-        edit.hooks(model)
-    assert str(caught.value) == (
+    assert said == expected
+    assert refused(EditStateError, edit.hooks, model) == (
         f"{name} is in this model's weights already, and through hooks it would count twice; revert it first"
     )
     edit.revert(model)
@@ -349,9 +335,7 @@ def test_a_damaged_edit_is_refused(tmp_path, changes, reason):
     edit, path = made(BACKENDS[0]), tmp_path / "edit.safetensors"
     delta = changes.pop("delta", edit.delta)
     save_tensors(path, kind="edit", tensors={"delta": delta}, settings={**edit.to_dict(), **changes})
-    with pytest.raises(ArtefactError) as caught:
-        rl.load_edit(path)
-    assert str(caught.value) == f"cannot use {str(path)!r}: a damaged edit ({reason})"
+    assert refused(ArtefactError, rl.load_edit, path) == f"cannot use {str(path)!r}: a damaged edit ({reason})"
 
 
 def test_a_model_is_exported_and_an_adapter_refused(tmp_path):
@@ -367,9 +351,7 @@ def test_a_model_is_exported_and_an_adapter_refused(tmp_path):
     )
     assert edit.layer == 1
     assert torch.equal(edited, (weight.double() + edit.delta.double()).float())
-    with pytest.raises(EditError) as caught:
-        export_adapter([edit], tmp_path / "adapter")
-    assert str(caught.value) == (
+    assert refused(EditError, export_adapter, [edit], tmp_path / "adapter") == (
         "the edit 'where stands the tower' -> 'rome' changes a whole matrix, and an adapter holds edits of low rank; "
         "write a whole model with to_hf"
     )
@@ -404,30 +386,25 @@ def test_an_edit_is_shown(tmp_path):
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(SettingError) as caught:
-        tuner(architecture("gpt2", BACKENDS[0]), **settings)
-    assert str(caught.value).replace(architecture("gpt2", BACKENDS[0]).cfg.model_name, "gpt2") == message
+    said = refused(SettingError, tuner, architecture("gpt2", BACKENDS[0]), **settings)
+    assert said.replace(architecture("gpt2", BACKENDS[0]).cfg.model_name, "gpt2") == message
 
 
 def test_requests_that_do_not_fit_are_refused():
     editor = tuner(architecture("gpt2", BACKENDS[0]))
-    with pytest.raises(AnswerError) as caught:
-        tuner(tiny_model(BACKENDS[0])).edit(rl.EditRequest("in {} of", "the tower", "city"))
-    assert str(caught.value) == (
+    said = refused(AnswerError, tuner(tiny_model(BACKENDS[0])).edit, rl.EditRequest("in {} of", "the tower", "city"))
+    assert said == (
         "the target 'city' is what the model says after 'in the tower of' already; there is nothing to edit"
     )
-    with pytest.raises(PromptError) as caught:
-        editor.edit(rl.EditRequest("a" * 70 + "{}", subject="c", target_new="x"))
-    assert str(caught.value).startswith("the prompt with its answer takes 72 positions, and ")
-    assert str(caught.value).endswith(" has 64; shorten it")
-    with pytest.raises(SettingError) as caught:
-        editor.edit_many([REQUEST], batch_size=0)
-    assert str(caught.value) == "batch_size is 0; expected a whole number of requests, 1 or more"
+    said = refused(PromptError, editor.edit, rl.EditRequest("a" * 70 + "{}", subject="c", target_new="x"))
+    assert said.startswith("the prompt with its answer takes 72 positions, and ")
+    assert said.endswith(" has 64; shorten it")
+    said = refused(SettingError, editor.edit_many, [REQUEST], batch_size=0)
+    assert said == "batch_size is 0; expected a whole number of requests, 1 or more"
 
 
 def test_models_that_cannot_be_edited_are_refused():
-    with pytest.raises(ModelError, match="has no W_out of its own"):
-        tuner(architecture("mixtral", BRIDGE))
+    assert "has no W_out of its own" in refused(ModelError, tuner, architecture("mixtral", BRIDGE))
 
 
 def test_a_loss_that_is_no_number_is_refused():
@@ -435,9 +412,7 @@ def test_a_loss_that_is_no_number_is_refused():
     editor = tuner(model, layer=0)
     with torch.no_grad():
         w_out(model, 3).fill_(float("inf"))
-    with pytest.raises(EditError) as caught:
-        editor.edit(REQUEST)
-    assert str(caught.value) == (
+    assert refused(EditError, editor.edit, REQUEST) == (
         "the loss of 'ab cde fgh' -> 'xy' is nan at step 1; load the model in float32, or lower lr"
     )
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture
+from architectures import BACKENDS, BRIDGE, architecture, own
 from hosts import hosted
+from left_alone import left_alone
 
 import rome_lens as rl
 from rome_lens.backends import ReplayError, as_backend, decoding, generation
@@ -175,7 +176,7 @@ def edit_hooks(backend, u, v, *, layer=1):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_edit_under_hooks_equals_edited_weights(name, backend, paths):
-    model = architecture.__wrapped__(name, backend)
+    model = own(name, backend)
     wrapped = as_backend(model)
     u, v = edit_of(wrapped)
     with wrapped.hooked(edit_hooks(wrapped, u, v)):
@@ -275,25 +276,10 @@ def test_embedding_is_understood(name, adds):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_model_and_global_generator_are_left_as_they_were(backend):
-    model = architecture.__wrapped__("gpt2", backend)
-    model.train()
+    model = own("gpt2", backend).train()
     model.blocks[1].eval()
-    wrapped = as_backend(model)
-    plain(model, PROMPTS, greedy, n_new=1)  # a bridge attaches hooks of its own in its first forward
-    modes = [module.training for module in model.modules()]
-    weights = [(p, p.data_ptr(), p.clone()) for p in model.parameters()]
-    handles = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-    state = torch.get_rng_state()
-    sample(wrapped, PROMPTS, n_new=N_NEW, generator=seeded())
-    assert torch.equal(state, torch.get_rng_state())
-    assert [module.training for module in model.modules()] == modes
-    assert wrapped.foreign_hooks() == ()
-    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == handles
-    for parameter, (same, pointer, value) in zip(model.parameters(), weights, strict=True):
-        assert parameter is same
-        assert parameter.data_ptr() == pointer
-        assert torch.equal(parameter, value)
-    assert torch.is_grad_enabled()
+    with left_alone(model):
+        sample(as_backend(model), PROMPTS, n_new=N_NEW, generator=seeded())
 
 
 def test_progress_counts_the_steps():

@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-from architectures import BACKENDS
-from edits import own
+from architectures import BACKENDS, own
 from rich.console import Console
 from tiny_rome import TEMPLATES, moment
 

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture
+from architectures import BACKENDS, BRIDGE, architecture, own
+from refused import refused
 from reports import by_number
 from tiny_rome import REQUEST, rome
 
@@ -84,9 +85,8 @@ def test_what_blocks_refuse_is_done_by_whole_forwards(name):
 
 
 def test_a_stream_that_nothing_passes_is_refused_in_one_line():
-    with pytest.raises(rl.ModelError) as error:
-        trace(architecture("gpt1", BRIDGE))
-    assert "nothing passes it in a forward; leave its stream out" in str(error.value)
+    said = refused(rl.ModelError, trace, architecture("gpt1", BRIDGE))
+    assert "nothing passes it in a forward; leave its stream out" in said
 
 
 @pytest.mark.parametrize("noise", [None, "m", "t5", "u0.5"])
@@ -205,9 +205,9 @@ def test_a_block_that_fails_later_has_the_batch_run_by_whole_forwards(method, mo
 
 
 def test_a_block_s_own_forward_is_put_back():
-    model = architecture.__wrapped__("llama", BRIDGE)
+    model = own("llama", BRIDGE)
     block = model.blocks[0]
-    own = type(block).forward.__get__(block)
-    object.__setattr__(block, "forward", own)
+    its_own = type(block).forward.__get__(block)
+    object.__setattr__(block, "forward", its_own)
     rome(model).edit(REQUEST)
-    assert block.__dict__["forward"] is own
+    assert block.__dict__["forward"] is its_own

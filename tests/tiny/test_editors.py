@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from refused import refused
 from tiny_shell import PROMPT, SUBJECT, TARGET, TinyHouse
 
 import rome_lens as rl
@@ -62,12 +63,6 @@ def made(house, moments, kind, *, seed=0, prepend_bos=False, **settings):
 def named_with(kind, **settings):
     """Its spec, with settings as the shell gives them: nothing has been loaded yet."""
     return specs_of([kind], [f"{name}={json.dumps(value)}" for name, value in settings.items()])
-
-
-def refused(call, *args, error=SettingError, **settings):
-    with pytest.raises(error) as caught:
-        call(*args, **settings)
-    return str(caught.value)
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -141,7 +136,7 @@ UNKNOWN = (
     ids=str,
 )
 def test_what_is_no_editor(editors, said):
-    assert refused(specs_of, editors) == said
+    assert refused(SettingError, specs_of, editors) == said
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -221,11 +216,11 @@ ROME_TAKES += "v_num_grad_steps, v_weight_decay"
     ids=str,
 )
 def test_what_is_no_setting(editors, setting, said):
-    assert refused(specs_of, editors, [setting]) == said
+    assert refused(SettingError, specs_of, editors, [setting]) == said
 
 
 def test_a_value_that_is_nested_too_deeply():
-    assert refused(specs_of, "ft", ["lr=" + "[" * 100_000]).endswith(NO_JSON)
+    assert refused(SettingError, specs_of, "ft", ["lr=" + "[" * 100_000]).endswith(NO_JSON)
 
 
 @pytest.mark.parametrize(
@@ -251,7 +246,7 @@ def test_a_value_that_is_nested_too_deeply():
     ],
 )
 def test_settings_that_no_editor_can_be_made_with(house, moments, kind, settings, said):
-    assert refused(made, house, moments, kind, **settings) == said
+    assert refused(SettingError, made, house, moments, kind, **settings) == said
 
 
 @pytest.mark.parametrize(
@@ -269,7 +264,7 @@ def test_settings_that_no_editor_can_be_made_with(house, moments, kind, settings
     ],
 )
 def test_settings_that_are_refused_before_there_is_a_model(kind, settings, said):
-    assert refused(named_with, kind, **settings) == said
+    assert refused(SettingError, named_with, kind, **settings) == said
 
 
 # --- what they are --------------------------------------------------------------------------------------------------
@@ -311,7 +306,7 @@ def test_rome_is_made_where_its_one_second_moment_is(house):
 
 
 def test_rome_is_never_made_without_a_second_moment(house):
-    said = refused(made, house, Moments(house.model), "rome")
+    said = refused(SettingError, made, house, Moments(house.model), "rome")
     assert said.startswith("there is no second moment for layer 1 of tiny, and ROME is wrong without one; collect it")
     assert made(house, Moments(house.model), "identity").layer == 1
 
@@ -378,7 +373,9 @@ def test_another_target_may_have_another_layer(house, moments):
 def test_a_model_of_one_layer_has_no_control(house, moments, monkeypatch):
     monkeypatch.setattr(type(as_backend(house.model)), "n_layers", 1)
     monkeypatch.setattr("rome_lens.evaluation.editors.named.default_layer", lambda backend: 0)
-    said = refused(RandomLayer, house.model, moments, n_layers=5, settings={"seed": 0, "prepend_bos": False})
+    said = refused(
+        SettingError, RandomLayer, house.model, moments, n_layers=5, settings={"seed": 0, "prepend_bos": False}
+    )
     assert said == "tiny has one layer alone; random-layer needs another to draw"
 
 
@@ -421,16 +418,16 @@ def test_an_own_editor_from_the_working_folder(house, moments, own_module):
 
 
 def test_an_own_editor_has_its_own_settings(own_module):
-    assert refused(specs_of, f"{own_module}:make", ["model=1"]) == (
+    assert refused(SettingError, specs_of, f"{own_module}:make", ["model=1"]) == (
         "no editor takes the setting 'model'; they take names, strength"
     )
-    assert refused(specs_of, [f"{own_module}:make", "ft"], ["make.lr=1"]) == (
+    assert refused(SettingError, specs_of, [f"{own_module}:make", "ft"], ["make.lr=1"]) == (
         "the editor 'make' does not take the setting 'lr'; it takes names, strength"
     )
 
 
 def test_an_own_editor_that_is_none(house, moments, own_module):
-    said = refused(made, house, moments, f"{own_module}:empty")
+    said = refused(SettingError, made, house, moments, f"{own_module}:empty")
     assert said == f"the editor {own_module}:empty is a NoneType and has no edit(request)"
 
 
@@ -570,11 +567,11 @@ def test_second_moments_that_are_given_are_never_collected(house, counted, tmp_p
 
 
 def test_files_that_hold_no_second_moment(house, tmp_path):
-    said = refused(Moments, house.model, [house.places["EDIT"]], error=ArtefactError)
+    said = refused(ArtefactError, Moments, house.model, [house.places["EDIT"]])
     assert said.startswith(f"cannot use {house.places['EDIT']!r}: expected a second_moment of")
-    said = refused(Moments, house.model, [tmp_path / "none"], error=ArtefactError)
+    said = refused(ArtefactError, Moments, house.model, [tmp_path / "none"])
     assert said.startswith(f"there is no file {str(tmp_path / 'none')!r}")
-    said = refused(Moments, house.model, [house.places["C1"], house.places["C0"], house.places["C1"]])
+    said = refused(SettingError, Moments, house.model, [house.places["C1"], house.places["C0"], house.places["C1"]])
     assert said == "two second moments of layer 1 are given; expected one a layer"
 
 

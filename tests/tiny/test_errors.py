@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from effort import slow
+from refused import refused
 
 from rome_lens import errors
 from rome_lens.backends import Backend, as_backend
@@ -196,9 +197,7 @@ def test_what_is_refused_and_in_which_words(tiny, settings, error, message):
     "model", [None, "gpt2", torch.nn.Linear(2, 2), object], ids=["None", "a name", "a module", "a class"]
 )
 def test_a_model_that_is_none_of_transformer_lens(model):
-    with pytest.raises(errors.ModelError) as caught:
-        _trace(model)
-    assert str(caught.value) == (
+    assert refused(errors.ModelError, _trace, model) == (
         f"expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; rome_lens.load_model makes "
         "one, and so does TransformerBridge.boot_transformers(name, hf_model=model)"
     )
@@ -209,9 +208,8 @@ def test_a_model_that_gives_no_numbers(settings):
     model = tiny_model("auto")
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
-    with pytest.raises(errors.ModelError) as caught:
-        _trace(model, **settings)
-    assert re.match(r"tiny gives numbers that are not finite in (torch\.)?float32; ", str(caught.value))
+    said = refused(errors.ModelError, _trace, model, **settings)
+    assert re.match(r"tiny gives numbers that are not finite in (torch\.)?float32; ", said)
 
 
 def test_a_prompt_as_long_as_the_context_is_traced(tiny):
@@ -254,9 +252,7 @@ def test_a_budget_halves_down_to_one():
     for _ in range(2):
         budget.halve_after(MemoryError())
     assert budget == Budget(1, 1, 1, 1)
-    with pytest.raises(errors.OutOfMemoryError) as caught:
-        budget.halve_after(MemoryError())
-    assert str(caught.value) == NO_ROOM
+    assert refused(errors.OutOfMemoryError, budget.halve_after, MemoryError()) == NO_ROOM
 
 
 def test_even_the_smallest_budget_runs_something():
@@ -366,7 +362,5 @@ def test_the_numbers_do_not_depend_on_the_memory(tiny, monkeypatch, engine, size
 )
 def test_memory_that_never_suffices(tiny, failing, engine, step, classes):
     failing(step, range(10**9), *classes)
-    with pytest.raises(errors.OutOfMemoryError) as caught:
-        _trace(tiny, engine=engine, **NAMED)
-    assert str(caught.value) == NO_ROOM
+    assert refused(errors.OutOfMemoryError, _trace, tiny, engine=engine, **NAMED) == NO_ROOM
     assert not as_backend(tiny).foreign_hooks()

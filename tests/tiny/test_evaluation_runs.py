@@ -13,6 +13,8 @@ import pytest
 import torch
 from architectures import BACKENDS, architecture
 from effort import slow
+from left_alone import left_alone
+from refused import refused
 from tiny_evaluation import EDITORS, evaluate, make_model, make_records, save_moment
 
 import rome_lens as rl
@@ -157,9 +159,7 @@ def test_runs_of_other_records_are_not_joined(moment, tmp_path):
 
 
 def test_other_settings_are_refused_in_the_same_folder(whole, moment):
-    with pytest.raises(SettingError) as refused:
-        evaluate(whole, moment, count=4)
-    assert "data" in str(refused.value)
+    assert "data" in refused(SettingError, evaluate, whole, moment, count=4)
     with pytest.raises(SettingError):
         evaluate(whole, moment, editors=["none"])
 
@@ -233,12 +233,8 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_numbers(whole, moment
 
 def test_an_evaluation_leaves_the_model_as_it_was(moment):
     model = make_model()
-    before = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
-    modes = [module.training for module in model.modules()]
-    evaluate(None, moment, model=model, count=2)
-    after = model.state_dict()
-    assert all(after[name].data_ptr() == place and after[name].equal(value) for name, (place, value) in before.items())
-    assert [module.training for module in model.modules()] == modes
+    with left_alone(model):
+        evaluate(None, moment, model=model, count=2)
     assert rl.applied_edits(model) == ()
 
 

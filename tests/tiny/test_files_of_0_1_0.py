@@ -21,6 +21,7 @@ from earlier_files import (
     make_edit,
     make_model,
 )
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.editing import Settings
@@ -152,8 +153,7 @@ def test_an_exported_model_holds_its_edit():
     with torch.no_grad():
         logits = model(model.to_tokens(PROMPT, prepend_bos=False))[0, -1]
     same(logits.log_softmax(-1).tolist(), EXPECTED[name]["logits"])
-    with pytest.raises(EditStateError, match="is in these weights already"):
-        rl.load_edit(FOLDER / name).apply(model)
+    assert "is in these weights already" in refused(EditStateError, rl.load_edit(FOLDER / name).apply, model)
 
 
 def test_an_adapter_is_the_one_that_is_written_today(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, HOOKED, architecture
+from architectures import BACKENDS, HOOKED, architecture, own
 from tiny_rome import rome
 
 import rome_lens as rl
@@ -125,7 +125,7 @@ def test_an_old_answer_that_is_longer_than_the_context(model):
 @pytest.fixture(params=BACKENDS)
 def beyond(request):
     """A model, its tokenizer with a token more than the model embeds."""
-    model = architecture.__wrapped__("gpt2", request.param)
+    model = own("gpt2", request.param)
     model.tokenizer.add_tokens(["<FACT>"])
     return model
 
