@@ -137,6 +137,16 @@ architecture = cache(own)
 """The same, one object for all calls, so leave it as it was."""
 
 
+def home_made(tokenizer: Any = None, **settings: Any) -> Any:
+    """A HookedTransformer of random weights, in a way that nothing of Hugging Face's is converted to."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    sizes: dict[str, Any] = {"n_layers": 3, "d_model": 16, "n_heads": 2, "d_head": 8, "d_vocab": 258, "n_ctx": 32}
+    weights = {"seed": 0, "dtype": torch.float64, "init_weights": True, "initializer_range": 0.3}
+    cfg = HookedTransformerConfig(**sizes | weights | settings)
+    return HookedTransformer(cfg, tokenizer or byte_tokenizer()).eval()
+
+
 def save(name: str, folder: Path) -> None:
     """Write Hugging Face's model of that architecture, in float32, with its tokenizer."""
     hugging_face_model(name, dtype=torch.float32).save_pretrained(folder)

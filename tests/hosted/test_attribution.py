@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture
+from architectures import BACKENDS, BRIDGE, architecture, own
 from budgets import tighten
 from effort import slow
 
@@ -83,17 +83,10 @@ def test_it_says_so_everywhere(tmp_path):
 
 
 def test_a_frozen_model_has_gradients_all_the_same():
-    model = architecture("llama", BACKENDS[0])
+    model = own("llama", BACKENDS[0])
     expected = trace(model, "attribution", noise=2.0)
-    wanted = [parameter.requires_grad for parameter in model.parameters()]
-    try:
-        model.requires_grad_(False)
-        frozen = trace(model, "attribution", noise=2.0)
-    finally:
-        for parameter, want in zip(model.parameters(), wanted, strict=True):
-            parameter.requires_grad_(want)
-    for stream, scores in expected.scores.items():
-        torch.testing.assert_close(frozen.scores[stream], scores, rtol=1e-9, atol=0)
+    frozen = trace(model.requires_grad_(False), "attribution", noise=2.0)
+    torch.testing.assert_close(frozen.scores, expected.scores, rtol=1e-9, atol=0)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -112,5 +105,4 @@ def test_memory_that_runs_out_is_answered_with_fewer_samples(monkeypatch):
     tighten(monkeypatch, run_positions=4 * 11 * 5 + 11)
     got = trace(model, "attribution", noise=2.0, samples=4)
     assert len(seen) > 2
-    for stream, scores in expected.scores.items():
-        torch.testing.assert_close(got.scores[stream], scores, rtol=1e-9, atol=0)
+    torch.testing.assert_close(got.scores, expected.scores, rtol=1e-9, atol=0)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model, own
+from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, home_made, hugging_face_model, own
 from budgets import tighten
 from hosts import EACH_BACKEND, hosted, needs_hooked
 from left_alone import left_alone
@@ -167,8 +167,7 @@ def test_numbers_do_not_depend_on_memory(sizes, monkeypatch):
     assert narrow.low == pytest.approx(roomy.low, rel=1e-12)
     assert narrow.scores["resid"][-1, -1] == narrow.high
     assert (narrow.scores["mlp"][:, : SPAN[0]] == narrow.low).all()
-    for stream, scores in roomy.scores.items():
-        torch.testing.assert_close(narrow.scores[stream], scores, rtol=1e-9, atol=0)
+    torch.testing.assert_close(narrow.scores, roomy.scores, rtol=1e-9, atol=0)
 
 
 @needs_hooked
@@ -222,18 +221,10 @@ def test_model_is_left_as_it_was_after_an_error(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_padding_side_and_training_mode_change_nothing(backend):
-    model = architecture("gpt2", backend)
+    model = own("gpt2", backend)
     expected = trace(model)
-    side = model.tokenizer.padding_side
-    try:
-        model.tokenizer.padding_side = "left"
-        model.train()
-        got = trace(model)
-    finally:
-        model.tokenizer.padding_side = side
-        model.eval()
-    for stream, scores in expected.scores.items():
-        assert torch.equal(got.scores[stream], scores)
+    model.tokenizer.padding_side = "left"
+    torch.testing.assert_close(trace(model.train()).scores, expected.scores, rtol=0, atol=0)
 
 
 def test_block_that_cannot_be_called_alone_goes_the_plain_way(monkeypatch):
@@ -250,8 +241,7 @@ def test_block_that_cannot_be_called_alone_goes_the_plain_way(monkeypatch):
     traced = trace(model)
     assert traced.engine == "plain"
     assert "gives other numbers than the model's own forward" in traced.notes[0]
-    for stream, scores in expected.scores.items():
-        torch.testing.assert_close(traced.scores[stream], scores, rtol=1e-6, atol=0)
+    torch.testing.assert_close(traced.scores, expected.scores, rtol=1e-6, atol=0)
 
 
 def test_unknown_block_argument_goes_the_plain_way(monkeypatch):
@@ -276,14 +266,8 @@ def test_unknown_block_argument_goes_the_plain_way(monkeypatch):
 @needs_hooked
 @pytest.mark.parametrize("kind", ["shortformer", "attn_only"])
 def test_home_made_hooked_transformers(kind):
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
     settings = {"positional_embedding_type": "shortformer"} if kind == "shortformer" else {"attn_only": True}
-    cfg = HookedTransformerConfig(
-        n_layers=3, d_model=16, n_heads=2, d_head=8, d_mlp=24, d_vocab=258, n_ctx=32, act_fn="relu", seed=0,
-        dtype=torch.float64, init_weights=True, initializer_range=0.3, **settings,
-    )  # fmt: skip
-    model = HookedTransformer(cfg, byte_tokenizer()).eval()
+    model = home_made(d_mlp=24, act_fn="relu", **settings)
     streams = ("resid", "mlp", "attn") if kind == "shortformer" else ("resid", "attn")
     traced = trace(model, streams=streams)
     assert traced.engine == ("plain" if kind == "shortformer" else "blocks")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture
+from architectures import BACKENDS, BRIDGE, architecture, home_made
 from budgets import tighten
 from effort import slow
 from hosts import needs_hooked
@@ -62,8 +62,7 @@ def test_severing_leaves_the_other_grids_alone():
     model = architecture("llama", BACKENDS[0])
     whole, alone = trace(model), trace(model, severed=())
     assert not alone.severed
-    for stream, scores in alone.scores.items():
-        torch.testing.assert_close(whole.scores[stream], scores, rtol=1e-12, atol=0)
+    torch.testing.assert_close(whole.scores, alone.scores, rtol=1e-12, atol=0)
 
 
 def test_identities_hold_exactly():
@@ -88,8 +87,7 @@ def test_numbers_do_not_depend_on_memory(monkeypatch):
     roomy = trace(model)
     tighten(monkeypatch, call_positions=20, state_positions=100)
     narrow = trace(model)
-    for severed, scores in roomy.severed.items():
-        torch.testing.assert_close(narrow.severed[severed], scores, rtol=1e-12, atol=0)
+    torch.testing.assert_close(narrow.severed, roomy.severed, rtol=1e-12, atol=0)
 
 
 def test_effects_and_what_was_not_traced():
@@ -119,15 +117,7 @@ def test_what_cannot_be_severed_is_refused(settings, message):
 
 @needs_hooked
 def test_a_model_without_mlps_has_none_to_sever():
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-    cfg = HookedTransformerConfig(
-        n_layers=3, d_model=16, n_heads=2, d_head=8, d_vocab=258, n_ctx=32, attn_only=True, seed=0,
-        dtype=torch.float64, init_weights=True, initializer_range=0.3,
-    )  # fmt: skip
-    from architectures import byte_tokenizer
-
-    model = HookedTransformer(cfg, byte_tokenizer()).eval()
+    model = home_made(attn_only=True)
     traced = trace(model, streams=("resid", "attn"), severed=("attn",))
     assert_equals_oracle(model, traced)
     assert "has no mlp stream" in refused(rl.ModelError, trace, model, streams=("resid", "attn"))
@@ -138,8 +128,7 @@ def test_a_trace_keeps_its_severed_grids(tmp_path):
     traced.save(tmp_path / "trace.safetensors")
     again = rl.CausalTrace.load(tmp_path / "trace.safetensors")
     assert tuple(again.severed) == BOTH
-    for severed, scores in traced.severed.items():
-        assert torch.equal(again.severed[severed], scores)
+    torch.testing.assert_close(again.severed, traced.severed, rtol=0, atol=0)
     table = traced.to_dataframe()
     cells = table[(table.severed == "attn") & (table.layer == 1) & (table.pos == 4)]
     assert cells.stream.tolist() == ["resid"]

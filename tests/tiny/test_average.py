@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from architectures import home_made
 from budgets import tighten
 from hosts import needs_hooked
 from known_facts import known_facts, make_model, unknown_fact
@@ -276,13 +277,7 @@ def test_severed_by_default_is_what_the_model_and_the_streams_have():
 
 @needs_hooked
 def test_a_model_without_mlps():
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-    cfg = HookedTransformerConfig(
-        n_layers=3, d_model=16, n_heads=2, d_head=8, d_vocab=MODEL.cfg.d_vocab, n_ctx=16, attn_only=True, seed=0,
-        init_weights=True, initializer_range=0.3,
-    )  # fmt: skip
-    model = HookedTransformer(cfg, MODEL.tokenizer).eval()
+    model = home_made(MODEL.tokenizer, d_vocab=MODEL.cfg.d_vocab, attn_only=True, dtype=torch.float32)
     found = average(known_facts(model, 3), model=model, streams=("resid", "attn"))
     assert (found.streams, found.severed) == (("resid", "attn"), ("attn",))
     assert len(found.facts) == 3

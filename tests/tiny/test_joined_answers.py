@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, HOOKED, architecture, own
+from architectures import BACKENDS, architecture, home_made, own
+from hosts import needs_hooked
 from tiny_rome import rome
 
 import rome_lens as rl
@@ -155,13 +156,8 @@ def test_a_token_that_the_model_does_not_embed(beyond):
         assert (type(caught.value), str(caught.value)[: len(message)]) == (kind, message)
 
 
-@pytest.mark.skipif(HOOKED not in BACKENDS, reason="only a HookedTransformer has fewer logits than embeddings")
+@needs_hooked  # only a HookedTransformer has fewer logits than embeddings
 def test_an_answer_that_a_model_has_no_logit_for():
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-    cfg = HookedTransformerConfig(
-        n_layers=2, d_model=8, n_ctx=32, d_head=4, n_heads=2, d_mlp=16, d_vocab=258, d_vocab_out=60, act_fn="gelu"
-    )
-    model = HookedTransformer(cfg, architecture("gpt2", HOOKED).tokenizer)
+    model = home_made(d_mlp=16, d_vocab_out=60, act_fn="gelu")
     with pytest.raises(AnswerError, match=r"holds the token 'Ġ' \(id \d+\), and .* gives logits to 60 tokens"):
         rl.causal_trace(model, "ab is", subject="ab", answer="x", **TRACE)

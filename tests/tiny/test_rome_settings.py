@@ -179,48 +179,24 @@ def test_the_old_answer_is_the_models_own_or_the_one_given():
     assert torch.equal(given.update, edit.update)
 
 
+NAN, INF = float("nan"), float("inf")
 REFUSED = {
-    **{
-        f"v_num_grad_steps {steps!r}": (
-            {"v_num_grad_steps": steps},
-            f"v_num_grad_steps is {steps!r}; expected a whole number, 1 or more",
-        )
-        for steps in (0, -1, True, 2.0, "20")
-    },
-    **{
-        f"clamp_norm_factor {value!r}": (
-            {"clamp_norm_factor": value},
-            f"clamp_norm_factor is {value!r}; expected a number above 0",
-        )
-        for value in (0, -1.0, True, float("nan"), float("inf"), "1")
-    },
-    **{
-        f"v_lr {value!r}": ({"v_lr": value}, f"v_lr is {value!r}; expected a number above 0 and at most 1000")
-        for value in (0, -1.0, True, float("nan"), "1", 1001, 1e300, float("inf"))
-    },
-    **{
-        f"{name} {value!r}": ({name: value}, f"{name} is {value!r}; expected a number, 0 or more")
-        for name in ("v_weight_decay", "kl_factor")
-        for value in (-1.0, True, float("nan"), "0")
-    },
-    **{
-        f"bare_weight {value!r}": (
-            {"bare_weight": value},
-            f"bare_weight is {value!r}; expected a share above 0 and at most 1, or None",
-        )
-        for value in (0, 1.5, True, float("nan"), "half")
-    },
-    **{
-        f"layer {layer!r}": ({"layer": layer}, f"layer is {layer!r}; gpt2 has layers 0 to 3, counted from 0")
-        for layer in (4, -1, True, 1.0)
-    },
-    **{
-        f"seed {seed!r}": ({"seed": seed}, f"seed is {seed!r}; expected a whole number from 0 to 4294967295")
-        for seed in (-1, 2**32, True, 1.0)
-    },
-    "variant": ({"variant": "R-ROME"}, "variant is 'R-ROME'; choose one of r-rome, rome, p-rome"),
-    "essence_at": ({"essence_at": "first"}, "essence_at is 'first'; choose one of last, subject"),
-    "engine": ({"engine": "fast"}, "engine is 'fast'; choose one of auto, plain"),
+    f"{name} {value!r}": ({name: value}, f"{name} is {value!r}; {expected}")
+    for name, values, expected in [
+        ("v_num_grad_steps", [0, -1, True, 2.0, "20"], "expected a whole number, 1 or more"),
+        ("clamp_norm_factor", [0, -1.0, True, NAN, INF, "1"], "expected a number above 0"),
+        ("v_lr", [0, -1.0, True, NAN, "1", 1001, 1e300, INF], "expected a number above 0 and at most 1000"),
+        ("v_weight_decay", [-1.0, True, NAN, "0"], "expected a number, 0 or more"),
+        ("kl_factor", [-1.0, True, NAN, "0"], "expected a number, 0 or more"),
+        ("bare_weight", [0, 1.5, True, NAN, "half"], "expected a share above 0 and at most 1, or None"),
+        ("layer", [4, -1, True, 1.0], "gpt2 has layers 0 to 3, counted from 0"),
+        ("seed", [-1, 2**32, True, 1.0], "expected a whole number from 0 to 4294967295"),
+        ("variant", ["R-ROME"], "choose one of r-rome, rome, p-rome"),
+        ("essence_at", ["first"], "choose one of last, subject"),
+        ("engine", ["fast"], "choose one of auto, plain"),
+    ]
+    for value in values
+} | {
     **{
         f"template {text!r}": (
             {"context_templates": ["{}", text]},
