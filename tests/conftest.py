@@ -39,6 +39,15 @@ def pytest_collection_modifyitems(config, items):
     items[:] = chosen
 
 
+def pytest_generate_tests(metafunc):
+    """A test that takes `backend` and says no more of it runs on each class that the installed TransformerLens has."""
+    chosen = any("backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "backend" in metafunc.fixturenames and not chosen:
+        from architectures import BACKENDS
+
+        metafunc.parametrize("backend", BACKENDS)
+
+
 @pytest.fixture
 def unchecked():
     """Shapes that callers get wrong reach the function that refuses them: its own words are under test, not ours."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture, own
+from architectures import BRIDGE, architecture, own
 from effort import slow
 from hosts import EACH_BACKEND
 from left_alone import left_alone
@@ -109,7 +109,6 @@ def test_settings_together_and_by_name():
     assert set(CollectChanges.__annotations__) == {field.name for field in fields(CollectSettings)}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_float32_is_summed_in_float64(backend):
     model = architecture("gpt2", backend, torch.float32)
     moment = SecondMoment.collect(model, layers=[1], texts=TEXTS)[1]
@@ -126,7 +125,6 @@ def test_products_that_rounding_made_lopsided(monkeypatch):
     _same(SecondMoment.collect(model, layers=[1], texts=TEXTS)[1], *oracle(model, 1, TEXTS))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_blocks_behind_the_last_layer_are_not_run(backend):
     model = architecture("gpt2", backend)
     ran = []

@@ -34,7 +34,6 @@ def test_hooks_and_weights_give_the_same(name, backend):
     assert (hooked - unedited).norm() > 1e-2 * unedited.norm()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
 def test_hooks_and_weights_in_other_precisions(dtype, rtol, backend):
     model = own("llama", backend, dtype=dtype)
@@ -46,7 +45,6 @@ def test_hooks_and_weights_in_other_precisions(dtype, rtol, backend):
     assert torch.equal(w_out(model), original)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_that_are_edited_and_rows_that_are_not(backend):
     model = architecture("gpt2", backend)
     edit, tokens = random_edit(model), TOKENS.repeat(2, 1)
@@ -66,7 +64,6 @@ def test_rows_that_the_batch_does_not_have(rows):
     assert said == f"rows are {rows}, and the batch has rows 0 to 3"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_row_carries_edits_of_its_own(backend):
     model = architecture("neox", backend)
     a, b = random_edit(model, seed=1), random_edit(model, seed=2)
@@ -102,7 +99,6 @@ def test_an_edit_goes_from_one_class_to_the_other():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_whatever_the_order_the_bits_are_the_same(backend, dtype):
     model = own("llama", backend, dtype=dtype)
     original = w_out(model).clone()
@@ -154,7 +150,6 @@ def test_many_edits_come_and_go_by_a_sum_that_is_kept(dtype, monkeypatch):
     assert torch.equal(w_out(model), original)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_edits_are_told_by_layer_and_order(backend):
     model = own("gpt2", backend)
     late, first, second = random_edit(model, 3), random_edit(model, 0, seed=2), random_edit(model, 0, seed=1)
@@ -192,7 +187,6 @@ CHANGED = (
 )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_states_that_do_not_allow_it(backend):
     model = own("gpt2", backend)
     edit, other = random_edit(model), random_edit(model, seed=1)
@@ -214,7 +208,6 @@ def test_states_that_do_not_allow_it(backend):
     assert "is not applied to this model" in refused(EditStateError, other.revert, model)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_changes_of_somebody_elses_are_not_written_over(backend):
     model = own("llama", backend)
     edit, other = random_edit(model), random_edit(model, seed=1)
@@ -234,7 +227,6 @@ def test_changes_of_somebody_elses_are_not_written_over(backend):
     assert torch.equal(w_out(model), original)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_model_that_changed_its_precision(backend, caplog):
     caplog.set_level(logging.ERROR)
     model = own("llama", backend, dtype=torch.float32)
@@ -256,7 +248,6 @@ def test_a_model_that_changed_its_precision(backend, caplog):
     assert "was changed outside rome_lens" in refused(EditStateError, edit.revert, model)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_another_model_of_the_same_shape(backend):
     model, stranger = architecture("gpt2", backend), own("gpt2", backend)
     edit = random_edit(model)
@@ -293,7 +284,6 @@ def test_a_layer_that_the_other_model_does_not_have():
     assert said.endswith("tiny is another model (layer 3 of 2)")
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_copy_of_an_edited_model_has_its_own_record(backend):
     model = own("llama", backend)
     original, edit = w_out(model).clone(), random_edit(model)
@@ -326,7 +316,6 @@ def _kept(model):
 
 
 @pytest.mark.parametrize("assign", [False, True])
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_that_were_loaded_as_they_were_carry_no_edit(backend, assign):
     """F4: a record that the weights belie is dropped by whatever asks for it."""
     model = own("llama", backend, dtype=torch.float32)
@@ -355,7 +344,6 @@ def test_weights_that_were_loaded_as_they_were_carry_no_edit(backend, assign):
     assert "_rome_lens_edits" not in model.__dict__
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_of_a_moment_between_two_edits(backend):
     """F4: what the loaded weights hold is what is applied; layers do not ask for one another."""
     model = own("llama", backend, dtype=torch.float32)
@@ -409,7 +397,6 @@ def _halve_and_back(model):
 
 
 @pytest.mark.parametrize("change", [_train, _load_other_weights, _halve, _halve_and_back])
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_edits_in_weights_that_others_changed_can_be_forgotten(backend, change, caplog):
     """F4: no dead end: the error names the layer and the way on, and on it goes."""
     caplog.set_level(logging.ERROR)
@@ -438,7 +425,6 @@ def test_forgetting_asks_for_a_model_and_a_layer_of_it():
     assert "layer is 9" in refused(SettingError, rl.forget_edits, architecture("gpt2", BACKENDS[0]), layer=9)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_edit_of_weights_that_are_no_numbers_goes_on_and_off(backend):
     model = own("llama", backend, dtype=torch.float32)
     edit = random_edit(model)
@@ -451,7 +437,6 @@ def test_an_edit_of_weights_that_are_no_numbers_goes_on_and_off(backend):
     torch.testing.assert_close(w_out(model), original, rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_edit_that_rounds_to_nothing_is_applied_all_the_same(backend):
     model = own("llama", backend, dtype=torch.bfloat16)
     edit = random_edit(model)
@@ -464,7 +449,6 @@ def test_an_edit_that_rounds_to_nothing_is_applied_all_the_same(backend):
     assert not edit.is_applied(model)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_editor_of_a_layer_that_others_changed_asks_to_forget(backend):
     """The kept matrix is no longer what the layer was before: nothing is measured against it in silence."""
     model = own("llama", backend, dtype=torch.float32)
@@ -477,7 +461,6 @@ def test_an_editor_of_a_layer_that_others_changed_asks_to_forget(backend):
     rl.ROME(model, layer=1, second_moment=moment)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_edits_are_equal_when_their_ids_are(backend, tmp_path):
     model = own("llama", backend, dtype=torch.float32)
     edit, other = random_edit(model), random_edit(model, seed=1)

@@ -51,7 +51,6 @@ def same(some, others):
 
 
 @pytest.mark.parametrize("dense", [(), (2,), LAYERS], ids=str)
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_and_hooks_of_all_layers(backend, dense):
     model = own("llama", backend)
     edit, single = many(model, dense=dense), random_edit(model, 2, seed=7)
@@ -108,7 +107,6 @@ def test_an_edit_of_another_strength(dense):
         assert "expected a finite number" in refused(SettingError, edit.scaled, factor)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_all_layers_or_none(backend, monkeypatch):
     model = own("llama", backend)
     edit, other, before = many(model), random_edit(model, 0, seed=5), matrices(model)
@@ -140,7 +138,6 @@ def test_all_layers_or_none(backend, monkeypatch):
     assert "_rome_lens_edits" not in model.__dict__
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_layer_that_was_put_back_by_other_means(backend):
     """The edit is then no longer applied, and what is left of it can be taken out."""
     model = own("llama", backend)
@@ -240,7 +237,6 @@ def test_folders(tmp_path):
         torch.testing.assert_close(adapted(TOKENS).logits, logits(model), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_edits_that_were_found_on_top_of_one_that_is_taken_out(backend):
     model = own("llama", backend)
     first, second = random_edit(model, 0, seed=1), random_edit(model, 1, seed=2)

@@ -97,13 +97,11 @@ def test_every_setting_equals_the_oracle(settings, backend):
     assert_equals_oracle(model, trace(model, **settings))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_float32_through_one_dnn_equals_the_oracle(backend):
     model = architecture("llama", backend, torch.float32)
     assert_equals_oracle(model, trace(model), rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_rounding_in_the_layers_below_is_no_fault_of_a_block(backend, monkeypatch):
     # As in SmolLM2: an early layer writes states of thousands of times the usual size, and the next ones add little.
     hugging_face = hugging_face_model("llama")
@@ -121,7 +119,6 @@ def test_rounding_in_the_layers_below_is_no_fault_of_a_block(backend, monkeypatc
     assert trace(model).engine == "blocks"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_identities_hold_exactly(backend):
     traced = trace(architecture("gpt2", backend), answer=None)
     first, last, top = traced.subject_span[0], len(traced.tokens) - 1, -1
@@ -131,7 +128,6 @@ def test_identities_hold_exactly(backend):
     assert (traced.scores["resid"][top, :last] == traced.low).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_swapped_subject_equals_the_oracle(backend):
     model = architecture("neox", backend)
     traced = trace(model, noise=None, swap="xy")
@@ -184,7 +180,6 @@ def test_bridge_in_compatibility_mode_equals_the_oracle(no_processing):
     assert_equals_oracle(model, trace(model))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_users_hooks_are_seen_and_kept(backend):
     model = architecture("gpt2", backend)
 
@@ -200,7 +195,6 @@ def test_users_hooks_are_seen_and_kept(backend):
     assert trace(model).engine == "blocks"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_model_is_left_as_it_was(backend):
     model = own("llama", backend).train()
     model.blocks[1].eval()
@@ -208,7 +202,6 @@ def test_model_is_left_as_it_was(backend):
         trace(model)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_model_is_left_as_it_was_after_an_error(backend):
     model = architecture("llama", backend)
 
@@ -219,7 +212,6 @@ def test_model_is_left_as_it_was_after_an_error(backend):
         trace(model, progress=fail)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_padding_side_and_training_mode_change_nothing(backend):
     model = own("gpt2", backend)
     expected = trace(model)

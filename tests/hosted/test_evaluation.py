@@ -168,7 +168,6 @@ def test_blocks_give_what_whole_forwards_give(name, backend):
         assert found[number]["scores"] == pytest.approx(record["scores"], abs=1e-3)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_fast_way_is_the_one_that_is_taken(backend):
     model = architecture("llama", backend)
     measurer = RecordMeasurer(model, Measures(n_texts=0))
@@ -183,7 +182,6 @@ def test_the_fast_way_is_the_one_that_is_taken(backend):
         model.reset_hooks()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_edit_of_anybody_s_is_measured_in_the_weights(backend):
     model = architecture("llama", backend)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
@@ -199,7 +197,6 @@ def test_an_edit_of_anybody_s_is_measured_in_the_weights(backend):
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_several_edits_for_one_request_and_matrices_go_through_hooks(backend):
     model = architecture("llama", backend)
     requests = [record.request for record in RECORDS]
@@ -213,7 +210,6 @@ def test_several_edits_for_one_request_and_matrices_go_through_hooks(backend):
     assert [record["texts"] for record in found.values()] == [record["texts"] for record in theirs.values()]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_zsre_equals_a_plain_evaluation(backend):
     model, tokenizer = architecture("llama", backend), byte_tokenizer()
     edits = {record.request: _rome(model).edit(record.request) for record in QUESTIONS}
@@ -278,7 +274,6 @@ def _without_time(found):
     return found
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_texts_about_objects_are_the_unedited_model_s_or_the_user_s(backend):
     model = architecture("llama", backend)
     found = []
@@ -332,7 +327,6 @@ def test_a_record_that_does_not_fit_the_model_is_set_aside():
     assert "unfit" not in found[0]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_at_the_end_of_the_context_are_not_pushed_out_of_it(backend):
     # Positions of a GPT-2 are learned: one beyond the last is an error, and the longest answer pads all rows.
     model = architecture("gpt2", backend)

@@ -58,7 +58,6 @@ def rounding(model, *, log_probabilities=False):
     return 1e-9 + 5 * apart
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_folder_gives_the_edited_models_logits(name, backend, tmp_path):
     model = architecture(name, backend)
@@ -76,7 +75,6 @@ def test_folder_gives_the_edited_models_logits(name, backend, tmp_path):
     assert [edit["layer"] for edit in note["edits"]] == [1, 1, 3]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_adapter_gives_the_edited_models_logits(name, backend, tmp_path):
     model = architecture(name, backend, torch.float32)

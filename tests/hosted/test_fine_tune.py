@@ -131,7 +131,6 @@ def test_many_in_a_batch_are_each_as_if_alone(norm_constraint, engine, name, bac
     assert editor.edit_many([]) == []
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_no_weight_leaves_its_ball(backend):
     model = own("gpt2", backend)
     free, bounded = (tuner(model, norm_constraint=bound).edit(REQUEST) for bound in (None, 0.015))
@@ -155,7 +154,6 @@ def test_it_stops_where_the_target_is_said():
     assert edit.notes == (f"settings: {editor.settings.source}",)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_token_of_the_target_is_read_after_those_before_it(backend):
     model = architecture("gpt2", backend)
     edit = tuner(model, num_steps=1).edit(REQUEST)
@@ -168,7 +166,6 @@ def test_every_token_of_the_target_is_read_after_those_before_it(backend):
     assert abs(sum(first) - sum(said)) > 0.1
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_model_is_left_as_it_was(backend):
     model = own("llama", backend).train()
     model.blocks[0].ln1.eval()
@@ -211,7 +208,6 @@ def test_hooks_and_weights_give_the_same(name, backend):
     assert (hooked - unedited).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_edits_of_both_kinds_stack_and_leave_the_very_bits(backend):
     model = own("gpt2", backend)
     original = w_out(model).clone()

@@ -70,7 +70,6 @@ def test_greedy_equals_whole_forwards(name, backend, paths):
     assert tokens[:, 5:].unique().numel() > 4
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_sampled_equals_whole_forwards(name, backend, paths):
     model = architecture(name, backend)
@@ -82,7 +81,6 @@ def test_sampled_equals_whole_forwards(name, backend, paths):
     assert not torch.equal(tokens, again[1])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_float32_equals_whole_forwards(backend, paths):
     model = architecture("gpt2", backend, torch.float32)
     tokens = sample(as_backend(model), PROMPTS, n_new=N_NEW, generator=None)
@@ -173,7 +171,6 @@ def edit_hooks(backend, u, v, *, layer=1):
     ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_edit_under_hooks_equals_edited_weights(name, backend, paths):
     model = own(name, backend)
@@ -191,7 +188,6 @@ def test_edit_under_hooks_equals_edited_weights(name, backend, paths):
     assert not torch.equal(hooked, unedited)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["hook_embed", "blocks.0.hook_resid_pre", "blocks.3.hook_resid_post"])
 def test_steering_hook_acts_once_at_every_position(name, backend, paths):
     model = architecture("gpt2", backend)
@@ -218,7 +214,6 @@ def set_third(x):
     return x
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("function", [set_first, set_last, set_third])
 def test_hooks_that_look_at_the_position_fall_back(function, backend, paths):
     model = architecture("gpt2", backend)
@@ -254,7 +249,6 @@ def test_refused_replay_falls_back(after, monkeypatch, paths):
     assert torch.equal(tokens, plain(model, PROMPTS, drawn(seeded())))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_embeddings_that_are_no_sum_of_token_and_position_are_taken_whole(backend, paths):
     model = architecture("gpt2", backend)
     wrapped = as_backend(model)
@@ -274,7 +268,6 @@ def test_embedding_is_understood(name, adds):
     assert (embedding.shift is not None) == adds
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_model_and_global_generator_are_left_as_they_were(backend):
     model = own("gpt2", backend).train()
     model.blocks[1].eval()
@@ -332,7 +325,6 @@ def test_logits_that_are_no_numbers_are_refused():
 TEXTS = ["ab cde", "xyz", "fgh ij", "q"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_texts_of_different_lengths_continue_as_each_alone(backend):
     model = architecture("llama", backend)
     got = continue_texts(as_backend(model), TEXTS, n_new=4, stop_at_eos=False)

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, save
+from architectures import BRIDGE, save
 from edits import logits, random_edit, w_out
 from refused import refused
 
@@ -34,7 +34,6 @@ def edit_of(model, size, **changes):
 
 
 @pytest.mark.parametrize("size", [1.0, 3e-3])
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_edit_is_refused_by_the_folder_that_holds_it(source, tmp_path, backend, size):
     """F13: also one below the 1 % within which two models pass for one, and beside others."""
     model = load(source)
@@ -62,7 +61,6 @@ def test_an_edit_is_refused_by_the_folder_that_holds_it(source, tmp_path, backen
     assert [edit["id"] for edit in note["edits"]] == note["layers"][0]["edits"] == [first.id, second.id]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_folder_is_known_by_its_weights_where_it_has_no_note(source, tmp_path, backend):
     model = load(source)
     edit, other = edit_of(model, 3e-3), edit_of(model, 3e-3, seed=1)
@@ -74,7 +72,6 @@ def test_a_folder_is_known_by_its_weights_where_it_has_no_note(source, tmp_path,
         pass
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_note_that_the_weights_belie_counts_for_nothing(source, tmp_path, backend):
     model = load(source, backend)
     edit = edit_of(model, 1.0)
@@ -93,7 +90,6 @@ def test_a_note_that_cannot_be_read_is_left_alone(source, tmp_path, damage):
     assert "is in these weights already" in refused(EditStateError, edit.apply, load(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("earlier", [False, True])
 def test_the_second_moment_of_the_unedited_layer_serves_the_exported_folder(source, tmp_path, backend, earlier):
     """F13: as it serves a second edit in memory. The keys of the edited layer are what they were."""
@@ -119,7 +115,6 @@ def test_the_second_moment_of_the_unedited_layer_serves_the_exported_folder(sour
     assert "is another model" in refused(ModelMismatchError, rl.ROME, edited, layer=1, second_moment=moments[1])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("tuned", [False, True])
 def test_an_edit_says_what_was_in_the_weights_when_it_was_found(source, tmp_path, backend, tuned):
     """F13: alone it does something else than beside the other."""
@@ -149,7 +144,6 @@ def test_an_edit_says_what_was_in_the_weights_when_it_was_found(source, tmp_path
     assert again.made_on == found.made_on
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_commands_that_are_advised_name_what_was_loaded(source, tmp_path, backend):
     """F13: the whole path, as a shell takes it, and not its last part, which is another model's name."""
     model, quoted = load(source, backend), shlex.quote(str(source.resolve()))

@@ -97,7 +97,6 @@ def hugging_face_logits(folder: Path, tokens: torch.Tensor, dtype: torch.dtype =
         return model(tokens).logits
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "neox", "llama"])
 def test_local_folder(saved, name, backend):
     model = load_model(saved(name), backend=backend)
@@ -114,7 +113,6 @@ def test_local_folder(saved, name, backend):
         torch.testing.assert_close(model(tokens), hugging_face_logits(saved(name), tokens), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_dtypes(saved, backend):
     folder = saved("llama")
     for name, dtype in [("bfloat16", torch.bfloat16), ("torch.float16", torch.float16), ("float64", torch.float64)]:
@@ -222,7 +220,6 @@ def process_state() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("progress", [None, lambda done, total, what: None], ids=["silent", "reporting"])
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_is_printed_and_nothing_global_stays_changed(saved, capfd, backend, progress):
     folder = saved("gptj")
     tempfile.gettempdir()
@@ -470,7 +467,6 @@ def default_models() -> dict[str, types.SimpleNamespace]:
 PROMPT = "The Eiffel Tower is located in the city of"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_default_model(default_models, backend):
     model = default_models[backend].model
     assert (model.cfg.model_name, model.cfg.n_layers, model.cfg.d_model) == ("smollm2-135m", 30, 576)

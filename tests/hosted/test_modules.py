@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, CONFIGS, HOOKED, architecture, hugging_face_model, own
+from architectures import BRIDGE, CONFIGS, HOOKED, architecture, hugging_face_model, own
 from hosts import needs_hooked
 from torch import nn
 
@@ -13,7 +13,6 @@ from rome_lens.backends.modules import hugging_face_module, hugging_face_tree, i
 from rome_lens.errors import ModelError
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_names_the_module_that_holds_w_out(name, backend):
     try:

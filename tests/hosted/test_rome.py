@@ -49,7 +49,6 @@ def test_every_architecture_equals_the_oracle(name, backend):
     assert oracle.deltas[-1].norm() > 0.1 * oracle.bare_value.norm()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_plain_engine_equals_the_oracle(backend):
     edit, _ = assert_equals_oracle(rome(architecture("llama", backend), engine="plain"), engine="plain")
     assert "values were optimised by whole forwards, which is slower: engine='plain' was asked for" in edit.notes
@@ -98,7 +97,6 @@ def test_every_request_equals_the_oracle(prompt, subject, target, prepend_bos, n
     assert_equals_oracle(editor, rl.EditRequest(prompt, subject=subject, target_new=target))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_float32_equals_the_oracle(backend):
     edit, _ = assert_equals_oracle(rome(architecture("llama", backend, torch.float32)), rtol=1e-3)
     assert (edit.u.dtype, edit.dtype) == (torch.float32, "float32")
@@ -118,7 +116,6 @@ def test_bridge_in_compatibility_mode_equals_the_oracle(no_processing):
     assert_equals_oracle(rome(model))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_users_hooks_are_seen_and_kept(backend):
     model = architecture("gpt2", backend)
     with model.hooks(fwd_hooks=[("blocks.2.hook_mlp_out", lambda x, hook: x * 0.5)]):
@@ -149,7 +146,6 @@ REQUESTS = [
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_optimisation_stops_when_the_target_is_said(backend):
     editor = rome(small_words(backend), context_templates=["the city. {}"], **WORDS)
     edit = editor.edit(REQUESTS[1])
@@ -161,7 +157,6 @@ def test_optimisation_stops_when_the_target_is_said(backend):
     assert edit.after.target > 0.9 > edit.before.target
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("engine", ["auto", "plain"])
 def test_the_last_layer_can_only_change_what_the_subject_ends(backend, engine):
     editor = rome(architecture("gpt2", backend), layer=3, context_templates=[], engine=engine)
@@ -172,7 +167,6 @@ def test_the_last_layer_can_only_change_what_the_subject_ends(backend, engine):
     assert editor.edit(rl.EditRequest("ab {}", "cde", "x")).v.norm() > 0
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("engine", ["auto", "plain"])
 @pytest.mark.parametrize("layer", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -201,7 +195,6 @@ def test_an_edit_that_falls_short_says_why():
     assert "not reached" not in repr(reached)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("engine", ["auto", "plain"])
 def test_many_edits_are_those_that_each_would_be(backend, engine):
     editor = rome(small_words(backend), context_templates=["the city. {}"], engine=engine, **WORDS)
@@ -219,7 +212,6 @@ def test_many_edits_are_those_that_each_would_be(backend, engine):
 
 
 @pytest.mark.parametrize("variant", ["r-rome", "rome", "p-rome"])
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_key_is_answered_with_the_value_and_the_rank_is_one(variant, backend):
     model = architecture("gpt2", backend)
     editor = rome(model, variant=variant)
@@ -283,7 +275,6 @@ def test_the_gradient_is_that_of_finite_differences(name, backend):
     assert gradient.norm(dim=1).min() > 1e-4
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_no_step_leaves_the_ball(backend):
     editor = rome(architecture("gpt2", backend), v_num_grad_steps=10, clamp_norm_factor=0.3)
     length = oracle_of(editor, REQUEST).bare_value.norm().item()
@@ -302,7 +293,6 @@ def test_the_only_evaluation_is_followed_by_no_step():
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_model_is_left_as_it_was(backend, gradients, fails):
     model = own("llama", backend)
     model.train().blocks[1].eval()
@@ -317,7 +307,6 @@ def test_the_model_is_left_as_it_was(backend, gradients, fails):
         rome(model, context_templates=None).edit(REQUEST, progress=progress)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_gradients_are_taken_whatever_the_callers_mode(mode, backend):
     editor = rome(architecture("gpt2", backend))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture, hugging_face_model, own
+from architectures import BRIDGE, architecture, hugging_face_model, own
 from refused import refused
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -314,7 +314,6 @@ def test_statistics_that_are_cut_short(tmp_path, kept):
     assert "there is no file" in refused(ArtefactError, SecondMoment.from_npz, tmp_path / "none.npz", layer=0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_model_it_belongs_to_takes_it(moment, tmp_path, backend):
     model = architecture("gpt2", backend)
     moment.check(as_backend(model), 2)

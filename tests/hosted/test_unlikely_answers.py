@@ -28,7 +28,6 @@ def log_probability(model, answer):
     return logits.log_softmax(dim=-1).gather(1, ids[0, -n:, None]).sum()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("engine", ["auto", "plain", "attribution"])
 def test_a_trace_of_what_float32_does_not_hold(backend, engine, tmp_path):
     model = own("gpt2", backend, dtype=torch.float32)
@@ -53,7 +52,6 @@ def test_a_trace_of_what_float32_does_not_hold(backend, engine, tmp_path):
     assert f"high {traced.high:.1e}" in repr(traced)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_both_engines_agree_on_it(backend):
     model = own("gpt2", backend, dtype=torch.float32)
     torch.testing.assert_close(trace(model).scores, trace(model, engine="plain").scores, rtol=1e-4, atol=0)
@@ -77,7 +75,6 @@ def test_a_trace_of_what_no_number_holds_says_so(capsys):
     assert not traced.figure().layout.shapes
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_edits_to_what_float32_does_not_hold(backend):
     model = own("gpt2", backend, dtype=torch.float32)
     request = rl.EditRequest("a {} fg", SUBJECT, ANSWER)

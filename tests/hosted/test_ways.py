@@ -103,7 +103,6 @@ def test_an_average_has_noise_as_wide_as_what_passes_hook_embed(monkeypatch):
     assert average.high != average.low
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("error", [TypeError("no\nsuch"), IndexError("list index out of range"), KeyError("x")])
 def test_whatever_a_block_raises_alone_leads_to_whole_forwards(backend, error, monkeypatch):
     model = architecture("llama", backend)

@@ -119,7 +119,6 @@ def test_an_edit_comes_back_as_it_was(path, edit, changes):
     assert json.loads(json.dumps(other.to_dict()))["request"]["prompt"] == other.request.prompt
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_edit_of_the_editors_comes_back_and_does_the_same(path, backend):
     model = architecture("gpt2", backend)
     made = rome(model).edit(REQUEST)

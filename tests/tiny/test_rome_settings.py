@@ -100,7 +100,6 @@ def test_other_models_go_by_a_rule_that_is_named(name, positions, n_layers, laye
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_settings_are_found_on_real_models(backend):
     assert default_layer(as_backend(architecture("gpt2", backend))) == 1
     assert default_layer(as_backend(architecture("neox", backend))) == 1

@@ -79,7 +79,6 @@ def greedy(model, text, n):
     return [model.tokenizer.decode([i]) for i in ids[-n:]]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_target_of_many_tokens_is_reached_where_each_is_the_likeliest(backend):
     model = tiny_model(backend).to(torch.float64)
     text = PROMPT.replace("{}", SUBJECT)
@@ -103,7 +102,6 @@ def test_with_the_bare_prompt_alone_no_share_of_it_is_advised():
     assert not any("bare_weight" in note for several in notes for note in several)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_old_answer_goes_on_until_it_differs_from_the_target(backend):
     model = tiny_model(backend).to(torch.float64)
     host, text = as_backend(model), PROMPT.replace("{}", SUBJECT)
