@@ -64,3 +64,19 @@ def tiny():
     from rome_lens.loading.tiny import tiny_model
 
     return tiny_model("auto")
+
+
+@pytest.fixture
+def gpt2():
+    """A random model of that architecture in float64, in the first class that is there; not to be changed."""
+    from architectures import BACKENDS, architecture
+
+    return architecture("gpt2", BACKENDS[0])
+
+
+@pytest.fixture
+def llama():
+    """As `gpt2`, of the architecture of Llama."""
+    from architectures import BACKENDS, architecture
+
+    return architecture("llama", BACKENDS[0])

@@ -38,17 +38,16 @@ def test_of_a_small_difference_it_is_the_exact_effect(name, backend, answer):
     assert errors[1] < 0.2 * errors[0]
 
 
-def test_what_is_known_without_a_run_is_exact():
-    traced = trace(architecture("gpt2", BACKENDS[0]), "attribution", noise=2.0, answer=None)
+def test_what_is_known_without_a_run_is_exact(gpt2):
+    traced = trace(gpt2, "attribution", noise=2.0, answer=None)
     first, last = traced.subject_span[0], len(traced.tokens) - 1
     for scores in traced.scores.values():
         assert (scores[:, :first] == traced.low).all()
     assert traced.scores["resid"][-1, last] == traced.high
 
 
-def test_a_window_is_the_sum_of_its_layers():
-    model = architecture("llama", BACKENDS[0])
-    one, three = (trace(model, "attribution", noise=2.0, window=w).effect("mlp") for w in (1, 3))
+def test_a_window_is_the_sum_of_its_layers(llama):
+    one, three = (trace(llama, "attribution", noise=2.0, window=w).effect("mlp") for w in (1, 3))
     # Window 3 covers l-1 .. l+1; the last layer alone is known to change nothing at other tokens, and is set.
     torch.testing.assert_close(three[1, 4], one[0, 4] + one[1, 4] + one[2, 4], rtol=1e-9, atol=1e-15)
 
@@ -66,8 +65,8 @@ def test_an_improbable_answer_has_effects_in_half_precision_too(backend, dtype, 
         assert error < bound
 
 
-def test_it_says_so_everywhere(tmp_path):
-    traced = trace(architecture("gpt2", BACKENDS[0]), "attribution", noise=2.0)
+def test_it_says_so_everywhere(gpt2, tmp_path):
+    traced = trace(gpt2, "attribution", noise=2.0)
     assert traced.approximate
     assert traced.engine == "attribution"
     assert "approximated" in repr(traced)
@@ -76,7 +75,7 @@ def test_it_says_so_everywhere(tmp_path):
     assert all("an approximation" in title for title in titles)
     traced.save(tmp_path / "trace.safetensors")
     assert rl.CausalTrace.load(tmp_path / "trace.safetensors").approximate
-    exact = trace(architecture("gpt2", BACKENDS[0]), "auto", noise=2.0)
+    exact = trace(gpt2, "auto", noise=2.0)
     assert not exact.approximate
     assert "approxim" not in repr(exact) + "".join(heat_map.title for heat_map in exact.heat_maps())
 
@@ -89,9 +88,8 @@ def test_a_frozen_model_has_gradients_all_the_same():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_memory_that_runs_out_is_answered_with_fewer_samples(monkeypatch):
-    model = architecture("llama", BACKENDS[0])
-    expected = trace(model, "attribution", noise=2.0, samples=4)
+def test_memory_that_runs_out_is_answered_with_fewer_samples(llama, monkeypatch):
+    expected = trace(llama, "attribution", noise=2.0, samples=4)
     seen = []
 
     def once(backend, runs, cells, **how):
@@ -102,6 +100,6 @@ def test_memory_that_runs_out_is_answered_with_fewer_samples(monkeypatch):
 
     monkeypatch.setattr("rome_lens.tracing.grid.approximate_cells", once)
     tighten(monkeypatch, run_positions=4 * 11 * 5 + 11)
-    got = trace(model, "attribution", noise=2.0, samples=4)
+    got = trace(llama, "attribution", noise=2.0, samples=4)
     assert len(seen) > 2
     torch.testing.assert_close(got.scores, expected.scores, rtol=1e-9, atol=0)

@@ -57,10 +57,9 @@ def test_rows_that_are_edited_and_rows_that_are_not(backend):
 
 
 @pytest.mark.parametrize("rows", [[4], [-5], [0, 7]])
-def test_rows_that_the_batch_does_not_have(rows):
-    model = architecture("gpt2", BACKENDS[0])
-    hooks = random_edit(model).hooks(model, rows=rows)
-    said = refused(SettingError, logits, model, hooks, TOKENS.repeat(2, 1))
+def test_rows_that_the_batch_does_not_have(gpt2, rows):
+    hooks = random_edit(gpt2).hooks(gpt2, rows=rows)
+    said = refused(SettingError, logits, gpt2, hooks, TOKENS.repeat(2, 1))
     assert said == f"rows are {rows}, and the batch has rows 0 to 3"
 
 
@@ -214,15 +213,13 @@ def test_changes_of_somebody_elses_are_not_written_over(backend):
     original = w_out(model).clone()
     edit.apply(model)
     edited = w_out(model).clone()
-    with torch.no_grad():
-        w_out(model).mul_(1.0001)
+    w_out(model).mul_(1.0001)
     changed = w_out(model).clone()
     for step in (lambda: edit.revert(model), lambda: other.apply(model)):
         assert refused(EditStateError, step) == CHANGED
         assert torch.equal(w_out(model), changed)
         assert rl.applied_edits(model) == (edit,)
-    with torch.no_grad():
-        w_out(model).copy_(edited)
+    w_out(model).copy_(edited)
     edit.revert(model)
     assert torch.equal(w_out(model), original)
 
@@ -251,8 +248,7 @@ def test_a_model_that_changed_its_precision(backend, caplog):
 def test_another_model_of_the_same_shape(backend):
     model, stranger = architecture("gpt2", backend), own("gpt2", backend)
     edit = random_edit(model)
-    with torch.no_grad():
-        w_out(stranger).copy_(w_out(model).roll(1, dims=0))
+    w_out(stranger).copy_(w_out(model).roll(1, dims=0))
     original = w_out(stranger).clone()
     expected = (
         "the edit was made for layer 1 of gpt2, and gpt2 is another model (other weights in layer 1); force=True edits "
@@ -268,18 +264,18 @@ def test_another_model_of_the_same_shape(backend):
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_another_shape(force):
-    edit = random_edit(architecture("gpt2", BACKENDS[0]))
+def test_another_shape(llama, gpt2, force):
+    edit = random_edit(gpt2)
     for step in (edit.apply, edit.hooks):
-        assert refused(ModelMismatchError, step, architecture("llama", BACKENDS[0]), force=force) == (
+        assert refused(ModelMismatchError, step, llama, force=force) == (
             "the edit was made for layer 1 of gpt2, and llama is another model (d_model 16 against 32)"
         )
 
 
-def test_a_layer_that_the_other_model_does_not_have():
+def test_a_layer_that_the_other_model_does_not_have(gpt2):
     from rome_lens.loading.tiny import tiny_model
 
-    edit = random_edit(architecture("gpt2", BACKENDS[0]), 3)
+    edit = random_edit(gpt2, 3)
     said = refused(ModelMismatchError, edit.apply, tiny_model(BACKENDS[0]), force=True)
     assert said.endswith("tiny is another model (layer 3 of 2)")
 
@@ -379,8 +375,7 @@ def _of(state, model):
 
 
 def _train(model):
-    with torch.no_grad():
-        w_out(model).mul_(1.0001)
+    w_out(model).mul_(1.0001)
 
 
 def _load_other_weights(model):
@@ -419,17 +414,16 @@ def test_edits_in_weights_that_others_changed_can_be_forgotten(backend, change, 
     assert torch.equal(w_out(model), changed)
 
 
-def test_forgetting_asks_for_a_model_and_a_layer_of_it():
+def test_forgetting_asks_for_a_model_and_a_layer_of_it(gpt2):
     with pytest.raises(ModelError, match="expected a HookedTransformer or a TransformerBridge, got str"):
         rl.forget_edits("no model")
-    assert "layer is 9" in refused(SettingError, rl.forget_edits, architecture("gpt2", BACKENDS[0]), layer=9)
+    assert "layer is 9" in refused(SettingError, rl.forget_edits, gpt2, layer=9)
 
 
 def test_an_edit_of_weights_that_are_no_numbers_goes_on_and_off(backend):
     model = own("llama", backend, dtype=torch.float32)
     edit = random_edit(model)
-    with torch.no_grad():
-        w_out(model)[2, 3] = float("nan")
+    w_out(model)[2, 3] = float("nan")
     original = w_out(model).clone()
     edit.apply(model, force=True)
     assert edit.is_applied(model)

@@ -193,15 +193,13 @@ class EditedModel(RuleBasedStateMachine):
     def somebody_else_trains(self, number, layer):
         """Neither on top of that nor below it is anything written; once it is undone all goes on."""
         before = self.w_out(layer).clone()
-        with torch.no_grad():
-            self.w_out(layer)[0, 0] += 1
+        self.w_out(layer)[0, 0] += 1
         changed = self.w_out(layer).clone()
         if LAYERS[number] == layer and any(LAYERS[other] == layer for other in self.on):
             with self.refused("was changed outside rome_lens"):
                 (self.edits[number].revert if number in self.on else self.edits[number].apply)(self.model)
         assert torch.equal(self.w_out(layer), changed)
-        with torch.no_grad():
-            self.w_out(layer).copy_(before)
+        self.w_out(layer).copy_(before)
 
     @invariant()
     def weights_are_those_of_a_fresh_model(self):

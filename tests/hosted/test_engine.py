@@ -72,9 +72,8 @@ def test_plain_engine_equals_the_oracle(name, backend):
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
-def test_every_window_equals_the_oracle(window):
-    model = architecture("llama", BACKENDS[0])
-    assert_equals_oracle(model, trace(model, window=window))
+def test_every_window_equals_the_oracle(llama, window):
+    assert_equals_oracle(llama, trace(llama, window=window))
 
 
 @pytest.mark.parametrize("backend", EACH_BACKEND)
@@ -155,11 +154,10 @@ def test_swapped_subject_equals_the_oracle(backend):
     ],
     ids=str,
 )
-def test_numbers_do_not_depend_on_memory(sizes, monkeypatch):
-    model = architecture("llama", BACKENDS[0])
-    roomy = trace(model, answer=None, samples=7)
+def test_numbers_do_not_depend_on_memory(llama, sizes, monkeypatch):
+    roomy = trace(llama, answer=None, samples=7)
     tighten(monkeypatch, **sizes)
-    narrow = trace(model, answer=None, samples=7)
+    narrow = trace(llama, answer=None, samples=7)
     assert narrow.low == pytest.approx(roomy.low, rel=1e-12)
     assert narrow.scores["resid"][-1, -1] == narrow.high
     assert (narrow.scores["mlp"][:, : SPAN[0]] == narrow.low).all()

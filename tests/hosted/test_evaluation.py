@@ -6,7 +6,7 @@ from dataclasses import replace
 import evaluation_oracle as oracle
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
+from architectures import BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
 from edits import changed
 from hosts import hosted
 from refused import refused
@@ -244,21 +244,19 @@ def test_what_is_written_freely_is_the_greedy_continuation():
     assert oracle.greedy(plain, tokenizer, answer["prompt"], 20).startswith(answer["free"])
 
 
-def test_numbers_do_not_depend_on_the_batch_beyond_rounding():
-    model = architecture("llama", BACKENDS[0])
-    edits = {record.request: _rome(model).edit(record.request) for record in RECORDS}
-    together = evaluated(model, Given(edits), n_texts=3, text_length=30)
+def test_numbers_do_not_depend_on_the_batch_beyond_rounding(llama):
+    edits = {record.request: _rome(llama).edit(record.request) for record in RECORDS}
+    together = evaluated(llama, Given(edits), n_texts=3, text_length=30)
     for record in RECORDS:
-        alone = evaluated(model, Given(edits), [record], n_texts=3, text_length=30)
+        alone = evaluated(llama, Given(edits), [record], n_texts=3, text_length=30)
         assert _apart(alone, {record.number: together[record.number]}) <= 2e-6
         assert alone[record.number]["texts"] == together[record.number]["texts"]
 
 
-def test_the_same_batch_gives_the_same_bits_whatever_was_run_before():
-    model = architecture("llama", BACKENDS[0])
-    editor, fresh = _rome(model), None
+def test_the_same_batch_gives_the_same_bits_whatever_was_run_before(llama):
+    editor, fresh = _rome(llama), None
     for first in ([], RECORDS[:1]):
-        measurer = RecordMeasurer(model, Measures(n_texts=3, text_length=30, watched=TEXTS), layers=[LAYER])
+        measurer = RecordMeasurer(llama, Measures(n_texts=3, text_length=30, watched=TEXTS), layers=[LAYER])
         if first:
             list(measurer.measure(first, "none", None))
             list(measurer.measure(RECORDS, "none", None))
@@ -291,15 +289,13 @@ def test_texts_about_objects_are_the_unedited_model_s_or_the_user_s(backend):
     assert given.references(["rome", "p"]) == [[], ["p it is"]]
 
 
-def test_a_seed_decides_what_is_written():
-    model = architecture("llama", BACKENDS[0])
-    texts = [evaluated(model, None, n_texts=3, text_length=30, seed=seed)[0]["texts"] for seed in (0, 0, 1)]
+def test_a_seed_decides_what_is_written(llama):
+    texts = [evaluated(llama, None, n_texts=3, text_length=30, seed=seed)[0]["texts"] for seed in (0, 0, 1)]
     assert texts[0] == texts[1] != texts[2]
     assert len({each["text"] for each in texts[0]}) == 3
 
 
-def test_a_record_that_cannot_be_edited_counts_as_the_model_left_as_it_was():
-    model = architecture("llama", BACKENDS[0])
+def test_a_record_that_cannot_be_edited_counts_as_the_model_left_as_it_was(llama):
 
     class Refusing:
         def edit(self, request):
@@ -310,18 +306,17 @@ def test_a_record_that_cannot_be_edited_counts_as_the_model_left_as_it_was():
         def edit_many(self, requests):
             raise rl.EditError("one of them")
 
-    edit = _rome(model).edit(RECORDS[0].request)
-    found = evaluated(model, Refusing())
+    edit = _rome(llama).edit(RECORDS[0].request)
+    found = evaluated(llama, Refusing())
     assert [record["error"] for record in found.values()] == [None, "the loss is nan", None]
     assert found[1]["edit"] is None
     assert {name: found[1]["scores"][name] for name in found[1]["before"]} == found[1]["before"]
     assert found[0]["edit"]["layer"] == LAYER
 
 
-def test_a_record_that_does_not_fit_the_model_is_set_aside():
-    model = architecture("gpt2", BACKENDS[0])
+def test_a_record_that_does_not_fit_the_model_is_set_aside(gpt2):
     long = replace(RECORDS[1], neighbours=("a" * 70,))
-    found = evaluated(model, None, [RECORDS[0], long])
+    found = evaluated(gpt2, None, [RECORDS[0], long])
     assert found[1]["unfit"] == "the prompt with its answer takes 71 positions, and gpt2 has 64; shorten it"
     assert (found[1]["scores"], found[1]["answers"]) == ({}, [])
     assert "unfit" not in found[0]
@@ -338,12 +333,11 @@ def test_rows_at_the_end_of_the_context_are_not_pushed_out_of_it(backend):
     assert [record["texts"] for record in found.values()] == [record["texts"] for record in plain.values()]
 
 
-def test_texts_are_watched_and_edits_that_harm_the_model_flagged():
-    model = architecture("llama", BACKENDS[0])
-    good = _rome(model).edit(RECORDS[0].request)
+def test_texts_are_watched_and_edits_that_harm_the_model_flagged(llama):
+    good = _rome(llama).edit(RECORDS[0].request)
     ruinous = changed(good, v=good.v * 1e4)
     edits = {RECORDS[0].request: good, RECORDS[1].request: ruinous}
-    found = evaluated(model, Given(edits), watched=TEXTS, perplexity_bound=1.01)
+    found = evaluated(llama, Given(edits), watched=TEXTS, perplexity_bound=1.01)
     tokenizer, plain = byte_tokenizer(), hugging_face_model("llama")
     for number, edits_now in enumerate(([good], [ruinous], [])):
         watched = found[number]["perplexity"]
@@ -356,11 +350,10 @@ def test_texts_are_watched_and_edits_that_harm_the_model_flagged():
     assert [found[number]["perplexity"]["flagged"] for number in (1, 2)] == [True, False]
 
 
-def test_bos_stands_in_front_of_everything():
-    model = architecture("llama", BACKENDS[0])
-    without, with_bos = (evaluated(model, None, prepend_bos=bos, watched=TEXTS) for bos in (False, True))
+def test_bos_stands_in_front_of_everything(llama):
+    without, with_bos = (evaluated(llama, None, prepend_bos=bos, watched=TEXTS) for bos in (False, True))
     assert _apart(without, with_bos) > 1e-3
-    backend, tokenizer = as_backend(model), byte_tokenizer()
+    backend, tokenizer = as_backend(llama), byte_tokenizer()
     answer = with_bos[0]["answers"][0]
     ids = [0, *tokenizer(answer["prompt"], add_special_tokens=False)["input_ids"]]
     target = tokenizer(" rome", add_special_tokens=False)["input_ids"]
@@ -371,29 +364,26 @@ def test_bos_stands_in_front_of_everything():
     assert answer["nll_new"] == pytest.approx(expected, abs=2e-6)
 
 
-def test_what_is_no_edit_is_refused():
-    model = architecture("llama", BACKENDS[0])
-    assert refused(rl.SettingError, evaluated, model, Given({RECORDS[0].request: "rome"})) == (
+def test_what_is_no_edit_is_refused(llama):
+    assert refused(rl.SettingError, evaluated, llama, Given({RECORDS[0].request: "rome"})) == (
         "an editor gave a str; expected an edit of rome_lens, None for no change, or an object whose applied(model) "
         "puts it into the weights for a while"
     )
 
 
-def test_an_editor_that_reports_progress_is_heard():
-    model = architecture("llama", BACKENDS[0])
+def test_an_editor_that_reports_progress_is_heard(llama):
     heard = []
-    measurer = RecordMeasurer(model, Measures(n_texts=0))
-    found = by_number(measurer.measure(RECORDS, "rome", _rome(model), progress=lambda *step: heard.append(step[2])))
+    measurer = RecordMeasurer(llama, Measures(n_texts=0))
+    found = by_number(measurer.measure(RECORDS, "rome", _rome(llama), progress=lambda *step: heard.append(step[2])))
     measurer.close()
     assert set(heard) == {"editing"}
     assert {record["engine"] for record in found.values()} == {"blocks"}
 
 
-def test_a_model_that_an_edit_has_ruined_gives_finite_scores():
-    model = architecture("llama", BACKENDS[0])
-    edit = _rome(model).edit(RECORDS[0].request)
+def test_a_model_that_an_edit_has_ruined_gives_finite_scores(llama):
+    edit = _rome(llama).edit(RECORDS[0].request)
     nothing = changed(edit, v=edit.v * float("nan"))
-    found = evaluated(model, Given({RECORDS[0].request: nothing}), watched=TEXTS)
+    found = evaluated(llama, Given({RECORDS[0].request: nothing}), watched=TEXTS)
     assert {answer["nll_new"] for answer in found[0]["answers"]} == {1e4}
     assert [found[0]["scores"][name] for name in ("ES", "PS", "NS", "EM")] == [0, 0, 0, 0]
     assert found[0]["perplexity"]["flagged"]

@@ -143,8 +143,8 @@ def test_no_weight_leaves_its_ball(backend):
     assert free.relative_norm == pytest.approx((free.delta.norm() / original.norm()).item())
 
 
-def test_it_stops_where_the_target_is_said():
-    editor = tuner(architecture("llama", BACKENDS[0]), lr=0.03, num_steps=100, stop_loss=0.2)
+def test_it_stops_where_the_target_is_said(llama):
+    editor = tuner(llama, lr=0.03, num_steps=100, stop_loss=0.2)
     edit = editor.edit(REQUEST)
     *above, last = edit.loss_curve
     assert last < 0.2 <= min(above)
@@ -251,15 +251,15 @@ def test_rows_carry_edits_of_both_kinds(name, backend):
     assert_close(twice, logits(model, doubled.hooks(model), tokens[:1]))
 
 
-def test_hooks_of_the_wrong_batch_are_refused():
-    model, edit = architecture("gpt2", BACKENDS[0]), made(BACKENDS[0])
+def test_hooks_of_the_wrong_batch_are_refused(gpt2):
+    model, edit = gpt2, made(BACKENDS[0])
     said = refused(SettingError, logits, model, rl.hooks_for_rows(model, [edit, None, None]))
     assert said == "there are edits for 3 rows, and the batch has 2; give as many"
     said = refused(SettingError, logits, model, edit.hooks(model, rows=[2]))
     assert said == "rows are [2], and the batch has rows 0 to 1"
 
 
-def test_a_matrix_is_refused_where_a_rank_one_edit_is():
+def test_a_matrix_is_refused_where_a_rank_one_edit_is(llama):
     model, edit = own("gpt2", BACKENDS[0]), made(BACKENDS[0])
     edit.apply(model)
     assert edit.is_applied(model)
@@ -272,7 +272,7 @@ def test_a_matrix_is_refused_where_a_rank_one_edit_is():
     )
     edit.revert(model)
     with pytest.raises(ModelMismatchError, match="the edit was made for layer 1 of"):
-        edit.apply(architecture("llama", BACKENDS[0]))
+        edit.apply(llama)
 
 
 def test_an_edit_starts_from_the_weights_as_they_are():
@@ -376,14 +376,14 @@ def test_an_edit_is_shown(tmp_path):
         ("layer", [4], "gpt2 has layers 0 to 3, counted from 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(name, values, expected):
+def test_settings_out_of_range_are_refused(gpt2, name, values, expected):
     for value in values:
-        said = refused(SettingError, tuner, architecture("gpt2", BACKENDS[0]), **{name: value})
+        said = refused(SettingError, tuner, gpt2, **{name: value})
         assert said == f"{name} is {value!r}; {expected}"
 
 
-def test_requests_that_do_not_fit_are_refused():
-    editor = tuner(architecture("gpt2", BACKENDS[0]))
+def test_requests_that_do_not_fit_are_refused(gpt2):
+    editor = tuner(gpt2)
     said = refused(AnswerError, tuner(tiny_model(BACKENDS[0])).edit, rl.EditRequest("in {} of", "the tower", "city"))
     assert said == (
         "the target 'city' is what the model says after 'in the tower of' already; there is nothing to edit"
@@ -402,24 +402,23 @@ def test_models_that_cannot_be_edited_are_refused():
 def test_a_loss_that_is_no_number_is_refused():
     model = own("gpt2", BACKENDS[0])
     editor = tuner(model, layer=0)
-    with torch.no_grad():
-        w_out(model, 3).fill_(float("inf"))
+    w_out(model, 3).fill_(float("inf"))
     assert refused(EditError, editor.edit, REQUEST) == (
         "the loss of 'ab cde fgh' -> 'xy' is nan at step 1; load the model in float32, or lower lr"
     )
 
 
-def test_a_target_that_is_not_reached_is_said():
-    edit = tuner(architecture("gpt2", BACKENDS[0]), num_steps=1).edit(REQUEST)
+def test_a_target_that_is_not_reached_is_said(gpt2):
+    edit = tuner(gpt2, num_steps=1).edit(REQUEST)
     assert edit.notes[-1] == (
         f"the target 'xy' is not reached, its probability is {edit.after.target:.2g}: choose another layer, more steps "
         "or a larger norm_constraint"
     )
 
 
-def test_progress_is_told():
+def test_progress_is_told(gpt2):
     calls = []
-    editor = tuner(architecture("gpt2", BACKENDS[0]), num_steps=2)
+    editor = tuner(gpt2, num_steps=2)
     editor.edit(REQUEST, progress=lambda *call: calls.append(call))
     assert calls == [(1, 2, "fine-tuning"), (2, 2, "fine-tuning")]
     calls.clear()
@@ -461,14 +460,13 @@ def test_other_models_go_by_a_rule_that_is_named(name, n_layers, layer):
     assert choose_tuning(named("mine", n_layers), constrained=True) == (*bounded[:2], bounded[2].replace(name, "mine"))
 
 
-def test_what_is_given_is_named_in_the_source():
-    model = architecture("gpt2", BACKENDS[0])
-    published = rl.FineTuning(model).settings
+def test_what_is_given_is_named_in_the_source(gpt2):
+    published = rl.FineTuning(gpt2).settings
     assert (published.num_steps, published.lr, published.weight_decay, published.stop_loss) == (25, 5e-4, 0, 1e-2)
     source = published.source
-    assert tuner(model, norm_constraint=0.1).settings.source.endswith("; given by the caller: layer, norm_constraint")
-    assert rl.FineTuning(model, layer=2).settings.source == f"{source}; given by the caller: layer"
-    automatic = rl.FineTuning(model, norm_constraint="auto")
+    assert tuner(gpt2, norm_constraint=0.1).settings.source.endswith("; given by the caller: layer, norm_constraint")
+    assert rl.FineTuning(gpt2, layer=2).settings.source == f"{source}; given by the caller: layer"
+    automatic = rl.FineTuning(gpt2, norm_constraint="auto")
     assert (automatic.layer, automatic.settings.norm_constraint, automatic.variant) == (0, 5e-4, "ft-l")
 
 

@@ -180,9 +180,8 @@ def test_a_layer_whose_windows_end_before_the_prompt_does_is_refused(backend, en
     assert editor.edit(rl.EditRequest("{} ab", "cde", "x")).v.norm() > 0
 
 
-def test_an_edit_that_falls_short_says_why():
-    model = architecture("gpt2", BACKENDS[0])
-    short = rome(model, v_num_grad_steps=1).edit(REQUEST)
+def test_an_edit_that_falls_short_says_why(gpt2):
+    short = rome(gpt2, v_num_grad_steps=1).edit(REQUEST)
     assert repr(short).endswith("; not reached, see notes)")
     notes = short.notes
     assert notes[-1].startswith("the target 'xy' is not reached, its probability is ")
@@ -228,17 +227,16 @@ def test_the_key_is_answered_with_the_value_and_the_rank_is_one(variant, backend
     assert edit.relative_norm == pytest.approx(((edited - original).norm() / original.norm()).item())
 
 
-def test_without_correlations_the_update_reads_the_key_itself():
-    model = architecture("gpt2", BACKENDS[0])
-    editor = rome(model, second_moment=torch.eye(64) * 7)
+def test_without_correlations_the_update_reads_the_key_itself(gpt2):
+    editor = rome(gpt2, second_moment=torch.eye(64) * 7)
     edit = editor.edit(REQUEST)
     key = oracle_of(editor, REQUEST).key
     torch.testing.assert_close(edit.u, key / key.norm(), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("variant", ["r-rome", "p-rome"])
-def test_one_edit_of_emmet_without_a_ridge_is_the_same(variant):
-    editor = rome(architecture("gpt2", BACKENDS[0]), variant=variant)
+def test_one_edit_of_emmet_without_a_ridge_is_the_same(gpt2, variant):
+    editor = rome(gpt2, variant=variant)
     oracle = oracle_of(editor, REQUEST)
     keys, residual = oracle.key[:, None], (oracle.goal - oracle.value)[:, None]
     c = moment(64) + editor.second_moment.ridge * moment(64).diagonal().mean() * torch.eye(64)
@@ -285,8 +283,8 @@ def test_no_step_leaves_the_ball(backend):
     assert sum(delta > 0.2999 * length for delta in deltas) > 3
 
 
-def test_the_only_evaluation_is_followed_by_no_step():
-    edit = rome(architecture("gpt2", BACKENDS[0]), variant="p-rome", v_num_grad_steps=1).edit(REQUEST)
+def test_the_only_evaluation_is_followed_by_no_step(gpt2):
+    edit = rome(gpt2, variant="p-rome", v_num_grad_steps=1).edit(REQUEST)
     assert len(edit.loss_curve) == 1
     assert not edit.v.any()
 

@@ -45,9 +45,8 @@ def test_every_architecture_equals_the_oracle(name, backend):
 
 
 @pytest.mark.parametrize("settings", [{"answer": "long"}, {"noise_replaces": True}, {"seed": 7}, {"prepend_bos": True}])
-def test_settings_reach_severed_paths(settings):
-    model = architecture("llama", BACKENDS[0])
-    assert_equals_oracle(model, trace(model, **settings))
+def test_settings_reach_severed_paths(llama, settings):
+    assert_equals_oracle(llama, trace(llama, **settings))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -58,15 +57,14 @@ def test_whole_forwards_give_the_same(name):
     assert_equals_oracle(model, traced)
 
 
-def test_severing_leaves_the_other_grids_alone():
-    model = architecture("llama", BACKENDS[0])
-    whole, alone = trace(model), trace(model, severed=())
+def test_severing_leaves_the_other_grids_alone(llama):
+    whole, alone = trace(llama), trace(llama, severed=())
     assert not alone.severed
     torch.testing.assert_close(whole.scores, alone.scores, rtol=1e-12, atol=0)
 
 
-def test_identities_hold_exactly():
-    traced = trace(architecture("gpt2", BACKENDS[0]), answer=None)
+def test_identities_hold_exactly(gpt2):
+    traced = trace(gpt2, answer=None)
     first, last = traced.subject_span[0], len(traced.tokens) - 1
     for scores in traced.severed.values():
         assert (scores[:, :first] == traced.low).all()
@@ -74,24 +72,22 @@ def test_identities_hold_exactly():
         assert (scores[-1, :last] == traced.low).all()
 
 
-def test_one_stream_alone_and_without_its_ordinary_grid():
-    model = architecture("llama", BACKENDS[0])
-    both = trace(model)
-    one = trace(model, severed="attn", streams="mlp")
+def test_one_stream_alone_and_without_its_ordinary_grid(llama):
+    both = trace(llama)
+    one = trace(llama, severed="attn", streams="mlp")
     assert (tuple(one.scores), tuple(one.severed)) == (("mlp",), ("attn",))
     torch.testing.assert_close(one.severed["attn"], both.severed["attn"], rtol=1e-12, atol=0)
 
 
-def test_numbers_do_not_depend_on_memory(monkeypatch):
-    model = architecture("llama", BACKENDS[0])
-    roomy = trace(model)
+def test_numbers_do_not_depend_on_memory(llama, monkeypatch):
+    roomy = trace(llama)
     tighten(monkeypatch, call_positions=20, state_positions=100)
-    narrow = trace(model)
+    narrow = trace(llama)
     torch.testing.assert_close(narrow.severed, roomy.severed, rtol=1e-12, atol=0)
 
 
-def test_effects_and_what_was_not_traced():
-    traced = trace(architecture("llama", BACKENDS[0]), severed=("mlp",))
+def test_effects_and_what_was_not_traced(llama):
+    traced = trace(llama, severed=("mlp",))
     assert torch.equal(traced.effect("resid", severed="mlp"), traced.severed["mlp"] - traced.low)
     for stream, severed in (("resid", "attn"), ("mlp", "mlp")):
         assert refused(rl.SettingError, traced.effect, stream, severed=severed) == (
@@ -111,8 +107,8 @@ def test_effects_and_what_was_not_traced():
     ],
     ids=str,
 )
-def test_what_cannot_be_severed_is_refused(settings, message):
-    assert refused(rl.SettingError, trace, architecture("llama", BACKENDS[0]), **settings) == message
+def test_what_cannot_be_severed_is_refused(llama, settings, message):
+    assert refused(rl.SettingError, trace, llama, **settings) == message
 
 
 @needs_hooked
@@ -123,8 +119,8 @@ def test_a_model_without_mlps_has_none_to_sever():
     assert "has no mlp stream" in refused(rl.ModelError, trace, model, streams=("resid", "attn"))
 
 
-def test_a_trace_keeps_its_severed_grids(tmp_path):
-    traced = trace(architecture("llama", BACKENDS[0]))
+def test_a_trace_keeps_its_severed_grids(llama, tmp_path):
+    traced = trace(llama)
     traced.save(tmp_path / "trace.safetensors")
     again = rl.CausalTrace.load(tmp_path / "trace.safetensors")
     assert tuple(again.severed) == BOTH

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture, own
+from architectures import BRIDGE, architecture, own
 from refused import refused
 from reports import by_number
 from tiny_rome import REQUEST, rome
@@ -130,12 +130,11 @@ def test_whatever_a_block_raises_alone_leads_to_whole_forwards(backend, error, m
     assert_left_alone(model)
 
 
-def test_what_the_whole_forward_raises_too_reaches_the_user(monkeypatch):
-    model = architecture("llama", BACKENDS[0])
-    backend = type(as_backend(model))
+def test_what_the_whole_forward_raises_too_reaches_the_user(llama, monkeypatch):
+    backend = type(as_backend(llama))
     monkeypatch.setattr(backend, "_forward", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        trace(model)
+        trace(llama)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +146,8 @@ def test_what_the_whole_forward_raises_too_reaches_the_user(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("error", [ValueError("stop"), RuntimeError("stop"), KeyboardInterrupt()])
-def test_a_callback_that_cancels_is_asked_once(work, error):
-    model, calls = architecture("llama", BACKENDS[0]), []
+def test_a_callback_that_cancels_is_asked_once(llama, work, error):
+    model, calls = llama, []
 
     def cancel(*step):
         calls.append(step)
@@ -162,8 +161,8 @@ def test_a_callback_that_cancels_is_asked_once(work, error):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory"), rl.EditError("mine")])
-def test_errors_that_are_no_block_s_pass(error):
-    backend = as_backend(architecture("llama", BACKENDS[0]))
+def test_errors_that_are_no_block_s_pass(llama, error):
+    backend = as_backend(llama)
 
     def fail(told):
         raise error
@@ -180,9 +179,8 @@ def test_the_reason_is_one_line():
 
 
 @pytest.mark.parametrize("method", ["ask", "ask_again"])
-def test_a_block_that_fails_later_has_the_batch_run_by_whole_forwards(method, monkeypatch):
-    model = architecture("llama", BACKENDS[0])
-    expected = evaluate(model, engine="plain")
+def test_a_block_that_fails_later_has_the_batch_run_by_whole_forwards(llama, method, monkeypatch):
+    expected = evaluate(llama, engine="plain")
     run = BlockAnswerer._run
 
     def fail(self, chunk, entering, first_layer, updates, **kwargs):
@@ -191,14 +189,14 @@ def test_a_block_that_fails_later_has_the_batch_run_by_whole_forwards(method, mo
         return run(self, chunk, entering, first_layer, updates, **kwargs)
 
     monkeypatch.setattr(BlockAnswerer, "_run", fail)
-    measurer = RecordMeasurer(model, Measures(n_texts=1, text_length=16), layers=[1])
-    edit = rome(model).edit(RECORDS[0].request)
+    measurer = RecordMeasurer(llama, Measures(n_texts=1, text_length=16), layers=[1])
+    edit = rome(llama).edit(RECORDS[0].request)
     for editor in (None, type("Given", (), {"edit": lambda self, request: edit})()):
         found = by_number(measurer.measure(RECORDS, "mine", editor))[0]
     measurer.close()
     assert (found["engine"], found["notes"]) == ("plain", ["a block called alone raised IndexError: later"])
     assert found["answers"][0]["before_nll_new"] == pytest.approx(expected["answers"][0]["nll_new"], rel=1e-9)
-    assert_left_alone(model)
+    assert_left_alone(llama)
 
 
 def test_a_block_s_own_forward_is_put_back():

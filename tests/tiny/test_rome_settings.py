@@ -106,33 +106,32 @@ def test_settings_are_found_on_real_models(backend):
     assert settings_for(as_backend(architecture("gpt2", backend))).source.startswith("no settings are published for")
 
 
-def test_what_is_given_overrides_and_is_named():
-    model = architecture("gpt2", BACKENDS[0])
-    untouched = rl.ROME(model, second_moment=moment(64))
-    assert untouched.settings == settings_for(as_backend(model))
-    editor = rl.ROME(model, second_moment=moment(64), layer=1, v_lr=0.25, kl_factor=0)
+def test_what_is_given_overrides_and_is_named(gpt2):
+    untouched = rl.ROME(gpt2, second_moment=moment(64))
+    assert untouched.settings == settings_for(as_backend(gpt2))
+    editor = rl.ROME(gpt2, second_moment=moment(64), layer=1, v_lr=0.25, kl_factor=0)
     assert (editor.layer, editor.settings.v_lr, editor.settings.kl_factor) == (1, 0.25, 0)
     assert editor.settings.v_num_grad_steps == 25
     assert editor.settings.source == untouched.settings.source + "; given by the caller: layer, v_lr, kl_factor"
     # However they are written, since runs compare what they were made with.
-    assert rl.ROME(model, second_moment=moment(64), kl_factor=0, v_lr=0.25, layer=1).settings == editor.settings
+    assert rl.ROME(gpt2, second_moment=moment(64), kl_factor=0, v_lr=0.25, layer=1).settings == editor.settings
     left_open = dict.fromkeys(("layer", "v_num_grad_steps", "v_lr", "kl_factor"))
-    assert rl.ROME(model, second_moment=moment(64), **left_open).settings == untouched.settings
+    assert rl.ROME(gpt2, second_moment=moment(64), **left_open).settings == untouched.settings
 
 
 @pytest.mark.parametrize(
     ("variant", "bare_weight", "essence_at"),
     [("r-rome", 0.5, "last"), ("rome", None, "subject"), ("p-rome", None, "last")],
 )
-def test_what_a_variant_brings_with_it(variant, bare_weight, essence_at):
-    editor = rome(architecture("gpt2", BACKENDS[0]), variant=variant)
+def test_what_a_variant_brings_with_it(gpt2, variant, bare_weight, essence_at):
+    editor = rome(gpt2, variant=variant)
     assert (editor.bare_weight, editor.essence_at) == (bare_weight, essence_at)
-    editor = rome(architecture("gpt2", BACKENDS[0]), variant=variant, bare_weight=0.2, essence_at="last")
+    editor = rome(gpt2, variant=variant, bare_weight=0.2, essence_at="last")
     assert (editor.bare_weight, editor.essence_at) == (0.2, "last")
 
 
-def test_an_edit_tells_all_that_was_set():
-    editor = rome(architecture("gpt2", BACKENDS[0]), seed=5, prepend_bos=True)
+def test_an_edit_tells_all_that_was_set(gpt2):
+    editor = rome(gpt2, seed=5, prepend_bos=True)
     edit = editor.edit(REQUEST)
     expected = SETTINGS | {
         "layer": 1,
@@ -166,14 +165,13 @@ def test_templates_are_the_models_own_and_the_seeds(backend, prepend_bos):
     assert (edit.settings["context_templates"], edit.settings["seed"]) == (list(first), 4)
 
 
-def test_the_old_answer_is_the_models_own_or_the_one_given():
-    model = architecture("gpt2", BACKENDS[0])
-    edit = rome(model).edit(REQUEST)
-    tokens = torch.tensor([model.tokenizer(REQUEST.text, add_special_tokens=False)["input_ids"]])
-    probability, token = model(tokens)[0, -1].softmax(dim=-1).max(dim=-1)
-    assert edit.old_answer == model.tokenizer.decode([int(token)])
+def test_the_old_answer_is_the_models_own_or_the_one_given(gpt2):
+    edit = rome(gpt2).edit(REQUEST)
+    tokens = torch.tensor([gpt2.tokenizer(REQUEST.text, add_special_tokens=False)["input_ids"]])
+    probability, token = gpt2(tokens)[0, -1].softmax(dim=-1).max(dim=-1)
+    assert edit.old_answer == gpt2.tokenizer.decode([int(token)])
     assert edit.before.old == pytest.approx(probability.item(), rel=1e-6)
-    given = rome(model).edit(rl.EditRequest(REQUEST.prompt, REQUEST.subject, "xy", target_true="zz"))
+    given = rome(gpt2).edit(rl.EditRequest(REQUEST.prompt, REQUEST.subject, "xy", target_true="zz"))
     assert given.old_answer == " zz"
     assert torch.equal(given.update, edit.update)
 
@@ -219,23 +217,21 @@ REFUSED = {
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_refused_and_in_which_words(settings, message):
-    model = architecture("gpt2", BACKENDS[0])
-    assert refused(SettingError, rl.ROME, model, **{"second_moment": moment(64)} | DEFAULTS | settings) == message
+def test_what_is_refused_and_in_which_words(gpt2, settings, message):
+    assert refused(SettingError, rl.ROME, gpt2, **{"second_moment": moment(64)} | DEFAULTS | settings) == message
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, True, 1.5])
-def test_batch_sizes_that_are_none(batch_size):
-    said = refused(SettingError, rome(architecture("gpt2", BACKENDS[0])).edit_many, [REQUEST], batch_size=batch_size)
+def test_batch_sizes_that_are_none(gpt2, batch_size):
+    said = refused(SettingError, rome(gpt2).edit_many, [REQUEST], batch_size=batch_size)
     assert said == f"batch_size is {batch_size!r}; expected a whole number of requests, 1 or more"
 
 
-def test_a_second_moment_of_something_else():
-    model = architecture("gpt2", BACKENDS[0])
+def test_a_second_moment_of_something_else(gpt2):
     with pytest.raises(ModelMismatchError, match="the second moment has 24 rows, but layer 1 of gpt2 has keys of 64"):
-        rome(model, second_moment=moment(24))
+        rome(gpt2, second_moment=moment(24))
     with pytest.raises(ModelMismatchError, match="the second moment is of layer 2, and layer 1 was asked for"):
-        rome(model, second_moment=rl.SecondMoment.from_matrix(moment(64), layer=2))
+        rome(gpt2, second_moment=rl.SecondMoment.from_matrix(moment(64), layer=2))
 
 
 def test_models_without_one_matrix():
@@ -255,8 +251,8 @@ def test_a_norm_behind_the_mlp_is_refused_where_no_hook_point_lies_in_between():
     )
 
 
-def test_a_request_that_is_too_long():
-    editor = rome(architecture("gpt2", BACKENDS[0]))
+def test_a_request_that_is_too_long(gpt2):
+    editor = rome(gpt2)
     text = "cde is" + " so" * 20
     said = refused(PromptError, editor.edit, rl.EditRequest(text.replace("cde", "{}"), subject="cde", target_new="x"))
     assert said == (
@@ -306,9 +302,8 @@ def test_an_update_that_would_explode():
         solve(0, Keys(tilted, tilted), 0 * one, steep.solve)
 
 
-def test_requests_are_solved_once_for_any_second_moment():
-    model = architecture("gpt2", BACKENDS[0])
-    editor, identity = rome(model), rome(model, second_moment=torch.eye(64))
+def test_requests_are_solved_once_for_any_second_moment(gpt2):
+    editor, identity = rome(gpt2), rome(gpt2, second_moment=torch.eye(64))
     solved = editor.solve([REQUEST, rl.EditRequest("{} is", "cde", "x")])
     for found, expected in (
         (editor.edits(solved), editor),
@@ -335,7 +330,7 @@ def test_what_was_solved_on_other_weights_is_refused():
     assert said == "these requests were solved at layer 1; this editor edits 0"
 
 
-def test_an_unknown_setting_is_refused_as_python_does():
+def test_an_unknown_setting_is_refused_as_python_does(gpt2):
     with pytest.raises(TypeError) as caught:
-        rome(architecture("gpt2", BACKENDS[0]), v_rate=0.1)
+        rome(gpt2, v_rate=0.1)
     assert str(caught.value) == "ROME.__init__() got an unexpected keyword argument 'v_rate'"
