@@ -1,6 +1,7 @@
 """How the tests are run, and models that several files share."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import shapes
@@ -64,6 +65,15 @@ def tiny():
     from rome_lens.loading.tiny import tiny_model
 
     return tiny_model("auto")
+
+
+@pytest.fixture
+def tighten(monkeypatch):
+    """Lets every trace choose a budget of memory with these sizes in it."""
+    from rome_lens.tracing.memory import Budget
+
+    choose = Budget.choose
+    return lambda **sizes: monkeypatch.setattr(Budget, "choose", lambda backend: replace(choose(backend), **sizes))
 
 
 @pytest.fixture

@@ -82,5 +82,19 @@ def logits(model, hooks=(), tokens=TOKENS):
     return model.run_with_hooks(tokens, fwd_hooks=list(hooks))
 
 
+def assert_same(one, other):
+    """Two edits that are one."""
+    assert type(one) is type(other) is Edit
+    assert (one.id, one.outcomes, one.origin, one.to_dict()) == (
+        other.id,
+        other.outcomes,
+        other.origin,
+        other.to_dict(),
+    )
+    for mine, theirs in zip(one.layers, other.layers, strict=True):
+        assert mine.update.rank == theirs.update.rank
+        torch.testing.assert_close(mine.update.tensors, theirs.update.tensors, rtol=0, atol=0)
+
+
 def assert_close(one, other, rtol=1e-10):
     assert (one - other).abs().max() <= rtol * other.abs().max()

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, architecture, own
-from budgets import tighten
 from effort import slow
 
 import rome_lens as rl
@@ -88,7 +87,7 @@ def test_a_frozen_model_has_gradients_all_the_same():
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_memory_that_runs_out_is_answered_with_fewer_samples(llama, monkeypatch):
+def test_memory_that_runs_out_is_answered_with_fewer_samples(llama, monkeypatch, tighten):
     expected = trace(llama, "attribution", noise=2.0, samples=4)
     seen = []
 
@@ -99,7 +98,7 @@ def test_memory_that_runs_out_is_answered_with_fewer_samples(llama, monkeypatch)
         return approximate_cells(backend, runs, cells, **how)
 
     monkeypatch.setattr("rome_lens.tracing.grid.approximate_cells", once)
-    tighten(monkeypatch, run_positions=4 * 11 * 5 + 11)
+    tighten(run_positions=4 * 11 * 5 + 11)
     got = trace(llama, "attribution", noise=2.0, samples=4)
     assert len(seen) > 2
     torch.testing.assert_close(got.scores, expected.scores, rtol=1e-9, atol=0)

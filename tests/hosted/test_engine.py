@@ -3,7 +3,6 @@
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, home_made, hugging_face_model, own
-from budgets import tighten
 from hosts import EACH_BACKEND, hosted, needs_hooked
 from left_alone import left_alone
 from oracle import cell_score, grid, request_of
@@ -154,9 +153,9 @@ def test_swapped_subject_equals_the_oracle(backend):
     ],
     ids=str,
 )
-def test_numbers_do_not_depend_on_memory(llama, sizes, monkeypatch):
+def test_numbers_do_not_depend_on_memory(llama, sizes, tighten):
     roomy = trace(llama, answer=None, samples=7)
-    tighten(monkeypatch, **sizes)
+    tighten(**sizes)
     narrow = trace(llama, answer=None, samples=7)
     assert narrow.low == pytest.approx(roomy.low, rel=1e-12)
     assert narrow.scores["resid"][-1, -1] == narrow.high

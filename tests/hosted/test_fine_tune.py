@@ -4,42 +4,30 @@ import copy
 import json
 from functools import cache
 from itertools import permutations
-from types import SimpleNamespace
 
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture, own
-from edits import assert_close, changed, logits, random_edit, w_out
+from edits import assert_close, assert_same, changed, logits, random_edit, w_out
 from effort import slow
 from fine_tune_oracle import plain_fine_tuning
 from left_alone import left_alone
 from refused import refused
+from tiny_rome import REQUEST, named
 from tiny_shell import PROMPT, SUBJECT, TARGET, ok, write_tiny_model
 from typer.testing import CliRunner
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.cli import app
-from rome_lens.editing import Edit
 from rome_lens.editing.exact_sum import sum_on
 from rome_lens.editing.export import export_adapter
 from rome_lens.editing.settings import choose_tuning
-from rome_lens.errors import (
-    AnswerError,
-    ArtefactError,
-    EditError,
-    EditStateError,
-    ModelError,
-    ModelMismatchError,
-    PromptError,
-    SettingError,
-)
 from rome_lens.loading.tiny import tiny_model
 from rome_lens.storage import save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 
-REQUEST = rl.EditRequest("ab {} fgh", subject="cde", target_new="xy")
 # Of different lengths, and with targets of one to five tokens beside the space.
 REQUESTS = [
     rl.EditRequest("{} is in", subject="cde", target_new="x"),
@@ -253,9 +241,9 @@ def test_rows_carry_edits_of_both_kinds(name, backend):
 
 def test_hooks_of_the_wrong_batch_are_refused(gpt2):
     model, edit = gpt2, made(BACKENDS[0])
-    said = refused(SettingError, logits, model, rl.hooks_for_rows(model, [edit, None, None]))
+    said = refused(rl.SettingError, logits, model, rl.hooks_for_rows(model, [edit, None, None]))
     assert said == "there are edits for 3 rows, and the batch has 2; give as many"
-    said = refused(SettingError, logits, model, edit.hooks(model, rows=[2]))
+    said = refused(rl.SettingError, logits, model, edit.hooks(model, rows=[2]))
     assert said == "rows are [2], and the batch has rows 0 to 1"
 
 
@@ -263,15 +251,15 @@ def test_a_matrix_is_refused_where_a_rank_one_edit_is(llama):
     model, edit = own("gpt2", BACKENDS[0]), made(BACKENDS[0])
     edit.apply(model)
     assert edit.is_applied(model)
-    said = refused(EditStateError, edit.apply, model)
+    said = refused(rl.EditStateError, edit.apply, model)
     name = "the edit 'ab cde fgh' -> 'xy'"
     expected = f"{name} (layer 1) is applied already; revert it first, or leave it as it is"
     assert said == expected
-    assert refused(EditStateError, edit.hooks, model) == (
+    assert refused(rl.EditStateError, edit.hooks, model) == (
         f"{name} is in this model's weights already, and through hooks it would count twice; revert it first"
     )
     edit.revert(model)
-    with pytest.raises(ModelMismatchError, match="the edit was made for layer 1 of"):
+    with pytest.raises(rl.ModelMismatchError, match="the edit was made for layer 1 of"):
         edit.apply(llama)
 
 
@@ -299,13 +287,6 @@ def test_an_edit_shows_itself():
     assert edit.id == copy.deepcopy(edit).id != changed(edit, delta=edit.delta * 2).id
 
 
-def assert_same(one, other):
-    assert type(one) is type(other) is Edit
-    assert (one.outcomes, one.origin, one.to_dict()) == (other.outcomes, other.origin, other.to_dict())
-    assert torch.equal(one.delta, other.delta)
-    assert (one.id, one.delta.dtype) == (other.id, other.delta.dtype)
-
-
 @pytest.mark.parametrize("changes", [{}, {"notes": (), "module": None, "loss_curve": (), "seconds": 2.5}], ids=str)
 def test_an_edit_comes_back_as_it_was(tmp_path, changes):
     edit, path = changed(made(BACKENDS[0]), **changes), tmp_path / "edit.safetensors"
@@ -331,7 +312,7 @@ def test_a_damaged_edit_is_refused(tmp_path, changes, reason):
     edit, path = made(BACKENDS[0]), tmp_path / "edit.safetensors"
     delta = changes.pop("delta", edit.delta)
     save_tensors(path, kind="edit", tensors={"delta": delta}, settings={**edit.to_dict(), **changes})
-    assert refused(ArtefactError, rl.load_edit, path) == f"cannot use {str(path)!r}: a damaged edit ({reason})"
+    assert refused(rl.ArtefactError, rl.load_edit, path) == f"cannot use {str(path)!r}: a damaged edit ({reason})"
 
 
 def test_a_model_is_exported_and_an_adapter_refused(tmp_path):
@@ -347,7 +328,7 @@ def test_a_model_is_exported_and_an_adapter_refused(tmp_path):
     )
     assert edit.layer == 1
     assert torch.equal(edited, (weight.double() + edit.delta.double()).float())
-    assert refused(EditError, export_adapter, [edit], tmp_path / "adapter") == (
+    assert refused(rl.EditError, export_adapter, [edit], tmp_path / "adapter") == (
         "the edit 'where stands the tower' -> 'rome' changes a whole matrix, and an adapter holds edits of low rank; "
         "write a whole model with to_hf"
     )
@@ -378,32 +359,32 @@ def test_an_edit_is_shown(tmp_path):
 )
 def test_settings_out_of_range_are_refused(gpt2, name, values, expected):
     for value in values:
-        said = refused(SettingError, tuner, gpt2, **{name: value})
+        said = refused(rl.SettingError, tuner, gpt2, **{name: value})
         assert said == f"{name} is {value!r}; {expected}"
 
 
 def test_requests_that_do_not_fit_are_refused(gpt2):
     editor = tuner(gpt2)
-    said = refused(AnswerError, tuner(tiny_model(BACKENDS[0])).edit, rl.EditRequest("in {} of", "the tower", "city"))
+    said = refused(rl.AnswerError, tuner(tiny_model(BACKENDS[0])).edit, rl.EditRequest("in {} of", "the tower", "city"))
     assert said == (
         "the target 'city' is what the model says after 'in the tower of' already; there is nothing to edit"
     )
-    said = refused(PromptError, editor.edit, rl.EditRequest("a" * 70 + "{}", subject="c", target_new="x"))
+    said = refused(rl.PromptError, editor.edit, rl.EditRequest("a" * 70 + "{}", subject="c", target_new="x"))
     assert said.startswith("the prompt with its answer takes 72 positions, and ")
     assert said.endswith(" has 64; shorten it")
-    said = refused(SettingError, editor.edit_many, [REQUEST], batch_size=0)
+    said = refused(rl.SettingError, editor.edit_many, [REQUEST], batch_size=0)
     assert said == "batch_size is 0; expected a whole number of requests, 1 or more"
 
 
 def test_models_that_cannot_be_edited_are_refused():
-    assert "has no W_out of its own" in refused(ModelError, tuner, architecture("mixtral", BRIDGE))
+    assert "has no W_out of its own" in refused(rl.ModelError, tuner, architecture("mixtral", BRIDGE))
 
 
 def test_a_loss_that_is_no_number_is_refused():
     model = own("gpt2", BACKENDS[0])
     editor = tuner(model, layer=0)
     w_out(model, 3).fill_(float("inf"))
-    assert refused(EditError, editor.edit, REQUEST) == (
+    assert refused(rl.EditError, editor.edit, REQUEST) == (
         "the loss of 'ab cde fgh' -> 'xy' is nan at step 1; load the model in float32, or lower lr"
     )
 
@@ -424,11 +405,6 @@ def test_progress_is_told(gpt2):
     calls.clear()
     editor.edit_many(REQUESTS, batch_size=2, progress=lambda *call: calls.append(call))
     assert calls == [(0, 3, "fine-tuning")] * 2 + [(2, 3, "fine-tuning")] * 2
-
-
-def named(name, n_layers=48):
-    """As much of a backend as settings are chosen by."""
-    return SimpleNamespace(model_name=name, n_layers=n_layers)
 
 
 PAPER = "the paper's appendix; EasyEdit's hparams/FT, which carry on the released ROME code's, say the same"

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, architecture, home_made
-from budgets import tighten
 from effort import slow
 from hosts import needs_hooked
 from oracle import request_of, severed_grid
@@ -79,9 +78,9 @@ def test_one_stream_alone_and_without_its_ordinary_grid(llama):
     torch.testing.assert_close(one.severed["attn"], both.severed["attn"], rtol=1e-12, atol=0)
 
 
-def test_numbers_do_not_depend_on_memory(llama, monkeypatch):
+def test_numbers_do_not_depend_on_memory(llama, tighten):
     roomy = trace(llama)
-    tighten(monkeypatch, call_positions=20, state_positions=100)
+    tighten(call_positions=20, state_positions=100)
     narrow = trace(llama)
     torch.testing.assert_close(narrow.severed, roomy.severed, rtol=1e-12, atol=0)
 

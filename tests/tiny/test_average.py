@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from architectures import home_made
-from budgets import tighten
 from hosts import needs_hooked
 from known_facts import known_facts, make_model, unknown_fact
 from refused import refused
@@ -156,8 +155,8 @@ def test_facts_of_one_shape_go_together(monkeypatch, whole):
 
 
 @pytest.mark.parametrize("sizes", [{"state_positions": 1}, {"run_positions": 60}, {"call_positions": 7}], ids=str)
-def test_numbers_do_not_depend_on_memory(sizes, monkeypatch, whole):
-    tighten(monkeypatch, **sizes)
+def test_numbers_do_not_depend_on_memory(sizes, tighten, whole):
+    tighten(**sizes)
     for fact, expected in zip(average().facts, whole.facts, strict=True):
         same([fact["low"], fact["high"]], [expected["low"], expected["high"]])
         same_grids(fact, expected)
@@ -299,7 +298,7 @@ def test_answers_of_several_tokens_and_bos():
     assert all(fact["tokens"][0] == "<|end|>" for fact in with_bos.facts)
 
 
-def test_memory_that_runs_out_is_answered_with_fewer_facts(monkeypatch, whole):
+def test_memory_that_runs_out_is_answered_with_fewer_facts(monkeypatch, tighten, whole):
     seen = []
 
     def once(backend, runs, lanes, **how):
@@ -309,7 +308,7 @@ def test_memory_that_runs_out_is_answered_with_fewer_facts(monkeypatch, whole):
         return score_cells(backend, runs, lanes, **how)
 
     monkeypatch.setattr("rome_lens.tracing.grid.score_cells", once)
-    tighten(monkeypatch, state_positions=3000)
+    tighten(state_positions=3000)
     fact = FACTS[0]
     found = average([fact] * 4)
     assert seen[0] > 1

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from architectures import BACKENDS, architecture
-from edits import changed, random_edit
+from edits import assert_same, changed, random_edit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refused import refused
@@ -42,14 +42,6 @@ def edit():
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "edit.safetensors"
-
-
-def assert_same(one, other):
-    assert (one.outcomes, one.origin, one.to_dict()) == (other.outcomes, other.origin, other.to_dict())
-    for mine, theirs in ((one.u, other.u), (one.v, other.v)):
-        assert torch.equal(mine, theirs)
-        assert mine.dtype == theirs.dtype
-    assert one.id == other.id
 
 
 def assert_refused(path, *words):

@@ -287,10 +287,10 @@ def test_a_block_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing, ste
 
 
 @pytest.mark.parametrize(("engine", "when"), [("auto", 0), ("plain", 0), ("plain", 2), ("plain", 3)])
-def test_a_forward_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing, monkeypatch, engine, when):
+def test_a_forward_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing, tighten, engine, when):
     expected = _trace(tiny, engine=engine, **NAMED)
     # Just enough for all at once, so that half of it is too little.
-    monkeypatch.setattr(Budget, "choose", classmethod(lambda cls, backend: cls(120, 120, 120, 42)))
+    tighten(call_positions=120, state_positions=120, logits=120, run_positions=42)
     calls = failing("logits", {when}, Backend)
     _same_numbers(_trace(tiny, engine=engine, **NAMED), expected)
     assert len(calls) > when + 1
@@ -298,9 +298,9 @@ def test_a_forward_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing, m
 
 @pytest.mark.parametrize("engine", ["auto", "plain"])
 @pytest.mark.parametrize("size", [1, slow(2), slow(30)])
-def test_the_numbers_do_not_depend_on_the_memory(tiny, monkeypatch, engine, size):
+def test_the_numbers_do_not_depend_on_the_memory(tiny, tighten, engine, size):
     expected = _trace(tiny, engine=engine, **NAMED)
-    monkeypatch.setattr(Budget, "choose", classmethod(lambda cls, backend: cls(size, size, size, size)))
+    tighten(call_positions=size, state_positions=size, logits=size, run_positions=size)
     found = _trace(tiny, engine=engine, **NAMED)
     _same_numbers(found, expected)
     assert (found.scores["resid"][-1, :-1] == found.low).all()

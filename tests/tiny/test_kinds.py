@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from architectures import BACKENDS
 from refused import refused
 
 import rome_lens as rl
-from rome_lens.loading.tiny import tiny_model
 
 REQUEST = rl.EditRequest("{} is in the city", "the tower", "the", "of")
 FACT = rl.Fact("{} is in", "the tower", "the")
@@ -18,11 +16,6 @@ RELEASED = {
     "target_true": {"str": "of"},
 }
 RECORD = rl.CounterFactRecord(np.int64(0), np.int64(7), None, REQUEST, ["the city"], ("the tower",), ())
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_model(BACKENDS[0])
 
 
 def rome(model, **settings):

@@ -1,28 +1,17 @@
 """Where ROME's settings come from, what it writes down of them, and in which words it refuses."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, HOOKED, architecture, own
 from hosts import EACH_BACKEND, needs_hooked
 from refused import refused
-from tiny_rome import DEFAULTS, REQUEST, SETTINGS, moment, rome
+from tiny_rome import DEFAULTS, REQUEST, SETTINGS, moment, named, rome
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.editing.closed_form import solve
 from rome_lens.editing.keys import Keys, KeysAndValues
 from rome_lens.editing.settings import default_layer, settings_for
-from rome_lens.errors import (
-    AnswerError,
-    EditError,
-    EditStateError,
-    ModelError,
-    ModelMismatchError,
-    PromptError,
-    SettingError,
-)
 from rome_lens.loading.tiny import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
@@ -30,12 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 RELEASED = "the released ROME code's hparams for this model"
 EASY_EDIT = "EasyEdit's hparams for models of 7 to 9 billion parameters"
 OURS = "measured by this project (docs, Editing, 'How the defaults were found')"
-
-
-def named(name, n_layers=48, positions="rotary"):
-    """As much of a backend as settings are chosen by."""
-    cfg = SimpleNamespace(positional_embedding_type=positions)
-    return SimpleNamespace(model_name=name, n_layers=n_layers, model=SimpleNamespace(cfg=cfg))
 
 
 @pytest.mark.parametrize(
@@ -218,26 +201,28 @@ REFUSED = {
 @pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_refused_and_in_which_words(gpt2, settings, message):
-    assert refused(SettingError, rl.ROME, gpt2, **{"second_moment": moment(64)} | DEFAULTS | settings) == message
+    assert refused(rl.SettingError, rl.ROME, gpt2, **{"second_moment": moment(64)} | DEFAULTS | settings) == message
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, True, 1.5])
 def test_batch_sizes_that_are_none(gpt2, batch_size):
-    said = refused(SettingError, rome(gpt2).edit_many, [REQUEST], batch_size=batch_size)
+    said = refused(rl.SettingError, rome(gpt2).edit_many, [REQUEST], batch_size=batch_size)
     assert said == f"batch_size is {batch_size!r}; expected a whole number of requests, 1 or more"
 
 
 def test_a_second_moment_of_something_else(gpt2):
-    with pytest.raises(ModelMismatchError, match="the second moment has 24 rows, but layer 1 of gpt2 has keys of 64"):
+    with pytest.raises(
+        rl.ModelMismatchError, match="the second moment has 24 rows, but layer 1 of gpt2 has keys of 64"
+    ):
         rome(gpt2, second_moment=moment(24))
-    with pytest.raises(ModelMismatchError, match="the second moment is of layer 2, and layer 1 was asked for"):
+    with pytest.raises(rl.ModelMismatchError, match="the second moment is of layer 2, and layer 1 was asked for"):
         rome(gpt2, second_moment=rl.SecondMoment.from_matrix(moment(64), layer=2))
 
 
 def test_models_without_one_matrix():
-    with pytest.raises(ModelError, match=r"layer 1 of mixtral has no W_out of its own \(a mixture of experts"):
+    with pytest.raises(rl.ModelError, match=r"layer 1 of mixtral has no W_out of its own \(a mixture of experts"):
         rl.ROME(architecture("mixtral", BRIDGE), layer=1, second_moment=moment(24))
-    with pytest.raises(ModelError, match="expected a HookedTransformer or a TransformerBridge, got str"):
+    with pytest.raises(rl.ModelError, match="expected a HookedTransformer or a TransformerBridge, got str"):
         rl.ROME("gpt2", layer=1, second_moment=moment(24))
 
 
@@ -245,7 +230,7 @@ def test_models_without_one_matrix():
 def test_a_norm_behind_the_mlp_is_refused_where_no_hook_point_lies_in_between():
     model = tiny_model(HOOKED)
     model.cfg.use_normalization_before_and_after = True
-    assert refused(ModelError, rome, model, layer=1) == (
+    assert refused(rl.ModelError, rome, model, layer=1) == (
         "tiny norms what leaves its MLPs, and HookedTransformer has no hook point in between; rank-one editing needs "
         "one: load the model as a TransformerBridge"
     )
@@ -254,7 +239,9 @@ def test_a_norm_behind_the_mlp_is_refused_where_no_hook_point_lies_in_between():
 def test_a_request_that_is_too_long(gpt2):
     editor = rome(gpt2)
     text = "cde is" + " so" * 20
-    said = refused(PromptError, editor.edit, rl.EditRequest(text.replace("cde", "{}"), subject="cde", target_new="x"))
+    said = refused(
+        rl.PromptError, editor.edit, rl.EditRequest(text.replace("cde", "{}"), subject="cde", target_new="x")
+    )
     assert said == (
         f"the prompt {text!r} with its longest context template and target takes 74 positions, and gpt2 has 64; "
         "shorten it, or give shorter context templates"
@@ -270,7 +257,7 @@ def test_a_target_that_is_said_already(target_true):
         # What the request says that the model says counts, whatever the model says.
         assert rome(model, layer=0).edit(request).old_answer == " is"
         return
-    assert refused(AnswerError, rome(model).edit, request) == (
+    assert refused(rl.AnswerError, rome(model).edit, request) == (
         "the target 'city' is what the model says after 'in the tower of' already; there is nothing to edit"
     )
 
@@ -280,7 +267,7 @@ def test_a_loss_that_is_no_number():
     with torch.no_grad():
         as_backend(model).w_out(1).parameter[0, 0] = float("nan")
     said = refused(
-        EditError, rome(model, layer=0).edit, rl.EditRequest("in {} of", subject="the tower", target_new="is")
+        rl.EditError, rome(model, layer=0).edit, rl.EditRequest("in {} of", subject="the tower", target_new="is")
     )
     assert said == ("the loss of 'in the tower of' -> 'is' is nan at step 1; load the model in float32, or lower v_lr")
 
@@ -289,7 +276,7 @@ def test_an_update_that_would_explode():
     one, other = torch.eye(10, dtype=torch.float64)[:2, None]
     mixed = KeysAndValues(mean_key=one, mean_value=one, bare_key=other, bare_value=one)
     plain = rl.SecondMoment.from_matrix(torch.eye(10), layer=0)
-    assert refused(EditError, solve, 0, mixed.of("rome")[0], 0 * one, plain.solve) == (
+    assert refused(rl.EditError, solve, 0, mixed.of("rome")[0], 0 * one, plain.solve) == (
         "the key and C^-1 k* are all but orthogonal (cosine 0.0e+00), so the update would explode; take "
         "variant='r-rome', which uses one key throughout"
     )
@@ -298,7 +285,7 @@ def test_an_update_that_would_explode():
         assert solve(0, keys, 3 * one - value, plain.solve).right[0, 0] == pytest.approx(2)
     tilted = one + 3e-4 * other
     steep = rl.SecondMoment.from_matrix(torch.diag(1e8 * one[0] + 1e-3), layer=0)
-    with pytest.raises(EditError, match=r"\(cosine [1-9]\.\de-04\).*; collect the second moment from more tokens$"):
+    with pytest.raises(rl.EditError, match=r"\(cosine [1-9]\.\de-04\).*; collect the second moment from more tokens$"):
         solve(0, Keys(tilted, tilted), 0 * one, steep.solve)
 
 
@@ -320,13 +307,13 @@ def test_what_was_solved_on_other_weights_is_refused():
     editor = rome(model)
     solved = editor.solve([REQUEST])
     (edit,) = editor.edits(solved)
-    with edit.applied(model), pytest.raises(EditStateError) as caught:
+    with edit.applied(model), pytest.raises(rl.EditStateError) as caught:
         editor.edits(solved)
     assert str(caught.value) == (
         "the edits in the model's weights are others than when these requests were solved; solve them again"
     )
     assert editor.edits(solved) == [edit]
-    said = refused(SettingError, rome(model, layer=0).edits, solved)
+    said = refused(rl.SettingError, rome(model, layer=0).edits, solved)
     assert said == "these requests were solved at layer 1; this editor edits 0"
 
 
