@@ -9,8 +9,9 @@ import torch
 from architectures import BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
 from edits import changed
 from hosts import hosted
+from left_alone import left_alone
 from refused import refused
-from reports import by_number
+from reports import by_number, measured
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
@@ -100,13 +101,14 @@ class ThroughWeights:
         return stack
 
 
-def evaluated(model, editor, records=RECORDS, *, name="mine", **measures):
-    """Record by number, of one batch."""
-    measurer = RecordMeasurer(model, Measures(**{"n_texts": 0} | measures), layers=[LAYER])
-    try:
-        return by_number(measurer.measure(records, name, editor))
-    finally:
-        measurer.close()
+def evaluated(model, editor, records=RECORDS, **measures):
+    """Record by number, of one batch, without texts unless they are asked for."""
+    return measured(model, records, editor, **{"n_texts": 0} | measures)
+
+
+def edited(model, records=RECORDS):
+    """An editor that has edits of them at hand."""
+    return Given({record.request: _rome(model).edit(record.request) for record in records})
 
 
 def _apart(found, expected):
@@ -123,32 +125,32 @@ def _apart(found, expected):
 @pytest.mark.parametrize(("name", "backend"), FAITHFUL)
 def test_answers_equal_a_plain_evaluation_of_edited_weights(name, backend):
     model, tokenizer = architecture(name, backend), byte_tokenizer()
-    edits = {record.request: _rome(model).edit(record.request) for record in RECORDS}
-    found = evaluated(model, Given(edits), watched=TEXTS)
+    editor = edited(model)
+    found = evaluated(model, editor, watched=TEXTS)
     plain = hugging_face_model(name)
     # Softmax and norms are computed in float32 whatever the model's type: by Hugging Face, and by HookedTransformer.
     close = {"abs": 2e-5}
     for record in RECORDS:
-        got, edit = found[record.number], edits[record.request]
+        got, edit = found[record.number], editor.edit(record.request)
         new, true = record.request.target_new, record.request.target_true
-        before, edited = [], []
-        for where, edits_now in ((before, []), (edited, [edit])):
+        before, after = [], []
+        for where, edits_now in ((before, []), (after, [edit])):
             with oracle.edited(plain, edits_now):
                 for answer in got["answers"]:
                     where.append([oracle.nll(plain, tokenizer, answer["prompt"], target) for target in (new, true)])
                 where.append(oracle.perplexity(plain, tokenizer, TEXTS))
                 where.append(oracle.counterfact(plain, tokenizer, record))
         for answer, (new_before, true_before), (new_now, true_now) in zip(
-            got["answers"], before[:-2], edited[:-2], strict=True
+            got["answers"], before[:-2], after[:-2], strict=True
         ):
             assert answer["before_nll_new"] == pytest.approx(new_before, **close)
             assert answer["before_nll_true"] == pytest.approx(true_before, **close)
             assert answer["nll_new"] == pytest.approx(new_now, **close)
             assert answer["nll_true"] == pytest.approx(true_now, **close)
         assert got["perplexity"]["before"] == pytest.approx(before[-2], rel=1e-5)
-        assert got["perplexity"]["after"] == pytest.approx(edited[-2], rel=1e-5)
+        assert got["perplexity"]["after"] == pytest.approx(after[-2], rel=1e-5)
         assert {k: got["before"][k] for k in before[-1]} == pytest.approx(before[-1], abs=1e-3)
-        assert {k: got["scores"][k] for k in edited[-1]} == pytest.approx(edited[-1], abs=1e-3)
+        assert {k: got["scores"][k] for k in after[-1]} == pytest.approx(after[-1], abs=1e-3)
         # The edits did something, so equality says something.
         assert any(abs(a["nll_new"] - a["before_nll_new"]) > 1e-3 for a in got["answers"])
 
@@ -184,17 +186,17 @@ def test_the_fast_way_is_the_one_that_is_taken(backend):
 
 def test_an_edit_of_anybody_s_is_measured_in_the_weights(backend):
     model = architecture("llama", backend)
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    edits = {record.request: _rome(model).edit(record.request) for record in RECORDS}
+    editor = edited(model)
     wanted = {"n_texts": 2, "text_length": 30, "watched": TEXTS}
-    through_hooks = evaluated(model, Given(edits), **wanted)
-    theirs = evaluated(model, Given({asked: ThroughWeights([edit]) for asked, edit in edits.items()}), **wanted)
+    through_hooks = evaluated(model, editor, **wanted)
+    with left_alone(model):
+        weighed = Given({asked: ThroughWeights([edit]) for asked, edit in editor.edits.items()})
+        theirs = evaluated(model, weighed, **wanted)
     assert _apart(through_hooks, theirs) <= (1e-12 if backend == HOOKED else 2e-6)
     for number, record in theirs.items():
         assert record["texts"] == through_hooks[number]["texts"]
         assert record["scores"] == pytest.approx(through_hooks[number]["scores"], abs=1e-3)
         assert record["edit"]["variant"] == "ThroughWeights"
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 def test_several_edits_for_one_request_and_matrices_go_through_hooks(backend):
@@ -212,13 +214,13 @@ def test_several_edits_for_one_request_and_matrices_go_through_hooks(backend):
 
 def test_zsre_equals_a_plain_evaluation(backend):
     model, tokenizer = architecture("llama", backend), byte_tokenizer()
-    edits = {record.request: _rome(model).edit(record.request) for record in QUESTIONS}
-    found = evaluated(model, Given(edits), QUESTIONS)
+    editor = edited(model, QUESTIONS)
+    found = evaluated(model, editor, QUESTIONS)
     plain = hugging_face_model("llama")
     for record in QUESTIONS:
         got = found[record.number]
         assert got["before"] == pytest.approx(oracle.zsre(plain, tokenizer, record))
-        with oracle.edited(plain, [edits[record.request]]):
+        with oracle.edited(plain, [editor.edit(record.request)]):
             expected = oracle.zsre(plain, tokenizer, record)
             free = [
                 begins_with(oracle.greedy(plain, tokenizer, answer["prompt"], 12), answer["answer"])
@@ -245,10 +247,10 @@ def test_what_is_written_freely_is_the_greedy_continuation():
 
 
 def test_numbers_do_not_depend_on_the_batch_beyond_rounding(llama):
-    edits = {record.request: _rome(llama).edit(record.request) for record in RECORDS}
-    together = evaluated(llama, Given(edits), n_texts=3, text_length=30)
+    editor = edited(llama)
+    together = evaluated(llama, editor, n_texts=3, text_length=30)
     for record in RECORDS:
-        alone = evaluated(llama, Given(edits), [record], n_texts=3, text_length=30)
+        alone = evaluated(llama, editor, [record], n_texts=3, text_length=30)
         assert _apart(alone, {record.number: together[record.number]}) <= 2e-6
         assert alone[record.number]["texts"] == together[record.number]["texts"]
 
@@ -373,9 +375,7 @@ def test_what_is_no_edit_is_refused(llama):
 
 def test_an_editor_that_reports_progress_is_heard(llama):
     heard = []
-    measurer = RecordMeasurer(llama, Measures(n_texts=0))
-    found = by_number(measurer.measure(RECORDS, "rome", _rome(llama), progress=lambda *step: heard.append(step[2])))
-    measurer.close()
+    found = evaluated(llama, _rome(llama), progress=lambda *step: heard.append(step[2]))
     assert set(heard) == {"editing"}
     assert {record["engine"] for record in found.values()} == {"blocks"}
 

@@ -46,6 +46,10 @@ def load(folder, dtype=torch.float64):
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
 
 
+def adapted(name, folder, dtype=torch.float32):
+    return peft.PeftModel.from_pretrained(hugging_face_model(name, dtype=dtype), folder).eval()
+
+
 def far(a, b):
     return (a - b).abs().max().item()
 
@@ -86,10 +90,10 @@ def test_adapter_gives_the_edited_models_logits(name, backend, tmp_path):
     ]
     expected = edited_logits(model, *edits)
     export_adapter(edits, tmp_path / "out")
-    adapted = peft.PeftModel.from_pretrained(hugging_face_model(name, dtype=torch.float32), tmp_path / "out").eval()
+    model_with_adapter = adapted(name, tmp_path / "out")
     tolerance = 1e-5 * max(1, expected.abs().max().item())
-    assert far(logits(adapted), expected) < tolerance
-    assert far(logits(adapted.merge_and_unload()), expected) < tolerance
+    assert far(logits(model_with_adapter), expected) < tolerance
+    assert far(logits(model_with_adapter.merge_and_unload()), expected) < tolerance
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -100,11 +104,11 @@ def test_one_edit_is_an_adapter_of_rank_one(name, tmp_path):
     settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"]) == (1, 1)
     assert settings["fan_in_fan_out"] == (name == "gpt2")
-    adapted = peft.PeftModel.from_pretrained(hugging_face_model(name, dtype=torch.float32), tmp_path / "out").eval()
+    model_with_adapter = adapted(name, tmp_path / "out")
     expected = edited_logits(model, edit)
-    assert far(logits(adapted), expected) < 1e-5 * max(1, expected.abs().max().item())
-    with adapted.disable_adapter():
-        assert far(logits(adapted), logits(model)) < 1e-5 * max(1, expected.abs().max().item())
+    assert far(logits(model_with_adapter), expected) < 1e-5 * max(1, expected.abs().max().item())
+    with model_with_adapter.disable_adapter():
+        assert far(logits(model_with_adapter), logits(model)) < 1e-5 * max(1, expected.abs().max().item())
 
 
 def check_log_probabilities(model, name, tmp_path):
@@ -115,8 +119,8 @@ def check_log_probabilities(model, name, tmp_path):
     export_model([edit], hugging_face_model(name), tmp_path / "model")
     assert far(logits(load(tmp_path / "model")).log_softmax(-1), expected) < rounding(model, log_probabilities=True)
     edit.to_peft(tmp_path / "adapter")
-    adapted = peft.PeftModel.from_pretrained(hugging_face_model(name), tmp_path / "adapter").eval()
-    assert far(logits(adapted.merge_and_unload()).log_softmax(-1), expected) < 1e-5
+    model_with_adapter = adapted(name, tmp_path / "adapter", torch.float64)
+    assert far(logits(model_with_adapter.merge_and_unload()).log_softmax(-1), expected) < 1e-5
 
 
 @needs_hooked

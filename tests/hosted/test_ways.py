@@ -4,7 +4,7 @@ import pytest
 import torch
 from architectures import BRIDGE, architecture, own
 from refused import refused
-from reports import by_number
+from reports import by_number, measured
 from tiny_rome import REQUEST, rome
 
 import rome_lens as rl
@@ -41,11 +41,7 @@ def trace(model, **settings):
 
 
 def evaluate(model, **measures):
-    measurer = RecordMeasurer(model, Measures(**{"n_texts": 1, "text_length": 16} | measures), layers=[1])
-    try:
-        return by_number(measurer.measure(RECORDS, "none", None))[0]
-    finally:
-        measurer.close()
+    return measured(model, RECORDS, None, name="none", n_texts=1, text_length=16, **measures)[0]
 
 
 def assert_left_alone(model):

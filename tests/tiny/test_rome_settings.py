@@ -211,12 +211,11 @@ def test_batch_sizes_that_are_none(gpt2, batch_size):
 
 
 def test_a_second_moment_of_something_else(gpt2):
-    with pytest.raises(
-        rl.ModelMismatchError, match="the second moment has 24 rows, but layer 1 of gpt2 has keys of 64"
-    ):
-        rome(gpt2, second_moment=moment(24))
-    with pytest.raises(rl.ModelMismatchError, match="the second moment is of layer 2, and layer 1 was asked for"):
-        rome(gpt2, second_moment=rl.SecondMoment.from_matrix(moment(64), layer=2))
+    said = refused(rl.ModelMismatchError, rome, gpt2, second_moment=moment(24))
+    assert said.startswith("the second moment has 24 rows, but layer 1 of gpt2 has keys of 64")
+    other = rl.SecondMoment.from_matrix(moment(64), layer=2)
+    said = refused(rl.ModelMismatchError, rome, gpt2, second_moment=other)
+    assert said.startswith("the second moment is of layer 2, and layer 1 was asked for")
 
 
 def test_models_without_one_matrix():
@@ -237,11 +236,9 @@ def test_a_norm_behind_the_mlp_is_refused_where_no_hook_point_lies_in_between():
 
 
 def test_a_request_that_is_too_long(gpt2):
-    editor = rome(gpt2)
     text = "cde is" + " so" * 20
-    said = refused(
-        rl.PromptError, editor.edit, rl.EditRequest(text.replace("cde", "{}"), subject="cde", target_new="x")
-    )
+    request = rl.EditRequest(text.replace("cde", "{}"), subject="cde", target_new="x")
+    said = refused(rl.PromptError, rome(gpt2).edit, request)
     assert said == (
         f"the prompt {text!r} with its longest context template and target takes 74 positions, and gpt2 has 64; "
         "shorten it, or give shorter context templates"
