@@ -136,11 +136,9 @@ def logits_of(source, tokens):
         return copy.deepcopy(source.model).eval()(tokens, use_cache=False).logits
 
 
-@pytest.mark.parametrize("backend", ["auto", HOOKED, BRIDGE])
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 @pytest.mark.parametrize("name", [*CONFIGS, *(slow(name) for name in NEIGHBOURS)])
 def test_every_position_is_right_or_the_model_is_refused_in_one_line(name, backend):
-    if backend == HOOKED and HOOKED not in BACKENDS:
-        pytest.skip("the installed TransformerLens has no HookedTransformer")
     source = pretrained((CONFIGS | NEIGHBOURS)[name]())
     tokens = torch.randint(258, (2, 64), generator=torch.Generator().manual_seed(0))
     expected = logits_of(source, tokens)

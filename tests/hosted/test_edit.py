@@ -14,6 +14,7 @@ import rome_lens as rl
 from rome_lens.editing import history
 from rome_lens.editing.edit import Edit
 from rome_lens.errors import EditStateError, ModelError, ModelMismatchError, SettingError
+from rome_lens.loading.tiny import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 
@@ -273,8 +274,6 @@ def test_another_shape(llama, gpt2, force):
 
 
 def test_a_layer_that_the_other_model_does_not_have(gpt2):
-    from rome_lens.loading.tiny import tiny_model
-
     edit = random_edit(gpt2, 3)
     said = refused(ModelMismatchError, edit.apply, tiny_model(BACKENDS[0]), force=True)
     assert said.endswith("tiny is another model (layer 3 of 2)")
@@ -472,7 +471,7 @@ def test_an_edit_that_came_in_with_loaded_weights_is_not_said_to_be_absent(backe
     model = own("llama", backend)
     edit = random_edit(model)
     edit.apply(model)
-    edited = {name: weight.clone() for name, weight in model.state_dict().items()}
+    edited = _kept(model)
     edit.revert(model)
     model.load_state_dict(edited)
     assert "came into this model's weights by other means than rome_lens" in refused(EditStateError, edit.revert, model)

@@ -8,11 +8,10 @@ import torch
 from architectures import BRIDGE, save
 from edits import logits, random_edit, w_out
 from refused import refused
+from tiny_rome import REQUEST, rome
 
 import rome_lens as rl
 from rome_lens.errors import EditStateError, ModelMismatchError
-
-REQUEST = rl.EditRequest("ab {} fgh", subject="cde", target_new="xy")
 
 
 def load(folder, backend=BRIDGE):
@@ -95,7 +94,6 @@ def test_the_second_moment_of_the_unedited_layer_serves_the_exported_folder(sour
     """F13: as it serves a second edit in memory. The keys of the edited layer are what they were."""
     model = load(source, backend)
     moments = rl.SecondMoment.collect(model, layers=[1, 2], texts=["abc def ghi"] * 40)
-    ask = {"context_templates": ["{}"], "v_num_grad_steps": 2}
     edit = edit_of(model, 0.3)
     edit.to_hf(source, tmp_path / "out")
     if earlier:  # a note as earlier versions wrote it
@@ -105,10 +103,10 @@ def test_the_second_moment_of_the_unedited_layer_serves_the_exported_folder(sour
         path.write_text(json.dumps(note))
     edited = load(tmp_path / "out", backend)
     with edit.applied(model):
-        expected = rl.ROME(model, layer=1, second_moment=moments[1], **ask).edit(REQUEST)
-    found = rl.ROME(edited, layer=1, second_moment=moments[1], **ask).edit(REQUEST)
+        expected = rome(model, second_moment=moments[1], v_num_grad_steps=2).edit(REQUEST)
+    found = rome(edited, second_moment=moments[1], v_num_grad_steps=2).edit(REQUEST)
     torch.testing.assert_close(found.v, expected.v, rtol=1e-3, atol=1e-4)
-    above = rl.ROME(edited, layer=2, second_moment=moments[2], **ask).edit(REQUEST)
+    above = rome(edited, layer=2, second_moment=moments[2], v_num_grad_steps=2).edit(REQUEST)
     assert any("edits of layer 1, below layer 2, move its keys" in note for note in above.notes)
     w_out(edited).mul_(1.5)
     assert "is another model" in refused(ModelMismatchError, rl.ROME, edited, layer=1, second_moment=moments[1])
@@ -118,13 +116,7 @@ def test_the_second_moment_of_the_unedited_layer_serves_the_exported_folder(sour
 def test_an_edit_says_what_was_in_the_weights_when_it_was_found(source, tmp_path, backend, tuned):
     """F13: alone it does something else than beside the other."""
     model = load(source, backend)
-    editor = (
-        rl.FineTuning(model, layer=1, num_steps=2)
-        if tuned
-        else rl.ROME(
-            model, layer=1, second_moment=torch.eye(w_out(model).shape[0]), context_templates=["{}"], v_num_grad_steps=2
-        )
-    )
+    editor = rl.FineTuning(model, layer=1, num_steps=2) if tuned else rome(model, v_num_grad_steps=2)
     alone, other = editor.edit(REQUEST), random_edit(model, seed=1)
     assert alone.made_on == ()
     assert not any("found with" in note for note in alone.notes)
@@ -156,5 +148,5 @@ def test_commands_that_are_advised_name_what_was_loaded(source, tmp_path, backen
     }
     for name, step in steps.items():
         assert f"rome-lens stats --model {quoted} --layer" in refused(rl.RomeLensError, step), name
-    edit = rl.ROME(model, layer=1, second_moment=moments[1], context_templates=["{}"], v_num_grad_steps=2).edit(REQUEST)
+    edit = rome(model, second_moment=moments[1], v_num_grad_steps=2).edit(REQUEST)
     assert str(source.parent) not in json.dumps(edit.to_dict())

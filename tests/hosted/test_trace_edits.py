@@ -9,18 +9,14 @@ import torch
 from architectures import architecture
 from edits import random_edit
 from hosts import EACH_BACKEND
+from left_alone import left_alone
 from refused import refused
 from tiny_shell import TinyHouse
 
 import rome_lens as rl
-from rome_lens.backends import as_backend
 
 PROMPT, SUBJECT = "The tower is in", "tower"
 SETTINGS = {"subject": SUBJECT, "noise": 1.0, "samples": 3, "window": 2}
-
-
-def weights(model):
-    return [as_backend(model).w_out(layer).matrix.clone() for layer in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +28,9 @@ def house(tmp_path_factory):
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_before_is_the_model_as_it_is_and_after_is_the_edited_one(name, backend):
     model = architecture(name, backend)
-    before = weights(model)
     edits = [random_edit(model, layer=layer, seed=layer) for layer in (1, 2)]
-    trace = rl.causal_trace(model, PROMPT, answer="xy", edits=edits, **SETTINGS)
-    assert all(torch.equal(x, y) for x, y in zip(before, weights(model), strict=True))
+    with left_alone(model):
+        trace = rl.causal_trace(model, PROMPT, answer="xy", edits=edits, **SETTINGS)
     assert rl.applied_edits(model) == ()
     with edits[0].applied(model), edits[1].applied(model):
         edited = rl.causal_trace(model, PROMPT, answer="xy", **SETTINGS)
@@ -91,14 +86,13 @@ def test_it_is_saved_shown_and_tabled_with_both(gpt2, tmp_path):
 
 
 def test_edits_that_do_not_fit_are_refused_and_nothing_is_left_behind(llama, gpt2):
-    before = weights(gpt2)
     good, other = random_edit(gpt2, layer=1), random_edit(llama, layer=2)
-    with pytest.raises(rl.ModelMismatchError, match="another model"):
-        rl.causal_trace(gpt2, PROMPT, edits=[good, other], **SETTINGS)
+    with left_alone(gpt2):
+        said = refused(rl.ModelMismatchError, rl.causal_trace, gpt2, PROMPT, edits=[good, other], **SETTINGS)
+    assert "another model" in said
     edited = copy.deepcopy(gpt2)
     good.apply(edited)
     assert "applied already" in refused(rl.EditStateError, rl.causal_trace, edited, PROMPT, edits=[good], **SETTINGS)
-    assert all(torch.equal(x, y) for x, y in zip(before, weights(gpt2), strict=True))
 
 
 def test_the_shell_traces_an_edit_file(house, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from architectures import home_made
 from hosts import needs_hooked
-from known_facts import known_facts, make_model, unknown_fact
+from known_facts import known_facts, make_model, said_next, unknown_fact
 from refused import refused
 
 import rome_lens as rl
@@ -164,14 +164,9 @@ def test_numbers_do_not_depend_on_memory(sizes, tighten, whole):
 
 def test_noise_is_measured_on_these_facts():
     found = average(noise="s3")
-    embeddings = torch.cat(
-        [rl.backends.as_backend(MODEL).embeddings(torch.tensor([_ids(fact.subject)]))[0] for fact in FACTS]
-    )
+    ids = [MODEL.tokenizer(fact.subject, add_special_tokens=False)["input_ids"] for fact in FACTS]
+    embeddings = torch.cat([rl.backends.as_backend(MODEL).embeddings(torch.tensor([each]))[0] for each in ids])
     assert found.settings["prepared"]["noise"] == pytest.approx(3 * embeddings.std().item(), rel=1e-5)
-
-
-def _ids(text):
-    return MODEL.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_engines(whole):
@@ -284,9 +279,7 @@ def test_a_model_without_mlps():
 
 def test_answers_of_several_tokens_and_bos():
     (fact,) = known_facts(MODEL, 1, seed=5)
-    backend = rl.backends.as_backend(MODEL)
-    ids = _ids(f"{fact.text} {fact.answer}")
-    more = MODEL.tokenizer.decode([int(backend.logits(torch.tensor([ids]), keep=1)[0, -1].argmax())])
+    more = said_next(MODEL, f"{fact.text} {fact.answer}")
     long = rl.Fact(fact.prompt, fact.subject, f"{fact.answer} {more}")
     found = average([long])
     traced = rl.causal_trace(MODEL, long.text, subject=long.subject, expect=long.answer, **SETTINGS)

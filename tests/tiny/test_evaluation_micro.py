@@ -14,7 +14,8 @@ from math import exp, log
 import pytest
 import torch
 from edits import random_edit
-from micro import WORDS, micro_model, needs_hooked
+from hosts import needs_hooked
+from micro import WORDS, micro_model
 from reports import measured
 
 import rome_lens as rl

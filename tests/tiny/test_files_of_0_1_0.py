@@ -20,6 +20,7 @@ from earlier_files import (
     evaluate_zsre,
     make_edit,
     make_model,
+    no_model,
 )
 from refused import refused
 
@@ -51,13 +52,6 @@ def same(got, expected, rel=1e-4):
 def copied(name, folder):
     """A run folder that the test may go on with."""
     return shutil.copytree(FOLDER / name, folder / name)
-
-
-def no_model():
-    raise AssertionError("the model was asked for")
-
-
-no_model.__qualname__ = make_model.__qualname__
 
 
 @pytest.mark.parametrize(("variant", "kind"), EDITS)

@@ -12,7 +12,8 @@ corrupted  r0 = [b, x]  r1 = [2b, 1.5x + .5b]  r2 = [4b, 2.25x + 1.75b]
 
 import pytest
 import torch
-from micro import micro_model, needs_hooked, softmax_of_a
+from hosts import needs_hooked
+from micro import micro_model, softmax_of_a
 
 import rome_lens as rl
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from architectures import BACKENDS, architecture
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
@@ -128,6 +129,4 @@ def test_batches_are_as_large_as_memory_allows(host, free, lengths, monkeypatch)
     ids=["long", "half a character", "special"],
 )
 def test_requests_that_do_not_fit_the_model(host, request_, error, message):
-    with pytest.raises(PromptError) as caught:
-        tokenised(host, request_)
-    assert (type(caught.value), str(caught.value)) == (error, message)
+    assert refused(error, tokenised, host, request_) == message
