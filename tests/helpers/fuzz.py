@@ -12,9 +12,9 @@ import random
 import re
 import sys
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,30 +53,6 @@ class Outcome:
 
     refused: str | None = None
     difference: float | None = None
-
-
-@dataclass
-class Figures:
-    """What came of many."""
-
-    inputs: Counter[str] = field(default_factory=Counter)
-    refused: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    differences: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, kind: str, outcome: Outcome) -> None:
-        self.inputs[kind] += 1
-        if outcome.refused is not None:
-            self.refused[kind][outcome.refused] += 1
-        if outcome.difference is not None:
-            self.differences[kind].append(outcome.difference)
-
-    def lines(self) -> Iterator[str]:
-        for kind, count in self.inputs.items():
-            refused, held = sum(self.refused[kind].values()), self.differences[kind]
-            most = f", largest difference {max(held):.1e} of {len(held)} held against plain forwards" if held else ""
-            yield f"{kind}: {count} inputs, {refused} refused{most}"
-            for reason, times in self.refused[kind].most_common():
-                yield f"    {times:5d}  {reason}"
 
 
 def run(kind: str, number: int) -> Outcome:
@@ -330,13 +306,9 @@ def _files(rng: random.Random) -> None:
             assert about.text[slice(*about.subject_span)] == about.subject == about.subject.strip() != ""
 
 
-def texts_of_a_fact(rng: random.Random) -> dict[str, Any]:
-    prompt = texts.text(rng)
-    return {"subject": texts.subject(rng, prompt), "prompt": prompt, "attribute": texts.answer(rng)}
-
-
 def _record(rng: random.Random, form: str) -> dict[str, Any]:
-    fact = texts_of_a_fact(rng)
+    prompt = texts.text(rng)
+    fact = {"subject": texts.subject(rng, prompt), "prompt": prompt, "attribute": texts.answer(rng)}
     if form == "known":
         return fact
     if form == "zsre":
@@ -456,11 +428,14 @@ SHARES = {"trace": 2600, "edit": 1000, "evaluation": 400, "files": 3000, "artefa
 
 def main(how_many: int) -> None:
     """Run so many inputs, each kind's share of them, and print the figures."""
-    figures = Figures()
     for kind, share in SHARES.items():
-        for number in range(share * how_many // sum(SHARES.values())):
-            figures.add(kind, run(kind, number))
-    sys.stdout.write("\n".join((*figures.lines(), "")))
+        outcomes = [run(kind, number) for number in range(share * how_many // sum(SHARES.values()))]
+        refused = Counter(outcome.refused for outcome in outcomes if outcome.refused is not None)
+        held = [outcome.difference for outcome in outcomes if outcome.difference is not None]
+        most = f", largest difference {max(held):.1e} of {len(held)} held against plain forwards" if held else ""
+        sys.stdout.write(f"{kind}: {len(outcomes)} inputs, {refused.total()} refused{most}\n")
+        for reason, times in refused.most_common():
+            sys.stdout.write(f"    {times:5d}  {reason}\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,9 +64,7 @@ def saved(tmp_path_factory):
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 config = CONFIGS[name]()
-                model = (
-                    CLASSES[name](config) if name in CLASSES else transformers.AutoModelForCausalLM.from_config(config)
-                )
+                model = CLASSES.get(name, transformers.AutoModelForCausalLM.from_config)(config)
                 # Larger than at initialisation, so that a mistake shows in the logits.
                 for parameter in model.parameters():
                     parameter.data.normal_(std=0.2)
@@ -79,13 +78,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def copy(saved, tmp_path):
-    def make(name: str, to: str = "model") -> Path:
-        (tmp_path / to).mkdir()
-        for file in saved(name).iterdir():
-            (tmp_path / to / file.name).write_bytes(file.read_bytes())
-        return tmp_path / to
-
-    return make
+    return lambda name: shutil.copytree(saved(name), tmp_path / "model")
 
 
 TEXT = "The Eiffel Tower"

@@ -127,24 +127,14 @@ def test_the_old_answer_goes_on_until_it_differs_from_the_target(backend):
 @pytest.mark.parametrize(
     ("target", "old", "says"),
     [
-        (
-            "of tower",
-            "of",
-            "the old answer 'of' is how the target 'of tower' begins, so its probability",
-        ),
-        (
-            "of",
-            "of tower",
-            "the target 'of' is how the old answer 'of tower' begins, so its probability",
-        ),
+        ("of tower", "of", "the old answer 'of' is how the target 'of tower' begins"),
+        ("of", "of tower", "the target 'of' is how the old answer 'of tower' begins"),
         ("of tower", "of city", None),
     ],
 )
 def test_answers_that_hold_one_another_are_noted(target, old, says):
     model = tiny_model(BACKENDS[0]).to(torch.float64)
     edit = rl.FineTuning(model, layer=0, num_steps=2).edit(rl.EditRequest(PROMPT, SUBJECT, target, old))
-    assert [note for note in edit.notes if "begins" in note] == [
-        note for note in edit.notes if says is not None and note.startswith(says)
-    ]
-    assert any("begins" in note for note in edit.notes) == (says is not None)
+    found = [note.partition(", so its probability") for note in edit.notes if "begins" in note]
+    assert [(begin, bool(so)) for begin, so, _ in found] == ([] if says is None else [(says, True)])
     assert math.isfinite(edit.before.target_mean)
