@@ -26,6 +26,8 @@ _SIZES: dict[str, Any] = {
     **_IDS,
 }
 _GQA = {**_SIZES, "num_key_value_heads": 2}
+_OPT = {k: v for k, v in _SIZES.items() if k != "intermediate_size"} | {"ffn_dim": 24}
+_FALCON = {k: v for k, v in _SIZES.items() if k not in ("intermediate_size", "max_position_embeddings")}
 _GPT: dict[str, Any] = {"vocab_size": 258, "n_embd": 16, "n_layer": 4, "n_head": 4, "n_positions": 64, **_IDS}
 
 CONFIGS: dict[str, Any] = {
@@ -53,19 +55,11 @@ CONFIGS: dict[str, Any] = {
     "gemma3": lambda: transformers.Gemma3TextConfig(**_GQA, head_dim=4, sliding_window=5, query_pre_attn_scalar=4),
     "phi": lambda: transformers.PhiConfig(**_SIZES),
     "phi3": lambda: transformers.Phi3Config(**_GQA),
-    "opt": lambda: transformers.OPTConfig(
-        **{k: v for k, v in _SIZES.items() if k != "intermediate_size"}, ffn_dim=24, word_embed_proj_dim=32
-    ),
+    "opt": lambda: transformers.OPTConfig(**_OPT, word_embed_proj_dim=32),
     "bloom": lambda: transformers.BloomConfig(vocab_size=258, hidden_size=16, n_layer=4, n_head=4, **_IDS),
-    "falcon": lambda: transformers.FalconConfig(
-        **{k: v for k, v in _SIZES.items() if k not in ("intermediate_size", "max_position_embeddings")}
-    ),
+    "falcon": lambda: transformers.FalconConfig(**_FALCON),
     "falcon-alibi": lambda: transformers.FalconConfig(
-        **{k: v for k, v in _SIZES.items() if k not in ("intermediate_size", "max_position_embeddings")},
-        alibi=True,
-        parallel_attn=False,
-        multi_query=False,
-        bias=True,
+        **_FALCON, alibi=True, parallel_attn=False, multi_query=False, bias=True
     ),
     # Its blocks do not show what leaves them.
     "gpt1": lambda: transformers.OpenAIGPTConfig(**_GPT),
@@ -73,12 +67,7 @@ CONFIGS: dict[str, Any] = {
         vocab_size=258, d_model=32, ffn_dim=24, num_layers=4, attention_heads=4, max_position_embeddings=64, **_IDS
     ),
     # Embeds in fewer numbers than its residual stream has, as OPT-350m does.
-    "opt-narrow": lambda: transformers.OPTConfig(
-        **{k: v for k, v in _SIZES.items() if k != "intermediate_size"},
-        ffn_dim=24,
-        word_embed_proj_dim=16,
-        do_layer_norm_before=False,
-    ),
+    "opt-narrow": lambda: transformers.OPTConfig(**_OPT, word_embed_proj_dim=16, do_layer_norm_before=False),
     "granite": lambda: transformers.GraniteConfig(**_GQA, residual_multiplier=0.7, logits_scaling=2.0),
     "olmo2": lambda: transformers.Olmo2Config(**_GQA),
     "stablelm": lambda: transformers.StableLmConfig(**_GQA),

@@ -15,8 +15,8 @@ from rome_lens.editing.weight_update import Dense, LowRank
 TOKENS = torch.tensor([[3, 141, 59, 26, 53], [58, 97, 93, 23, 84]])
 
 
-def random_edit(model, layer=1, *, seed=0, **changes):
-    """An edit of random factors, as long as the matrix that it changes."""
+def random_edit(model, layer=1, *, seed=0, size=1.0, **changes):
+    """An edit of random factors, so long in units of the matrix that it changes."""
     backend = as_backend(model)
     matrix = backend.w_out(layer).matrix
     module, transposed = hugging_face_module(backend, layer) or (None, True)
@@ -27,7 +27,7 @@ def random_edit(model, layer=1, *, seed=0, **changes):
         "request": rl.EditRequest("{} is in", subject="The tower", target_new=f"Rome {seed}", target_true="Paris"),
         "layer": layer,
         "u": u / u.norm(),
-        "v": v * matrix.norm().to(v) / v.norm(),
+        "v": v * size * matrix.norm().to(v) / v.norm(),
         "old_answer": " Paris",
         "before": Probabilities(0.1, 0.9),
         "after": Probabilities(0.9, 0.1),

@@ -432,8 +432,7 @@ def test_an_edit_of_weights_that_are_no_numbers_goes_on_and_off(backend):
 
 def test_an_edit_that_rounds_to_nothing_is_applied_all_the_same(backend):
     model = own("llama", backend, dtype=torch.bfloat16)
-    edit = random_edit(model)
-    edit = random_edit(model, u=edit.u, v=edit.v * 1e-6)
+    edit = random_edit(model, size=1e-6)
     original = w_out(model).clone()
     edit.apply(model)
     assert torch.equal(w_out(model), original)

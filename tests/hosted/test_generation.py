@@ -61,12 +61,17 @@ def assert_cached(paths, n_new=N_NEW):
     assert paths == {"cached": n_new, "whole": [2, 2]}
 
 
+def assert_greedy_and_cached(paths, model, prompts=PROMPTS):
+    """The tokens, which whole forwards give, too."""
+    tokens = sample(as_backend(model), prompts, n_new=N_NEW, generator=None)
+    assert_cached(paths)
+    assert torch.equal(tokens, plain(model, prompts, greedy))
+    return tokens
+
+
 @pytest.mark.parametrize(("name", "backend"), hosted())
 def test_greedy_equals_whole_forwards(name, backend, paths):
-    model = architecture(name, backend)
-    tokens = sample(as_backend(model), PROMPTS, n_new=N_NEW, generator=None)
-    assert_cached(paths)
-    assert torch.equal(tokens, plain(model, PROMPTS, greedy))
+    tokens = assert_greedy_and_cached(paths, architecture(name, backend))
     assert tokens[:, 5:].unique().numel() > 4
 
 
@@ -82,10 +87,7 @@ def test_sampled_equals_whole_forwards(name, backend, paths):
 
 
 def test_float32_equals_whole_forwards(backend, paths):
-    model = architecture("gpt2", backend, torch.float32)
-    tokens = sample(as_backend(model), PROMPTS, n_new=N_NEW, generator=None)
-    assert_cached(paths)
-    assert torch.equal(tokens, plain(model, PROMPTS, greedy))
+    assert_greedy_and_cached(paths, architecture("gpt2", backend, torch.float32))
 
 
 def test_bfloat16_keeps_the_cache(paths):
@@ -95,9 +97,7 @@ def test_bfloat16_keeps_the_cache(paths):
 
 
 def test_prompt_of_one_token_equals_whole_forwards(gpt2, paths):
-    tokens = sample(as_backend(gpt2), PROMPTS[:, :1], n_new=N_NEW, generator=None)
-    assert_cached(paths)
-    assert torch.equal(tokens, plain(gpt2, PROMPTS[:, :1], greedy))
+    assert_greedy_and_cached(paths, gpt2, PROMPTS[:, :1])
 
 
 @pytest.mark.parametrize(("rows", "n_new"), [(3, 0), (0, 4), (1, 1), (1, 2)])
@@ -188,9 +188,7 @@ def test_steering_hook_acts_once_at_every_position(name, backend, paths):
     wrapped = as_backend(model)
     push = torch.randn(16, generator=seeded()).double() * 2
     with wrapped.hooked([(name, lambda x: x + push)]):
-        tokens = sample(wrapped, PROMPTS, n_new=N_NEW, generator=None)
-        assert_cached(paths)
-        assert torch.equal(tokens, plain(model, PROMPTS, greedy))
+        tokens = assert_greedy_and_cached(paths, model)
     assert not torch.equal(tokens, plain(model, PROMPTS, greedy))
 
 
@@ -248,9 +246,7 @@ def test_embeddings_that_are_no_sum_of_token_and_position_are_taken_whole(backen
     factor = torch.linspace(1, 3, 64).double()[:, None]
     with wrapped.hooked([("hook_embed", lambda x: x * factor[: x.shape[1]])]):
         assert decoding.Embedding.of(wrapped, PROMPTS[:1]).whole
-        tokens = sample(wrapped, PROMPTS, n_new=N_NEW, generator=None)
-        assert_cached(paths)
-        assert torch.equal(tokens, plain(model, PROMPTS, greedy))
+        assert_greedy_and_cached(paths, model)
 
 
 @pytest.mark.parametrize(("name", "adds"), [("gpt2", True), ("opt", True), ("llama", False), ("gemma", False)])

@@ -26,17 +26,11 @@ def source(tmp_path_factory):
     return folder
 
 
-def edit_of(model, size, **changes):
-    """An edit of layer 1, so long in units of the matrix that it changes."""
-    edit = random_edit(model, **changes)
-    return random_edit(model, **changes, u=edit.u, v=edit.v * size)
-
-
 @pytest.mark.parametrize("size", [1.0, 3e-3])
 def test_an_edit_is_refused_by_the_folder_that_holds_it(source, tmp_path, backend, size):
     """F13: also one below the 1 % within which two models pass for one, and beside others."""
     model = load(source)
-    first, second, third = (edit_of(model, size, seed=seed) for seed in range(3))
+    first, second, third = (random_edit(model, seed=seed, size=size) for seed in range(3))
     first.to_hf(source, tmp_path / "one")
     second.to_hf(tmp_path / "one", tmp_path / "both")
     for folder, held in ((tmp_path / "one", [first]), (tmp_path / "both", [first, second])):
@@ -62,7 +56,7 @@ def test_an_edit_is_refused_by_the_folder_that_holds_it(source, tmp_path, backen
 
 def test_a_folder_is_known_by_its_weights_where_it_has_no_note(source, tmp_path, backend):
     model = load(source)
-    edit, other = edit_of(model, 3e-3), edit_of(model, 3e-3, seed=1)
+    edit, other = random_edit(model, size=3e-3), random_edit(model, size=3e-3, seed=1)
     edit.to_hf(source, tmp_path / "out")
     (tmp_path / "out" / "rome_lens.json").unlink()
     edited = load(tmp_path / "out", backend)
@@ -73,7 +67,7 @@ def test_a_folder_is_known_by_its_weights_where_it_has_no_note(source, tmp_path,
 
 def test_a_note_that_the_weights_belie_counts_for_nothing(source, tmp_path, backend):
     model = load(source, backend)
-    edit = edit_of(model, 1.0)
+    edit = random_edit(model)
     edit.to_hf(source, tmp_path / "out")
     edited = load(tmp_path / "out", backend)
     edited.load_state_dict(model.state_dict())
@@ -83,7 +77,7 @@ def test_a_note_that_the_weights_belie_counts_for_nothing(source, tmp_path, back
 
 @pytest.mark.parametrize("damage", ["{", "[]", "{}", '{"kind": "edited_model", "edits": [3], "layers": 1}'])
 def test_a_note_that_cannot_be_read_is_left_alone(source, tmp_path, damage):
-    edit = edit_of(load(source), 1.0)
+    edit = random_edit(load(source))
     edit.to_hf(source, tmp_path / "out")
     (tmp_path / "out" / "rome_lens.json").write_text(damage)
     assert "is in these weights already" in refused(EditStateError, edit.apply, load(tmp_path / "out"))
@@ -94,7 +88,7 @@ def test_the_second_moment_of_the_unedited_layer_serves_the_exported_folder(sour
     """F13: as it serves a second edit in memory. The keys of the edited layer are what they were."""
     model = load(source, backend)
     moments = rl.SecondMoment.collect(model, layers=[1, 2], texts=["abc def ghi"] * 40)
-    edit = edit_of(model, 0.3)
+    edit = random_edit(model, size=0.3)
     edit.to_hf(source, tmp_path / "out")
     if earlier:  # a note as earlier versions wrote it
         path = tmp_path / "out" / "rome_lens.json"

@@ -26,6 +26,13 @@ def moment():
     return SecondMoment.collect(architecture("gpt2", BRIDGE), layers=[2], texts=TEXTS, command="a command")[2]
 
 
+@pytest.fixture
+def path(moment, tmp_path):
+    """The file of `moment`."""
+    moment.save(tmp_path / "c.safetensors")
+    return tmp_path / "c.safetensors"
+
+
 def _random(size=12, n=50, seed=0):
     keys = torch.randn(n, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return keys.t() @ keys / n
@@ -166,16 +173,15 @@ def test_too_few_tokens_are_warned_about(moment):
     assert moment.warnings == replace(few, n_tokens=1536).warnings == replace(few, n_tokens=None).warnings == ()
 
 
-def test_the_file_gives_everything_back(moment, tmp_path):
-    moment.save(tmp_path / "c.safetensors")
-    loaded = SecondMoment.load(tmp_path / "c.safetensors")
+def test_the_file_gives_everything_back(moment, path, tmp_path):
+    loaded = SecondMoment.load(path)
     assert loaded.to_dict() == moment.to_dict()
     assert loaded.fingerprint == moment.fingerprint
     assert torch.equal(loaded.matrix, moment.matrix.float())
     # What was rounded once is not rounded again.
     loaded.save(tmp_path / "again.safetensors")
     assert torch.equal(SecondMoment.load(tmp_path / "again.safetensors").matrix, loaded.matrix)
-    with safe_open(tmp_path / "c.safetensors", "pt") as file:
+    with safe_open(path, "pt") as file:
         assert file.get_tensor("triangle").shape == (moment.d_mlp * (moment.d_mlp + 1) // 2,)
 
 
@@ -204,9 +210,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 @pytest.mark.parametrize("absent", [False, True])
-def test_damaged_fields(moment, tmp_path, name, absent):
-    path = tmp_path / "c"
-    moment.save(path)
+def test_damaged_fields(path, name, absent):
     tensors, settings = load_tensors(path, kind="second_moment")
     settings[name], said = DAMAGE[name]
     if absent:
@@ -231,20 +235,18 @@ def test_damaged_fields(moment, tmp_path, name, absent):
         (lambda triangle: {"triangle": triangle.clone().fill_(torch.nan)}, "this matrix holds numbers that are not"),
     ],
 )
-def test_damaged_triangles(moment, tmp_path, change, said):
-    moment.save(tmp_path / "c")
-    tensors, settings = load_tensors(tmp_path / "c", kind="second_moment")
-    save_tensors(tmp_path / "c", kind="second_moment", tensors=change(tensors["triangle"]), settings=settings)
-    found = refused(ArtefactError, SecondMoment.load, tmp_path / "c")
+def test_damaged_triangles(path, change, said):
+    tensors, settings = load_tensors(path, kind="second_moment")
+    save_tensors(path, kind="second_moment", tensors=change(tensors["triangle"]), settings=settings)
+    found = refused(ArtefactError, SecondMoment.load, path)
     assert said in found
-    assert found.startswith(f"cannot use {str(tmp_path / 'c')!r}: ")
+    assert found.startswith(f"cannot use {str(path)!r}: ")
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100, 5000])
-def test_files_that_are_cut_short(moment, tmp_path, kept):
-    moment.save(tmp_path / "c")
-    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:kept])
-    assert "cut short, damaged or no safetensors file" in refused(ArtefactError, SecondMoment.load, tmp_path / "c")
+def test_files_that_are_cut_short(path, kept):
+    path.write_bytes(path.read_bytes()[:kept])
+    assert "cut short, damaged or no safetensors file" in refused(ArtefactError, SecondMoment.load, path)
 
 
 def test_foreign_files(tmp_path):
@@ -314,11 +316,10 @@ def test_statistics_that_are_cut_short(tmp_path, kept):
     assert "there is no file" in refused(ArtefactError, SecondMoment.from_npz, tmp_path / "none.npz", layer=0)
 
 
-def test_the_model_it_belongs_to_takes_it(moment, tmp_path, backend):
+def test_the_model_it_belongs_to_takes_it(moment, path, backend):
     model = architecture("gpt2", backend)
     moment.check(as_backend(model), 2)
-    moment.save(tmp_path / "c")
-    assert SecondMoment.load(tmp_path / "c", model=model, layer=2).layer == 2
+    assert SecondMoment.load(path, model=model, layer=2).layer == 2
 
 
 def _other_model():
@@ -328,26 +329,25 @@ def _other_model():
     return own("other", BRIDGE, model=model)
 
 
-def test_another_layer_width_or_model_is_refused(moment, tmp_path):
-    moment.save(tmp_path / "c")
+def test_another_layer_width_or_model_is_refused(moment, path):
     said = (
         "the second moment is of layer 2, and layer 3 was asked for; collect that one (rome-lens stats --model gpt2 "
         "--layer 3)"
     )
-    assert refused(ModelMismatchError, SecondMoment.load, tmp_path / "c", layer=3) == said
+    assert refused(ModelMismatchError, SecondMoment.load, path, layer=3) == said
     assert refused(ModelMismatchError, moment.check, as_backend(architecture("gpt2", BRIDGE)), 3) == said
-    assert refused(ModelMismatchError, SecondMoment.load, tmp_path / "c", model=architecture("llama", BRIDGE)) == (
+    assert refused(ModelMismatchError, SecondMoment.load, path, model=architecture("llama", BRIDGE)) == (
         "the second moment has 64 rows, but layer 2 of llama has keys of 24 numbers; collect one from this model "
         "(rome-lens stats --model llama --layer 2)"
     )
-    assert refused(ModelMismatchError, SecondMoment.load, tmp_path / "c", model=_other_model()) == (
+    assert refused(ModelMismatchError, SecondMoment.load, path, model=_other_model()) == (
         "the second moment was collected from gpt2, and this other is another model (other weights in layer 2); "
         "collect one from it (rome-lens stats --model other --layer 2)"
     )
     with pytest.raises(SettingError, match="layer is 4; gpt2 has layers 0 to 3"):
         moment.check(as_backend(architecture("gpt2", BRIDGE)), 4)
     with pytest.raises(ModelError, match="expected a HookedTransformer or a TransformerBridge"):
-        SecondMoment.load(tmp_path / "c", model="gpt2")
+        SecondMoment.load(path, model="gpt2")
 
 
 def test_an_edited_model_is_known_by_its_original_matrix(moment):
