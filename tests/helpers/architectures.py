@@ -26,8 +26,8 @@ _SIZES: dict[str, Any] = {
     **_IDS,
 }
 _GQA = {**_SIZES, "num_key_value_heads": 2}
-_OPT = {k: v for k, v in _SIZES.items() if k != "intermediate_size"} | {"ffn_dim": 24}
-_FALCON = {k: v for k, v in _SIZES.items() if k not in ("intermediate_size", "max_position_embeddings")}
+_OPT: dict[str, Any] = {k: v for k, v in _SIZES.items() if k != "intermediate_size"} | {"ffn_dim": 24}
+_FALCON: dict[str, Any] = {k: v for k, v in _SIZES.items() if k not in ("intermediate_size", "max_position_embeddings")}
 _GPT: dict[str, Any] = {"vocab_size": 258, "n_embd": 16, "n_layer": 4, "n_head": 4, "n_positions": 64, **_IDS}
 
 CONFIGS: dict[str, Any] = {
