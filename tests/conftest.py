@@ -1,6 +1,7 @@
 """How the tests are run, and models that several files share."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import shapes
@@ -39,6 +40,15 @@ def pytest_collection_modifyitems(config, items):
     items[:] = chosen
 
 
+def pytest_generate_tests(metafunc):
+    """A test that takes `backend` and says no more of it runs on each class that the installed TransformerLens has."""
+    chosen = any("backend" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "backend" in metafunc.fixturenames and not chosen:
+        from architectures import BACKENDS
+
+        metafunc.parametrize("backend", BACKENDS)
+
+
 @pytest.fixture
 def unchecked():
     """Shapes that callers get wrong reach the function that refuses them: its own words are under test, not ours."""
@@ -55,3 +65,28 @@ def tiny():
     from rome_lens.loading.tiny import tiny_model
 
     return tiny_model("auto")
+
+
+@pytest.fixture
+def tighten(monkeypatch):
+    """Lets every trace choose a budget of memory with these sizes in it."""
+    from rome_lens.tracing.memory import Budget
+
+    choose = Budget.choose
+    return lambda **sizes: monkeypatch.setattr(Budget, "choose", lambda backend: replace(choose(backend), **sizes))
+
+
+@pytest.fixture
+def gpt2():
+    """A random model of that architecture in float64, in the first class that is there; not to be changed."""
+    from architectures import BACKENDS, architecture
+
+    return architecture("gpt2", BACKENDS[0])
+
+
+@pytest.fixture
+def llama():
+    """As `gpt2`, of the architecture of Llama."""
+    from architectures import BACKENDS, architecture
+
+    return architecture("llama", BACKENDS[0])

@@ -1,6 +1,7 @@
 """Tiny random models of many architectures, in float64, with a tokenizer of single bytes: they know nothing."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ _SIZES: dict[str, Any] = {
     **_IDS,
 }
 _GQA = {**_SIZES, "num_key_value_heads": 2}
+_OPT: dict[str, Any] = {k: v for k, v in _SIZES.items() if k != "intermediate_size"} | {"ffn_dim": 24}
+_FALCON: dict[str, Any] = {k: v for k, v in _SIZES.items() if k not in ("intermediate_size", "max_position_embeddings")}
 _GPT: dict[str, Any] = {"vocab_size": 258, "n_embd": 16, "n_layer": 4, "n_head": 4, "n_positions": 64, **_IDS}
 
 CONFIGS: dict[str, Any] = {
@@ -52,19 +55,11 @@ CONFIGS: dict[str, Any] = {
     "gemma3": lambda: transformers.Gemma3TextConfig(**_GQA, head_dim=4, sliding_window=5, query_pre_attn_scalar=4),
     "phi": lambda: transformers.PhiConfig(**_SIZES),
     "phi3": lambda: transformers.Phi3Config(**_GQA),
-    "opt": lambda: transformers.OPTConfig(
-        **{k: v for k, v in _SIZES.items() if k != "intermediate_size"}, ffn_dim=24, word_embed_proj_dim=32
-    ),
+    "opt": lambda: transformers.OPTConfig(**_OPT, word_embed_proj_dim=32),
     "bloom": lambda: transformers.BloomConfig(vocab_size=258, hidden_size=16, n_layer=4, n_head=4, **_IDS),
-    "falcon": lambda: transformers.FalconConfig(
-        **{k: v for k, v in _SIZES.items() if k not in ("intermediate_size", "max_position_embeddings")}
-    ),
+    "falcon": lambda: transformers.FalconConfig(**_FALCON),
     "falcon-alibi": lambda: transformers.FalconConfig(
-        **{k: v for k, v in _SIZES.items() if k not in ("intermediate_size", "max_position_embeddings")},
-        alibi=True,
-        parallel_attn=False,
-        multi_query=False,
-        bias=True,
+        **_FALCON, alibi=True, parallel_attn=False, multi_query=False, bias=True
     ),
     # Its blocks do not show what leaves them.
     "gpt1": lambda: transformers.OpenAIGPTConfig(**_GPT),
@@ -72,12 +67,7 @@ CONFIGS: dict[str, Any] = {
         vocab_size=258, d_model=32, ffn_dim=24, num_layers=4, attention_heads=4, max_position_embeddings=64, **_IDS
     ),
     # Embeds in fewer numbers than its residual stream has, as OPT-350m does.
-    "opt-narrow": lambda: transformers.OPTConfig(
-        **{k: v for k, v in _SIZES.items() if k != "intermediate_size"},
-        ffn_dim=24,
-        word_embed_proj_dim=16,
-        do_layer_norm_before=False,
-    ),
+    "opt-narrow": lambda: transformers.OPTConfig(**_OPT, word_embed_proj_dim=16, do_layer_norm_before=False),
     "granite": lambda: transformers.GraniteConfig(**_GQA, residual_multiplier=0.7, logits_scaling=2.0),
     "olmo2": lambda: transformers.Olmo2Config(**_GQA),
     "stablelm": lambda: transformers.StableLmConfig(**_GQA),
@@ -85,15 +75,20 @@ CONFIGS: dict[str, Any] = {
 }
 
 
-def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """A token a byte, and one special token."""
+def byte_level() -> Tokenizer:
+    """A token a byte, and two special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<s>", "<unk>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def byte_tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """A token a byte, and one special token."""
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=byte_level(),
         bos_token="<s>",
         eos_token="<s>",
         pad_token="<s>",
@@ -121,8 +116,27 @@ def hugging_face_model(name: str, *, dtype: torch.dtype = torch.float64, vocab_s
     return model.eval()
 
 
-@cache
-def architecture(name: str, backend: str, dtype: torch.dtype = torch.float64) -> Any:
-    """A TransformerLens model of that architecture; the same object at every call, so leave it as it was."""
-    model = hugging_face_model(name, dtype=dtype)
+def own(name: str, backend: str, dtype: torch.dtype = torch.float64, *, model: Any = None) -> Any:
+    """A TransformerLens model of that architecture, or of a model of Hugging Face's, which the test may change."""
+    model = hugging_face_model(name, dtype=dtype) if model is None else model
     return to_transformer_lens(Pretrained(name=name, model=model, tokenizer=byte_tokenizer()), backend=backend)
+
+
+architecture = cache(own)
+"""The same, one object for all calls, so leave it as it was."""
+
+
+def home_made(tokenizer: Any = None, **settings: Any) -> Any:
+    """A HookedTransformer of random weights, in a way that nothing of Hugging Face's is converted to."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    sizes: dict[str, Any] = {"n_layers": 3, "d_model": 16, "n_heads": 2, "d_head": 8, "d_vocab": 258, "n_ctx": 32}
+    weights = {"seed": 0, "dtype": torch.float64, "init_weights": True, "initializer_range": 0.3}
+    cfg = HookedTransformerConfig(**sizes | weights | settings)
+    return HookedTransformer(cfg, tokenizer or byte_tokenizer()).eval()
+
+
+def save(name: str, folder: Path) -> None:
+    """Write Hugging Face's model of that architecture, in float32, with its tokenizer."""
+    hugging_face_model(name, dtype=torch.float32).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)

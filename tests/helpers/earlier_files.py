@@ -89,8 +89,16 @@ def facts(model):
     return [*known, rl.Fact("{} is in the", subjects()[0][0], wrong)]
 
 
-class _StoppedError(Exception):
-    pass
+def no_model():
+    """In the place of `make_model`, where no model is to be asked for."""
+    raise AssertionError("the model was asked for")
+
+
+no_model.__qualname__ = make_model.__qualname__
+
+
+class StoppedError(Exception):
+    """What `stop_after` raises."""
 
 
 def stop_after(n, what="records"):
@@ -98,7 +106,7 @@ def stop_after(n, what="records"):
 
     def progress(done, total, doing):
         if doing.startswith(what) and done >= n:
-            raise _StoppedError
+            raise StoppedError
 
     return progress
 
@@ -162,7 +170,7 @@ def collect_moments(checkpoint=None, **how):
 
 
 def _stopped(work):
-    with contextlib.suppress(_StoppedError):
+    with contextlib.suppress(StoppedError):
         work()
         raise AssertionError("the work was over before it was to be stopped")
 

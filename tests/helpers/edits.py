@@ -1,26 +1,25 @@
-"""Edits of random factors, models that a test may change, and what both give."""
+"""Edits of random factors, and what they make of a model."""
 
 from dataclasses import fields
 
 import torch
-from architectures import byte_tokenizer, hugging_face_model
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
+from rome_lens.backends.modules import hugging_face_module
 from rome_lens.editing.edit import Edit
 from rome_lens.editing.outcome import Earlier, Loss, Origin, Outcome, Probabilities
 from rome_lens.editing.patch import EditedLayer
 from rome_lens.editing.weight_update import Dense, LowRank
-from rome_lens.loading.convert import to_transformer_lens
-from rome_lens.loading.hugging_face import Pretrained
 
 TOKENS = torch.tensor([[3, 141, 59, 26, 53], [58, 97, 93, 23, 84]])
 
 
-def random_edit(model, layer=1, *, seed=0, **changes):
-    """An edit of random factors, as long as the matrix that it changes."""
+def random_edit(model, layer=1, *, seed=0, size=1.0, **changes):
+    """An edit of random factors, so long in units of the matrix that it changes."""
     backend = as_backend(model)
     matrix = backend.w_out(layer).matrix
+    module, transposed = hugging_face_module(backend, layer) or (None, True)
     generator = torch.Generator().manual_seed(seed)
     dtype = torch.promote_types(matrix.dtype, torch.float32)
     u, v = (torch.randn(width, generator=generator, dtype=dtype) for width in matrix.shape)
@@ -28,7 +27,7 @@ def random_edit(model, layer=1, *, seed=0, **changes):
         "request": rl.EditRequest("{} is in", subject="The tower", target_new=f"Rome {seed}", target_true="Paris"),
         "layer": layer,
         "u": u / u.norm(),
-        "v": v * matrix.norm().to(v) / v.norm(),
+        "v": v * size * matrix.norm().to(v) / v.norm(),
         "old_answer": " Paris",
         "before": Probabilities(0.1, 0.9),
         "after": Probabilities(0.9, 0.1),
@@ -40,10 +39,10 @@ def random_edit(model, layer=1, *, seed=0, **changes):
         "settings": {"seed": seed, "context_templates": ["{}", "Ü. {}"], "second_moment": {"layer": 1, "source": None}},
         "fingerprint": changes.get("fingerprint") or backend.fingerprint(layer),
         "notes": ("one", "two"),
-        "module": "model.layers.1.mlp.down_proj",
-        "module_transposed": False,
+        "module": module,
+        "module_transposed": transposed,
         "backend": backend.name,
-        "dtype": "float64",
+        "dtype": str(backend.dtype).removeprefix("torch."),
         "seconds": 0.5,
     }
     return flat_edit(**values | changes)
@@ -74,12 +73,6 @@ def changed(edit, **changes):
     return flat_edit(**values | changes)
 
 
-def own(name, backend, *, dtype=torch.float64):
-    """A model that the test may change."""
-    hugging_face = hugging_face_model(name, dtype=dtype)
-    return to_transformer_lens(Pretrained(name=name, model=hugging_face, tokenizer=byte_tokenizer()), backend=backend)
-
-
 def w_out(model, layer=1):
     return as_backend(model).w_out(layer).matrix
 
@@ -87,6 +80,16 @@ def w_out(model, layer=1):
 @torch.no_grad()
 def logits(model, hooks=(), tokens=TOKENS):
     return model.run_with_hooks(tokens, fwd_hooks=list(hooks))
+
+
+def assert_same(one, other):
+    """Two edits that are one."""
+    assert type(one) is type(other) is Edit
+    assert (one.id, one.outcomes, one.origin) == (other.id, other.outcomes, other.origin)
+    assert one.to_dict() == other.to_dict()
+    for mine, theirs in zip(one.layers, other.layers, strict=True):
+        assert mine.update.rank == theirs.update.rank
+        torch.testing.assert_close(mine.update.tensors, theirs.update.tensors, rtol=0, atol=0)
 
 
 def assert_close(one, other, rtol=1e-10):

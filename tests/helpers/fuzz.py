@@ -12,9 +12,9 @@ import random
 import re
 import sys
 import tempfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -53,30 +53,6 @@ class Outcome:
 
     refused: str | None = None
     difference: float | None = None
-
-
-@dataclass
-class Figures:
-    """What came of many."""
-
-    inputs: Counter[str] = field(default_factory=Counter)
-    refused: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    differences: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, kind: str, outcome: Outcome) -> None:
-        self.inputs[kind] += 1
-        if outcome.refused is not None:
-            self.refused[kind][outcome.refused] += 1
-        if outcome.difference is not None:
-            self.differences[kind].append(outcome.difference)
-
-    def lines(self) -> Iterator[str]:
-        for kind, count in self.inputs.items():
-            refused, held = sum(self.refused[kind].values()), self.differences[kind]
-            most = f", largest difference {max(held):.1e} of {len(held)} held against plain forwards" if held else ""
-            yield f"{kind}: {count} inputs, {refused} refused{most}"
-            for reason, times in self.refused[kind].most_common():
-                yield f"    {times:5d}  {reason}"
 
 
 def run(kind: str, number: int) -> Outcome:
@@ -330,13 +306,9 @@ def _files(rng: random.Random) -> None:
             assert about.text[slice(*about.subject_span)] == about.subject == about.subject.strip() != ""
 
 
-def texts_of_a_fact(rng: random.Random) -> dict[str, Any]:
-    prompt = texts.text(rng)
-    return {"subject": texts.subject(rng, prompt), "prompt": prompt, "attribute": texts.answer(rng)}
-
-
 def _record(rng: random.Random, form: str) -> dict[str, Any]:
-    fact = texts_of_a_fact(rng)
+    prompt = texts.text(rng)
+    fact = {"subject": texts.subject(rng, prompt), "prompt": prompt, "attribute": texts.answer(rng)}
     if form == "known":
         return fact
     if form == "zsre":
@@ -400,28 +372,15 @@ def _arguments(rng: random.Random) -> None:
     model, _ = host("single_bytes", "gpt2", "auto")
     odd = [
         *texts.ODD,
-        *(
-            np.int64(1),
-            np.float32(0.5),
-            np.arange(2),
-            np.array(1),
-            np.bool_(True),
-            torch.tensor(1),
-            torch.ones(2),
-            b"x",
-        ),
-        *(float("nan"), float("inf"), -0.0, 1j, object(), print, Path("x"), rl.Fact("{} is", "ab", "x")),
+        *(np.int64(1), np.float32(0.5), np.arange(2), np.array(1), np.bool_(True), torch.tensor(1), torch.ones(2)),
+        *(b"x", float("nan"), float("inf"), -0.0, 1j, object(), print, Path("x"), rl.Fact("{} is", "ab", "x")),
     ]
-    kind, arguments = rng.choice(list(_CALLS.items()))
+    call, arguments = rng.choice(list(_CALLS.items()))
     told: dict[str, Any] = dict(arguments)
     for _ in range(rng.randrange(1, 3)):
         name = rng.choice(list(told))
         told[name] = rng.choice(odd if name in _COUNTED else [*odd, 10**30])
-    _CALLED[kind](model, **told)
-
-
-def _traced(model: Any, prompt: Any, **told: Any) -> None:
-    rl.causal_trace(model, prompt, **told)
+    call(model, **told)
 
 
 def _edited(model: Any, *, prompt: Any, subject: Any, target_new: Any, target_true: Any, **told: Any) -> None:
@@ -433,47 +392,27 @@ def _tuned(model: Any, *, prompt: Any, subject: Any, target_new: Any, **told: An
     rl.FineTuning(model, **told).edit(rl.EditRequest(prompt, subject, target_new))
 
 
-def _collected(model: Any, **told: Any) -> None:
-    rl.SecondMoment.collect(model, **told)
-
-
-def _averaged(model: Any, facts: Any, **told: Any) -> None:
-    rl.average_causal_effect(model, facts, **told)
-
-
-_CALLS: dict[str, dict[str, Any]] = {
-    "causal_trace": {
+_CALLS: dict[Callable[..., Any], dict[str, Any]] = {
+    rl.causal_trace: {
         **{"prompt": "ab is", "subject": "ab", "streams": ("resid",), "severed": None, "window": 1, "samples": 1},
         **{"noise": 0.5, "noise_replaces": False, "swap": None, "seed": 1, "prepend_bos": False, "answer": "x"},
         **{"expect": None, "answer_joined": None, "occurrence": 1, "facts": None, "edits": (), "engine": "auto"},
     },
-    "ROME": {
+    _edited: {
         **{"prompt": "{} is", "subject": "ab", "target_new": "x", "target_true": "y", "layer": 1, "variant": "r-rome"},
-        **{
-            "second_moment": torch.eye(64),
-            "context_templates": ["{}"],
-            "bare_weight": None,
-            "seed": 0,
-            "prepend_bos": False,
-        },
-        **{"v_num_grad_steps": 1, "v_lr": 0.1, "v_weight_decay": 0.1, "clamp_norm_factor": 1.0, "kl_factor": 0.1},
+        **{"second_moment": torch.eye(64), "context_templates": ["{}"], "bare_weight": None, "seed": 0},
+        **{"prepend_bos": False, "v_num_grad_steps": 1, "v_lr": 0.1, "v_weight_decay": 0.1, "clamp_norm_factor": 1.0},
+        **{"kl_factor": 0.1},
     },
-    "FineTuning": {"prompt": "{} is", "subject": "ab", "target_new": "x", "layer": 1, "num_steps": 1},
-    "SecondMoment.collect": {"layers": [1], "texts": ["ab is"], "max_tokens": 20, "text_length": 8, "seed": 0},
-    "average_causal_effect": {
+    _tuned: {"prompt": "{} is", "subject": "ab", "target_new": "x", "layer": 1, "num_steps": 1},
+    rl.SecondMoment.collect: {"layers": [1], "texts": ["ab is"], "max_tokens": 20, "text_length": 8, "seed": 0},
+    rl.average_causal_effect: {
         **{"facts": [rl.Fact("{} is", "ab", "x")], "streams": ("resid",), "severed": (), "samples": 1, "noise": 0.5},
         **{"window": 1, "seed": 1, "prepend_bos": False, "engine": "auto", "batch_size": 1},
     },
 }
 # What a large number of takes long, as it should.
 _COUNTED = ("samples", "v_num_grad_steps", "num_steps", "max_tokens")
-_CALLED: dict[str, Callable[..., None]] = {
-    "causal_trace": _traced,
-    "ROME": _edited,
-    "FineTuning": _tuned,
-    "SecondMoment.collect": _collected,
-    "average_causal_effect": _averaged,
-}
 
 KINDS: dict[str, Callable[[random.Random], float | None]] = {
     "trace": _trace,
@@ -489,11 +428,14 @@ SHARES = {"trace": 2600, "edit": 1000, "evaluation": 400, "files": 3000, "artefa
 
 def main(how_many: int) -> None:
     """Run so many inputs, each kind's share of them, and print the figures."""
-    figures = Figures()
     for kind, share in SHARES.items():
-        for number in range(share * how_many // sum(SHARES.values())):
-            figures.add(kind, run(kind, number))
-    sys.stdout.write("\n".join((*figures.lines(), "")))
+        outcomes = [run(kind, number) for number in range(share * how_many // sum(SHARES.values()))]
+        refused = Counter(outcome.refused for outcome in outcomes if outcome.refused is not None)
+        held = [outcome.difference for outcome in outcomes if outcome.difference is not None]
+        most = f", largest difference {max(held):.1e} of {len(held)} held against plain forwards" if held else ""
+        sys.stdout.write(f"{kind}: {len(outcomes)} inputs, {refused.total()} refused{most}\n")
+        for reason, times in refused.most_common():
+            sys.stdout.write(f"    {times:5d}  {reason}\n")
 
 
 if __name__ == "__main__":

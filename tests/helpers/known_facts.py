@@ -14,16 +14,21 @@ def make_model():
     return tiny_model("auto")
 
 
+def said_next(model, text):
+    """The token that a model continues a text with."""
+    backend = as_backend(model)
+    ids = backend.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return backend.tokenizer.decode([int(backend.logits(torch.tensor([ids]), keep=1)[0, -1].argmax())])
+
+
 def known_facts(model, n, *, seed=0):
     """Facts of several lengths, with subjects of one to four tokens, whose answers are what `model` says."""
-    draw, backend, found = random.Random(seed), as_backend(model), []
+    draw, found = random.Random(seed), []
     words = sorted(set(TINY_PROMPT.split()))
     while len(found) < n:
         before, subject, after = (" ".join(draw.choices(words, k=draw.randint(*k))) for k in ((0, 1), (1, 4), (0, 4)))
         prompt = " ".join(part for part in (before, "{}", after) if part)
-        ids = backend.tokenizer(prompt.replace("{}", subject), add_special_tokens=False)["input_ids"]
-        said = int(backend.logits(torch.tensor([ids]), keep=1)[0, -1].argmax())
-        found.append(rl.Fact(prompt, subject, backend.tokenizer.decode([said])))
+        found.append(rl.Fact(prompt, subject, said_next(model, prompt.replace("{}", subject))))
     return found
 
 

@@ -2,13 +2,10 @@
 
 from math import exp
 
-import pytest
 import torch
-from architectures import BACKENDS, HOOKED
+from architectures import home_made
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-
-needs_hooked = pytest.mark.skipif(HOOKED not in BACKENDS, reason="built by hand as a HookedTransformer")
 
 WORDS = ["<s>", "a", "b", "x", "y"]
 
@@ -21,8 +18,6 @@ def softmax_of_a(**logits: float) -> float:
 
 def micro_model(*, words=WORDS, spaced=True):
     """The model, made anew; without spaces its words are single characters."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace() if spaced else pre_tokenizers.Split(Regex("."), "isolated")
     if not spaced:
@@ -31,11 +26,8 @@ def micro_model(*, words=WORDS, spaced=True):
         tokenizer_object=tokenizer, bos_token="<s>", pad_token="<s>", name_or_path="micro", add_bos_token=True
     )
     n = len(words)
-    cfg = HookedTransformerConfig(
-        n_layers=2, d_model=n, n_heads=1, d_head=n, d_mlp=2, d_vocab=n, n_ctx=4, act_fn="relu",
-        normalization_type=None, dtype=torch.float64,
-    )  # fmt: skip
-    model = HookedTransformer(cfg, fast).eval()
+    widths = {"d_model": n, "n_heads": 1, "d_head": n, "d_mlp": 2, "d_vocab": n}
+    model = home_made(fast, n_layers=2, n_ctx=4, act_fn="relu", normalization_type=None, **widths)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()

@@ -5,6 +5,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from rome_lens.evaluation.measurer import RecordMeasurer
+from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.summary import report_of
 
@@ -59,6 +61,15 @@ def report(records=None, *, kind="counterfact", settings=None, unevaluated=None)
 def by_number(records):
     """Records that were measured by their numbers, each as its file holds it."""
     return {record.number: record.to_dict() for record in records}
+
+
+def measured(model, records, editor, *, name="mine", layers=(1,), progress=None, **measures):
+    """Records by number as one batch measures them: a file's worth of each."""
+    measurer = RecordMeasurer(model, Measures(**measures), layers=layers)
+    try:
+        return by_number(measurer.measure(records, name, editor, progress=progress))
+    finally:
+        measurer.close()
 
 
 def page_of(report):

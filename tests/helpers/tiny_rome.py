@@ -1,6 +1,7 @@
 """ROME on tiny models: a request, settings that reach every branch, and a second moment."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import torch
 
@@ -26,3 +27,9 @@ def rome(model, **settings):
     settings = DEFAULTS | settings
     size = as_backend(model).w_out(settings["layer"]).matrix.shape[0]
     return rl.ROME(model, **{"second_moment": moment(size)} | settings)
+
+
+def named(name, n_layers=48, positions="rotary"):
+    """As much of a backend as settings are chosen by."""
+    cfg = SimpleNamespace(positional_embedding_type=positions)
+    return SimpleNamespace(model_name=name, n_layers=n_layers, model=SimpleNamespace(cfg=cfg))

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture
-from budgets import tighten
+from architectures import BACKENDS, BRIDGE, architecture, own
 from effort import slow
 
 import rome_lens as rl
@@ -38,23 +37,21 @@ def test_of_a_small_difference_it_is_the_exact_effect(name, backend, answer):
     assert errors[1] < 0.2 * errors[0]
 
 
-def test_what_is_known_without_a_run_is_exact():
-    traced = trace(architecture("gpt2", BACKENDS[0]), "attribution", noise=2.0, answer=None)
+def test_what_is_known_without_a_run_is_exact(gpt2):
+    traced = trace(gpt2, "attribution", noise=2.0, answer=None)
     first, last = traced.subject_span[0], len(traced.tokens) - 1
     for scores in traced.scores.values():
         assert (scores[:, :first] == traced.low).all()
     assert traced.scores["resid"][-1, last] == traced.high
 
 
-def test_a_window_is_the_sum_of_its_layers():
-    model = architecture("llama", BACKENDS[0])
-    one, three = (trace(model, "attribution", noise=2.0, window=w).effect("mlp") for w in (1, 3))
+def test_a_window_is_the_sum_of_its_layers(llama):
+    one, three = (trace(llama, "attribution", noise=2.0, window=w).effect("mlp") for w in (1, 3))
     # Window 3 covers l-1 .. l+1; the last layer alone is known to change nothing at other tokens, and is set.
     torch.testing.assert_close(three[1, 4], one[0, 4] + one[1, 4] + one[2, 4], rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 0.05), (torch.bfloat16, 0.25)])
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_improbable_answer_has_effects_in_half_precision_too(backend, dtype, bound):
     """The gradient of a probability of 1e-10 is nothing in float16."""
     expected, got = (
@@ -67,8 +64,8 @@ def test_an_improbable_answer_has_effects_in_half_precision_too(backend, dtype, 
         assert error < bound
 
 
-def test_it_says_so_everywhere(tmp_path):
-    traced = trace(architecture("gpt2", BACKENDS[0]), "attribution", noise=2.0)
+def test_it_says_so_everywhere(gpt2, tmp_path):
+    traced = trace(gpt2, "attribution", noise=2.0)
     assert traced.approximate
     assert traced.engine == "attribution"
     assert "approximated" in repr(traced)
@@ -77,29 +74,21 @@ def test_it_says_so_everywhere(tmp_path):
     assert all("an approximation" in title for title in titles)
     traced.save(tmp_path / "trace.safetensors")
     assert rl.CausalTrace.load(tmp_path / "trace.safetensors").approximate
-    exact = trace(architecture("gpt2", BACKENDS[0]), "auto", noise=2.0)
+    exact = trace(gpt2, "auto", noise=2.0)
     assert not exact.approximate
     assert "approxim" not in repr(exact) + "".join(heat_map.title for heat_map in exact.heat_maps())
 
 
 def test_a_frozen_model_has_gradients_all_the_same():
-    model = architecture("llama", BACKENDS[0])
+    model = own("llama", BACKENDS[0])
     expected = trace(model, "attribution", noise=2.0)
-    wanted = [parameter.requires_grad for parameter in model.parameters()]
-    try:
-        model.requires_grad_(False)
-        frozen = trace(model, "attribution", noise=2.0)
-    finally:
-        for parameter, want in zip(model.parameters(), wanted, strict=True):
-            parameter.requires_grad_(want)
-    for stream, scores in expected.scores.items():
-        torch.testing.assert_close(frozen.scores[stream], scores, rtol=1e-9, atol=0)
+    frozen = trace(model.requires_grad_(False), "attribution", noise=2.0)
+    torch.testing.assert_close(frozen.scores, expected.scores, rtol=1e-9, atol=0)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_memory_that_runs_out_is_answered_with_fewer_samples(monkeypatch):
-    model = architecture("llama", BACKENDS[0])
-    expected = trace(model, "attribution", noise=2.0, samples=4)
+def test_memory_that_runs_out_is_answered_with_fewer_samples(llama, monkeypatch, tighten):
+    expected = trace(llama, "attribution", noise=2.0, samples=4)
     seen = []
 
     def once(backend, runs, cells, **how):
@@ -109,8 +98,7 @@ def test_memory_that_runs_out_is_answered_with_fewer_samples(monkeypatch):
         return approximate_cells(backend, runs, cells, **how)
 
     monkeypatch.setattr("rome_lens.tracing.grid.approximate_cells", once)
-    tighten(monkeypatch, run_positions=4 * 11 * 5 + 11)
-    got = trace(model, "attribution", noise=2.0, samples=4)
+    tighten(run_positions=4 * 11 * 5 + 11)
+    got = trace(llama, "attribution", noise=2.0, samples=4)
     assert len(seen) > 2
-    for stream, scores in expected.scores.items():
-        torch.testing.assert_close(got.scores[stream], scores, rtol=1e-9, atol=0)
+    torch.testing.assert_close(got.scores, expected.scores, rtol=1e-9, atol=0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from refused import refused
 
 from rome_lens.backends import as_backend
 from rome_lens.data import builtin_facts
@@ -54,27 +55,21 @@ def test_replace_is_kept():
     assert parse_noise("s3", replace=True) == NoiseRule("s", 3, replace=True)
 
 
-@pytest.mark.parametrize("noise", ["", "s", "t", "u", "x3", "m3", "s3x", "3s", "s 3", "1,5", "s3 s3", True, [], b"s3"])
-def test_what_is_no_noise_rule(noise):
-    with pytest.raises(SettingError) as caught:
-        parse_noise(noise)
-    assert str(caught.value) == f"noise is {noise!r}; expected {FORMS}"
+NOT_FINITE = [-1, -0.5, "-1", "s-3", "u-1", float("nan"), "nan", "snan", float("inf"), "inf", "-inf", "sinf", "1e999"]
 
 
 @pytest.mark.parametrize(
-    "noise", [-1, -0.5, "-1", "s-3", "u-1", float("nan"), "nan", "snan", float("inf"), "inf", "-inf", "sinf", "1e999"]
+    ("rules", "expected"),
+    [
+        (["", "s", "t", "u", "x3", "m3", "s3x", "3s", "s 3", "1,5", "s3 s3", True, [], b"s3"], f"expected {FORMS}"),
+        (NOT_FINITE, f"expected {FORMS}; the number must be finite and not negative"),
+        (["t2", "t1", "t0", "t0.5"], "a Student-t needs more than 2 degrees of freedom, as in t5"),
+    ],
+    ids=["no rule", "negative or not finite", "without a covariance"],
 )
-def test_noise_that_is_negative_or_not_finite(noise):
-    with pytest.raises(SettingError) as caught:
-        parse_noise(noise)
-    assert str(caught.value) == f"noise is {noise!r}; expected {FORMS}; the number must be finite and not negative"
-
-
-@pytest.mark.parametrize("noise", ["t2", "t1", "t0", "t0.5"])
-def test_a_student_t_without_a_covariance(noise):
-    with pytest.raises(SettingError) as caught:
-        parse_noise(noise)
-    assert str(caught.value) == (f"noise is {noise!r}; a Student-t needs more than 2 degrees of freedom, as in t5")
+def test_what_is_no_noise_rule(rules, expected):
+    for noise in rules:
+        assert refused(SettingError, parse_noise, noise) == f"noise is {noise!r}; {expected}"
 
 
 @given(st.floats(min_value=0, allow_infinity=False) | st.integers(0, 10**6))
@@ -133,9 +128,9 @@ def test_multivariate_student_noise_has_that_covariance_and_heavier_tails():
 
 def test_noise_that_fits_into_no_memory():
     for samples in (10**14, 10**18):
-        with pytest.raises(OutOfMemoryError) as caught:
-            FittedNoise(NoiseRule("number", 1), 1).draw(samples=samples, n_tokens=2, d_model=16, seed=1)
-        assert str(caught.value) == f"the noise of {samples} samples does not fit into memory; take fewer samples"
+        draw = FittedNoise(NoiseRule("number", 1), 1).draw
+        said = refused(OutOfMemoryError, draw, samples=samples, n_tokens=2, d_model=16, seed=1)
+        assert said == f"the noise of {samples} samples does not fit into memory; take fewer samples"
 
 
 def _embeddings(model, texts):
@@ -197,18 +192,10 @@ def test_m_and_t_are_fitted_to_the_texts(tiny, rule):
     assert fitted.level == pytest.approx(np.sqrt(np.trace(covariance) / 16), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        ("s3", "noise is 's3', but the facts are too few to measure it on; give two or more"),
-        ("m", "noise is 'm', but the facts are too few to measure it on; give two or more"),
-        ("t5", "noise is 't5', but the facts are too few to measure it on; give two or more"),
-    ],
-)
-def test_nothing_to_measure(tiny, rule, message):
-    with pytest.raises(SettingError) as caught:
-        fit_noise(as_backend(tiny), parse_noise(rule), subjects=[], texts=[])
-    assert str(caught.value) == message
+@pytest.mark.parametrize("rule", ["s3", "m", "t5"])
+def test_nothing_to_measure(tiny, rule):
+    said = refused(SettingError, fit_noise, as_backend(tiny), parse_noise(rule), subjects=[], texts=[])
+    assert said == f"noise is {rule!r}, but the facts are too few to measure it on; give two or more"
 
 
 def test_noise_is_added_to_the_subject_of_the_rows_that_take_it():
@@ -315,15 +302,12 @@ def test_a_swap_of_the_occurrence_that_is_meant(tiny):
     ],
 )
 def test_a_swap_that_does_not_fit(tiny, swap, message):
-    with pytest.raises(SubjectError) as caught:
-        _swapped(tiny, swap)
-    assert str(caught.value) == message
+    assert refused(SubjectError, _swapped, tiny, swap) == message
 
 
 def test_a_swap_that_changes_the_tokens_around_it():
-    with pytest.raises(SubjectError) as caught:
-        _swapped(SimpleNamespace(tokenizer=Merging()), "b", prompt="ad", subject="a")
-    assert str(caught.value) == "swap 'b' changes the tokens around 'a' too; choose another subject"
+    said = refused(SubjectError, _swapped, SimpleNamespace(tokenizer=Merging()), "b", prompt="ad", subject="a")
+    assert said == "swap 'b' changes the tokens around 'a' too; choose another subject"
 
 
 def test_a_swap_is_one_corrupted_copy_without_noise(tiny):

@@ -14,6 +14,7 @@ from edits import random_edit
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
@@ -79,8 +80,9 @@ class EditedModel(RuleBasedStateMachine):
     def w_out(self, layer):
         return in_use(self.backend).w_out(layer).matrix
 
-    def refused(self, words):
-        return pytest.raises(EditStateError, match=words)
+    def assert_weights(self, expected):
+        for layer in (0, 1):
+            assert torch.equal(self.w_out(layer), expected[layer])
 
     def logits(self, hooks=()):
         with torch.no_grad():
@@ -89,8 +91,7 @@ class EditedModel(RuleBasedStateMachine):
     @rule(number=some_edit)
     def apply(self, number):
         if number in self.on:
-            with self.refused("is applied already"):
-                self.edits[number].apply(self.model)
+            assert "is applied already" in refused(EditStateError, self.edits[number].apply, self.model)
         else:
             self.edits[number].apply(self.model)
             self.on.append(number)
@@ -101,8 +102,7 @@ class EditedModel(RuleBasedStateMachine):
             self.edits[number].revert(self.model)
             self.on.remove(number)
         else:
-            with self.refused("there is nothing to revert"):
-                self.edits[number].revert(self.model)
+            assert "there is nothing to revert" in refused(EditStateError, self.edits[number].revert, self.model)
 
     @rule(number=some_edit)
     def save_and_load(self, number):
@@ -116,8 +116,7 @@ class EditedModel(RuleBasedStateMachine):
     @rule(number=some_edit)
     def run_through_hooks(self, number):
         if number in self.on:
-            with self.refused("it would count twice"):
-                self.edits[number].hooks(self.model)
+            assert "it would count twice" in refused(EditStateError, self.edits[number].hooks, self.model)
         else:
             _, expected = fresh(self.backend, frozenset({*self.on, number}))
             found = self.logits(self.edits[number].hooks(self.model))
@@ -125,13 +124,13 @@ class EditedModel(RuleBasedStateMachine):
 
     @rule(number=some_edit)
     def run_one_row_through_hooks(self, number):
+        rows = [None, self.edits[number]]
         if number in self.on:
-            with self.refused("it would count twice"):
-                rl.hooks_for_rows(self.model, [None, self.edits[number]])
+            assert "it would count twice" in refused(EditStateError, rl.hooks_for_rows, self.model, rows)
         else:
             _, edited = fresh(self.backend, frozenset({*self.on, number}))
             _, plain = fresh(self.backend, frozenset(self.on))
-            found = self.logits(rl.hooks_for_rows(self.model, [None, self.edits[number]]))
+            found = self.logits(rl.hooks_for_rows(self.model, rows))
             torch.testing.assert_close(found, torch.stack([plain[0], edited[1]]), rtol=1e-9, atol=1e-9)
 
     @rule(numbers=some_edits, fails=st.booleans())
@@ -141,8 +140,7 @@ class EditedModel(RuleBasedStateMachine):
 
     def _nest(self, numbers, fails):
         if not numbers:
-            weights, _ = fresh(self.backend, frozenset(self.on))
-            assert all(torch.equal(self.w_out(layer), weights[layer]) for layer in (0, 1))
+            self.assert_weights(fresh(self.backend, frozenset(self.on))[0])
             if fails:
                 raise ZeroDivisionError
             return
@@ -193,23 +191,19 @@ class EditedModel(RuleBasedStateMachine):
     def somebody_else_trains(self, number, layer):
         """Neither on top of that nor below it is anything written; once it is undone all goes on."""
         before = self.w_out(layer).clone()
-        with torch.no_grad():
-            self.w_out(layer)[0, 0] += 1
+        self.w_out(layer)[0, 0] += 1
         changed = self.w_out(layer).clone()
         if LAYERS[number] == layer and any(LAYERS[other] == layer for other in self.on):
-            with self.refused("was changed outside rome_lens"):
-                (self.edits[number].revert if number in self.on else self.edits[number].apply)(self.model)
+            step = self.edits[number].revert if number in self.on else self.edits[number].apply
+            assert "was changed outside rome_lens" in refused(EditStateError, step, self.model)
         assert torch.equal(self.w_out(layer), changed)
-        with torch.no_grad():
-            self.w_out(layer).copy_(before)
+        self.w_out(layer).copy_(before)
 
     @invariant()
     def weights_are_those_of_a_fresh_model(self):
         if not hasattr(self, "model"):
             return
-        weights, _ = fresh(self.backend, frozenset(self.on))
-        for layer in (0, 1):
-            assert torch.equal(self.w_out(layer), weights[layer])
+        self.assert_weights(fresh(self.backend, frozenset(self.on))[0])
         by_layer = sorted(self.on, key=lambda number: LAYERS[number])
         assert [edit.id for edit in rl.applied_edits(self.model)] == [self.edits[number].id for number in by_layer]
 
@@ -219,8 +213,7 @@ class EditedModel(RuleBasedStateMachine):
         self.folder.cleanup()
         for number in self.on:
             self.edits[number].revert(self.model)
-        for layer in (0, 1):
-            assert torch.equal(self.w_out(layer), original(self.backend)[layer])
+        self.assert_weights(original(self.backend))
         assert "_rome_lens_edits" not in self.model.__dict__
 
 

@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
-from budgets import tighten
+from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, home_made, hugging_face_model, own
 from hosts import EACH_BACKEND, hosted, needs_hooked
+from left_alone import left_alone
 from oracle import cell_score, grid, request_of
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.backends.hooked_transformer import HookedReplay
 from rome_lens.backends.transformer_bridge import BridgeReplay
-from rome_lens.loading.convert import to_transformer_lens
-from rome_lens.loading.hugging_face import Pretrained
 from rome_lens.loading.tiny import TINY_PROMPT, TINY_SUBJECT, tiny_model
 
 PROMPT, SUBJECT, SPAN = "a cd fg", "cd", (2, 4)
@@ -72,9 +71,8 @@ def test_plain_engine_equals_the_oracle(name, backend):
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
-def test_every_window_equals_the_oracle(window):
-    model = architecture("llama", BACKENDS[0])
-    assert_equals_oracle(model, trace(model, window=window))
+def test_every_window_equals_the_oracle(llama, window):
+    assert_equals_oracle(llama, trace(llama, window=window))
 
 
 @pytest.mark.parametrize("backend", EACH_BACKEND)
@@ -97,21 +95,17 @@ def test_every_setting_equals_the_oracle(settings, backend):
     assert_equals_oracle(model, trace(model, **settings))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_float32_through_one_dnn_equals_the_oracle(backend):
     model = architecture("llama", backend, torch.float32)
     assert_equals_oracle(model, trace(model), rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_rounding_in_the_layers_below_is_no_fault_of_a_block(backend, monkeypatch):
     # As in SmolLM2: an early layer writes states of thousands of times the usual size, and the next ones add little.
     hugging_face = hugging_face_model("llama")
     with torch.no_grad():
         hugging_face.model.layers[0].mlp.down_proj.weight.mul_(1e4)
-    model = to_transformer_lens(
-        Pretrained(name="llama", model=hugging_face, tokenizer=byte_tokenizer()), backend=backend
-    )
+    model = own("llama", backend, model=hugging_face)
     replay = HookedReplay if backend == HOOKED else BridgeReplay
     run = replay.run
 
@@ -123,7 +117,6 @@ def test_rounding_in_the_layers_below_is_no_fault_of_a_block(backend, monkeypatc
     assert trace(model).engine == "blocks"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_identities_hold_exactly(backend):
     traced = trace(architecture("gpt2", backend), answer=None)
     first, last, top = traced.subject_span[0], len(traced.tokens) - 1, -1
@@ -133,7 +126,6 @@ def test_identities_hold_exactly(backend):
     assert (traced.scores["resid"][top, :last] == traced.low).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_swapped_subject_equals_the_oracle(backend):
     model = architecture("neox", backend)
     traced = trace(model, noise=None, swap="xy")
@@ -161,35 +153,30 @@ def test_swapped_subject_equals_the_oracle(backend):
     ],
     ids=str,
 )
-def test_numbers_do_not_depend_on_memory(sizes, monkeypatch):
-    model = architecture("llama", BACKENDS[0])
-    roomy = trace(model, answer=None, samples=7)
-    tighten(monkeypatch, **sizes)
-    narrow = trace(model, answer=None, samples=7)
+def test_numbers_do_not_depend_on_memory(llama, sizes, tighten):
+    roomy = trace(llama, answer=None, samples=7)
+    tighten(**sizes)
+    narrow = trace(llama, answer=None, samples=7)
     assert narrow.low == pytest.approx(roomy.low, rel=1e-12)
     assert narrow.scores["resid"][-1, -1] == narrow.high
     assert (narrow.scores["mlp"][:, : SPAN[0]] == narrow.low).all()
-    for stream, scores in roomy.scores.items():
-        torch.testing.assert_close(narrow.scores[stream], scores, rtol=1e-9, atol=0)
+    torch.testing.assert_close(narrow.scores, roomy.scores, rtol=1e-9, atol=0)
 
 
 @needs_hooked
 def test_processed_hooked_transformer_equals_the_oracle():
-    pretrained = Pretrained(name="gpt2", model=hugging_face_model("gpt2"), tokenizer=byte_tokenizer())
-    model = to_transformer_lens(pretrained, backend=HOOKED)
+    model = own("gpt2", HOOKED)
     model.process_weights_()
     assert_equals_oracle(model, trace(model))
 
 
 @pytest.mark.parametrize("no_processing", [True, False])
 def test_bridge_in_compatibility_mode_equals_the_oracle(no_processing):
-    pretrained = Pretrained(name="gpt2", model=hugging_face_model("gpt2"), tokenizer=byte_tokenizer())
-    model = to_transformer_lens(pretrained, backend=BRIDGE)
+    model = own("gpt2", BRIDGE)
     model.enable_compatibility_mode(disable_warnings=True, no_processing=no_processing)
     assert_equals_oracle(model, trace(model))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_users_hooks_are_seen_and_kept(backend):
     model = architecture("gpt2", backend)
 
@@ -205,55 +192,28 @@ def test_users_hooks_are_seen_and_kept(backend):
     assert trace(model).engine == "blocks"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_model_is_left_as_it_was(backend):
-    model = architecture("llama", backend)
-    state = {name: (p.data_ptr(), p.stride(), p.detach().clone()) for name, p in model.named_parameters()}
-    model.train()
+    model = own("llama", backend).train()
     model.blocks[1].eval()
-    modes = [module.training for module in model.modules()]
-    with torch.enable_grad():
+    with left_alone(model):
         trace(model)
-        assert torch.is_grad_enabled()
-    for name, parameter in model.named_parameters():
-        pointer, stride, value = state[name]
-        assert (parameter.data_ptr(), parameter.stride()) == (pointer, stride)
-        assert torch.equal(parameter, value)
-        assert parameter.grad is None
-    assert [module.training for module in model.modules()] == modes
-    assert not as_backend(model).foreign_hooks()
-    assert all("forward" not in block.__dict__ for block in model.blocks)
-    model.eval()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_model_is_left_as_it_was_after_an_error(backend):
     model = architecture("llama", backend)
-    strides = [p.stride() for p in model.parameters()]
 
     def fail(done, total, what):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with left_alone(model), pytest.raises(KeyboardInterrupt):
         trace(model, progress=fail)
-    assert [p.stride() for p in model.parameters()] == strides
-    assert not as_backend(model).foreign_hooks()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_padding_side_and_training_mode_change_nothing(backend):
-    model = architecture("gpt2", backend)
+    model = own("gpt2", backend)
     expected = trace(model)
-    side = model.tokenizer.padding_side
-    try:
-        model.tokenizer.padding_side = "left"
-        model.train()
-        got = trace(model)
-    finally:
-        model.tokenizer.padding_side = side
-        model.eval()
-    for stream, scores in expected.scores.items():
-        assert torch.equal(got.scores[stream], scores)
+    model.tokenizer.padding_side = "left"
+    torch.testing.assert_close(trace(model.train()).scores, expected.scores, rtol=0, atol=0)
 
 
 def test_block_that_cannot_be_called_alone_goes_the_plain_way(monkeypatch):
@@ -270,8 +230,7 @@ def test_block_that_cannot_be_called_alone_goes_the_plain_way(monkeypatch):
     traced = trace(model)
     assert traced.engine == "plain"
     assert "gives other numbers than the model's own forward" in traced.notes[0]
-    for stream, scores in expected.scores.items():
-        torch.testing.assert_close(traced.scores[stream], scores, rtol=1e-6, atol=0)
+    torch.testing.assert_close(traced.scores, expected.scores, rtol=1e-6, atol=0)
 
 
 def test_unknown_block_argument_goes_the_plain_way(monkeypatch):
@@ -296,18 +255,11 @@ def test_unknown_block_argument_goes_the_plain_way(monkeypatch):
 @needs_hooked
 @pytest.mark.parametrize("kind", ["shortformer", "attn_only"])
 def test_home_made_hooked_transformers(kind):
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
     settings = {"positional_embedding_type": "shortformer"} if kind == "shortformer" else {"attn_only": True}
-    cfg = HookedTransformerConfig(
-        n_layers=3, d_model=16, n_heads=2, d_head=8, d_mlp=24, d_vocab=258, n_ctx=32, act_fn="relu", seed=0,
-        dtype=torch.float64, init_weights=True, initializer_range=0.3, **settings,
-    )  # fmt: skip
-    model = HookedTransformer(cfg, byte_tokenizer()).eval()
+    model = home_made(d_mlp=24, act_fn="relu", **settings)
     streams = ("resid", "mlp", "attn") if kind == "shortformer" else ("resid", "attn")
     traced = trace(model, streams=streams)
     assert traced.engine == ("plain" if kind == "shortformer" else "blocks")
     assert_equals_oracle(model, traced)
     if kind == "attn_only":
-        with pytest.raises(rl.ModelError, match=r"has no mlp stream in every layer; ask for resid, attn"):
-            trace(model)
+        assert "has no mlp stream in every layer; ask for resid, attn" in refused(rl.ModelError, trace, model)

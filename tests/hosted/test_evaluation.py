@@ -6,10 +6,12 @@ from dataclasses import replace
 import evaluation_oracle as oracle
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
+from architectures import BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
 from edits import changed
 from hosts import hosted
-from reports import by_number
+from left_alone import left_alone
+from refused import refused
+from reports import by_number, measured
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
@@ -99,13 +101,14 @@ class ThroughWeights:
         return stack
 
 
-def evaluated(model, editor, records=RECORDS, *, name="mine", **measures):
-    """Record by number, of one batch."""
-    measurer = RecordMeasurer(model, Measures(**{"n_texts": 0} | measures), layers=[LAYER])
-    try:
-        return by_number(measurer.measure(records, name, editor))
-    finally:
-        measurer.close()
+def evaluated(model, editor, records=RECORDS, **measures):
+    """Record by number, of one batch, without texts unless they are asked for."""
+    return measured(model, records, editor, **{"n_texts": 0} | measures)
+
+
+def edited(model, records=RECORDS):
+    """An editor that has edits of them at hand."""
+    return Given({record.request: _rome(model).edit(record.request) for record in records})
 
 
 def _apart(found, expected):
@@ -122,32 +125,32 @@ def _apart(found, expected):
 @pytest.mark.parametrize(("name", "backend"), FAITHFUL)
 def test_answers_equal_a_plain_evaluation_of_edited_weights(name, backend):
     model, tokenizer = architecture(name, backend), byte_tokenizer()
-    edits = {record.request: _rome(model).edit(record.request) for record in RECORDS}
-    found = evaluated(model, Given(edits), watched=TEXTS)
+    editor = edited(model)
+    found = evaluated(model, editor, watched=TEXTS)
     plain = hugging_face_model(name)
     # Softmax and norms are computed in float32 whatever the model's type: by Hugging Face, and by HookedTransformer.
     close = {"abs": 2e-5}
     for record in RECORDS:
-        got, edit = found[record.number], edits[record.request]
+        got, edit = found[record.number], editor.edit(record.request)
         new, true = record.request.target_new, record.request.target_true
-        before, edited = [], []
-        for where, edits_now in ((before, []), (edited, [edit])):
+        before, after = [], []
+        for where, edits_now in ((before, []), (after, [edit])):
             with oracle.edited(plain, edits_now):
                 for answer in got["answers"]:
                     where.append([oracle.nll(plain, tokenizer, answer["prompt"], target) for target in (new, true)])
                 where.append(oracle.perplexity(plain, tokenizer, TEXTS))
                 where.append(oracle.counterfact(plain, tokenizer, record))
         for answer, (new_before, true_before), (new_now, true_now) in zip(
-            got["answers"], before[:-2], edited[:-2], strict=True
+            got["answers"], before[:-2], after[:-2], strict=True
         ):
             assert answer["before_nll_new"] == pytest.approx(new_before, **close)
             assert answer["before_nll_true"] == pytest.approx(true_before, **close)
             assert answer["nll_new"] == pytest.approx(new_now, **close)
             assert answer["nll_true"] == pytest.approx(true_now, **close)
         assert got["perplexity"]["before"] == pytest.approx(before[-2], rel=1e-5)
-        assert got["perplexity"]["after"] == pytest.approx(edited[-2], rel=1e-5)
+        assert got["perplexity"]["after"] == pytest.approx(after[-2], rel=1e-5)
         assert {k: got["before"][k] for k in before[-1]} == pytest.approx(before[-1], abs=1e-3)
-        assert {k: got["scores"][k] for k in edited[-1]} == pytest.approx(edited[-1], abs=1e-3)
+        assert {k: got["scores"][k] for k in after[-1]} == pytest.approx(after[-1], abs=1e-3)
         # The edits did something, so equality says something.
         assert any(abs(a["nll_new"] - a["before_nll_new"]) > 1e-3 for a in got["answers"])
 
@@ -167,7 +170,6 @@ def test_blocks_give_what_whole_forwards_give(name, backend):
         assert found[number]["scores"] == pytest.approx(record["scores"], abs=1e-3)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_fast_way_is_the_one_that_is_taken(backend):
     model = architecture("llama", backend)
     measurer = RecordMeasurer(model, Measures(n_texts=0))
@@ -182,23 +184,21 @@ def test_the_fast_way_is_the_one_that_is_taken(backend):
         model.reset_hooks()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_edit_of_anybody_s_is_measured_in_the_weights(backend):
     model = architecture("llama", backend)
-    weights = {name: value.clone() for name, value in model.state_dict().items()}
-    edits = {record.request: _rome(model).edit(record.request) for record in RECORDS}
+    editor = edited(model)
     wanted = {"n_texts": 2, "text_length": 30, "watched": TEXTS}
-    through_hooks = evaluated(model, Given(edits), **wanted)
-    theirs = evaluated(model, Given({asked: ThroughWeights([edit]) for asked, edit in edits.items()}), **wanted)
+    through_hooks = evaluated(model, editor, **wanted)
+    with left_alone(model):
+        weighed = Given({asked: ThroughWeights([edit]) for asked, edit in editor.edits.items()})
+        theirs = evaluated(model, weighed, **wanted)
     assert _apart(through_hooks, theirs) <= (1e-12 if backend == HOOKED else 2e-6)
     for number, record in theirs.items():
         assert record["texts"] == through_hooks[number]["texts"]
         assert record["scores"] == pytest.approx(through_hooks[number]["scores"], abs=1e-3)
         assert record["edit"]["variant"] == "ThroughWeights"
-    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_several_edits_for_one_request_and_matrices_go_through_hooks(backend):
     model = architecture("llama", backend)
     requests = [record.request for record in RECORDS]
@@ -212,16 +212,15 @@ def test_several_edits_for_one_request_and_matrices_go_through_hooks(backend):
     assert [record["texts"] for record in found.values()] == [record["texts"] for record in theirs.values()]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_zsre_equals_a_plain_evaluation(backend):
     model, tokenizer = architecture("llama", backend), byte_tokenizer()
-    edits = {record.request: _rome(model).edit(record.request) for record in QUESTIONS}
-    found = evaluated(model, Given(edits), QUESTIONS)
+    editor = edited(model, QUESTIONS)
+    found = evaluated(model, editor, QUESTIONS)
     plain = hugging_face_model("llama")
     for record in QUESTIONS:
         got = found[record.number]
         assert got["before"] == pytest.approx(oracle.zsre(plain, tokenizer, record))
-        with oracle.edited(plain, [edits[record.request]]):
+        with oracle.edited(plain, [editor.edit(record.request)]):
             expected = oracle.zsre(plain, tokenizer, record)
             free = [
                 begins_with(oracle.greedy(plain, tokenizer, answer["prompt"], 12), answer["answer"])
@@ -247,21 +246,19 @@ def test_what_is_written_freely_is_the_greedy_continuation():
     assert oracle.greedy(plain, tokenizer, answer["prompt"], 20).startswith(answer["free"])
 
 
-def test_numbers_do_not_depend_on_the_batch_beyond_rounding():
-    model = architecture("llama", BACKENDS[0])
-    edits = {record.request: _rome(model).edit(record.request) for record in RECORDS}
-    together = evaluated(model, Given(edits), n_texts=3, text_length=30)
+def test_numbers_do_not_depend_on_the_batch_beyond_rounding(llama):
+    editor = edited(llama)
+    together = evaluated(llama, editor, n_texts=3, text_length=30)
     for record in RECORDS:
-        alone = evaluated(model, Given(edits), [record], n_texts=3, text_length=30)
+        alone = evaluated(llama, editor, [record], n_texts=3, text_length=30)
         assert _apart(alone, {record.number: together[record.number]}) <= 2e-6
         assert alone[record.number]["texts"] == together[record.number]["texts"]
 
 
-def test_the_same_batch_gives_the_same_bits_whatever_was_run_before():
-    model = architecture("llama", BACKENDS[0])
-    editor, fresh = _rome(model), None
+def test_the_same_batch_gives_the_same_bits_whatever_was_run_before(llama):
+    editor, fresh = _rome(llama), None
     for first in ([], RECORDS[:1]):
-        measurer = RecordMeasurer(model, Measures(n_texts=3, text_length=30, watched=TEXTS), layers=[LAYER])
+        measurer = RecordMeasurer(llama, Measures(n_texts=3, text_length=30, watched=TEXTS), layers=[LAYER])
         if first:
             list(measurer.measure(first, "none", None))
             list(measurer.measure(RECORDS, "none", None))
@@ -277,7 +274,6 @@ def _without_time(found):
     return found
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_texts_about_objects_are_the_unedited_model_s_or_the_user_s(backend):
     model = architecture("llama", backend)
     found = []
@@ -295,15 +291,13 @@ def test_texts_about_objects_are_the_unedited_model_s_or_the_user_s(backend):
     assert given.references(["rome", "p"]) == [[], ["p it is"]]
 
 
-def test_a_seed_decides_what_is_written():
-    model = architecture("llama", BACKENDS[0])
-    texts = [evaluated(model, None, n_texts=3, text_length=30, seed=seed)[0]["texts"] for seed in (0, 0, 1)]
+def test_a_seed_decides_what_is_written(llama):
+    texts = [evaluated(llama, None, n_texts=3, text_length=30, seed=seed)[0]["texts"] for seed in (0, 0, 1)]
     assert texts[0] == texts[1] != texts[2]
     assert len({each["text"] for each in texts[0]}) == 3
 
 
-def test_a_record_that_cannot_be_edited_counts_as_the_model_left_as_it_was():
-    model = architecture("llama", BACKENDS[0])
+def test_a_record_that_cannot_be_edited_counts_as_the_model_left_as_it_was(llama):
 
     class Refusing:
         def edit(self, request):
@@ -314,24 +308,22 @@ def test_a_record_that_cannot_be_edited_counts_as_the_model_left_as_it_was():
         def edit_many(self, requests):
             raise rl.EditError("one of them")
 
-    edit = _rome(model).edit(RECORDS[0].request)
-    found = evaluated(model, Refusing())
+    edit = _rome(llama).edit(RECORDS[0].request)
+    found = evaluated(llama, Refusing())
     assert [record["error"] for record in found.values()] == [None, "the loss is nan", None]
     assert found[1]["edit"] is None
     assert {name: found[1]["scores"][name] for name in found[1]["before"]} == found[1]["before"]
     assert found[0]["edit"]["layer"] == LAYER
 
 
-def test_a_record_that_does_not_fit_the_model_is_set_aside():
-    model = architecture("gpt2", BACKENDS[0])
+def test_a_record_that_does_not_fit_the_model_is_set_aside(gpt2):
     long = replace(RECORDS[1], neighbours=("a" * 70,))
-    found = evaluated(model, None, [RECORDS[0], long])
+    found = evaluated(gpt2, None, [RECORDS[0], long])
     assert found[1]["unfit"] == "the prompt with its answer takes 71 positions, and gpt2 has 64; shorten it"
     assert (found[1]["scores"], found[1]["answers"]) == ({}, [])
     assert "unfit" not in found[0]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_at_the_end_of_the_context_are_not_pushed_out_of_it(backend):
     # Positions of a GPT-2 are learned: one beyond the last is an error, and the longest answer pads all rows.
     model = architecture("gpt2", backend)
@@ -343,12 +335,11 @@ def test_rows_at_the_end_of_the_context_are_not_pushed_out_of_it(backend):
     assert [record["texts"] for record in found.values()] == [record["texts"] for record in plain.values()]
 
 
-def test_texts_are_watched_and_edits_that_harm_the_model_flagged():
-    model = architecture("llama", BACKENDS[0])
-    good = _rome(model).edit(RECORDS[0].request)
+def test_texts_are_watched_and_edits_that_harm_the_model_flagged(llama):
+    good = _rome(llama).edit(RECORDS[0].request)
     ruinous = changed(good, v=good.v * 1e4)
     edits = {RECORDS[0].request: good, RECORDS[1].request: ruinous}
-    found = evaluated(model, Given(edits), watched=TEXTS, perplexity_bound=1.01)
+    found = evaluated(llama, Given(edits), watched=TEXTS, perplexity_bound=1.01)
     tokenizer, plain = byte_tokenizer(), hugging_face_model("llama")
     for number, edits_now in enumerate(([good], [ruinous], [])):
         watched = found[number]["perplexity"]
@@ -361,11 +352,10 @@ def test_texts_are_watched_and_edits_that_harm_the_model_flagged():
     assert [found[number]["perplexity"]["flagged"] for number in (1, 2)] == [True, False]
 
 
-def test_bos_stands_in_front_of_everything():
-    model = architecture("llama", BACKENDS[0])
-    without, with_bos = (evaluated(model, None, prepend_bos=bos, watched=TEXTS) for bos in (False, True))
+def test_bos_stands_in_front_of_everything(llama):
+    without, with_bos = (evaluated(llama, None, prepend_bos=bos, watched=TEXTS) for bos in (False, True))
     assert _apart(without, with_bos) > 1e-3
-    backend, tokenizer = as_backend(model), byte_tokenizer()
+    backend, tokenizer = as_backend(llama), byte_tokenizer()
     answer = with_bos[0]["answers"][0]
     ids = [0, *tokenizer(answer["prompt"], add_special_tokens=False)["input_ids"]]
     target = tokenizer(" rome", add_special_tokens=False)["input_ids"]
@@ -376,31 +366,24 @@ def test_bos_stands_in_front_of_everything():
     assert answer["nll_new"] == pytest.approx(expected, abs=2e-6)
 
 
-def test_what_is_no_edit_is_refused():
-    model = architecture("llama", BACKENDS[0])
-    with pytest.raises(rl.SettingError) as refused:
-        evaluated(model, Given({RECORDS[0].request: "rome"}))
-    assert str(refused.value) == (
+def test_what_is_no_edit_is_refused(llama):
+    assert refused(rl.SettingError, evaluated, llama, Given({RECORDS[0].request: "rome"})) == (
         "an editor gave a str; expected an edit of rome_lens, None for no change, or an object whose applied(model) "
         "puts it into the weights for a while"
     )
 
 
-def test_an_editor_that_reports_progress_is_heard():
-    model = architecture("llama", BACKENDS[0])
+def test_an_editor_that_reports_progress_is_heard(llama):
     heard = []
-    measurer = RecordMeasurer(model, Measures(n_texts=0))
-    found = by_number(measurer.measure(RECORDS, "rome", _rome(model), progress=lambda *step: heard.append(step[2])))
-    measurer.close()
+    found = evaluated(llama, _rome(llama), progress=lambda *step: heard.append(step[2]))
     assert set(heard) == {"editing"}
     assert {record["engine"] for record in found.values()} == {"blocks"}
 
 
-def test_a_model_that_an_edit_has_ruined_gives_finite_scores():
-    model = architecture("llama", BACKENDS[0])
-    edit = _rome(model).edit(RECORDS[0].request)
+def test_a_model_that_an_edit_has_ruined_gives_finite_scores(llama):
+    edit = _rome(llama).edit(RECORDS[0].request)
     nothing = changed(edit, v=edit.v * float("nan"))
-    found = evaluated(model, Given({RECORDS[0].request: nothing}), watched=TEXTS)
+    found = evaluated(llama, Given({RECORDS[0].request: nothing}), watched=TEXTS)
     assert {answer["nll_new"] for answer in found[0]["answers"]} == {1e4}
     assert [found[0]["scores"][name] for name in ("ES", "PS", "NS", "EM")] == [0, 0, 0, 0]
     assert found[0]["perplexity"]["flagged"]

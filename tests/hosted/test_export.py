@@ -8,61 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model
-from edits import flat_edit
+from architectures import BACKENDS, BRIDGE, HOOKED, architecture, byte_tokenizer, hugging_face_model, own
+from edits import random_edit
 from hosts import needs_hooked
+from refused import refused
 
 import rome_lens as rl
-from rome_lens.backends import as_backend
-from rome_lens.backends.modules import hugging_face_module
 from rome_lens.editing import export
 from rome_lens.editing.export import NOTE, export_adapter, export_model
-from rome_lens.editing.outcome import Probabilities
 from rome_lens.errors import ArtefactError, EditError, EditStateError, ModelError, ModelMismatchError, SettingError
-from rome_lens.facts import EditRequest
 from rome_lens.loading.convert import to_transformer_lens
-from rome_lens.loading.hugging_face import Pretrained
 from rome_lens.loading.pretrained import load_pretrained
 
 peft = pytest.importorskip("peft")
 
 NAMES = ["gpt2", "llama", "neox", "opt"]
 TOKENS = torch.tensor([[3, 141, 59, 26, 53, 58, 97, 93]])
-
-
-def make_edit(model, layer=1, *, seed=0, **changes):
-    """An edit of random factors, large enough to move the logits by far more than rounding."""
-    backend = as_backend(model)
-    matrix = backend.w_out(layer).matrix
-    generator = torch.Generator().manual_seed(seed)
-    u, v = (torch.randn(width, generator=generator) for width in matrix.shape)
-    module, transposed = hugging_face_module(backend, layer) or (None, True)
-    fields = {
-        "request": EditRequest("{} is in", subject="The tower", target_new=f" Rome{seed}"),
-        "layer": layer,
-        "u": u / u.norm(),
-        "v": v * matrix.norm().float() / v.norm(),
-        "old_answer": " Paris",
-        "before": Probabilities(0.1, 0.9),
-        "after": Probabilities(0.9, 0.1),
-        "key_norm": 1.0,
-        "key_dot": 1.0,
-        "relative_norm": 1.0,
-        "loss_curve": (),
-        "variant": "r-rome",
-        "settings": {"seed": seed},
-        "fingerprint": backend.fingerprint(layer),
-        "module": module,
-        "module_transposed": transposed,
-        "backend": backend.name,
-        "dtype": str(backend.dtype).removeprefix("torch."),
-    }
-    return flat_edit(**fields | changes)
-
-
-def own_bridge(name, dtype=torch.float64):
-    pretrained = Pretrained(name=name, model=hugging_face_model(name, dtype=dtype), tokenizer=byte_tokenizer())
-    return to_transformer_lens(pretrained, backend=BRIDGE)
 
 
 @torch.no_grad()
@@ -85,6 +46,10 @@ def load(folder, dtype=torch.float64):
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
 
 
+def adapted(name, folder, dtype=torch.float32):
+    return peft.PeftModel.from_pretrained(hugging_face_model(name, dtype=dtype), folder).eval()
+
+
 def far(a, b):
     return (a - b).abs().max().item()
 
@@ -97,11 +62,10 @@ def rounding(model, *, log_probabilities=False):
     return 1e-9 + 5 * apart
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_folder_gives_the_edited_models_logits(name, backend, tmp_path):
     model = architecture(name, backend)
-    edits = [make_edit(model, 1), make_edit(model, 1, seed=1), make_edit(model, 3, seed=2)]
+    edits = [random_edit(model, 1), random_edit(model, 1, seed=1), random_edit(model, 3, seed=2)]
     expected = edited_logits(model, *edits)
     assert far(expected, logits(model)) > 1e-2
     source = hugging_face_model(name)
@@ -115,52 +79,54 @@ def test_folder_gives_the_edited_models_logits(name, backend, tmp_path):
     assert [edit["layer"] for edit in note["edits"]] == [1, 1, 3]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_adapter_gives_the_edited_models_logits(name, backend, tmp_path):
     model = architecture(name, backend, torch.float32)
-    edits = [make_edit(model, 1), make_edit(model, 1, seed=1), make_edit(model, 3, seed=2), make_edit(model, 2, seed=3)]
+    edits = [
+        random_edit(model, 1),
+        random_edit(model, 1, seed=1),
+        random_edit(model, 3, seed=2),
+        random_edit(model, 2, seed=3),
+    ]
     expected = edited_logits(model, *edits)
     export_adapter(edits, tmp_path / "out")
-    adapted = peft.PeftModel.from_pretrained(hugging_face_model(name, dtype=torch.float32), tmp_path / "out").eval()
+    model_with_adapter = adapted(name, tmp_path / "out")
     tolerance = 1e-5 * max(1, expected.abs().max().item())
-    assert far(logits(adapted), expected) < tolerance
-    assert far(logits(adapted.merge_and_unload()), expected) < tolerance
+    assert far(logits(model_with_adapter), expected) < tolerance
+    assert far(logits(model_with_adapter.merge_and_unload()), expected) < tolerance
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_one_edit_is_an_adapter_of_rank_one(name, tmp_path):
     model = architecture(name, BACKENDS[0], torch.float32)
-    edit = make_edit(model, 1)
+    edit = random_edit(model, 1)
     edit.to_peft(tmp_path / "out")
     settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"]) == (1, 1)
     assert settings["fan_in_fan_out"] == (name == "gpt2")
-    adapted = peft.PeftModel.from_pretrained(hugging_face_model(name, dtype=torch.float32), tmp_path / "out").eval()
+    model_with_adapter = adapted(name, tmp_path / "out")
     expected = edited_logits(model, edit)
-    assert far(logits(adapted), expected) < 1e-5 * max(1, expected.abs().max().item())
-    with adapted.disable_adapter():
-        assert far(logits(adapted), logits(model)) < 1e-5 * max(1, expected.abs().max().item())
+    assert far(logits(model_with_adapter), expected) < 1e-5 * max(1, expected.abs().max().item())
+    with model_with_adapter.disable_adapter():
+        assert far(logits(model_with_adapter), logits(model)) < 1e-5 * max(1, expected.abs().max().item())
 
 
 def check_log_probabilities(model, name, tmp_path):
     """An edit found on a processed model, written into the raw one."""
-    edit = make_edit(model, 2)
+    edit = random_edit(model, 2)
     expected = edited_logits(model, edit).log_softmax(-1)
     assert far(expected, logits(model).log_softmax(-1)) > 1e-2
     export_model([edit], hugging_face_model(name), tmp_path / "model")
     assert far(logits(load(tmp_path / "model")).log_softmax(-1), expected) < rounding(model, log_probabilities=True)
     edit.to_peft(tmp_path / "adapter")
-    adapted = peft.PeftModel.from_pretrained(hugging_face_model(name), tmp_path / "adapter").eval()
-    assert far(logits(adapted.merge_and_unload()).log_softmax(-1), expected) < 1e-5
+    model_with_adapter = adapted(name, tmp_path / "adapter", torch.float64)
+    assert far(logits(model_with_adapter.merge_and_unload()).log_softmax(-1), expected) < 1e-5
 
 
 @needs_hooked
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_edits_of_processed_hooked_transformers_fit_the_raw_weights(name, tmp_path):
-    model = to_transformer_lens(
-        Pretrained(name=name, model=hugging_face_model(name), tokenizer=byte_tokenizer()), backend=HOOKED
-    )
+    model = own(name, HOOKED)
     raw = model.W_out.clone()
     # Processing walks over float32 names of TransformerLens's own; the weights stay float64.
     model.load_and_process_state_dict(model.state_dict())
@@ -171,18 +137,18 @@ def test_edits_of_processed_hooked_transformers_fit_the_raw_weights(name, tmp_pa
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_edits_of_bridges_in_compatibility_mode_fit_the_raw_weights(name, tmp_path):
-    model = own_bridge(name)
+    model = own(name, BRIDGE)
     model.enable_compatibility_mode(disable_warnings=True)
     check_log_probabilities(model, name, tmp_path)
     with pytest.raises(ModelError, match="processed when compatibility mode was enabled"):
-        make_edit(model).to_hf(model, tmp_path / "out")
+        random_edit(model).to_hf(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", [*NAMES, "neo", "falcon", "gemma2", "bloom"])
 def test_bridge_is_written_and_goes_on_working(name, tmp_path):
-    model = own_bridge(name)
-    edit, other = make_edit(model, 1), make_edit(model, 2, seed=1)
+    model = own(name, BRIDGE)
+    edit, other = random_edit(model, 1), random_edit(model, 2, seed=1)
     before, expected = logits(model), edited_logits(model, edit)
     edit.to_hf(model, tmp_path / "out")
     assert torch.equal(logits(model), before)
@@ -202,9 +168,9 @@ def test_bridge_is_written_and_goes_on_working(name, tmp_path):
 
 
 def test_bridge_in_compatibility_mode_without_processing_is_raw(tmp_path):
-    model = own_bridge("gpt2")
+    model = own("gpt2", BRIDGE)
     model.enable_compatibility_mode(disable_warnings=True, no_processing=True)
-    edit = make_edit(model)
+    edit = random_edit(model)
     edit.to_hf(model, tmp_path / "out")
     assert far(logits(load(tmp_path / "out")), edited_logits(model, edit)) < rounding(model)
 
@@ -222,7 +188,7 @@ def test_folder_is_given_by_its_name(tmp_path):
     tokenizer.init_kwargs["add_bos_token"] = False
     tokenizer.save_pretrained(folder)
     model = rl.load_model(folder, backend=BRIDGE, device="cpu")
-    edit = make_edit(model)
+    edit = random_edit(model)
     edit.to_hf(folder, tmp_path / "out")
     # Weights of a bfloat16 folder are edited in float32, as the model was.
     assert far(logits(load(tmp_path / "out", "auto")), edited_logits(model, edit)) < 1e-5
@@ -243,7 +209,7 @@ def test_given_model_keeps_its_dtype(tmp_path):
     model = architecture("gpt2", BRIDGE, torch.float32)
     source = hugging_face_model("gpt2", dtype=torch.bfloat16)
     config = source.config.to_dict()
-    edit = make_edit(model)
+    edit = random_edit(model)
     edit.to_hf(source, tmp_path / "out")
     assert source.config.to_dict() == config
     written = load(tmp_path / "out", "auto")
@@ -255,7 +221,7 @@ def test_given_model_keeps_its_dtype(tmp_path):
 
 def test_nameless_module_is_found_by_its_weights(tmp_path):
     model = architecture("neox", BRIDGE)
-    edit = make_edit(model, module=None)
+    edit = random_edit(model, module=None)
     edit.to_hf(hugging_face_model("neox"), tmp_path / "out")
     assert far(logits(load(tmp_path / "out")), edited_logits(model, edit)) < rounding(model)
     with pytest.raises(
@@ -269,28 +235,25 @@ def test_nameless_module_is_found_by_its_weights(tmp_path):
 def test_hooked_transformers_cannot_be_turned_back(tmp_path):
     model = architecture("gpt2", HOOKED)
     with pytest.raises(ModelError, match="holds no Hugging Face model to write; give the name or the folder"):
-        make_edit(model).to_hf(model, tmp_path / "out")
+        random_edit(model).to_hf(model, tmp_path / "out")
 
 
 def test_refused_models(tmp_path):
-    model = own_bridge("gpt2")
-    edit = make_edit(model)
+    model = own("gpt2", BRIDGE)
+    edit = random_edit(model)
     with pytest.raises(ModelMismatchError, match=r"made for layer 1 of gpt2, and .* \(no such matrix in layer 1\)"):
         edit.to_hf(hugging_face_model("llama"), tmp_path / "out")
     other = hugging_face_model("gpt2")
     torch.nn.init.normal_(other.transformer.h[1].mlp.c_proj.weight)
-    with pytest.raises(ModelMismatchError, match="other weights in layer 1"):
-        edit.to_hf(other, tmp_path / "out")
+    assert "other weights in layer 1" in refused(ModelMismatchError, edit.to_hf, other, tmp_path / "out")
     with pytest.raises(ModelError, match="TransformerBridge was built around this GPT2LMHeadModel"):
         edit.to_hf(model.original_model, tmp_path / "out")
     quantised = hugging_face_model("gpt2")
     quantised.config.quantization_config = {"quant_method": "bitsandbytes"}
-    with pytest.raises(ModelError, match=r"quantised \(bitsandbytes\)"):
-        edit.to_hf(quantised, tmp_path / "out")
+    assert "quantised (bitsandbytes)" in refused(ModelError, edit.to_hf, quantised, tmp_path / "out")
     with pytest.raises(ModelError, match="expected a HookedTransformer or a TransformerBridge"):
         edit.to_hf(torch.nn.Linear(2, 2), tmp_path / "out")
-    with pytest.raises(rl.ModelNotFoundError, match="no model 'no such model'"):
-        edit.to_hf("no such model", tmp_path / "out")
+    assert "no model 'no such model'" in refused(rl.ModelNotFoundError, edit.to_hf, "no such model", tmp_path / "out")
     edit.apply(model)
     with torch.no_grad():
         model.blocks[1].mlp.out.weight.mul_(2)
@@ -303,13 +266,12 @@ def test_refused_models(tmp_path):
     "write", [lambda edits, out: export_model(edits, hugging_face_model("gpt2"), out), export_adapter]
 )
 def test_refused_edits_and_folders(write, tmp_path):
-    edit = make_edit(architecture("gpt2", BRIDGE))
-    with pytest.raises(SettingError, match="there are no edits to write"):
-        write([], tmp_path / "out")
-    with pytest.raises(SettingError, match=r"'The tower is in' -> ' Rome0' \(layer 1\) is given twice"):
+    edit = random_edit(architecture("gpt2", BRIDGE))
+    assert "there are no edits to write" in refused(SettingError, write, [], tmp_path / "out")
+    with pytest.raises(SettingError, match=r"'The tower is in' -> 'Rome 0' \(layer 1\) is given twice"):
         write([edit, edit], tmp_path / "out")
     with pytest.raises(ModelMismatchError, match="made for different models, gpt2 and llama"):
-        write([edit, make_edit(architecture("llama", BRIDGE), 2)], tmp_path / "out")
+        write([edit, random_edit(architecture("llama", BRIDGE), 2)], tmp_path / "out")
     full, file, link = tmp_path / "full", tmp_path / "file", tmp_path / "link"
     full.mkdir()
     file.write_text("mine")
@@ -331,7 +293,7 @@ def test_refused_edits_and_folders(write, tmp_path):
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
-    edit = make_edit(architecture("gpt2", BRIDGE))
+    edit = random_edit(architecture("gpt2", BRIDGE))
     monkeypatch.setattr(
         "rome_lens.editing.export._write_note", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "full"))
     )
@@ -353,7 +315,7 @@ def test_default_model_is_written_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(export, "load_pretrained", load_again)
     model = to_transformer_lens(replace(pretrained, model=copy.deepcopy(pretrained.model)), backend=BRIDGE)
-    edit = make_edit(model, 5)
+    edit = random_edit(model, 5)
     edit.to_hf("smollm2-135m", tmp_path / "out")
     expected = edited_logits(model, edit)
     written = load(tmp_path / "out", "auto")

@@ -4,40 +4,30 @@ import copy
 import json
 from functools import cache
 from itertools import permutations
-from types import SimpleNamespace
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, HOOKED, architecture
-from edits import assert_close, changed, logits, own, random_edit, w_out
+from architectures import BACKENDS, BRIDGE, HOOKED, architecture, own
+from edits import assert_close, assert_same, changed, logits, random_edit, w_out
 from effort import slow
 from fine_tune_oracle import plain_fine_tuning
+from left_alone import left_alone
+from refused import refused
+from tiny_rome import REQUEST, named
 from tiny_shell import PROMPT, SUBJECT, TARGET, ok, write_tiny_model
 from typer.testing import CliRunner
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.cli import app
-from rome_lens.editing import Edit
 from rome_lens.editing.exact_sum import sum_on
 from rome_lens.editing.export import export_adapter
 from rome_lens.editing.settings import choose_tuning
-from rome_lens.errors import (
-    AnswerError,
-    ArtefactError,
-    EditError,
-    EditStateError,
-    ModelError,
-    ModelMismatchError,
-    PromptError,
-    SettingError,
-)
 from rome_lens.loading.tiny import tiny_model
 from rome_lens.storage import save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 
-REQUEST = rl.EditRequest("ab {} fgh", subject="cde", target_new="xy")
 # Of different lengths, and with targets of one to five tokens beside the space.
 REQUESTS = [
     rl.EditRequest("{} is in", subject="cde", target_new="x"),
@@ -129,7 +119,6 @@ def test_many_in_a_batch_are_each_as_if_alone(norm_constraint, engine, name, bac
     assert editor.edit_many([]) == []
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_no_weight_leaves_its_ball(backend):
     model = own("gpt2", backend)
     free, bounded = (tuner(model, norm_constraint=bound).edit(REQUEST) for bound in (None, 0.015))
@@ -142,8 +131,8 @@ def test_no_weight_leaves_its_ball(backend):
     assert free.relative_norm == pytest.approx((free.delta.norm() / original.norm()).item())
 
 
-def test_it_stops_where_the_target_is_said():
-    editor = tuner(architecture("llama", BACKENDS[0]), lr=0.03, num_steps=100, stop_loss=0.2)
+def test_it_stops_where_the_target_is_said(llama):
+    editor = tuner(llama, lr=0.03, num_steps=100, stop_loss=0.2)
     edit = editor.edit(REQUEST)
     *above, last = edit.loss_curve
     assert last < 0.2 <= min(above)
@@ -153,7 +142,6 @@ def test_it_stops_where_the_target_is_said():
     assert edit.notes == (f"settings: {editor.settings.source}",)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_every_token_of_the_target_is_read_after_those_before_it(backend):
     model = architecture("gpt2", backend)
     edit = tuner(model, num_steps=1).edit(REQUEST)
@@ -166,27 +154,15 @@ def test_every_token_of_the_target_is_read_after_those_before_it(backend):
     assert abs(sum(first) - sum(said)) > 0.1
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_model_is_left_as_it_was(backend):
-    model = own("llama", backend)
-    model.train()
+    model = own("llama", backend).train()
     model.blocks[0].ln1.eval()
-    parameters = dict(model.named_parameters())
-    for index, parameter in enumerate(parameters.values()):
+    for index, parameter in enumerate(model.parameters()):
         parameter.requires_grad_(index % 2 == 0)
-    before = {name: (parameter.requires_grad, parameter.clone()) for name, parameter in parameters.items()}
-    modes = [module.training for module in model.modules()]
-    with torch.inference_mode():
+    with left_alone(model), torch.inference_mode():
         edit = tuner(model).edit(REQUEST)
     assert not edit.delta.is_inference()
     assert not edit.delta.requires_grad
-    assert [module.training for module in model.modules()] == modes
-    for name, parameter in model.named_parameters():
-        assert parameter is parameters[name]
-        assert parameter.requires_grad == before[name][0]
-        assert parameter.grad is None
-        assert torch.equal(parameter, before[name][1])
-    assert as_backend(model).foreign_hooks() == ()
 
 
 def test_hooks_of_the_owner_count_and_make_it_plain():
@@ -220,7 +196,6 @@ def test_hooks_and_weights_give_the_same(name, backend):
     assert (hooked - unedited).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_edits_of_both_kinds_stack_and_leave_the_very_bits(backend):
     model = own("gpt2", backend)
     original = w_out(model).clone()
@@ -264,33 +239,28 @@ def test_rows_carry_edits_of_both_kinds(name, backend):
     assert_close(twice, logits(model, doubled.hooks(model), tokens[:1]))
 
 
-def test_hooks_of_the_wrong_batch_are_refused():
-    model, edit = architecture("gpt2", BACKENDS[0]), made(BACKENDS[0])
-    with pytest.raises(SettingError) as caught:
-        logits(model, rl.hooks_for_rows(model, [edit, None, None]))
-    assert str(caught.value) == "there are edits for 3 rows, and the batch has 2; give as many"
-    with pytest.raises(SettingError) as caught:
-        logits(model, edit.hooks(model, rows=[2]))
-    assert str(caught.value) == "rows are [2], and the batch has rows 0 to 1"
+def test_hooks_of_the_wrong_batch_are_refused(gpt2):
+    model, edit = gpt2, made(BACKENDS[0])
+    said = refused(rl.SettingError, logits, model, rl.hooks_for_rows(model, [edit, None, None]))
+    assert said == "there are edits for 3 rows, and the batch has 2; give as many"
+    said = refused(rl.SettingError, logits, model, edit.hooks(model, rows=[2]))
+    assert said == "rows are [2], and the batch has rows 0 to 1"
 
 
-def test_a_matrix_is_refused_where_a_rank_one_edit_is():
+def test_a_matrix_is_refused_where_a_rank_one_edit_is(llama):
     model, edit = own("gpt2", BACKENDS[0]), made(BACKENDS[0])
     edit.apply(model)
     assert edit.is_applied(model)
-    with pytest.raises(EditStateError) as caught:
-        edit.apply(model)
+    said = refused(rl.EditStateError, edit.apply, model)
     name = "the edit 'ab cde fgh' -> 'xy'"
     expected = f"{name} (layer 1) is applied already; revert it first, or leave it as it is"
-    assert str(caught.value) == expected
-    with pytest.raises(EditStateError) as caught:
-        edit.hooks(model)
-    assert str(caught.value) == (
+    assert said == expected
+    assert refused(rl.EditStateError, edit.hooks, model) == (
         f"{name} is in this model's weights already, and through hooks it would count twice; revert it first"
     )
     edit.revert(model)
-    with pytest.raises(ModelMismatchError, match="the edit was made for layer 1 of"):
-        edit.apply(architecture("llama", BACKENDS[0]))
+    with pytest.raises(rl.ModelMismatchError, match="the edit was made for layer 1 of"):
+        edit.apply(llama)
 
 
 def test_an_edit_starts_from_the_weights_as_they_are():
@@ -315,13 +285,6 @@ def test_an_edit_shows_itself():
     assert "is not reached" in edit.notes[-1]
     assert edit.update is edit.delta
     assert edit.id == copy.deepcopy(edit).id != changed(edit, delta=edit.delta * 2).id
-
-
-def assert_same(one, other):
-    assert type(one) is type(other) is Edit
-    assert (one.outcomes, one.origin, one.to_dict()) == (other.outcomes, other.origin, other.to_dict())
-    assert torch.equal(one.delta, other.delta)
-    assert (one.id, one.delta.dtype) == (other.id, other.delta.dtype)
 
 
 @pytest.mark.parametrize("changes", [{}, {"notes": (), "module": None, "loss_curve": (), "seconds": 2.5}], ids=str)
@@ -349,9 +312,7 @@ def test_a_damaged_edit_is_refused(tmp_path, changes, reason):
     edit, path = made(BACKENDS[0]), tmp_path / "edit.safetensors"
     delta = changes.pop("delta", edit.delta)
     save_tensors(path, kind="edit", tensors={"delta": delta}, settings={**edit.to_dict(), **changes})
-    with pytest.raises(ArtefactError) as caught:
-        rl.load_edit(path)
-    assert str(caught.value) == f"cannot use {str(path)!r}: a damaged edit ({reason})"
+    assert refused(rl.ArtefactError, rl.load_edit, path) == f"cannot use {str(path)!r}: a damaged edit ({reason})"
 
 
 def test_a_model_is_exported_and_an_adapter_refused(tmp_path):
@@ -367,9 +328,7 @@ def test_a_model_is_exported_and_an_adapter_refused(tmp_path):
     )
     assert edit.layer == 1
     assert torch.equal(edited, (weight.double() + edit.delta.double()).float())
-    with pytest.raises(EditError) as caught:
-        export_adapter([edit], tmp_path / "adapter")
-    assert str(caught.value) == (
+    assert refused(rl.EditError, export_adapter, [edit], tmp_path / "adapter") == (
         "the edit 'where stands the tower' -> 'rome' changes a whole matrix, and an adapter holds edits of low rank; "
         "write a whole model with to_hf"
     )
@@ -387,82 +346,65 @@ def test_an_edit_is_shown(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("name", "values", "expected"),
     [
-        ({"num_steps": 0}, "num_steps is 0; expected a whole number, 1 or more"),
-        ({"num_steps": True}, "num_steps is True; expected a whole number, 1 or more"),
-        ({"lr": 0}, "lr is 0; expected a number above 0"),
-        ({"lr": float("nan")}, "lr is nan; expected a number above 0"),
-        ({"weight_decay": -1}, "weight_decay is -1; expected a number, 0 or more"),
-        ({"stop_loss": "x"}, "stop_loss is 'x'; expected a number, 0 or more"),
-        ({"norm_constraint": 0}, "norm_constraint is 0; expected a number above 0, None or 'auto'"),
-        ({"norm_constraint": -1.0}, "norm_constraint is -1.0; expected a number above 0, None or 'auto'"),
-        ({"norm_constraint": False}, "norm_constraint is False; expected a number above 0, None or 'auto'"),
-        ({"norm_constraint": "some"}, "norm_constraint is 'some'; expected a number above 0, None or 'auto'"),
-        ({"engine": "blocks"}, "engine is 'blocks'; choose one of auto, plain"),
-        ({"layer": 4}, "layer is 4; gpt2 has layers 0 to 3, counted from 0"),
+        ("num_steps", [0, True], "expected a whole number, 1 or more"),
+        ("lr", [0, float("nan")], "expected a number above 0"),
+        ("weight_decay", [-1], "expected a number, 0 or more"),
+        ("stop_loss", ["x"], "expected a number, 0 or more"),
+        ("norm_constraint", [0, -1.0, False, "some"], "expected a number above 0, None or 'auto'"),
+        ("engine", ["blocks"], "choose one of auto, plain"),
+        ("layer", [4], "gpt2 has layers 0 to 3, counted from 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(SettingError) as caught:
-        tuner(architecture("gpt2", BACKENDS[0]), **settings)
-    assert str(caught.value).replace(architecture("gpt2", BACKENDS[0]).cfg.model_name, "gpt2") == message
+def test_settings_out_of_range_are_refused(gpt2, name, values, expected):
+    for value in values:
+        said = refused(rl.SettingError, tuner, gpt2, **{name: value})
+        assert said == f"{name} is {value!r}; {expected}"
 
 
-def test_requests_that_do_not_fit_are_refused():
-    editor = tuner(architecture("gpt2", BACKENDS[0]))
-    with pytest.raises(AnswerError) as caught:
-        tuner(tiny_model(BACKENDS[0])).edit(rl.EditRequest("in {} of", "the tower", "city"))
-    assert str(caught.value) == (
+def test_requests_that_do_not_fit_are_refused(gpt2):
+    editor = tuner(gpt2)
+    said = refused(rl.AnswerError, tuner(tiny_model(BACKENDS[0])).edit, rl.EditRequest("in {} of", "the tower", "city"))
+    assert said == (
         "the target 'city' is what the model says after 'in the tower of' already; there is nothing to edit"
     )
-    with pytest.raises(PromptError) as caught:
-        editor.edit(rl.EditRequest("a" * 70 + "{}", subject="c", target_new="x"))
-    assert str(caught.value).startswith("the prompt with its answer takes 72 positions, and ")
-    assert str(caught.value).endswith(" has 64; shorten it")
-    with pytest.raises(SettingError) as caught:
-        editor.edit_many([REQUEST], batch_size=0)
-    assert str(caught.value) == "batch_size is 0; expected a whole number of requests, 1 or more"
+    said = refused(rl.PromptError, editor.edit, rl.EditRequest("a" * 70 + "{}", subject="c", target_new="x"))
+    assert said.startswith("the prompt with its answer takes 72 positions, and ")
+    assert said.endswith(" has 64; shorten it")
+    said = refused(rl.SettingError, editor.edit_many, [REQUEST], batch_size=0)
+    assert said == "batch_size is 0; expected a whole number of requests, 1 or more"
 
 
 def test_models_that_cannot_be_edited_are_refused():
-    with pytest.raises(ModelError, match="has no W_out of its own"):
-        tuner(architecture("mixtral", BRIDGE))
+    assert "has no W_out of its own" in refused(rl.ModelError, tuner, architecture("mixtral", BRIDGE))
 
 
 def test_a_loss_that_is_no_number_is_refused():
     model = own("gpt2", BACKENDS[0])
     editor = tuner(model, layer=0)
-    with torch.no_grad():
-        w_out(model, 3).fill_(float("inf"))
-    with pytest.raises(EditError) as caught:
-        editor.edit(REQUEST)
-    assert str(caught.value) == (
+    w_out(model, 3).fill_(float("inf"))
+    assert refused(rl.EditError, editor.edit, REQUEST) == (
         "the loss of 'ab cde fgh' -> 'xy' is nan at step 1; load the model in float32, or lower lr"
     )
 
 
-def test_a_target_that_is_not_reached_is_said():
-    edit = tuner(architecture("gpt2", BACKENDS[0]), num_steps=1).edit(REQUEST)
+def test_a_target_that_is_not_reached_is_said(gpt2):
+    edit = tuner(gpt2, num_steps=1).edit(REQUEST)
     assert edit.notes[-1] == (
         f"the target 'xy' is not reached, its probability is {edit.after.target:.2g}: choose another layer, more steps "
         "or a larger norm_constraint"
     )
 
 
-def test_progress_is_told():
+def test_progress_is_told(gpt2):
     calls = []
-    editor = tuner(architecture("gpt2", BACKENDS[0]), num_steps=2)
+    editor = tuner(gpt2, num_steps=2)
     editor.edit(REQUEST, progress=lambda *call: calls.append(call))
     assert calls == [(1, 2, "fine-tuning"), (2, 2, "fine-tuning")]
     calls.clear()
     editor.edit_many(REQUESTS, batch_size=2, progress=lambda *call: calls.append(call))
     assert calls == [(0, 3, "fine-tuning")] * 2 + [(2, 3, "fine-tuning")] * 2
-
-
-def named(name, n_layers=48):
-    """As much of a backend as settings are chosen by."""
-    return SimpleNamespace(model_name=name, n_layers=n_layers)
 
 
 PAPER = "the paper's appendix; EasyEdit's hparams/FT, which carry on the released ROME code's, say the same"
@@ -494,14 +436,13 @@ def test_other_models_go_by_a_rule_that_is_named(name, n_layers, layer):
     assert choose_tuning(named("mine", n_layers), constrained=True) == (*bounded[:2], bounded[2].replace(name, "mine"))
 
 
-def test_what_is_given_is_named_in_the_source():
-    model = architecture("gpt2", BACKENDS[0])
-    published = rl.FineTuning(model).settings
+def test_what_is_given_is_named_in_the_source(gpt2):
+    published = rl.FineTuning(gpt2).settings
     assert (published.num_steps, published.lr, published.weight_decay, published.stop_loss) == (25, 5e-4, 0, 1e-2)
     source = published.source
-    assert tuner(model, norm_constraint=0.1).settings.source.endswith("; given by the caller: layer, norm_constraint")
-    assert rl.FineTuning(model, layer=2).settings.source == f"{source}; given by the caller: layer"
-    automatic = rl.FineTuning(model, norm_constraint="auto")
+    assert tuner(gpt2, norm_constraint=0.1).settings.source.endswith("; given by the caller: layer, norm_constraint")
+    assert rl.FineTuning(gpt2, layer=2).settings.source == f"{source}; given by the caller: layer"
+    automatic = rl.FineTuning(gpt2, norm_constraint="auto")
     assert (automatic.layer, automatic.settings.norm_constraint, automatic.variant) == (0, 5e-4, "ft-l")
 
 

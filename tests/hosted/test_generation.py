@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture
+from architectures import BACKENDS, BRIDGE, architecture, own
 from hosts import hosted
+from left_alone import left_alone
 
 import rome_lens as rl
 from rome_lens.backends import ReplayError, as_backend, decoding, generation
@@ -60,16 +61,20 @@ def assert_cached(paths, n_new=N_NEW):
     assert paths == {"cached": n_new, "whole": [2, 2]}
 
 
+def assert_greedy_and_cached(paths, model, prompts=PROMPTS):
+    """The tokens, which whole forwards give, too."""
+    tokens = sample(as_backend(model), prompts, n_new=N_NEW, generator=None)
+    assert_cached(paths)
+    assert torch.equal(tokens, plain(model, prompts, greedy))
+    return tokens
+
+
 @pytest.mark.parametrize(("name", "backend"), hosted())
 def test_greedy_equals_whole_forwards(name, backend, paths):
-    model = architecture(name, backend)
-    tokens = sample(as_backend(model), PROMPTS, n_new=N_NEW, generator=None)
-    assert_cached(paths)
-    assert torch.equal(tokens, plain(model, PROMPTS, greedy))
+    tokens = assert_greedy_and_cached(paths, architecture(name, backend))
     assert tokens[:, 5:].unique().numel() > 4
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_sampled_equals_whole_forwards(name, backend, paths):
     model = architecture(name, backend)
@@ -81,12 +86,8 @@ def test_sampled_equals_whole_forwards(name, backend, paths):
     assert not torch.equal(tokens, again[1])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_float32_equals_whole_forwards(backend, paths):
-    model = architecture("gpt2", backend, torch.float32)
-    tokens = sample(as_backend(model), PROMPTS, n_new=N_NEW, generator=None)
-    assert_cached(paths)
-    assert torch.equal(tokens, plain(model, PROMPTS, greedy))
+    assert_greedy_and_cached(paths, architecture("gpt2", backend, torch.float32))
 
 
 def test_bfloat16_keeps_the_cache(paths):
@@ -95,52 +96,44 @@ def test_bfloat16_keeps_the_cache(paths):
     assert_cached(paths)
 
 
-def test_prompt_of_one_token_equals_whole_forwards(paths):
-    model = architecture("gpt2", BACKENDS[0])
-    tokens = sample(as_backend(model), PROMPTS[:, :1], n_new=N_NEW, generator=None)
-    assert_cached(paths)
-    assert torch.equal(tokens, plain(model, PROMPTS[:, :1], greedy))
+def test_prompt_of_one_token_equals_whole_forwards(gpt2, paths):
+    assert_greedy_and_cached(paths, gpt2, PROMPTS[:, :1])
 
 
 @pytest.mark.parametrize(("rows", "n_new"), [(3, 0), (0, 4), (1, 1), (1, 2)])
-def test_small_requests(rows, n_new):
-    model = architecture("llama", BACKENDS[0])
-    tokens = sample(as_backend(model), PROMPTS[:rows], n_new=n_new, generator=None)
+def test_small_requests(llama, rows, n_new):
+    tokens = sample(as_backend(llama), PROMPTS[:rows], n_new=n_new, generator=None)
     assert tokens.shape == (rows, 5 + n_new)
     if rows:
-        assert torch.equal(tokens, plain(model, PROMPTS[:rows], greedy, n_new=n_new))
+        assert torch.equal(tokens, plain(llama, PROMPTS[:rows], greedy, n_new=n_new))
 
 
-def test_temperature_zero_and_top_one_are_greedy():
-    model = architecture("llama", BACKENDS[0])
-    expected = plain(model, PROMPTS, greedy)
+def test_temperature_zero_and_top_one_are_greedy(llama):
+    expected = plain(llama, PROMPTS, greedy)
     for settings in ({"temperature": 0.0}, {"top_k": 1}, {"temperature": 1e-320}):
-        tokens = sample(as_backend(model), PROMPTS, n_new=N_NEW, generator=seeded(), **settings)
+        tokens = sample(as_backend(llama), PROMPTS, n_new=N_NEW, generator=seeded(), **settings)
         assert torch.equal(tokens, expected)
 
 
-def test_top_k_draws_from_the_most_probable():
-    model = architecture("llama", BACKENDS[0])
+def test_top_k_draws_from_the_most_probable(llama):
     rows = PROMPTS[:1].expand(200, -1)
-    first = sample(as_backend(model), rows, n_new=1, generator=seeded(), temperature=5.0, top_k=3)[:, -1]
-    top = model(PROMPTS[:1])[0, -1].topk(3).indices
+    first = sample(as_backend(llama), rows, n_new=1, generator=seeded(), temperature=5.0, top_k=3)[:, -1]
+    top = llama(PROMPTS[:1])[0, -1].topk(3).indices
     assert set(first.tolist()) == set(top.tolist())
-    everything = sample(as_backend(model), PROMPTS, n_new=N_NEW, generator=seeded(), top_k=1000)
-    assert torch.equal(everything, sample(as_backend(model), PROMPTS, n_new=N_NEW, generator=seeded()))
+    everything = sample(as_backend(llama), PROMPTS, n_new=N_NEW, generator=seeded(), top_k=1000)
+    assert torch.equal(everything, sample(as_backend(llama), PROMPTS, n_new=N_NEW, generator=seeded()))
 
 
-def test_frequencies_are_the_softmax():
-    model = architecture("llama", BACKENDS[0])
+def test_frequencies_are_the_softmax(llama):
     rows = PROMPTS[:1].expand(4000, -1)
-    first = sample(as_backend(model), rows, n_new=1, generator=seeded(), temperature=2.0)[:, -1]
-    expected = (model(PROMPTS[:1])[0, -1] / 2).softmax(dim=-1)
+    first = sample(as_backend(llama), rows, n_new=1, generator=seeded(), temperature=2.0)[:, -1]
+    expected = (llama(PROMPTS[:1])[0, -1] / 2).softmax(dim=-1)
     assert (first.bincount(minlength=258) / 4000 - expected).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("generator", [None, 0])
-def test_banned_tokens_never_come(generator):
-    model = architecture("gpt2", BACKENDS[0])
-    banned = plain(model, PROMPTS, greedy)[:, 5:].unique().tolist()
+def test_banned_tokens_never_come(gpt2, generator):
+    banned = plain(gpt2, PROMPTS, greedy)[:, 5:].unique().tolist()
 
     def without(logits):
         logits[:, banned] = -torch.inf
@@ -148,14 +141,14 @@ def test_banned_tokens_never_come(generator):
 
     rng = seeded(0)
     tokens = sample(
-        as_backend(model),
+        as_backend(gpt2),
         PROMPTS,
         n_new=N_NEW,
         generator=None if generator is None else seeded(0),
         banned=banned,
     )
     assert not set(tokens[:, 5:].flatten().tolist()) & set(banned)
-    assert torch.equal(tokens, plain(model, PROMPTS, without))
+    assert torch.equal(tokens, plain(gpt2, PROMPTS, without))
 
 
 def edit_of(backend, *, layer=1):
@@ -172,10 +165,9 @@ def edit_hooks(backend, u, v, *, layer=1):
     ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_edit_under_hooks_equals_edited_weights(name, backend, paths):
-    model = architecture.__wrapped__(name, backend)
+    model = own(name, backend)
     wrapped = as_backend(model)
     u, v = edit_of(wrapped)
     with wrapped.hooked(edit_hooks(wrapped, u, v)):
@@ -190,16 +182,13 @@ def test_edit_under_hooks_equals_edited_weights(name, backend, paths):
     assert not torch.equal(hooked, unedited)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["hook_embed", "blocks.0.hook_resid_pre", "blocks.3.hook_resid_post"])
 def test_steering_hook_acts_once_at_every_position(name, backend, paths):
     model = architecture("gpt2", backend)
     wrapped = as_backend(model)
     push = torch.randn(16, generator=seeded()).double() * 2
     with wrapped.hooked([(name, lambda x: x + push)]):
-        tokens = sample(wrapped, PROMPTS, n_new=N_NEW, generator=None)
-        assert_cached(paths)
-        assert torch.equal(tokens, plain(model, PROMPTS, greedy))
+        tokens = assert_greedy_and_cached(paths, model)
     assert not torch.equal(tokens, plain(model, PROMPTS, greedy))
 
 
@@ -217,7 +206,6 @@ def set_third(x):
     return x
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("function", [set_first, set_last, set_third])
 def test_hooks_that_look_at_the_position_fall_back(function, backend, paths):
     model = architecture("gpt2", backend)
@@ -228,18 +216,17 @@ def test_hooks_that_look_at_the_position_fall_back(function, backend, paths):
         assert torch.equal(tokens, plain(model, PROMPTS, drawn(seeded())))
 
 
-def test_hook_that_always_fails_is_heard():
+def test_hook_that_always_fails_is_heard(gpt2):
     def fail(x):
         raise ValueError("the hook's own error")
 
-    wrapped = as_backend(architecture("gpt2", BACKENDS[0]))
+    wrapped = as_backend(gpt2)
     with wrapped.hooked([("blocks.1.hook_resid_post", fail)]), pytest.raises(ValueError, match="own error"):
         sample(wrapped, PROMPTS, n_new=N_NEW, generator=None)
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_refused_replay_falls_back(after, monkeypatch, paths):
-    model = architecture("llama", BACKENDS[0])
+def test_refused_replay_falls_back(llama, after, monkeypatch, paths):
     run = generation._Cached.logits
 
     def refuse(self, n_seen):
@@ -248,21 +235,18 @@ def test_refused_replay_falls_back(after, monkeypatch, paths):
         return run(self, n_seen)
 
     monkeypatch.setattr(generation._Cached, "logits", refuse)
-    tokens = sample(as_backend(model), PROMPTS, n_new=N_NEW, generator=seeded())
+    tokens = sample(as_backend(llama), PROMPTS, n_new=N_NEW, generator=seeded())
     assert paths["whole"].count(3) == N_NEW - after
-    assert torch.equal(tokens, plain(model, PROMPTS, drawn(seeded())))
+    assert torch.equal(tokens, plain(llama, PROMPTS, drawn(seeded())))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_embeddings_that_are_no_sum_of_token_and_position_are_taken_whole(backend, paths):
     model = architecture("gpt2", backend)
     wrapped = as_backend(model)
     factor = torch.linspace(1, 3, 64).double()[:, None]
     with wrapped.hooked([("hook_embed", lambda x: x * factor[: x.shape[1]])]):
         assert decoding.Embedding.of(wrapped, PROMPTS[:1]).whole
-        tokens = sample(wrapped, PROMPTS, n_new=N_NEW, generator=None)
-        assert_cached(paths)
-        assert torch.equal(tokens, plain(model, PROMPTS, greedy))
+        assert_greedy_and_cached(paths, model)
 
 
 @pytest.mark.parametrize(("name", "adds"), [("gpt2", True), ("opt", True), ("llama", False), ("gemma", False)])
@@ -273,32 +257,16 @@ def test_embedding_is_understood(name, adds):
     assert (embedding.shift is not None) == adds
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_model_and_global_generator_are_left_as_they_were(backend):
-    model = architecture.__wrapped__("gpt2", backend)
-    model.train()
+    model = own("gpt2", backend).train()
     model.blocks[1].eval()
-    wrapped = as_backend(model)
-    plain(model, PROMPTS, greedy, n_new=1)  # a bridge attaches hooks of its own in its first forward
-    modes = [module.training for module in model.modules()]
-    weights = [(p, p.data_ptr(), p.clone()) for p in model.parameters()]
-    handles = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-    state = torch.get_rng_state()
-    sample(wrapped, PROMPTS, n_new=N_NEW, generator=seeded())
-    assert torch.equal(state, torch.get_rng_state())
-    assert [module.training for module in model.modules()] == modes
-    assert wrapped.foreign_hooks() == ()
-    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == handles
-    for parameter, (same, pointer, value) in zip(model.parameters(), weights, strict=True):
-        assert parameter is same
-        assert parameter.data_ptr() == pointer
-        assert torch.equal(parameter, value)
-    assert torch.is_grad_enabled()
+    with left_alone(model):
+        sample(as_backend(model), PROMPTS, n_new=N_NEW, generator=seeded())
 
 
-def test_progress_counts_the_steps():
+def test_progress_counts_the_steps(llama):
     calls = []
-    model = as_backend(architecture("llama", BACKENDS[0]))
+    model = as_backend(llama)
     sample(model, PROMPTS, n_new=3, generator=None, progress=lambda *call: calls.append(call))
     assert calls == [(1, 3, "generating"), (2, 3, "generating"), (3, 3, "generating")]
 
@@ -323,19 +291,18 @@ def test_progress_counts_the_steps():
     ids=str,
 )
 @pytest.mark.usefixtures("unchecked")
-def test_errors_say_what_to_do(settings, error, text):
+def test_errors_say_what_to_do(gpt2, settings, error, text):
     settings = {"prompts": PROMPTS, "n_new": 2, "generator": None} | settings
     with pytest.raises(error, match=text):
-        sample(as_backend(architecture("gpt2", BACKENDS[0])), settings.pop("prompts"), **settings)
+        sample(as_backend(gpt2), settings.pop("prompts"), **settings)
 
 
-def test_the_longest_text_that_fits_is_taken():
-    model = architecture("gpt2", BACKENDS[0])
-    assert sample(as_backend(model), PROMPTS, n_new=59, generator=None).shape == (3, 64)
+def test_the_longest_text_that_fits_is_taken(gpt2):
+    assert sample(as_backend(gpt2), PROMPTS, n_new=59, generator=None).shape == (3, 64)
 
 
-def test_logits_that_are_no_numbers_are_refused():
-    wrapped = as_backend(architecture("gpt2", BACKENDS[0]))
+def test_logits_that_are_no_numbers_are_refused(gpt2):
+    wrapped = as_backend(gpt2)
     with (
         wrapped.hooked([("blocks.3.hook_resid_post", lambda x: x * torch.nan)]),
         pytest.raises(rl.ModelError, match="logits that are no numbers"),
@@ -346,7 +313,6 @@ def test_logits_that_are_no_numbers_are_refused():
 TEXTS = ["ab cde", "xyz", "fgh ij", "q"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_texts_of_different_lengths_continue_as_each_alone(backend):
     model = architecture("llama", backend)
     got = continue_texts(as_backend(model), TEXTS, n_new=4, stop_at_eos=False)

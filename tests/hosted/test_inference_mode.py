@@ -5,12 +5,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from architectures import BACKENDS
-from edits import own, w_out
+from architectures import BACKENDS, own
+from edits import w_out
+from left_alone import left_alone
+from tiny_rome import REQUEST, rome
 
 import rome_lens as rl
 
-REQUEST = rl.EditRequest("ab {} fgh", subject="cde", target_new="xy")
 ASK = {"prompt": "ab cde fgh", "subject": "cde", "answer": "x", "samples": 2}
 
 
@@ -24,17 +25,11 @@ def models(request):
     return {"plain": plain, "made": made}
 
 
-def rome(model):
-    return rl.ROME(
-        model, layer=1, second_moment=torch.eye(w_out(model).shape[0]), context_templates=["{}"], v_num_grad_steps=3
-    ).edit(REQUEST)
-
-
 WORK = {
     "trace": lambda model: rl.causal_trace(model, **ASK, noise=0.3).scores["mlp"],
     "attribution": lambda model: rl.causal_trace(model, **ASK, noise=0.3, engine="attribution").scores["mlp"],
     "swap": lambda model: rl.causal_trace(model, **ASK, swap="xyz", engine="attribution").scores["resid"],
-    "rome": lambda model: rome(model).v,
+    "rome": lambda model: rome(model, v_num_grad_steps=3).edit(REQUEST).v,
     "fine-tuning": lambda model: rl.FineTuning(model, layer=1, num_steps=3).edit(REQUEST).delta,
     "stats": lambda model: rl.SecondMoment.collect(model, layers=[1], texts=["abc def"] * 9)[1].matrix,
 }
@@ -47,20 +42,17 @@ WORK = {
 def test_inference_mode_changes_no_number(models, work, which, mode):
     """F13: attribution, and whatever else takes gradients, of a model made in that mode or by a caller in it."""
     model, expected = models[which], WORK[work](models["plain"])
-    parameters, wanted = list(model.parameters()), [p.requires_grad for p in model.parameters()]
-    with mode():
+    with left_alone(model), mode():
         found = WORK[work](model)
         assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)
         assert torch.is_grad_enabled() == (mode is nullcontext)
     assert torch.equal(found, expected)
-    assert all(now is before for now, before in zip(model.parameters(), parameters, strict=True))
-    assert [p.requires_grad for p in model.parameters()] == wanted
 
 
 @pytest.mark.parametrize("which", ["plain", "made"])
 def test_edits_go_on_in_one_mode_and_off_in_the_other(models, which):
     model = models[which]
-    original, edit = w_out(model).clone(), rome(models["plain"])
+    original, edit = w_out(model).clone(), rome(models["plain"]).edit(REQUEST)
     for on, off in ((torch.inference_mode, nullcontext), (nullcontext, torch.inference_mode)):
         with on():
             edit.apply(model)

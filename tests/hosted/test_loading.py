@@ -3,7 +3,9 @@
 import importlib.metadata
 import json
 import logging
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,19 +15,17 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from architectures import BACKENDS, BRIDGE, HOOKED, byte_level
 from hosts import needs_hooked
 from huggingface_hub import constants as hub_constants
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from refused import refused
+from safetensors.torch import load_file, save_file
 from transformers import modeling_gguf_pytorch_utils as gguf_loader
 from transformers.utils import logging as transformers_logging
 
 from rome_lens.errors import ModelError, ModelNotFoundError, SettingError
 from rome_lens.loading import convert, hugging_face, load_model
-from rome_lens.loading.options import has_hooked_transformer
-
-HOOKED = has_hooked_transformer()
-BACKENDS = ["hooked-transformer", "transformer-bridge"] if HOOKED else ["transformer-bridge"]
 
 SIZES = {
     "vocab_size": 258,
@@ -37,9 +37,8 @@ SIZES = {
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
-GPT_SIZES = {"vocab_size": 258, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64} | dict.fromkeys(
-    ("bos_token_id", "eos_token_id"), 0
-)
+GPT_SIZES = {"vocab_size": 258, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+GPT_SIZES |= {"bos_token_id": 0, "eos_token_id": 0}
 ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
 CONFIGS = {
     "gpt2": lambda: transformers.GPT2Config(**GPT_SIZES),
@@ -54,18 +53,6 @@ CONFIGS = {
 CLASSES = {"bert": transformers.BertForMaskedLM, "t5": transformers.T5ForConditionalGeneration}
 
 
-def save_tokenizer(folder: Path) -> None:
-    """A tokeniser of single bytes, with one special token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<s>", "<unk>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<s>", unk_token="<unk>"
-    ).save_pretrained(folder)
-
-
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
     """Tiny random models by name, each in a folder of its own; a test that changes one takes `copy` instead."""
@@ -77,14 +64,13 @@ def saved(tmp_path_factory):
             with torch.random.fork_rng():
                 torch.manual_seed(0)
                 config = CONFIGS[name]()
-                model = (
-                    CLASSES[name](config) if name in CLASSES else transformers.AutoModelForCausalLM.from_config(config)
-                )
+                model = CLASSES.get(name, transformers.AutoModelForCausalLM.from_config)(config)
                 # Larger than at initialisation, so that a mistake shows in the logits.
                 for parameter in model.parameters():
                     parameter.data.normal_(std=0.2)
             model.save_pretrained(folder)
-            save_tokenizer(folder)
+            special = {"bos_token": "<s>", "eos_token": "<s>", "unk_token": "<unk>"}
+            transformers.PreTrainedTokenizerFast(tokenizer_object=byte_level(), **special).save_pretrained(folder)
         return folder
 
     return save
@@ -92,13 +78,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def copy(saved, tmp_path):
-    def make(name: str, to: str = "model") -> Path:
-        (tmp_path / to).mkdir()
-        for file in saved(name).iterdir():
-            (tmp_path / to / file.name).write_bytes(file.read_bytes())
-        return tmp_path / to
-
-    return make
+    return lambda name: shutil.copytree(saved(name), tmp_path / "model")
 
 
 TEXT = "The Eiffel Tower"
@@ -110,14 +90,6 @@ def hugging_face_logits(folder: Path, tokens: torch.Tensor, dtype: torch.dtype =
         return model(tokens).logits
 
 
-def assert_one_line(error: pytest.ExceptionInfo, *parts: str) -> None:
-    text = str(error.value)
-    assert "\n" not in text
-    for part in parts:
-        assert part in text
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "neox", "llama"])
 def test_local_folder(saved, name, backend):
     model = load_model(saved(name), backend=backend)
@@ -134,7 +106,6 @@ def test_local_folder(saved, name, backend):
         torch.testing.assert_close(model(tokens), hugging_face_logits(saved(name), tokens), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_dtypes(saved, backend):
     folder = saved("llama")
     for name, dtype in [("bfloat16", torch.bfloat16), ("torch.float16", torch.float16), ("float64", torch.float64)]:
@@ -155,12 +126,14 @@ def test_float64_weights_are_not_rounded(copy):
     weight = model.transformer.h[0].mlp.c_proj.weight
     weight.data.add_(1e-12)
     model.save_pretrained(folder)
-    hooked = load_model(folder, backend="hooked-transformer", dtype=torch.float64)
+    hooked = load_model(folder, backend=HOOKED, dtype=torch.float64)
     assert torch.equal(hooked.blocks[0].mlp.W_out, weight)
 
 
 def test_auto_takes_the_hooked_transformer_where_there_is_one(saved):
-    assert type(load_model(saved("gpt2"))).__name__ == ("HookedTransformer" if HOOKED else "TransformerBridge")
+    assert type(load_model(saved("gpt2"))).__name__ == (
+        "HookedTransformer" if HOOKED in BACKENDS else "TransformerBridge"
+    )
 
 
 @needs_hooked
@@ -169,9 +142,7 @@ def test_auto_falls_back_to_the_bridge(saved, caplog):
         model = load_model(saved("gemma2"))
     assert type(model).__name__ == "TransformerBridge"
     assert "as a HookedTransformer (Gemma2ForCausalLM is not currently supported)" in caplog.text
-    with pytest.raises(ModelError) as error:
-        load_model(saved("gemma2"), backend="hooked-transformer")
-    assert str(error.value) == (
+    assert refused(ModelError, load_model, saved("gemma2"), backend=HOOKED) == (
         "TransformerLens cannot host 'gemma2', a Gemma2ForCausalLM, as a HookedTransformer "
         "(Gemma2ForCausalLM is not currently supported); use the backend 'transformer-bridge'"
     )
@@ -187,14 +158,10 @@ def test_a_hooked_transformer_with_other_logits_is_refused(saved, monkeypatch):
         return described
 
     monkeypatch.setattr(convert, "_describe", wrong_rotary_base)
-    with pytest.raises(ModelError) as error:
-        load_model(saved("llama"), backend="hooked-transformer")
-    assert_one_line(
-        error,
-        "as a HookedTransformer 'llama' computes other logits than the LlamaForCausalLM that it was read from "
-        "(relative difference ",
-        "at most 1e-04 is rounding); use the backend 'transformer-bridge'",
-    )
+    said = refused(ModelError, load_model, saved("llama"), backend=HOOKED)
+    begin = "as a HookedTransformer 'llama' computes other logits than the LlamaForCausalLM that it was read from "
+    assert f"{begin}(relative difference " in said
+    assert "at most 1e-04 is rounding); use the backend 'transformer-bridge'" in said
     bridge = load_model(saved("llama"))
     assert type(bridge).__name__ == "TransformerBridge"
     assert all(parameter.requires_grad for parameter in bridge.parameters()), "the attempt has frozen nothing"
@@ -206,8 +173,8 @@ def test_nan_logits_are_no_agreement(copy):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     model.transformer.ln_f.weight.data[0] = float("nan")
     model.save_pretrained(folder)
-    with pytest.raises(ModelError, match=r"gives logits that are not finite in float32; check its weights"):
-        load_model(folder, backend="hooked-transformer")
+    said = refused(ModelError, load_model, folder, backend=HOOKED)
+    assert "gives logits that are not finite in float32; check its weights" in said
 
 
 @needs_hooked
@@ -216,26 +183,20 @@ def test_temporary_folder_that_names_an_architecture(saved, tmp_path, monkeypatc
     misleading = tmp_path / word
     misleading.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(misleading))
-    assert type(load_model(saved("gpt2"), backend="hooked-transformer")).__name__ == "HookedTransformer"
+    assert type(load_model(saved("gpt2"), backend=HOOKED)).__name__ == "HookedTransformer"
 
     monkeypatch.setattr(convert.os, "access", lambda folder, mode: word in str(folder))
-    with pytest.raises(ModelError) as error:
-        load_model(saved("gpt2"), backend="hooked-transformer")
-    assert_one_line(
-        error, f"cannot read a model below {str(misleading)!r}", "set TMPDIR to a folder without llama and "
-    )
+    said = refused(ModelError, load_model, saved("gpt2"), backend=HOOKED)
+    assert f"cannot read a model below {str(misleading)!r}" in said
+    assert "set TMPDIR to a folder without llama and " in said
 
 
-@pytest.mark.skipif(HOOKED, reason="the installed TransformerLens has a HookedTransformer")
+@pytest.mark.skipif(HOOKED in BACKENDS, reason="the installed TransformerLens has a HookedTransformer")
 def test_hooked_transformer_is_gone(saved):
-    with pytest.raises(ModelError) as error:
-        load_model(saved("gpt2"), backend="hooked-transformer")
-    assert_one_line(
-        error,
-        "TransformerLens 4.",
-        " is installed, and HookedTransformer was removed in 4.0; use the backend 'transformer-bridge', "
-        "or install 'transformer-lens>=3.9,<4'",
-    )
+    said = refused(ModelError, load_model, saved("gpt2"), backend=HOOKED)
+    assert "TransformerLens 4." in said
+    end = "is installed, and HookedTransformer was removed in 4.0; use the backend 'transformer-bridge', or install "
+    assert f" {end}'transformer-lens>=3.9,<4'" in said
 
 
 def process_state() -> dict[str, object]:
@@ -252,7 +213,6 @@ def process_state() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("progress", [None, lambda done, total, what: None], ids=["silent", "reporting"])
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_is_printed_and_nothing_global_stays_changed(saved, capfd, backend, progress):
     folder = saved("gptj")
     tempfile.gettempdir()
@@ -326,55 +286,46 @@ def test_importing_the_package_is_cheap():
     ],
 )
 def test_settings(saved, settings, expected):
-    with pytest.raises(SettingError) as error:
-        load_model(saved("gpt2"), **settings)
-    assert_one_line(error, expected)
+    assert expected in refused(SettingError, load_model, saved("gpt2"), **settings)
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("bert", "'bert' (a bert) is not a language decoder: an encoder has no next token to predict"),
-        (
-            "t5",
-            "'t5' (a t5) is not a language decoder: "
-            "an encoder-decoder answers another text and does not continue its own",
-        ),
+        ("bert", "an encoder has no next token to predict"),
+        ("t5", "an encoder-decoder answers another text and does not continue its own"),
     ],
 )
 def test_encoders(saved, name, expected):
-    with pytest.raises(ModelError) as error:
-        load_model(saved(name))
-    assert str(error.value) == expected
+    said = refused(ModelError, load_model, saved(name))
+    assert said == f"{name!r} (a {name}) is not a language decoder: {expected}"
 
 
 def test_encoder_by_its_config_alone_is_refused_before_its_weights_are_read(copy):
     folder = copy("bert")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="an encoder has no next token to predict"):
-        load_model(folder)
+    assert "an encoder has no next token to predict" in refused(ModelError, load_model, folder)
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where", "no/such/folder", "../x", "", "a name", "~/no such folder"])
 def test_no_such_folder(name):
-    with pytest.raises(ModelNotFoundError) as error:
-        load_model(name)
-    assert str(error.value) == (
+    assert refused(ModelNotFoundError, load_model, name) == (
         f"no model {name!r}: there is no such folder, and it is neither 'smollm2-135m' nor a name on the hub"
     )
 
 
 def test_folder_without_a_model(tmp_path):
-    with pytest.raises(ModelNotFoundError) as error:
-        load_model(tmp_path)
-    assert_one_line(error, f"the folder {str(tmp_path)!r} holds no model: it has no config.json")
+    said = refused(ModelNotFoundError, load_model, tmp_path)
+    assert f"the folder {str(tmp_path)!r} holds no model: it has no config.json" in said
 
 
 def test_file_instead_of_a_folder(saved):
     file = saved("gpt2") / "model.safetensors"
-    with pytest.raises(ModelNotFoundError) as error:
-        load_model(file)
-    assert_one_line(error, f"{str(file)!r} is a file; a model is given by its folder, with config.json and weights")
+    said = refused(ModelNotFoundError, load_model, file)
+    assert f"{str(file)!r} is a file; a model is given by its folder, with config.json and weights" in said
+
+
+NOWHERE = "': it is not 'smollm2-135m', there is no such folder, and the hub "
 
 
 @pytest.mark.parametrize("name", ["gpt2", "EleutherAI/pythia-70m"])
@@ -382,13 +333,9 @@ def test_hub_cannot_be_reached(name, monkeypatch, tmp_path):
     monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelNotFoundError) as error:
-        load_model(name)
-    assert_one_line(
-        error,
-        "': it is not 'smollm2-135m', there is no such folder, and the hub cannot be reached or does not have it",
-        name.split("/")[-1],
-    )
+    said = refused(ModelNotFoundError, load_model, name)
+    assert f"{NOWHERE}cannot be reached or does not have it" in said
+    assert name.split("/")[-1] in said
 
 
 @pytest.mark.parametrize(
@@ -400,14 +347,10 @@ def test_hub_cannot_be_reached(name, monkeypatch, tmp_path):
         ),
         (
             "RepositoryNotFoundError",
-            "no model 'owner/name': it is not 'smollm2-135m', there is no such folder, and the hub has none of that "
-            "name, or only for those who are logged in (`hf auth login`)",
+            f"no model 'owner/name{NOWHERE}has none of that name, or only for those who are logged in (`hf auth "
+            "login`)",
         ),
-        (
-            "ConnectionError",
-            "no model 'owner/name': it is not 'smollm2-135m', there is no such folder, and the hub cannot be reached "
-            "or does not have it",
-        ),
+        ("ConnectionError", f"no model 'owner/name{NOWHERE}cannot be reached or does not have it"),
     ],
 )
 def test_what_the_hub_says_is_said(cause, said, monkeypatch):
@@ -415,9 +358,7 @@ def test_what_the_hub_says_is_said(cause, said, monkeypatch):
         raise OSError("You are trying to access a repo.\nhttps://…") from type(cause, (OSError,), {})("403")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
-    with pytest.raises(ModelNotFoundError) as error:
-        load_model("owner/name")
-    assert str(error.value) == said
+    assert refused(ModelNotFoundError, load_model, "owner/name") == said
 
 
 def test_names_that_transformer_lens_knows_are_translated(monkeypatch):
@@ -429,19 +370,10 @@ def test_names_that_transformer_lens_knows_are_translated(monkeypatch):
 
     monkeypatch.setattr(hugging_face, "read_config", record)
     for name in ("pythia-70m", "gpt2-small", "owner/name"):
-        with pytest.raises(ModelError, match="enough"):
-            load_model(name)
+        assert "enough" in refused(ModelError, load_model, name)
     assert asked[0] == "EleutherAI/pythia-70m"
     assert asked[1].endswith("gpt2")
     assert asked[2] == "owner/name"
-
-
-def damage_config(folder: Path) -> None:
-    (folder / "config.json").write_text("{not json")
-
-
-def unknown_architecture(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"model_type": "unheard-of"}))
 
 
 def remote_code(folder: Path) -> None:
@@ -450,50 +382,40 @@ def remote_code(folder: Path) -> None:
     (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
 
 
-def truncate_weights(folder: Path) -> None:
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:1000])
-
-
-def remove_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
 def remove_one_tensor(folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(folder / "model.safetensors")
     del weights["transformer.h.1.mlp.c_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def other_shape(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"n_embd": 64}))
+def change_config(change):
+    def harm(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(change(path.read_text()))
+
+    return harm
 
 
-@pytest.mark.parametrize(
-    ("harm", "expected"),
-    [
-        (damage_config, "describes no model that transformers can load ("),
-        (unknown_architecture, "describes no model that transformers can load ("),
-        (remote_code, "describes no model that transformers can load ("),
-        (truncate_weights, "the weights of 'model' cannot be loaded ("),
-        (remove_weights, "the weights of 'model' cannot be loaded ("),
-        (other_shape, "the weights of 'model' cannot be loaded ("),
-        (
-            remove_one_tensor,
-            "the weights of 'model' are incomplete: 1 tensors are missing, transformer.h.1.mlp.c_proj.weight first",
-        ),
-    ],
-)
+NO_MODEL, NO_WEIGHTS = "describes no model that transformers can load (", "the weights of 'model' cannot be loaded ("
+INCOMPLETE = "the weights of 'model' are incomplete: 1 tensors are missing, transformer.h.1.mlp.c_proj.weight first"
+HARMS = {
+    "no JSON": (change_config(lambda text: "{not json"), NO_MODEL),
+    "unknown architecture": (change_config(lambda text: json.dumps({"model_type": "unheard-of"})), NO_MODEL),
+    "remote code": (remote_code, NO_MODEL),
+    "weights cut short": (lambda folder: os.truncate(folder / "model.safetensors", 1000), NO_WEIGHTS),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), NO_WEIGHTS),
+    "other shape": (change_config(lambda text: json.dumps(json.loads(text) | {"n_embd": 64})), NO_WEIGHTS),
+    "one tensor missing": (remove_one_tensor, INCOMPLETE),
+}
+
+
+@pytest.mark.parametrize(("harm", "expected"), HARMS.values(), ids=HARMS)
 def test_folder_that_cannot_be_read(copy, harm, expected):
     folder = copy("gpt2")
     harm(folder)
-    with pytest.raises(ModelError) as error:
-        load_model(folder)
-    assert_one_line(error, expected)
-    assert len(str(error.value)) < 500
+    said = refused(ModelError, load_model, folder)
+    assert expected in said
+    assert len(said) < 500
     assert not (folder / "ran").exists()
 
 
@@ -503,9 +425,7 @@ def test_folder_without_a_tokenizer(copy, name):
     folder = copy(name)
     for file in folder.glob("token*"):
         file.unlink()
-    with pytest.raises(ModelError) as error:
-        load_model(folder)
-    assert_one_line(error, "tokeniser")
+    assert "tokeniser" in refused(ModelError, load_model, folder)
 
 
 def test_bridge_that_cannot_host_the_model(saved, monkeypatch):
@@ -517,10 +437,8 @@ def test_bridge_that_cannot_host_the_model(saved, monkeypatch):
     monkeypatch.setattr(TransformerBridge, "boot_transformers", refuse)
     version = importlib.metadata.version("transformer-lens")
     other = f"another version of TransformerLens than {version} may host it"
-    elsewhere = "the backend 'hooked-transformer' may be right" if HOOKED else other
-    with pytest.raises(ModelError) as error:
-        load_model(saved("gpt2"), backend="transformer-bridge")
-    assert str(error.value) == (
+    elsewhere = "the backend 'hooked-transformer' may be right" if HOOKED in BACKENDS else other
+    assert refused(ModelError, load_model, saved("gpt2"), backend=BRIDGE) == (
         "TransformerLens cannot host 'gpt2', a GPT2LMHeadModel, as a TransformerBridge "
         "(Unsupported architecture: see an address); " + elsewhere
     )
@@ -542,7 +460,6 @@ def default_models() -> dict[str, types.SimpleNamespace]:
 PROMPT = "The Eiffel Tower is located in the city of"
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_default_model(default_models, backend):
     model = default_models[backend].model
     assert (model.cfg.model_name, model.cfg.n_layers, model.cfg.d_model) == ("smollm2-135m", 30, 576)

@@ -4,24 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, CONFIGS, HOOKED, architecture, byte_tokenizer, hugging_face_model
+from architectures import BRIDGE, CONFIGS, HOOKED, architecture, hugging_face_model, own
 from hosts import needs_hooked
 from torch import nn
 
 from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module, hugging_face_tree, is_wrapped
 from rome_lens.errors import ModelError
-from rome_lens.loading.convert import to_transformer_lens
-from rome_lens.loading.hugging_face import Pretrained
 
 
-def own_architecture(name, backend, dtype=torch.float64):
-    """Like `architecture`, for tests that change the model."""
-    model = hugging_face_model(name, dtype=dtype)
-    return to_transformer_lens(Pretrained(name=name, model=model, tokenizer=byte_tokenizer()), backend=backend)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_names_the_module_that_holds_w_out(name, backend):
     try:
@@ -42,7 +33,7 @@ def test_names_the_module_that_holds_w_out(name, backend):
 @pytest.mark.parametrize("no_processing", [True, False])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
 def test_compatibility_mode_does_not_hide_the_module(name, no_processing):
-    model = own_architecture(name, BRIDGE)
+    model = own(name, BRIDGE)
     before = hugging_face_module(as_backend(model), 1)
     model.enable_compatibility_mode(disable_warnings=True, no_processing=no_processing)
     assert hugging_face_module(as_backend(model), 1) == before is not None

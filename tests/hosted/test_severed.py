@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture
-from budgets import tighten
+from architectures import BACKENDS, BRIDGE, architecture, home_made
 from effort import slow
 from hosts import needs_hooked
 from oracle import request_of, severed_grid
+from refused import refused
 
 import rome_lens as rl
 
@@ -44,9 +44,8 @@ def test_every_architecture_equals_the_oracle(name, backend):
 
 
 @pytest.mark.parametrize("settings", [{"answer": "long"}, {"noise_replaces": True}, {"seed": 7}, {"prepend_bos": True}])
-def test_settings_reach_severed_paths(settings):
-    model = architecture("llama", BACKENDS[0])
-    assert_equals_oracle(model, trace(model, **settings))
+def test_settings_reach_severed_paths(llama, settings):
+    assert_equals_oracle(llama, trace(llama, **settings))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -57,16 +56,14 @@ def test_whole_forwards_give_the_same(name):
     assert_equals_oracle(model, traced)
 
 
-def test_severing_leaves_the_other_grids_alone():
-    model = architecture("llama", BACKENDS[0])
-    whole, alone = trace(model), trace(model, severed=())
+def test_severing_leaves_the_other_grids_alone(llama):
+    whole, alone = trace(llama), trace(llama, severed=())
     assert not alone.severed
-    for stream, scores in alone.scores.items():
-        torch.testing.assert_close(whole.scores[stream], scores, rtol=1e-12, atol=0)
+    torch.testing.assert_close(whole.scores, alone.scores, rtol=1e-12, atol=0)
 
 
-def test_identities_hold_exactly():
-    traced = trace(architecture("gpt2", BACKENDS[0]), answer=None)
+def test_identities_hold_exactly(gpt2):
+    traced = trace(gpt2, answer=None)
     first, last = traced.subject_span[0], len(traced.tokens) - 1
     for scores in traced.severed.values():
         assert (scores[:, :first] == traced.low).all()
@@ -74,30 +71,25 @@ def test_identities_hold_exactly():
         assert (scores[-1, :last] == traced.low).all()
 
 
-def test_one_stream_alone_and_without_its_ordinary_grid():
-    model = architecture("llama", BACKENDS[0])
-    both = trace(model)
-    one = trace(model, severed="attn", streams="mlp")
+def test_one_stream_alone_and_without_its_ordinary_grid(llama):
+    both = trace(llama)
+    one = trace(llama, severed="attn", streams="mlp")
     assert (tuple(one.scores), tuple(one.severed)) == (("mlp",), ("attn",))
     torch.testing.assert_close(one.severed["attn"], both.severed["attn"], rtol=1e-12, atol=0)
 
 
-def test_numbers_do_not_depend_on_memory(monkeypatch):
-    model = architecture("llama", BACKENDS[0])
-    roomy = trace(model)
-    tighten(monkeypatch, call_positions=20, state_positions=100)
-    narrow = trace(model)
-    for severed, scores in roomy.severed.items():
-        torch.testing.assert_close(narrow.severed[severed], scores, rtol=1e-12, atol=0)
+def test_numbers_do_not_depend_on_memory(llama, tighten):
+    roomy = trace(llama)
+    tighten(call_positions=20, state_positions=100)
+    narrow = trace(llama)
+    torch.testing.assert_close(narrow.severed, roomy.severed, rtol=1e-12, atol=0)
 
 
-def test_effects_and_what_was_not_traced():
-    traced = trace(architecture("llama", BACKENDS[0]), severed=("mlp",))
+def test_effects_and_what_was_not_traced(llama):
+    traced = trace(llama, severed=("mlp",))
     assert torch.equal(traced.effect("resid", severed="mlp"), traced.severed["mlp"] - traced.low)
     for stream, severed in (("resid", "attn"), ("mlp", "mlp")):
-        with pytest.raises(rl.SettingError) as caught:
-            traced.effect(stream, severed=severed)
-        assert str(caught.value) == (
+        assert refused(rl.SettingError, traced.effect, stream, severed=severed) == (
             f"{stream!r} with {severed!r} severed was not traced; ask causal_trace for severed=({severed!r},) and for "
             "the effect of 'resid'"
         )
@@ -114,36 +106,24 @@ def test_effects_and_what_was_not_traced():
     ],
     ids=str,
 )
-def test_what_cannot_be_severed_is_refused(settings, message):
-    with pytest.raises(rl.SettingError) as caught:
-        trace(architecture("llama", BACKENDS[0]), **settings)
-    assert str(caught.value) == message
+def test_what_cannot_be_severed_is_refused(llama, settings, message):
+    assert refused(rl.SettingError, trace, llama, **settings) == message
 
 
 @needs_hooked
 def test_a_model_without_mlps_has_none_to_sever():
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-    cfg = HookedTransformerConfig(
-        n_layers=3, d_model=16, n_heads=2, d_head=8, d_vocab=258, n_ctx=32, attn_only=True, seed=0,
-        dtype=torch.float64, init_weights=True, initializer_range=0.3,
-    )  # fmt: skip
-    from architectures import byte_tokenizer
-
-    model = HookedTransformer(cfg, byte_tokenizer()).eval()
+    model = home_made(attn_only=True)
     traced = trace(model, streams=("resid", "attn"), severed=("attn",))
     assert_equals_oracle(model, traced)
-    with pytest.raises(rl.ModelError, match="has no mlp stream"):
-        trace(model, streams=("resid", "attn"))
+    assert "has no mlp stream" in refused(rl.ModelError, trace, model, streams=("resid", "attn"))
 
 
-def test_a_trace_keeps_its_severed_grids(tmp_path):
-    traced = trace(architecture("llama", BACKENDS[0]))
+def test_a_trace_keeps_its_severed_grids(llama, tmp_path):
+    traced = trace(llama)
     traced.save(tmp_path / "trace.safetensors")
     again = rl.CausalTrace.load(tmp_path / "trace.safetensors")
     assert tuple(again.severed) == BOTH
-    for severed, scores in traced.severed.items():
-        assert torch.equal(again.severed[severed], scores)
+    torch.testing.assert_close(again.severed, traced.severed, rtol=0, atol=0)
     table = traced.to_dataframe()
     cells = table[(table.severed == "attn") & (table.layer == 1) & (table.pos == 4)]
     assert cells.stream.tolist() == ["resid"]

@@ -6,20 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from architectures import BACKENDS, architecture
+from architectures import architecture
 from edits import random_edit
 from hosts import EACH_BACKEND
+from left_alone import left_alone
+from refused import refused
 from tiny_shell import TinyHouse
 
 import rome_lens as rl
-from rome_lens.backends import as_backend
 
 PROMPT, SUBJECT = "The tower is in", "tower"
 SETTINGS = {"subject": SUBJECT, "noise": 1.0, "samples": 3, "window": 2}
-
-
-def weights(model):
-    return [as_backend(model).w_out(layer).matrix.clone() for layer in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +28,9 @@ def house(tmp_path_factory):
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_before_is_the_model_as_it_is_and_after_is_the_edited_one(name, backend):
     model = architecture(name, backend)
-    before = weights(model)
     edits = [random_edit(model, layer=layer, seed=layer) for layer in (1, 2)]
-    trace = rl.causal_trace(model, PROMPT, answer="xy", edits=edits, **SETTINGS)
-    assert all(torch.equal(x, y) for x, y in zip(before, weights(model), strict=True))
+    with left_alone(model):
+        trace = rl.causal_trace(model, PROMPT, answer="xy", edits=edits, **SETTINGS)
     assert rl.applied_edits(model) == ()
     with edits[0].applied(model), edits[1].applied(model):
         edited = rl.causal_trace(model, PROMPT, answer="xy", **SETTINGS)
@@ -53,19 +49,17 @@ def test_before_is_the_model_as_it_is_and_after_is_the_edited_one(name, backend)
     assert trace.noise == trace.unedited.noise
 
 
-def test_without_an_answer_it_is_what_the_edited_model_says():
-    model = architecture("llama", BACKENDS[0])
-    edit = random_edit(model, seed=3)
-    trace = rl.causal_trace(model, PROMPT, edits=[edit], **SETTINGS)
-    with edit.applied(model):
-        said = rl.causal_trace(model, PROMPT, **SETTINGS)
+def test_without_an_answer_it_is_what_the_edited_model_says(llama):
+    edit = random_edit(llama, seed=3)
+    trace = rl.causal_trace(llama, PROMPT, edits=[edit], **SETTINGS)
+    with edit.applied(llama):
+        said = rl.causal_trace(llama, PROMPT, **SETTINGS)
     assert trace.answer_ids == trace.unedited.answer_ids == said.answer_ids
-    assert rl.causal_trace(model, PROMPT, **SETTINGS).answer_ids != said.answer_ids
+    assert rl.causal_trace(llama, PROMPT, **SETTINGS).answer_ids != said.answer_ids
 
 
-def test_it_is_saved_shown_and_tabled_with_both(tmp_path):
-    model = architecture("gpt2", BACKENDS[0])
-    trace = rl.causal_trace(model, PROMPT, edits=[random_edit(model)], streams=("resid", "mlp"), **SETTINGS)
+def test_it_is_saved_shown_and_tabled_with_both(gpt2, tmp_path):
+    trace = rl.causal_trace(gpt2, PROMPT, edits=[random_edit(gpt2)], streams=("resid", "mlp"), **SETTINGS)
     trace.save(tmp_path / "t")
     loaded = rl.CausalTrace.load(tmp_path / "t")
     assert loaded.to_dict() == trace.to_dict()
@@ -91,17 +85,14 @@ def test_it_is_saved_shown_and_tabled_with_both(tmp_path):
     assert "unedited_score" not in trace.unedited.to_dataframe()
 
 
-def test_edits_that_do_not_fit_are_refused_and_nothing_is_left_behind():
-    model = architecture("gpt2", BACKENDS[0])
-    before = weights(model)
-    good, other = random_edit(model, layer=1), random_edit(architecture("llama", BACKENDS[0]), layer=2)
-    with pytest.raises(rl.ModelMismatchError, match="another model"):
-        rl.causal_trace(model, PROMPT, edits=[good, other], **SETTINGS)
-    edited = copy.deepcopy(model)
+def test_edits_that_do_not_fit_are_refused_and_nothing_is_left_behind(llama, gpt2):
+    good, other = random_edit(gpt2, layer=1), random_edit(llama, layer=2)
+    with left_alone(gpt2):
+        said = refused(rl.ModelMismatchError, rl.causal_trace, gpt2, PROMPT, edits=[good, other], **SETTINGS)
+    assert "another model" in said
+    edited = copy.deepcopy(gpt2)
     good.apply(edited)
-    with pytest.raises(rl.EditStateError, match="applied already"):
-        rl.causal_trace(edited, PROMPT, edits=[good], **SETTINGS)
-    assert all(torch.equal(x, y) for x, y in zip(before, weights(model), strict=True))
+    assert "applied already" in refused(rl.EditStateError, rl.causal_trace, edited, PROMPT, edits=[good], **SETTINGS)
 
 
 def test_the_shell_traces_an_edit_file(house, monkeypatch):
@@ -122,11 +113,10 @@ def test_the_shell_traces_an_edit_file(house, monkeypatch):
     assert refused.stderr == "rome-lens: there is no file 'nowhere'; expected one that rome_lens saved\n"
 
 
-def test_traces_are_equal_when_all_that_they_hold_is(tmp_path):
-    model = architecture("gpt2", BACKENDS[0])
-    edit = random_edit(model)
+def test_traces_are_equal_when_all_that_they_hold_is(gpt2, tmp_path):
+    edit = random_edit(gpt2)
     ask = {"prompt": "ab cde fgh", "subject": "cde", "noise": 0.3, "samples": 2, "answer": "x"}
-    trace = rl.causal_trace(model, **ask, edits=[edit], severed="mlp")
+    trace = rl.causal_trace(gpt2, **ask, edits=[edit], severed="mlp")
     trace.save(tmp_path / "trace.safetensors")
     loaded = rl.CausalTrace.load(tmp_path / "trace.safetensors")
     assert (trace == trace, loaded == trace, hash(loaded) == hash(trace)) == (True, True, True)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, architecture
-from reports import by_number
+from architectures import BRIDGE, architecture, own
+from refused import refused
+from reports import by_number, measured
 from tiny_rome import REQUEST, rome
 
 import rome_lens as rl
@@ -40,11 +41,7 @@ def trace(model, **settings):
 
 
 def evaluate(model, **measures):
-    measurer = RecordMeasurer(model, Measures(**{"n_texts": 1, "text_length": 16} | measures), layers=[1])
-    try:
-        return by_number(measurer.measure(RECORDS, "none", None))[0]
-    finally:
-        measurer.close()
+    return measured(model, RECORDS, None, name="none", n_texts=1, text_length=16, **measures)[0]
 
 
 def assert_left_alone(model):
@@ -63,8 +60,7 @@ def test_what_blocks_refuse_is_done_by_whole_forwards(name):
     auto, plain = (trace(model, streams=streams, engine=engine) for engine in ("auto", "plain"))
     assert auto.high == pytest.approx(plain.high, rel=1e-5)
     rounding = 1e-3 if name == "xglm" else 1e-6
-    for stream in streams:
-        torch.testing.assert_close(auto.scores[stream], plain.scores[stream], rtol=rounding, atol=0)
+    torch.testing.assert_close(auto.scores, plain.scores, rtol=rounding, atol=0)
     reasons = [note for note in auto.notes if "whole forwards were run" in note]
     assert (auto.engine, len(reasons)) == ("plain", 1) if name in ("falcon-alibi", "gpt1") else ("blocks", 0)
     assert all("\n" not in note for note in auto.notes)
@@ -84,9 +80,8 @@ def test_what_blocks_refuse_is_done_by_whole_forwards(name):
 
 
 def test_a_stream_that_nothing_passes_is_refused_in_one_line():
-    with pytest.raises(rl.ModelError) as error:
-        trace(architecture("gpt1", BRIDGE))
-    assert "nothing passes it in a forward; leave its stream out" in str(error.value)
+    said = refused(rl.ModelError, trace, architecture("gpt1", BRIDGE))
+    assert "nothing passes it in a forward; leave its stream out" in said
 
 
 @pytest.mark.parametrize("noise", [None, "m", "t5", "u0.5"])
@@ -104,7 +99,6 @@ def test_an_average_has_noise_as_wide_as_what_passes_hook_embed(monkeypatch):
     assert average.high != average.low
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("error", [TypeError("no\nsuch"), IndexError("list index out of range"), KeyError("x")])
 def test_whatever_a_block_raises_alone_leads_to_whole_forwards(backend, error, monkeypatch):
     model = architecture("llama", backend)
@@ -124,8 +118,7 @@ def test_whatever_a_block_raises_alone_leads_to_whole_forwards(backend, error, m
         f"whole forwards were run, which is slower: a block called alone raised {type(error).__name__}: "
     )
     assert "\n" not in found.notes[0]
-    for stream, scores in expected.scores.items():
-        torch.testing.assert_close(found.scores[stream], scores, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-6, atol=0)
     assert told[-1][0] == told[-1][1]
     assert rome(model).edit(REQUEST).settings["engine"] == "plain"
     assert rl.FineTuning(model, layer=1, num_steps=2).edit(REQUEST).settings["engine"] == "plain"
@@ -133,12 +126,11 @@ def test_whatever_a_block_raises_alone_leads_to_whole_forwards(backend, error, m
     assert_left_alone(model)
 
 
-def test_what_the_whole_forward_raises_too_reaches_the_user(monkeypatch):
-    model = architecture("llama", BACKENDS[0])
-    backend = type(as_backend(model))
+def test_what_the_whole_forward_raises_too_reaches_the_user(llama, monkeypatch):
+    backend = type(as_backend(llama))
     monkeypatch.setattr(backend, "_forward", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        trace(model)
+        trace(llama)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +142,8 @@ def test_what_the_whole_forward_raises_too_reaches_the_user(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("error", [ValueError("stop"), RuntimeError("stop"), KeyboardInterrupt()])
-def test_a_callback_that_cancels_is_asked_once(work, error):
-    model, calls = architecture("llama", BACKENDS[0]), []
+def test_a_callback_that_cancels_is_asked_once(llama, work, error):
+    model, calls = llama, []
 
     def cancel(*step):
         calls.append(step)
@@ -165,8 +157,8 @@ def test_a_callback_that_cancels_is_asked_once(work, error):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory"), rl.EditError("mine")])
-def test_errors_that_are_no_block_s_pass(error):
-    backend = as_backend(architecture("llama", BACKENDS[0]))
+def test_errors_that_are_no_block_s_pass(llama, error):
+    backend = as_backend(llama)
 
     def fail(told):
         raise error
@@ -183,9 +175,8 @@ def test_the_reason_is_one_line():
 
 
 @pytest.mark.parametrize("method", ["ask", "ask_again"])
-def test_a_block_that_fails_later_has_the_batch_run_by_whole_forwards(method, monkeypatch):
-    model = architecture("llama", BACKENDS[0])
-    expected = evaluate(model, engine="plain")
+def test_a_block_that_fails_later_has_the_batch_run_by_whole_forwards(llama, method, monkeypatch):
+    expected = evaluate(llama, engine="plain")
     run = BlockAnswerer._run
 
     def fail(self, chunk, entering, updates, keep=()):
@@ -194,20 +185,20 @@ def test_a_block_that_fails_later_has_the_batch_run_by_whole_forwards(method, mo
         return run(self, chunk, entering, updates, keep)
 
     monkeypatch.setattr(BlockAnswerer, "_run", fail)
-    measurer = RecordMeasurer(model, Measures(n_texts=1, text_length=16), layers=[1])
-    edit = rome(model).edit(RECORDS[0].request)
+    measurer = RecordMeasurer(llama, Measures(n_texts=1, text_length=16), layers=[1])
+    edit = rome(llama).edit(RECORDS[0].request)
     for editor in (None, type("Given", (), {"edit": lambda self, request: edit})()):
         found = by_number(measurer.measure(RECORDS, "mine", editor))[0]
     measurer.close()
     assert (found["engine"], found["notes"]) == ("plain", ["a block called alone raised IndexError: later"])
     assert found["answers"][0]["before_nll_new"] == pytest.approx(expected["answers"][0]["nll_new"], rel=1e-9)
-    assert_left_alone(model)
+    assert_left_alone(llama)
 
 
 def test_a_block_s_own_forward_is_put_back():
-    model = architecture.__wrapped__("llama", BRIDGE)
+    model = own("llama", BRIDGE)
     block = model.blocks[0]
-    own = type(block).forward.__get__(block)
-    object.__setattr__(block, "forward", own)
+    its_own = type(block).forward.__get__(block)
+    object.__setattr__(block, "forward", its_own)
     rome(model).edit(REQUEST)
-    assert block.__dict__["forward"] is own
+    assert block.__dict__["forward"] is its_own

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from budgets import tighten
+from architectures import home_made
 from hosts import needs_hooked
-from known_facts import known_facts, make_model, unknown_fact
+from known_facts import known_facts, make_model, said_next, unknown_fact
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.runs import RunFolder, process_pool
@@ -134,11 +135,8 @@ def test_facts_that_do_not_fit_are_set_aside():
 
 
 def test_no_fact_that_is_known():
-    with pytest.raises(rl.SettingError) as caught:
-        average([FACTS[-1]])
-    assert re.fullmatch(
-        r"none of 1 facts can be traced, such as: the model does not know this fact: .*", str(caught.value)
-    )
+    said = refused(rl.SettingError, average, [FACTS[-1]])
+    assert re.fullmatch(r"none of 1 facts can be traced, such as: the model does not know this fact: .*", said)
 
 
 def test_facts_of_one_shape_go_together(monkeypatch, whole):
@@ -157,8 +155,8 @@ def test_facts_of_one_shape_go_together(monkeypatch, whole):
 
 
 @pytest.mark.parametrize("sizes", [{"state_positions": 1}, {"run_positions": 60}, {"call_positions": 7}], ids=str)
-def test_numbers_do_not_depend_on_memory(sizes, monkeypatch, whole):
-    tighten(monkeypatch, **sizes)
+def test_numbers_do_not_depend_on_memory(sizes, tighten, whole):
+    tighten(**sizes)
     for fact, expected in zip(average().facts, whole.facts, strict=True):
         same([fact["low"], fact["high"]], [expected["low"], expected["high"]])
         same_grids(fact, expected)
@@ -166,14 +164,9 @@ def test_numbers_do_not_depend_on_memory(sizes, monkeypatch, whole):
 
 def test_noise_is_measured_on_these_facts():
     found = average(noise="s3")
-    embeddings = torch.cat(
-        [rl.backends.as_backend(MODEL).embeddings(torch.tensor([_ids(fact.subject)]))[0] for fact in FACTS]
-    )
+    ids = [MODEL.tokenizer(fact.subject, add_special_tokens=False)["input_ids"] for fact in FACTS]
+    embeddings = torch.cat([rl.backends.as_backend(MODEL).embeddings(torch.tensor([each]))[0] for each in ids])
     assert found.settings["prepared"]["noise"] == pytest.approx(3 * embeddings.std().item(), rel=1e-5)
-
-
-def _ids(text):
-    return MODEL.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_engines(whole):
@@ -251,9 +244,7 @@ def test_what_was_not_traced(whole):
             "no fact has a 'last token' here; this average has last subject token",
         ),
     ):
-        with pytest.raises(rl.SettingError) as caught:
-            ask()
-        assert str(caught.value) == message
+        assert refused(rl.SettingError, ask) == message
 
 
 def test_a_role_that_no_fact_has():
@@ -280,13 +271,7 @@ def test_severed_by_default_is_what_the_model_and_the_streams_have():
 
 @needs_hooked
 def test_a_model_without_mlps():
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-    cfg = HookedTransformerConfig(
-        n_layers=3, d_model=16, n_heads=2, d_head=8, d_vocab=MODEL.cfg.d_vocab, n_ctx=16, attn_only=True, seed=0,
-        init_weights=True, initializer_range=0.3,
-    )  # fmt: skip
-    model = HookedTransformer(cfg, MODEL.tokenizer).eval()
+    model = home_made(MODEL.tokenizer, d_vocab=MODEL.cfg.d_vocab, attn_only=True, dtype=torch.float32)
     found = average(known_facts(model, 3), model=model, streams=("resid", "attn"))
     assert (found.streams, found.severed) == (("resid", "attn"), ("attn",))
     assert len(found.facts) == 3
@@ -294,9 +279,7 @@ def test_a_model_without_mlps():
 
 def test_answers_of_several_tokens_and_bos():
     (fact,) = known_facts(MODEL, 1, seed=5)
-    backend = rl.backends.as_backend(MODEL)
-    ids = _ids(f"{fact.text} {fact.answer}")
-    more = MODEL.tokenizer.decode([int(backend.logits(torch.tensor([ids]), keep=1)[0, -1].argmax())])
+    more = said_next(MODEL, f"{fact.text} {fact.answer}")
     long = rl.Fact(fact.prompt, fact.subject, f"{fact.answer} {more}")
     found = average([long])
     traced = rl.causal_trace(MODEL, long.text, subject=long.subject, expect=long.answer, **SETTINGS)
@@ -308,7 +291,7 @@ def test_answers_of_several_tokens_and_bos():
     assert all(fact["tokens"][0] == "<|end|>" for fact in with_bos.facts)
 
 
-def test_memory_that_runs_out_is_answered_with_fewer_facts(monkeypatch, whole):
+def test_memory_that_runs_out_is_answered_with_fewer_facts(monkeypatch, tighten, whole):
     seen = []
 
     def once(backend, runs, lanes, **how):
@@ -318,7 +301,7 @@ def test_memory_that_runs_out_is_answered_with_fewer_facts(monkeypatch, whole):
         return score_cells(backend, runs, lanes, **how)
 
     monkeypatch.setattr("rome_lens.tracing.grid.score_cells", once)
-    tighten(monkeypatch, state_positions=3000)
+    tighten(state_positions=3000)
     fact = FACTS[0]
     found = average([fact] * 4)
     assert seen[0] > 1
@@ -336,9 +319,8 @@ def test_users_hooks_are_seen():
 
 
 def test_a_shard_without_facts_says_so(tmp_path):
-    with pytest.raises(rl.SettingError) as caught:
-        average(FACTS[:2], shard="2/2", out=tmp_path)
-    assert str(caught.value) == "no fact of shard 2/2 is traced here yet; there is nothing to average"
+    said = refused(rl.SettingError, average, FACTS[:2], shard="2/2", out=tmp_path)
+    assert said == "no fact of shard 2/2 is traced here yet; there is nothing to average"
 
 
 @pytest.mark.parametrize(
@@ -361,9 +343,7 @@ def test_a_shard_without_facts_says_so(tmp_path):
     ids=str,
 )
 def test_what_is_refused(settings, message):
-    with pytest.raises(rl.SettingError) as caught:
-        average(**settings)
-    assert str(caught.value) == message
+    assert refused(rl.SettingError, average, **settings) == message
 
 
 def test_folders_of_something_else(tmp_path):
@@ -375,7 +355,6 @@ def test_folders_of_something_else(tmp_path):
         ("average", "counterfact or zsre", rl.read_run, lambda folder: rl.merge_runs([folder], tmp_path / "out")),
     ):
         for ask in asks:
-            with pytest.raises(rl.SettingError) as caught:
-                ask(tmp_path / folder)
+            said = refused(rl.SettingError, ask, tmp_path / folder)
             holds = f"{str(tmp_path / folder)!r} holds a run of {folder!r}"
-            assert str(caught.value) == f"{holds}; expected a run of {expected}"
+            assert said == f"{holds}; expected a run of {expected}"

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.checks import as_real, as_whole, check_layer, check_window, shown, whole_number, whole_numbers
@@ -56,9 +57,7 @@ def test_what_is_no_whole_number(value):
 )
 @pytest.mark.parametrize("value", [3, np.int32(3)], ids=repr)
 def test_ranges(value, bounds, expected):
-    with pytest.raises(SettingError) as error:
-        whole_number("n", value, **bounds)
-    assert str(error.value) == expected
+    assert refused(SettingError, whole_number, "n", value, **bounds) == expected
 
 
 @pytest.mark.parametrize(
@@ -215,9 +214,7 @@ def test_what_is_no_number(tiny, value):
         lambda: rl.SecondMoment.from_matrix(moment, layer=0).solve(moment[0], value),
         lambda: rl.Measures(perplexity_bound=value),
     ):
-        with pytest.raises(SettingError) as caught:
-            step()
-        assert "\n" not in str(caught.value)
+        refused(SettingError, step)
 
 
 def test_long_arrays_are_shown_in_one_line():
@@ -248,8 +245,7 @@ def test_lists_of_whole_numbers(values, expected):
     ids=repr,
 )
 def test_what_is_no_list_of_whole_numbers(tiny, values):
-    with pytest.raises(SettingError, match=r"; expected a list of whole numbers$"):
-        whole_numbers("rows", values)
+    assert refused(SettingError, whole_numbers, "rows", values).endswith("; expected a list of whole numbers")
     with pytest.raises(SettingError, match="expected a list of one or more layers, such as"):
         rl.SecondMoment.collect(tiny, layers=values, texts=["the tower"])
     edit = rl.FineTuning(tiny, layer=0, num_steps=1).edit(rl.EditRequest("{} is in the city", "the tower", "the"))

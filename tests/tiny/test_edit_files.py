@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from architectures import BACKENDS, architecture
-from edits import changed, random_edit
+from edits import assert_same, changed, random_edit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refused import refused
 from safetensors.torch import save_file
 from tiny_rome import REQUEST, rome
 
@@ -43,21 +44,10 @@ def path(tmp_path):
     return tmp_path / "edit.safetensors"
 
 
-def assert_same(one, other):
-    assert (one.outcomes, one.origin, one.to_dict()) == (other.outcomes, other.origin, other.to_dict())
-    for mine, theirs in ((one.u, other.u), (one.v, other.v)):
-        assert torch.equal(mine, theirs)
-        assert mine.dtype == theirs.dtype
-    assert one.id == other.id
-
-
 def assert_refused(path, *words):
-    with pytest.raises(ArtefactError) as caught:
-        rl.load_edit(path)
-    message = str(caught.value)
-    assert repr(str(path)) in message
-    assert "\n" not in message
-    assert all(word in message for word in words), message
+    said = refused(ArtefactError, rl.load_edit, path)
+    assert repr(str(path)) in said
+    assert all(word in said for word in words), said
 
 
 def write_form_1(path, edit, *, drop=(), tensors=None, **changes):
@@ -121,7 +111,6 @@ def test_an_edit_comes_back_as_it_was(path, edit, changes):
     assert json.loads(json.dumps(other.to_dict()))["request"]["prompt"] == other.request.prompt
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_edit_of_the_editors_comes_back_and_does_the_same(path, backend):
     model = architecture("gpt2", backend)
     made = rome(model).edit(REQUEST)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from refused import refused
 from tiny_shell import PROMPT, SUBJECT, TARGET, TinyHouse
 
 import rome_lens as rl
@@ -15,13 +16,7 @@ from rome_lens.editing.settings import default_layer
 from rome_lens.errors import ArtefactError, ModelMismatchError, SettingError
 from rome_lens.evaluation.editors import moments as sharing
 from rome_lens.evaluation.editors.moments import Moments
-from rome_lens.evaluation.editors.named import (
-    EDITORS,
-    EditorSpec,
-    describe,
-    make_editor,
-    specs_of,
-)
+from rome_lens.evaluation.editors.named import EDITORS, EditorSpec, describe, make_editor, specs_of
 from rome_lens.evaluation.editors.random_layer import RandomLayer
 from rome_lens.evaluation.editors.shared_values import share_values, shared_pairs
 
@@ -64,12 +59,6 @@ def named_with(kind, **settings):
     return specs_of([kind], [f"{name}={json.dumps(value)}" for name, value in settings.items()])
 
 
-def refused(call, *args, error=SettingError, **settings):
-    with pytest.raises(error) as caught:
-        call(*args, **settings)
-    return str(caught.value)
-
-
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
@@ -106,6 +95,10 @@ UNKNOWN = (
     "editor is 'memit'; choose one of none, r-rome, rome, p-rome, identity, random-layer, ft, ft-l, or "
     "package.module:function for one of your own"
 )
+NO_FILE = "cannot be a file name; expected letters, digits and any of _+=@.,- (none of .,- first)"
+NAMES = "expected one or more, each of another name"
+MODULE = "names no module; expected package.module:function"
+FUNCTION = "expected one that takes a model and returns an editor"
 
 
 @pytest.mark.parametrize(
@@ -114,34 +107,26 @@ UNKNOWN = (
         ("memit", UNKNOWN),
         (["none", "memit"], UNKNOWN),
         ({"mine": "memit"}, UNKNOWN),
-        ([], "editors are none at all; expected one or more, each of another name"),
-        (
-            {"layer 0": Own()},
-            "the editor name 'layer 0' cannot be a file name; expected letters, digits and any of "
-            "_+=@.,- (none of .,- first)",
-        ),
-        (
-            {"a/b": Own()},
-            "the editor name 'a/b' cannot be a file name; expected letters, digits and any of _+=@.,- (none of .,- "
-            "first)",
-        ),
-        ({}, "editors are none at all; expected one or more, each of another name"),
-        (["ft", "ft"], "editors are ft, ft; expected one or more, each of another name"),
-        ([Own(), Own()], "editors are Own, Own; expected one or more, each of another name"),
+        ({"layer 0": Own()}, f"the editor name 'layer 0' {NO_FILE}"),
+        ({"a/b": Own()}, f"the editor name 'a/b' {NO_FILE}"),
+        ([], f"editors are none at all; {NAMES}"),
+        ({}, f"editors are none at all; {NAMES}"),
+        (["ft", "ft"], f"editors are ft, ft; {NAMES}"),
+        ([Own(), Own()], f"editors are Own, Own; {NAMES}"),
         (3, "the editor int is a int and has no edit(request)"),
         ({"mine": 3.5}, "the editor mine is a float and has no edit(request)"),
-        (":edit", "the editor ':edit' names no module; expected package.module:function"),
-        ("..up:edit", "the editor '..up:edit' names no module; expected package.module:function"),
-        ("a b:edit", "the editor 'a b:edit' names no module; expected package.module:function"),
-        ("json:", "'json' has no function ''; expected one that takes a model and returns an editor"),
-        ("json:no", "'json' has no function 'no'; expected one that takes a model and returns an editor"),
-        ("sys:path", "'sys' has no function 'path'; expected one that takes a model and returns an editor"),
+        (":edit", f"the editor ':edit' {MODULE}"),
+        ("..up:edit", f"the editor '..up:edit' {MODULE}"),
+        ("a b:edit", f"the editor 'a b:edit' {MODULE}"),
+        ("json:", f"'json' has no function ''; {FUNCTION}"),
+        ("json:no", f"'json' has no function 'no'; {FUNCTION}"),
+        ("sys:path", f"'sys' has no function 'path'; {FUNCTION}"),
         ("nowhere.at:all", "the editor 'nowhere.at:all' cannot be imported: No module named 'nowhere'"),
     ],
     ids=str,
 )
 def test_what_is_no_editor(editors, said):
-    assert refused(specs_of, editors) == said
+    assert refused(SettingError, specs_of, editors) == said
 
 
 # --- settings -------------------------------------------------------------------------------------------------------
@@ -179,6 +164,7 @@ def test_values_are_json():
     }
 
 
+FT_TAKES = "layer, lr, num_steps, stop_loss, weight_decay"
 NO_JSON = "the value is no JSON; expected a number, true, null or a quoted text"
 ROME_TAKES = "bare_weight, clamp_norm_factor, context_templates, essence_at, kl_factor, layer, seed, v_lr, "
 ROME_TAKES += "v_num_grad_steps, v_weight_decay"
@@ -194,18 +180,10 @@ ROME_TAKES += "v_num_grad_steps, v_weight_decay"
         ("ft", "layer=last", f"'layer=last': {NO_JSON}"),
         ("ft", "lr=NaN", f"'lr=NaN': {NO_JSON}"),
         ("ft", "lr=-Infinity", f"'lr=-Infinity': {NO_JSON}"),
-        (
-            "ft",
-            "lr=[1]",
-            "'lr=[1]': the value is a list; expected a number, true, null or a quoted text",
-        ),
+        ("ft", "lr=[1]", "'lr=[1]': the value is a list; expected a number, true, null or a quoted text"),
         (["ft", "rome"], "ft-l.lr=1", "'ft-l.lr=1' is for the editor 'ft-l'; the run has ft, rome"),
-        ("ft", "v_lr=1", "no editor takes the setting 'v_lr'; they take layer, lr, num_steps, stop_loss, weight_decay"),
-        (
-            "ft",
-            "norm_constraint=1",
-            "no editor takes the setting 'norm_constraint'; they take layer, lr, num_steps, stop_loss, weight_decay",
-        ),
+        ("ft", "v_lr=1", f"no editor takes the setting 'v_lr'; they take {FT_TAKES}"),
+        ("ft", "norm_constraint=1", f"no editor takes the setting 'norm_constraint'; they take {FT_TAKES}"),
         ("rome", "variant=1", f"no editor takes the setting 'variant'; they take {ROME_TAKES}"),
         ("rome", "prepend_bos=true", f"no editor takes the setting 'prepend_bos'; they take {ROME_TAKES}"),
         ("rome", "engine=1", f"no editor takes the setting 'engine'; they take {ROME_TAKES}"),
@@ -221,55 +199,47 @@ ROME_TAKES += "v_num_grad_steps, v_weight_decay"
     ids=str,
 )
 def test_what_is_no_setting(editors, setting, said):
-    assert refused(specs_of, editors, [setting]) == said
+    assert refused(SettingError, specs_of, editors, [setting]) == said
 
 
 def test_a_value_that_is_nested_too_deeply():
-    assert refused(specs_of, "ft", ["lr=" + "[" * 100_000]).endswith(NO_JSON)
+    assert refused(SettingError, specs_of, "ft", ["lr=" + "[" * 100_000]).endswith(NO_JSON)
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "said"),
-    [
-        ("r-rome", {"layer": 3}, "layer is 3; tiny has layers 0 to 2, counted from 0"),
-        ("identity", {"layer": "1"}, "layer is '1'; tiny has layers 0 to 2, counted from 0"),
-        ("ft", {"layer": -1}, "layer is -1; tiny has layers 0 to 2, counted from 0"),
-        ("rome", {"v_lr": "fast"}, "v_lr is 'fast'; expected a number above 0 and at most 1000"),
-        ("rome", {"seed": "x"}, "seed is 'x'; expected a whole number from 0 to 4294967295"),
-        ("random-layer", {"seed": 0.5}, "seed is 0.5; expected a whole number from 0 to 4294967295"),
-        ("random-layer", {"n_layers": 0}, "n_layers is 0; expected a whole number of layers, 1 or more"),
-        ("random-layer", {"n_layers": True}, "n_layers is True; expected a whole number of layers, 1 or more"),
-        ("random-layer", {"n_layers": 1.5}, "n_layers is 1.5; expected a whole number of layers, 1 or more"),
-        ("rome", {"context_templates": 5}, "context_templates is 5; expected a list of texts that end with {}"),
-        (
-            "identity",
-            {"context_templates": ["a."]},
-            "context template is 'a.'; expected a text that ends with {}, where the prompt follows, such as 'The "
-            "weather was good. {}'",
-        ),
-        ("ft-l", {"norm_constraint": 0}, "norm_constraint is 0; expected a number above 0, None or 'auto'"),
-    ],
-)
+TEMPLATES = "expected a list of texts that end with {}"
+# Refused before there is a model, too.
+EARLY = [
+    ("rome", {"v_lr": "fast"}, "v_lr is 'fast'; expected a number above 0 and at most 1000"),
+    ("rome", {"context_templates": 5}, f"context_templates is 5; {TEMPLATES}"),
+    ("identity", {"context_templates": True}, f"context_templates is True; {TEMPLATES}"),
+    ("ft-l", {"norm_constraint": 0}, "norm_constraint is 0; expected a number above 0, None or 'auto'"),
+    ("random-layer", {"n_layers": 0}, "n_layers is 0; expected a whole number of layers, 1 or more"),
+]
+LATE = [
+    ("r-rome", {"layer": 3}, "layer is 3; tiny has layers 0 to 2, counted from 0"),
+    ("identity", {"layer": "1"}, "layer is '1'; tiny has layers 0 to 2, counted from 0"),
+    ("ft", {"layer": -1}, "layer is -1; tiny has layers 0 to 2, counted from 0"),
+    ("rome", {"seed": "x"}, "seed is 'x'; expected a whole number from 0 to 4294967295"),
+    ("random-layer", {"seed": 0.5}, "seed is 0.5; expected a whole number from 0 to 4294967295"),
+    ("random-layer", {"n_layers": True}, "n_layers is True; expected a whole number of layers, 1 or more"),
+    ("random-layer", {"n_layers": 1.5}, "n_layers is 1.5; expected a whole number of layers, 1 or more"),
+    (
+        "identity",
+        {"context_templates": ["a."]},
+        "context template is 'a.'; expected a text that ends with {}, where the prompt follows, such as 'The weather "
+        "was good. {}'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings", "said"), [*EARLY, *LATE])
 def test_settings_that_no_editor_can_be_made_with(house, moments, kind, settings, said):
-    assert refused(made, house, moments, kind, **settings) == said
+    assert refused(SettingError, made, house, moments, kind, **settings) == said
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "said"),
-    [
-        ("rome", {"v_lr": "fast"}, "v_lr is 'fast'; expected a number above 0 and at most 1000"),
-        ("rome", {"context_templates": 5}, "context_templates is 5; expected a list of texts that end with {}"),
-        (
-            "identity",
-            {"context_templates": True},
-            "context_templates is True; expected a list of texts that end with {}",
-        ),
-        ("ft-l", {"norm_constraint": 0}, "norm_constraint is 0; expected a number above 0, None or 'auto'"),
-        ("random-layer", {"n_layers": 0}, "n_layers is 0; expected a whole number of layers, 1 or more"),
-    ],
-)
+@pytest.mark.parametrize(("kind", "settings", "said"), EARLY)
 def test_settings_that_are_refused_before_there_is_a_model(kind, settings, said):
-    assert refused(named_with, kind, **settings) == said
+    assert refused(SettingError, named_with, kind, **settings) == said
 
 
 # --- what they are --------------------------------------------------------------------------------------------------
@@ -311,7 +281,7 @@ def test_rome_is_made_where_its_one_second_moment_is(house):
 
 
 def test_rome_is_never_made_without_a_second_moment(house):
-    said = refused(made, house, Moments(house.model), "rome")
+    said = refused(SettingError, made, house, Moments(house.model), "rome")
     assert said.startswith("there is no second moment for layer 1 of tiny, and ROME is wrong without one; collect it")
     assert made(house, Moments(house.model), "identity").layer == 1
 
@@ -378,13 +348,15 @@ def test_another_target_may_have_another_layer(house, moments):
 def test_a_model_of_one_layer_has_no_control(house, moments, monkeypatch):
     monkeypatch.setattr(type(as_backend(house.model)), "n_layers", 1)
     monkeypatch.setattr("rome_lens.evaluation.editors.named.default_layer", lambda backend: 0)
-    said = refused(RandomLayer, house.model, moments, n_layers=5, settings={"seed": 0, "prepend_bos": False})
+    said = refused(
+        SettingError, RandomLayer, house.model, moments, n_layers=5, settings={"seed": 0, "prepend_bos": False}
+    )
     assert said == "tiny has one layer alone; random-layer needs another to draw"
 
 
 # --- somebody's own -------------------------------------------------------------------------------------------------
 
-MODULE = """
+SOURCE = """
 class Mine:
     def __init__(self, model, strength):
         self.model, self.settings = model, {"strength": strength, "model": model}
@@ -401,7 +373,7 @@ def empty(model):
 
 @pytest.fixture
 def own_module(tmp_path, monkeypatch):
-    (tmp_path / "own_editor_of_a_test.py").write_text(MODULE)
+    (tmp_path / "own_editor_of_a_test.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
     yield "own_editor_of_a_test"
     sys.modules.pop("own_editor_of_a_test", None)
@@ -421,16 +393,16 @@ def test_an_own_editor_from_the_working_folder(house, moments, own_module):
 
 
 def test_an_own_editor_has_its_own_settings(own_module):
-    assert refused(specs_of, f"{own_module}:make", ["model=1"]) == (
+    assert refused(SettingError, specs_of, f"{own_module}:make", ["model=1"]) == (
         "no editor takes the setting 'model'; they take names, strength"
     )
-    assert refused(specs_of, [f"{own_module}:make", "ft"], ["make.lr=1"]) == (
+    assert refused(SettingError, specs_of, [f"{own_module}:make", "ft"], ["make.lr=1"]) == (
         "the editor 'make' does not take the setting 'lr'; it takes names, strength"
     )
 
 
 def test_an_own_editor_that_is_none(house, moments, own_module):
-    said = refused(made, house, moments, f"{own_module}:empty")
+    said = refused(SettingError, made, house, moments, f"{own_module}:empty")
     assert said == f"the editor {own_module}:empty is a NoneType and has no edit(request)"
 
 
@@ -570,11 +542,11 @@ def test_second_moments_that_are_given_are_never_collected(house, counted, tmp_p
 
 
 def test_files_that_hold_no_second_moment(house, tmp_path):
-    said = refused(Moments, house.model, [house.places["EDIT"]], error=ArtefactError)
+    said = refused(ArtefactError, Moments, house.model, [house.places["EDIT"]])
     assert said.startswith(f"cannot use {house.places['EDIT']!r}: expected a second_moment of")
-    said = refused(Moments, house.model, [tmp_path / "none"], error=ArtefactError)
+    said = refused(ArtefactError, Moments, house.model, [tmp_path / "none"])
     assert said.startswith(f"there is no file {str(tmp_path / 'none')!r}")
-    said = refused(Moments, house.model, [house.places["C1"], house.places["C0"], house.places["C1"]])
+    said = refused(SettingError, Moments, house.model, [house.places["C1"], house.places["C0"], house.places["C1"]])
     assert said == "two second moments of layer 1 are given; expected one a layer"
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from effort import slow
+from refused import refused
 
 from rome_lens import errors
 from rome_lens.backends import Backend, as_backend
@@ -23,27 +24,23 @@ def _trace(model, prompt=TINY_PROMPT, **settings):
     return causal_trace(model, prompt, **{"subject": TINY_SUBJECT, "noise": 1.0, "samples": 3} | settings)
 
 
+EMPTY = "the prompt is empty; expected a text that the model continues with the answer"
+LONG = "the prompt takes 17 positions, and tiny has 16; shorten it"
+BROKEN_TWICE = "swap is 'the city' and a noise rule was given too; the subject is broken by one of them"
+UNKNOWN = "the model does not know this fact: it continues with "
+
+
+def _each(name, values, expected):
+    """Cases of one setting."""
+    said = f"{name} is {{!r}}; {expected}"
+    return {f"{name} {value!r}": ({name: value}, errors.SettingError, said.format(value)) for value in values}
+
+
 REFUSED = {
-    "empty prompt": (
-        {"prompt": ""},
-        errors.PromptError,
-        "the prompt is empty; expected a text that the model continues with the answer",
-    ),
-    "blank prompt": (
-        {"prompt": " \n"},
-        errors.PromptError,
-        "the prompt is empty; expected a text that the model continues with the answer",
-    ),
-    "long prompt": (
-        {"prompt": SIXTEEN + " is"},
-        errors.PromptError,
-        "the prompt takes 17 positions, and tiny has 16; shorten it",
-    ),
-    "long prompt with BOS": (
-        {"prompt": SIXTEEN, "prepend_bos": True},
-        errors.PromptError,
-        "the prompt takes 17 positions, and tiny has 16; shorten it",
-    ),
+    "empty prompt": ({"prompt": ""}, errors.PromptError, EMPTY),
+    "blank prompt": ({"prompt": " \n"}, errors.PromptError, EMPTY),
+    "long prompt": ({"prompt": SIXTEEN + " is"}, errors.PromptError, LONG),
+    "long prompt with BOS": ({"prompt": SIXTEEN, "prepend_bos": True}, errors.PromptError, LONG),
     "long answer": (
         {"prompt": SIXTEEN, "answer": "city of"},
         errors.PromptError,
@@ -74,67 +71,35 @@ REFUSED = {
         errors.SubjectError,
         "occurrence 3 of the subject 'the' was asked for, but the prompt holds it 2 times",
     ),
-    "occurrence 0": (
-        {"occurrence": 0},
-        errors.SettingError,
-        "occurrence is 0; expected 1 for the first occurrence of the subject, -1 for the last",
-    ),
-    **{
-        f"samples {samples!r}": (
-            {"samples": samples},
-            errors.SettingError,
-            f"samples is {samples!r}; expected a whole number of corrupted copies, 1 or more",
-        )
-        for samples in (0, -1, True, 1.5, "10")
-    },
+    **_each("occurrence", [0], "expected 1 for the first occurrence of the subject, -1 for the last"),
+    **_each("samples", [0, -1, True, 1.5, "10"], "expected a whole number of corrupted copies, 1 or more"),
     "samples without number": (
         {"samples": 10**15},
         errors.OutOfMemoryError,
         "the noise of 1000000000000000 samples does not fit into memory; take fewer samples",
     ),
-    **{
-        f"noise {noise!r}": (
-            {"noise": noise},
-            errors.SettingError,
-            f"noise is {noise!r}; expected {FORMS}; the number must be finite and not negative",
-        )
-        for noise in (-1, float("nan"), float("inf"), "s-3", "nan")
-    },
-    "noise of no kind": ({"noise": "x3"}, errors.SettingError, f"noise is 'x3'; expected {FORMS}"),
-    "noise t2": (
-        {"noise": "t2"},
-        errors.SettingError,
-        "noise is 't2'; a Student-t needs more than 2 degrees of freedom, as in t5",
+    **_each(
+        "noise",
+        [-1, float("nan"), float("inf"), "s-3", "nan"],
+        f"expected {FORMS}; the number must be finite and not negative",
     ),
+    **_each("noise", ["x3"], f"expected {FORMS}"),
+    **_each("noise", ["t2"], "a Student-t needs more than 2 degrees of freedom, as in t5"),
     "no facts": (
         {"noise": None, "facts": []},
         errors.SettingError,
         "noise is 's3', but the facts are too few to measure it on; give two or more",
     ),
-    **{
-        f"window {window!r}": (
-            {"window": window},
-            errors.SettingError,
-            f"window is {window!r}; expected a whole number of layers"
-            f"{' from 1 to 2, the layers of this model' if window == 3 else ', 1 or more'}",
-        )
-        for window in (3, 0, -1, True, 1.0)
-    },
+    **_each("window", [3], "expected a whole number of layers from 1 to 2, the layers of this model"),
+    **_each("window", [0, -1, True, 1.0], "expected a whole number of layers, 1 or more"),
     "stream": (
         {"streams": ["mlp", "resid_pre"]},
         errors.SettingError,
         "stream is 'resid_pre'; choose from resid, mlp, attn",
     ),
     "no stream": ({"streams": []}, errors.SettingError, "stream is []; choose from resid, mlp, attn"),
-    **{
-        f"seed {seed!r}": (
-            {"seed": seed},
-            errors.SettingError,
-            f"seed is {seed!r}; expected a whole number from 0 to 4294967295",
-        )
-        for seed in (-1, 2**32, True, 1.0)
-    },
-    "engine": ({"engine": "fast"}, errors.SettingError, "engine is 'fast'; choose one of auto, plain, attribution"),
+    **_each("seed", [-1, 2**32, True, 1.0], "expected a whole number from 0 to 4294967295"),
+    **_each("engine", ["fast"], "choose one of auto, plain, attribution"),
     "answer and expect": (
         {"answer": "city", "expect": "tower"},
         errors.SettingError,
@@ -152,24 +117,18 @@ REFUSED = {
     "unknown fact": (
         {"expect": "tower"},
         errors.FactNotKnownError,
-        "the model does not know this fact: it continues with 'city' (0.232), and the expected ' tower' has "
-        "probability 0.13 (rank 5); nor does it say 'tower'",
+        UNKNOWN + "'city' (0.232), and the expected ' tower' has probability 0.13 (rank 5); nor does it say 'tower'",
     ),
     "fact that is half known": (
         {"expect": "city of"},
         errors.FactNotKnownError,
-        "the model does not know this fact: it continues with 'city tower' (0.286), and the expected ' city of' has "
-        "probability 0.0099; nor does it say 'city of'",
+        UNKNOWN + "'city tower' (0.286), and the expected ' city of' has probability 0.0099; nor does it say 'city of'",
     ),
-    "swap and noise": (
-        {"swap": "the city"},
-        errors.SettingError,
-        "swap is 'the city' and a noise rule was given too; the subject is broken by one of them",
-    ),
+    "swap and noise": ({"swap": "the city"}, errors.SettingError, BROKEN_TWICE),
     "swap and replace": (
         {"swap": "the city", "noise": None, "noise_replaces": True},
         errors.SettingError,
-        "swap is 'the city' and a noise rule was given too; the subject is broken by one of them",
+        BROKEN_TWICE,
     ),
     "short swap": (
         {"swap": "tower", "noise": None},
@@ -186,9 +145,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("settings", "error", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_is_refused_and_in_which_words(tiny, settings, error, message):
-    with pytest.raises(errors.RomeLensError) as caught:
-        _trace(tiny, **settings)
-    assert (type(caught.value), str(caught.value)) == (error, message)
+    assert refused(error, _trace, tiny, **settings) == message
     assert not as_backend(tiny).foreign_hooks()
 
 
@@ -196,9 +153,7 @@ def test_what_is_refused_and_in_which_words(tiny, settings, error, message):
     "model", [None, "gpt2", torch.nn.Linear(2, 2), object], ids=["None", "a name", "a module", "a class"]
 )
 def test_a_model_that_is_none_of_transformer_lens(model):
-    with pytest.raises(errors.ModelError) as caught:
-        _trace(model)
-    assert str(caught.value) == (
+    assert refused(errors.ModelError, _trace, model) == (
         f"expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; rome_lens.load_model makes "
         "one, and so does TransformerBridge.boot_transformers(name, hf_model=model)"
     )
@@ -209,9 +164,8 @@ def test_a_model_that_gives_no_numbers(settings):
     model = tiny_model("auto")
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
-    with pytest.raises(errors.ModelError) as caught:
-        _trace(model, **settings)
-    assert re.match(r"tiny gives numbers that are not finite in (torch\.)?float32; ", str(caught.value))
+    said = refused(errors.ModelError, _trace, model, **settings)
+    assert re.match(r"tiny gives numbers that are not finite in (torch\.)?float32; ", said)
 
 
 def test_a_prompt_as_long_as_the_context_is_traced(tiny):
@@ -254,9 +208,7 @@ def test_a_budget_halves_down_to_one():
     for _ in range(2):
         budget.halve_after(MemoryError())
     assert budget == Budget(1, 1, 1, 1)
-    with pytest.raises(errors.OutOfMemoryError) as caught:
-        budget.halve_after(MemoryError())
-    assert str(caught.value) == NO_ROOM
+    assert refused(errors.OutOfMemoryError, budget.halve_after, MemoryError()) == NO_ROOM
 
 
 def test_even_the_smallest_budget_runs_something():
@@ -293,8 +245,7 @@ def _same_numbers(found, expected):
     assert found.engine == expected.engine
     assert found.low == pytest.approx(expected.low, abs=1e-7)
     assert found.high == pytest.approx(expected.high, abs=1e-7)
-    for stream, grid in expected.scores.items():
-        torch.testing.assert_close(found.scores[stream], grid, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-6, rtol=0)
 
 
 @pytest.fixture
@@ -336,10 +287,10 @@ def test_a_block_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing, ste
 
 
 @pytest.mark.parametrize(("engine", "when"), [("auto", 0), ("plain", 0), ("plain", 2), ("plain", 3)])
-def test_a_forward_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing, monkeypatch, engine, when):
+def test_a_forward_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing, tighten, engine, when):
     expected = _trace(tiny, engine=engine, **NAMED)
     # Just enough for all at once, so that half of it is too little.
-    monkeypatch.setattr(Budget, "choose", classmethod(lambda cls, backend: cls(120, 120, 120, 42)))
+    tighten(call_positions=120, state_positions=120, logits=120, run_positions=42)
     calls = failing("logits", {when}, Backend)
     _same_numbers(_trace(tiny, engine=engine, **NAMED), expected)
     assert len(calls) > when + 1
@@ -347,9 +298,9 @@ def test_a_forward_that_finds_no_memory_is_run_in_smaller_parts(tiny, failing, m
 
 @pytest.mark.parametrize("engine", ["auto", "plain"])
 @pytest.mark.parametrize("size", [1, slow(2), slow(30)])
-def test_the_numbers_do_not_depend_on_the_memory(tiny, monkeypatch, engine, size):
+def test_the_numbers_do_not_depend_on_the_memory(tiny, tighten, engine, size):
     expected = _trace(tiny, engine=engine, **NAMED)
-    monkeypatch.setattr(Budget, "choose", classmethod(lambda cls, backend: cls(size, size, size, size)))
+    tighten(call_positions=size, state_positions=size, logits=size, run_positions=size)
     found = _trace(tiny, engine=engine, **NAMED)
     _same_numbers(found, expected)
     assert (found.scores["resid"][-1, :-1] == found.low).all()
@@ -366,7 +317,5 @@ def test_the_numbers_do_not_depend_on_the_memory(tiny, monkeypatch, engine, size
 )
 def test_memory_that_never_suffices(tiny, failing, engine, step, classes):
     failing(step, range(10**9), *classes)
-    with pytest.raises(errors.OutOfMemoryError) as caught:
-        _trace(tiny, engine=engine, **NAMED)
-    assert str(caught.value) == NO_ROOM
+    assert refused(errors.OutOfMemoryError, _trace, tiny, engine=engine, **NAMED) == NO_ROOM
     assert not as_backend(tiny).foreign_hooks()

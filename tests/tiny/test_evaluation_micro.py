@@ -13,15 +13,14 @@ from math import exp, log
 
 import pytest
 import torch
-from edits import flat_edit
-from micro import WORDS, micro_model, needs_hooked
-from reports import by_number
+from edits import random_edit
+from hosts import needs_hooked
+from micro import WORDS, micro_model
+from reports import measured
 
 import rome_lens as rl
-from rome_lens.backends import as_backend
 from rome_lens.data.records import CounterFactRecord, ZsreRecord
 from rome_lens.evaluation import evaluate_counterfact
-from rome_lens.evaluation.measurer import RecordMeasurer
 from rome_lens.evaluation.measures import Measures
 
 pytestmark = needs_hooked
@@ -63,7 +62,6 @@ def editor(model):
 
 def by_hand(model):
     """An editor that adds C to the last word."""
-    backend = as_backend(model)
     y = torch.zeros(5, dtype=torch.float64)
     y[WORDS.index("y")] = C
 
@@ -71,22 +69,8 @@ def by_hand(model):
         layer = 0
 
         def edit(self, request):
-            nothing = rl.editing.Probabilities(0, 0)
             u = torch.tensor([1, 0], dtype=torch.float64)
-            return flat_edit(
-                request=request,
-                layer=0,
-                u=u,
-                v=y,
-                old_answer="b",
-                before=nothing,
-                after=nothing,
-                loss_curve=(),
-                variant="by hand",
-                settings={},
-                relative_norm=1.0,
-                fingerprint=backend.fingerprint(0),
-            )
+            return random_edit(model, 0, u=u, v=y, request=request, variant="by hand")
 
     return ByHand()
 
@@ -96,9 +80,7 @@ def record(new="y", true="b"):
 
 
 def test_negative_log_probabilities_before_and_after(model, editor):
-    measurer = RecordMeasurer(model, Measures(), layers=[0])
-    (got,) = by_number(measurer.measure([record(new="y x")], "mine", editor)).values()
-    measurer.close()
+    (got,) = measured(model, [record(new="y x")], editor, layers=[0]).values()
     answer = got["answers"][0]
     before = (nll("y", a=1.75, x=2.25) + nll("x", a=23 / 18, x=17 / 18, y=16 / 9)) / 2
     after = (nll("y", a=1.75, x=2.25, y=2 * C) + nll("x", a=23 / 18, x=17 / 18, y=16 / 9 + 2 * C)) / 2
@@ -163,9 +145,7 @@ def test_free_answers_without_spaces_between_words():
 
 def test_zsre(model, editor):
     question = ZsreRecord(0, 0, rl.EditRequest("{} x", "a", "y y"), "x", "b x", "y a")
-    measurer = RecordMeasurer(model, Measures(), layers=[0])
-    (got,) = by_number(measurer.measure([question], "mine", editor)).values()
-    measurer.close()
+    (got,) = measured(model, [question], editor, layers=[0]).values()
     # "a x": y (3) wins, and behind "a x y" too. "x": x (4) wins; behind "x y", y has 2.25 + 3 and x 1.75.
     # "b x": y wins; behind it a is not the first choice.
     assert got["scores"]["efficacy"] == 100.0

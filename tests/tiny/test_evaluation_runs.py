@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import BACKENDS, architecture
+from earlier_files import StoppedError, no_model, stop_after
 from effort import slow
+from left_alone import left_alone
+from refused import refused
 from tiny_evaluation import EDITORS, evaluate, make_model, make_records, save_moment
 
 import rome_lens as rl
@@ -80,18 +83,10 @@ def test_memory_and_folder_give_the_same_report(whole, moment):
     assert again.summary() == report.summary()
 
 
-class _StoppedError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("records", [1, slow(7), 15])
 def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_numbers(whole, moment, tmp_path, records):
-    def stop(done, total, what):
-        if what.startswith("records") and done >= records:
-            raise _StoppedError
-
-    with pytest.raises(_StoppedError):
-        evaluate(tmp_path / "run", moment, progress=stop)
+    with pytest.raises(StoppedError):
+        evaluate(tmp_path / "run", moment, progress=stop_after(records))
     kept = contents(tmp_path / "run", names=["records/**/*.json"])
     assert len(kept) == records
     begun = rl.read_run(tmp_path / "run")
@@ -103,10 +98,6 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_numbers(whole, mo
 
 
 def test_a_run_that_is_over_loads_no_model(whole, moment):
-    def no_model():
-        raise AssertionError("the model was asked for")
-
-    no_model.__qualname__ = make_model.__qualname__
     assert evaluate(whole, moment, model=no_model).summary() == rl.read_run(whole).summary()
 
 
@@ -157,9 +148,7 @@ def test_runs_of_other_records_are_not_joined(moment, tmp_path):
 
 
 def test_other_settings_are_refused_in_the_same_folder(whole, moment):
-    with pytest.raises(SettingError) as refused:
-        evaluate(whole, moment, count=4)
-    assert "data" in str(refused.value)
+    assert "data" in refused(SettingError, evaluate, whole, moment, count=4)
     with pytest.raises(SettingError):
         evaluate(whole, moment, editors=["none"])
 
@@ -170,15 +159,10 @@ def test_another_model_of_the_same_name_is_refused(moment, tmp_path):
 
     other.__qualname__ = make_model.__qualname__
     evaluate(tmp_path / "run", moment, editors=["none"], count=2)
-    with pytest.raises(_StoppedError):
-        evaluate(tmp_path / "stopped", moment, editors=["none"], count=4, progress=_stop_at_two)
+    with pytest.raises(StoppedError):
+        evaluate(tmp_path / "stopped", moment, editors=["none"], count=4, progress=stop_after(2))
     with pytest.raises(RunError, match="what is behind the same settings has changed"):
         evaluate(tmp_path / "stopped", moment, editors=["none"], count=4, model=other)
-
-
-def _stop_at_two(done, total, what):
-    if what.startswith("records") and done >= 2:
-        raise _StoppedError
 
 
 def test_values_are_found_once_for_two_second_moments(whole, moment):
@@ -233,12 +217,8 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_numbers(whole, moment
 
 def test_an_evaluation_leaves_the_model_as_it_was(moment):
     model = make_model()
-    before = {name: (value.data_ptr(), value.clone()) for name, value in model.state_dict().items()}
-    modes = [module.training for module in model.modules()]
-    evaluate(None, moment, model=model, count=2)
-    after = model.state_dict()
-    assert all(after[name].data_ptr() == place and after[name].equal(value) for name, (place, value) in before.items())
-    assert [module.training for module in model.modules()] == modes
+    with left_alone(model):
+        evaluate(None, moment, model=model, count=2)
     assert rl.applied_edits(model) == ()
 
 

@@ -1,14 +1,11 @@
 """What callers give in the place of requests, facts, moments and edits: refused in one line, with advice."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from architectures import BACKENDS
+from refused import refused
 
 import rome_lens as rl
-from rome_lens.loading.tiny import tiny_model
 
 REQUEST = rl.EditRequest("{} is in the city", "the tower", "the", "of")
 FACT = rl.Fact("{} is in", "the tower", "the")
@@ -21,21 +18,9 @@ RELEASED = {
 RECORD = rl.CounterFactRecord(np.int64(0), np.int64(7), None, REQUEST, ["the city"], ("the tower",), ())
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_model(BACKENDS[0])
-
-
 def rome(model, **settings):
     settings = {"layer": 0, "context_templates": ["{}"], "second_moment": torch.eye(model.cfg.d_mlp)} | settings
     return rl.ROME(model, **settings)
-
-
-def refusal(step: Any, *given: Any, error: Any = rl.SettingError, **named: Any) -> str:
-    with pytest.raises(error) as caught:
-        step(*given, **named)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +41,9 @@ def refusal(step: Any, *given: Any, error: Any = rl.SettingError, **named: Any) 
 )
 def test_what_is_no_request(tiny, given, advice):
     for editor in (rome(tiny), rl.FineTuning(tiny, layer=0)):
-        assert advice in refusal(editor.edit, given)
+        assert advice in refused(rl.SettingError, editor.edit, given)
         if not isinstance(given, list):
-            assert "request 1 is" in refusal(editor.edit_many, [REQUEST, given])
+            assert "request 1 is" in refused(rl.SettingError, editor.edit_many, [REQUEST, given])
     with pytest.raises(rl.SettingError):
         rl.CounterFactRecord(0, 0, None, given, (), (), ())
 
@@ -66,7 +51,7 @@ def test_what_is_no_request(tiny, given, advice):
 @pytest.mark.parametrize("given", [REQUEST, RELEASED, "text", None, 3], ids=lambda value: type(value).__name__)
 def test_what_are_no_requests(tiny, given):
     for editor in (rome(tiny), rl.FineTuning(tiny, layer=0)):
-        assert refusal(editor.edit_many, given).startswith("requests is ")
+        assert refused(rl.SettingError, editor.edit_many, given).startswith("requests is ")
 
 
 @pytest.mark.parametrize(
@@ -85,12 +70,14 @@ def test_what_are_no_requests(tiny, given):
     ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_second_moment(tiny, given, advice):
-    assert advice in refusal(rome, tiny, second_moment=given)
-    assert advice in refusal(rome(tiny).edit_many_under, [REQUEST], [given])
+    assert advice in refused(rl.SettingError, rome, tiny, second_moment=given)
+    assert advice in refused(rl.SettingError, rome(tiny).edit_many_under, [REQUEST], [given])
 
 
 def test_second_moments_that_are_no_list(tiny):
-    assert "expected a list of second moments" in refusal(rome(tiny).edit_many_under, [REQUEST], torch.eye(4))
+    assert "expected a list of second moments" in refused(
+        rl.SettingError, rome(tiny).edit_many_under, [REQUEST], torch.eye(4)
+    )
 
 
 @pytest.mark.parametrize("given", [None, 3, 2.5, b"text", ["text"], RELEASED], ids=lambda value: type(value).__name__)
@@ -109,18 +96,18 @@ def test_what_is_no_text(tiny, given):
         (lambda: rl.ZsreRecord(0, 0, REQUEST, given, "a", "b"), rl.SettingError),
         (lambda: rl.SecondMoment.collect(tiny, layers=[0], texts=[given]), rl.SettingError),
     ):
-        assert "expected" in refusal(step, error=error)
+        assert "expected" in refused(error, step)
     if given is not None:
         for name in ("answer", "expect"):
             ask = {"prompt": "a b", "subject": "a", name: given}
-            assert f"{name} is" in refusal(rl.causal_trace, tiny, error=rl.AnswerError, **ask)
-        refusal(rl.EditRequest, place, "a", "b", given, error=rl.AnswerError)
-        refusal(rl.causal_trace, tiny, "the tower is", subject="tower", swap=given, error=rl.SubjectError)
+            assert f"{name} is" in refused(rl.AnswerError, rl.causal_trace, tiny, **ask)
+        refused(rl.AnswerError, rl.EditRequest, place, "a", "b", given)
+        refused(rl.SubjectError, rl.causal_trace, tiny, "the tower is", subject="tower", swap=given)
 
 
 def test_one_text_is_no_list_of_texts():
-    assert "paraphrases is 'ab'" in refusal(rl.CounterFactRecord, 0, 0, None, REQUEST, "ab", (), ())
-    assert "watched is 'ab'" in refusal(rl.Measures, watched="ab")
+    assert "paraphrases is 'ab'" in refused(rl.SettingError, rl.CounterFactRecord, 0, 0, None, REQUEST, "ab", (), ())
+    assert "watched is 'ab'" in refused(rl.SettingError, rl.Measures, watched="ab")
 
 
 def test_what_are_no_facts_and_no_records(tiny):
@@ -130,30 +117,34 @@ def test_what_are_no_facts_and_no_records(tiny):
         ([RELEASED], "fact 0 is a dict"),
         ("facts.json", "expected a list of Fact"),
     ):
-        assert advice in refusal(rl.average_causal_effect, tiny, given)
-        assert advice in refusal(rl.causal_trace, tiny, "the tower is", subject="the tower", facts=given)
+        assert advice in refused(rl.SettingError, rl.average_causal_effect, tiny, given)
+        assert advice in refused(
+            rl.SettingError, rl.causal_trace, tiny, "the tower is", subject="the tower", facts=given
+        )
     for given, advice in (
         ("counterfact.json", "as read_counterfact gives it"),
         ([{"requested_rewrite": RELEASED}], "record 0 is {"),
         ([REQUEST], "expected a CounterFactRecord"),
     ):
-        assert advice in refusal(rl.evaluate_counterfact, tiny, None, given)
-    assert "expected a ZsreRecord" in refusal(rl.evaluate_zsre, tiny, None, [RECORD])
-    assert "expected Measures" in refusal(rl.evaluate_counterfact, tiny, None, [RECORD], measures={"seed": 1})
+        assert advice in refused(rl.SettingError, rl.evaluate_counterfact, tiny, None, given)
+    assert "expected a ZsreRecord" in refused(rl.SettingError, rl.evaluate_zsre, tiny, None, [RECORD])
+    assert "expected Measures" in refused(
+        rl.SettingError, rl.evaluate_counterfact, tiny, None, [RECORD], measures={"seed": 1}
+    )
 
 
 def test_what_are_no_edits(tiny):
     edit = rl.FineTuning(tiny, layer=0, num_steps=1).edit(REQUEST)
     ask = {"prompt": "the tower is", "subject": "the tower"}
     for given in (edit, "rome.safetensors", 3, ["rome.safetensors"], [None]):
-        assert "edits" in refusal(rl.causal_trace, tiny, **ask, edits=given)
+        assert "edits" in refused(rl.SettingError, rl.causal_trace, tiny, **ask, edits=given)
     for given, advice in (
         (["x"], "load_edit"),
         ([3], "row 0 has 3"),
         (edit, "an entry for each row"),
         (None, "an entry"),
     ):
-        assert advice in refusal(rl.hooks_for_rows, tiny, given)
+        assert advice in refused(rl.SettingError, rl.hooks_for_rows, tiny, given)
 
 
 def test_what_is_no_path_no_shard_and_no_settings(tiny):
@@ -165,11 +156,11 @@ def test_what_is_no_path_no_shard_and_no_settings(tiny):
         rl.read_counterfact,
         rl.read_known_facts,
     ):
-        assert "expected a path" in refusal(read, None)
-    assert "shard is 3" in refusal(rl.evaluate_counterfact, tiny, None, [RECORD], shard=3)
-    assert "out is 3" in refusal(rl.evaluate_counterfact, tiny, None, [RECORD], out=3)
-    assert "expected Settings" in refusal(rome, tiny, settings={"layer": 1})
-    assert "choose one of" in refusal(rome, tiny, variant=np.arange(2000))
+        assert "expected a path" in refused(rl.SettingError, read, None)
+    assert "shard is 3" in refused(rl.SettingError, rl.evaluate_counterfact, tiny, None, [RECORD], shard=3)
+    assert "out is 3" in refused(rl.SettingError, rl.evaluate_counterfact, tiny, None, [RECORD], out=3)
+    assert "expected Settings" in refused(rl.SettingError, rome, tiny, settings={"layer": 1})
+    assert "choose one of" in refused(rl.SettingError, rome, tiny, variant=np.arange(2000))
 
 
 def test_records_keep_pythons_numbers():

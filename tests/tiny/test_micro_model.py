@@ -12,7 +12,8 @@ corrupted  r0 = [b, x]  r1 = [2b, 1.5x + .5b]  r2 = [4b, 2.25x + 1.75b]
 
 import pytest
 import torch
-from micro import micro_model, needs_hooked, softmax_of_a
+from hosts import needs_hooked
+from micro import micro_model, softmax_of_a
 
 import rome_lens as rl
 
@@ -45,10 +46,8 @@ def test_every_score_is_what_was_worked_out_by_hand(micro, engine):
         # Attention at position 0 in layer 0 gave a; its residual is then b + a, and half of it reaches the end.
         "attn": [[softmax_of_a(x=2.25, b=1.25, a=0.5), FIRST_HALF], [LOW, SECOND_HALF]],
     }
-    for stream, grid in expected.items():
-        torch.testing.assert_close(
-            traced.scores[stream], torch.tensor(grid, dtype=torch.float64), rtol=0, atol=1e-12, msg=stream
-        )
+    by_hand = {stream: torch.tensor(grid, dtype=torch.float64) for stream, grid in expected.items()}
+    torch.testing.assert_close(traced.scores, by_hand, rtol=0, atol=1e-12)
 
 
 def test_a_window_over_both_layers_restores_all_that_attention_gave(micro):

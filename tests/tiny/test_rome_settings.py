@@ -1,28 +1,17 @@
 """Where ROME's settings come from, what it writes down of them, and in which words it refuses."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from architectures import BACKENDS, BRIDGE, HOOKED, architecture
-from edits import own
+from architectures import BACKENDS, BRIDGE, HOOKED, architecture, own
 from hosts import EACH_BACKEND, needs_hooked
-from tiny_rome import DEFAULTS, REQUEST, SETTINGS, moment, rome
+from refused import refused
+from tiny_rome import DEFAULTS, REQUEST, SETTINGS, moment, named, rome
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
 from rome_lens.editing.closed_form import solve
 from rome_lens.editing.keys import Keys, KeysAndValues
 from rome_lens.editing.settings import default_layer, settings_for
-from rome_lens.errors import (
-    AnswerError,
-    EditError,
-    EditStateError,
-    ModelError,
-    ModelMismatchError,
-    PromptError,
-    SettingError,
-)
 from rome_lens.loading.tiny import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
@@ -30,12 +19,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 RELEASED = "the released ROME code's hparams for this model"
 EASY_EDIT = "EasyEdit's hparams for models of 7 to 9 billion parameters"
 OURS = "measured by this project (docs, Editing, 'How the defaults were found')"
-
-
-def named(name, n_layers=48, positions="rotary"):
-    """As much of a backend as settings are chosen by."""
-    cfg = SimpleNamespace(positional_embedding_type=positions)
-    return SimpleNamespace(model_name=name, n_layers=n_layers, model=SimpleNamespace(cfg=cfg))
 
 
 @pytest.mark.parametrize(
@@ -100,40 +83,38 @@ def test_other_models_go_by_a_rule_that_is_named(name, positions, n_layers, laye
     )
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_settings_are_found_on_real_models(backend):
     assert default_layer(as_backend(architecture("gpt2", backend))) == 1
     assert default_layer(as_backend(architecture("neox", backend))) == 1
     assert settings_for(as_backend(architecture("gpt2", backend))).source.startswith("no settings are published for")
 
 
-def test_what_is_given_overrides_and_is_named():
-    model = architecture("gpt2", BACKENDS[0])
-    untouched = rl.ROME(model, second_moment=moment(64))
-    assert untouched.settings == settings_for(as_backend(model))
-    editor = rl.ROME(model, second_moment=moment(64), layer=1, v_lr=0.25, kl_factor=0)
+def test_what_is_given_overrides_and_is_named(gpt2):
+    untouched = rl.ROME(gpt2, second_moment=moment(64))
+    assert untouched.settings == settings_for(as_backend(gpt2))
+    editor = rl.ROME(gpt2, second_moment=moment(64), layer=1, v_lr=0.25, kl_factor=0)
     assert (editor.layer, editor.settings.v_lr, editor.settings.kl_factor) == (1, 0.25, 0)
     assert editor.settings.v_num_grad_steps == 25
     assert editor.settings.source == untouched.settings.source + "; given by the caller: layer, v_lr, kl_factor"
     # However they are written, since runs compare what they were made with.
-    assert rl.ROME(model, second_moment=moment(64), kl_factor=0, v_lr=0.25, layer=1).settings == editor.settings
+    assert rl.ROME(gpt2, second_moment=moment(64), kl_factor=0, v_lr=0.25, layer=1).settings == editor.settings
     left_open = dict.fromkeys(("layer", "v_num_grad_steps", "v_lr", "kl_factor"))
-    assert rl.ROME(model, second_moment=moment(64), **left_open).settings == untouched.settings
+    assert rl.ROME(gpt2, second_moment=moment(64), **left_open).settings == untouched.settings
 
 
 @pytest.mark.parametrize(
     ("variant", "bare_weight", "essence_at"),
     [("r-rome", 0.5, "last"), ("rome", None, "subject"), ("p-rome", None, "last")],
 )
-def test_what_a_variant_brings_with_it(variant, bare_weight, essence_at):
-    editor = rome(architecture("gpt2", BACKENDS[0]), variant=variant)
+def test_what_a_variant_brings_with_it(gpt2, variant, bare_weight, essence_at):
+    editor = rome(gpt2, variant=variant)
     assert (editor.bare_weight, editor.essence_at) == (bare_weight, essence_at)
-    editor = rome(architecture("gpt2", BACKENDS[0]), variant=variant, bare_weight=0.2, essence_at="last")
+    editor = rome(gpt2, variant=variant, bare_weight=0.2, essence_at="last")
     assert (editor.bare_weight, editor.essence_at) == (0.2, "last")
 
 
-def test_an_edit_tells_all_that_was_set():
-    editor = rome(architecture("gpt2", BACKENDS[0]), seed=5, prepend_bos=True)
+def test_an_edit_tells_all_that_was_set(gpt2):
+    editor = rome(gpt2, seed=5, prepend_bos=True)
     edit = editor.edit(REQUEST)
     expected = SETTINGS | {
         "layer": 1,
@@ -167,60 +148,35 @@ def test_templates_are_the_models_own_and_the_seeds(backend, prepend_bos):
     assert (edit.settings["context_templates"], edit.settings["seed"]) == (list(first), 4)
 
 
-def test_the_old_answer_is_the_models_own_or_the_one_given():
-    model = architecture("gpt2", BACKENDS[0])
-    edit = rome(model).edit(REQUEST)
-    tokens = torch.tensor([model.tokenizer(REQUEST.text, add_special_tokens=False)["input_ids"]])
-    probability, token = model(tokens)[0, -1].softmax(dim=-1).max(dim=-1)
-    assert edit.old_answer == model.tokenizer.decode([int(token)])
+def test_the_old_answer_is_the_models_own_or_the_one_given(gpt2):
+    edit = rome(gpt2).edit(REQUEST)
+    tokens = torch.tensor([gpt2.tokenizer(REQUEST.text, add_special_tokens=False)["input_ids"]])
+    probability, token = gpt2(tokens)[0, -1].softmax(dim=-1).max(dim=-1)
+    assert edit.old_answer == gpt2.tokenizer.decode([int(token)])
     assert edit.before.old == pytest.approx(probability.item(), rel=1e-6)
-    given = rome(model).edit(rl.EditRequest(REQUEST.prompt, REQUEST.subject, "xy", target_true="zz"))
+    given = rome(gpt2).edit(rl.EditRequest(REQUEST.prompt, REQUEST.subject, "xy", target_true="zz"))
     assert given.old_answer == " zz"
     assert torch.equal(given.update, edit.update)
 
 
+NAN, INF = float("nan"), float("inf")
 REFUSED = {
-    **{
-        f"v_num_grad_steps {steps!r}": (
-            {"v_num_grad_steps": steps},
-            f"v_num_grad_steps is {steps!r}; expected a whole number, 1 or more",
-        )
-        for steps in (0, -1, True, 2.0, "20")
-    },
-    **{
-        f"clamp_norm_factor {value!r}": (
-            {"clamp_norm_factor": value},
-            f"clamp_norm_factor is {value!r}; expected a number above 0",
-        )
-        for value in (0, -1.0, True, float("nan"), float("inf"), "1")
-    },
-    **{
-        f"v_lr {value!r}": ({"v_lr": value}, f"v_lr is {value!r}; expected a number above 0 and at most 1000")
-        for value in (0, -1.0, True, float("nan"), "1", 1001, 1e300, float("inf"))
-    },
-    **{
-        f"{name} {value!r}": ({name: value}, f"{name} is {value!r}; expected a number, 0 or more")
-        for name in ("v_weight_decay", "kl_factor")
-        for value in (-1.0, True, float("nan"), "0")
-    },
-    **{
-        f"bare_weight {value!r}": (
-            {"bare_weight": value},
-            f"bare_weight is {value!r}; expected a share above 0 and at most 1, or None",
-        )
-        for value in (0, 1.5, True, float("nan"), "half")
-    },
-    **{
-        f"layer {layer!r}": ({"layer": layer}, f"layer is {layer!r}; gpt2 has layers 0 to 3, counted from 0")
-        for layer in (4, -1, True, 1.0)
-    },
-    **{
-        f"seed {seed!r}": ({"seed": seed}, f"seed is {seed!r}; expected a whole number from 0 to 4294967295")
-        for seed in (-1, 2**32, True, 1.0)
-    },
-    "variant": ({"variant": "R-ROME"}, "variant is 'R-ROME'; choose one of r-rome, rome, p-rome"),
-    "essence_at": ({"essence_at": "first"}, "essence_at is 'first'; choose one of last, subject"),
-    "engine": ({"engine": "fast"}, "engine is 'fast'; choose one of auto, plain"),
+    f"{name} {value!r}": ({name: value}, f"{name} is {value!r}; {expected}")
+    for name, values, expected in [
+        ("v_num_grad_steps", [0, -1, True, 2.0, "20"], "expected a whole number, 1 or more"),
+        ("clamp_norm_factor", [0, -1.0, True, NAN, INF, "1"], "expected a number above 0"),
+        ("v_lr", [0, -1.0, True, NAN, "1", 1001, 1e300, INF], "expected a number above 0 and at most 1000"),
+        ("v_weight_decay", [-1.0, True, NAN, "0"], "expected a number, 0 or more"),
+        ("kl_factor", [-1.0, True, NAN, "0"], "expected a number, 0 or more"),
+        ("bare_weight", [0, 1.5, True, NAN, "half"], "expected a share above 0 and at most 1, or None"),
+        ("layer", [4, -1, True, 1.0], "gpt2 has layers 0 to 3, counted from 0"),
+        ("seed", [-1, 2**32, True, 1.0], "expected a whole number from 0 to 4294967295"),
+        ("variant", ["R-ROME"], "choose one of r-rome, rome, p-rome"),
+        ("essence_at", ["first"], "choose one of last, subject"),
+        ("engine", ["fast"], "choose one of auto, plain"),
+    ]
+    for value in values
+} | {
     **{
         f"template {text!r}": (
             {"context_templates": ["{}", text]},
@@ -244,32 +200,28 @@ REFUSED = {
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_refused_and_in_which_words(settings, message):
-    model = architecture("gpt2", BACKENDS[0])
-    with pytest.raises(SettingError) as caught:
-        rl.ROME(model, **{"second_moment": moment(64)} | DEFAULTS | settings)
-    assert str(caught.value) == message
+def test_what_is_refused_and_in_which_words(gpt2, settings, message):
+    assert refused(rl.SettingError, rl.ROME, gpt2, **{"second_moment": moment(64)} | DEFAULTS | settings) == message
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, True, 1.5])
-def test_batch_sizes_that_are_none(batch_size):
-    with pytest.raises(SettingError) as caught:
-        rome(architecture("gpt2", BACKENDS[0])).edit_many([REQUEST], batch_size=batch_size)
-    assert str(caught.value) == f"batch_size is {batch_size!r}; expected a whole number of requests, 1 or more"
+def test_batch_sizes_that_are_none(gpt2, batch_size):
+    said = refused(rl.SettingError, rome(gpt2).edit_many, [REQUEST], batch_size=batch_size)
+    assert said == f"batch_size is {batch_size!r}; expected a whole number of requests, 1 or more"
 
 
-def test_a_second_moment_of_something_else():
-    model = architecture("gpt2", BACKENDS[0])
-    with pytest.raises(ModelMismatchError, match="the second moment has 24 rows, but layer 1 of gpt2 has keys of 64"):
-        rome(model, second_moment=moment(24))
-    with pytest.raises(ModelMismatchError, match="the second moment is of layer 2, and layer 1 was asked for"):
-        rome(model, second_moment=rl.SecondMoment.from_matrix(moment(64), layer=2))
+def test_a_second_moment_of_something_else(gpt2):
+    said = refused(rl.ModelMismatchError, rome, gpt2, second_moment=moment(24))
+    assert said.startswith("the second moment has 24 rows, but layer 1 of gpt2 has keys of 64")
+    other = rl.SecondMoment.from_matrix(moment(64), layer=2)
+    said = refused(rl.ModelMismatchError, rome, gpt2, second_moment=other)
+    assert said.startswith("the second moment is of layer 2, and layer 1 was asked for")
 
 
 def test_models_without_one_matrix():
-    with pytest.raises(ModelError, match=r"layer 1 of mixtral has no W_out of its own \(a mixture of experts"):
+    with pytest.raises(rl.ModelError, match=r"layer 1 of mixtral has no W_out of its own \(a mixture of experts"):
         rl.ROME(architecture("mixtral", BRIDGE), layer=1, second_moment=moment(24))
-    with pytest.raises(ModelError, match="expected a HookedTransformer or a TransformerBridge, got str"):
+    with pytest.raises(rl.ModelError, match="expected a HookedTransformer or a TransformerBridge, got str"):
         rl.ROME("gpt2", layer=1, second_moment=moment(24))
 
 
@@ -277,20 +229,17 @@ def test_models_without_one_matrix():
 def test_a_norm_behind_the_mlp_is_refused_where_no_hook_point_lies_in_between():
     model = tiny_model(HOOKED)
     model.cfg.use_normalization_before_and_after = True
-    with pytest.raises(ModelError) as caught:
-        rome(model, layer=1)
-    assert str(caught.value) == (
+    assert refused(rl.ModelError, rome, model, layer=1) == (
         "tiny norms what leaves its MLPs, and HookedTransformer has no hook point in between; rank-one editing needs "
         "one: load the model as a TransformerBridge"
     )
 
 
-def test_a_request_that_is_too_long():
-    editor = rome(architecture("gpt2", BACKENDS[0]))
+def test_a_request_that_is_too_long(gpt2):
     text = "cde is" + " so" * 20
-    with pytest.raises(PromptError) as caught:
-        editor.edit(rl.EditRequest(text.replace("cde", "{}"), subject="cde", target_new="x"))
-    assert str(caught.value) == (
+    request = rl.EditRequest(text.replace("cde", "{}"), subject="cde", target_new="x")
+    said = refused(rl.PromptError, rome(gpt2).edit, request)
+    assert said == (
         f"the prompt {text!r} with its longest context template and target takes 74 positions, and gpt2 has 64; "
         "shorten it, or give shorter context templates"
     )
@@ -305,9 +254,7 @@ def test_a_target_that_is_said_already(target_true):
         # What the request says that the model says counts, whatever the model says.
         assert rome(model, layer=0).edit(request).old_answer == " is"
         return
-    with pytest.raises(AnswerError) as caught:
-        rome(model).edit(request)
-    assert str(caught.value) == (
+    assert refused(rl.AnswerError, rome(model).edit, request) == (
         "the target 'city' is what the model says after 'in the tower of' already; there is nothing to edit"
     )
 
@@ -316,20 +263,17 @@ def test_a_loss_that_is_no_number():
     model = tiny_model(BACKENDS[0])
     with torch.no_grad():
         as_backend(model).w_out(1).parameter[0, 0] = float("nan")
-    with pytest.raises(EditError) as caught:
-        rome(model, layer=0).edit(rl.EditRequest("in {} of", subject="the tower", target_new="is"))
-    assert str(caught.value) == (
-        "the loss of 'in the tower of' -> 'is' is nan at step 1; load the model in float32, or lower v_lr"
+    said = refused(
+        rl.EditError, rome(model, layer=0).edit, rl.EditRequest("in {} of", subject="the tower", target_new="is")
     )
+    assert said == ("the loss of 'in the tower of' -> 'is' is nan at step 1; load the model in float32, or lower v_lr")
 
 
 def test_an_update_that_would_explode():
     one, other = torch.eye(10, dtype=torch.float64)[:2, None]
     mixed = KeysAndValues(mean_key=one, mean_value=one, bare_key=other, bare_value=one)
     plain = rl.SecondMoment.from_matrix(torch.eye(10), layer=0)
-    with pytest.raises(EditError) as caught:
-        solve(0, mixed.of("rome")[0], 0 * one, plain.solve)
-    assert str(caught.value) == (
+    assert refused(rl.EditError, solve, 0, mixed.of("rome")[0], 0 * one, plain.solve) == (
         "the key and C^-1 k* are all but orthogonal (cosine 0.0e+00), so the update would explode; take "
         "variant='r-rome', which uses one key throughout"
     )
@@ -338,13 +282,12 @@ def test_an_update_that_would_explode():
         assert solve(0, keys, 3 * one - value, plain.solve).right[0, 0] == pytest.approx(2)
     tilted = one + 3e-4 * other
     steep = rl.SecondMoment.from_matrix(torch.diag(1e8 * one[0] + 1e-3), layer=0)
-    with pytest.raises(EditError, match=r"\(cosine [1-9]\.\de-04\).*; collect the second moment from more tokens$"):
+    with pytest.raises(rl.EditError, match=r"\(cosine [1-9]\.\de-04\).*; collect the second moment from more tokens$"):
         solve(0, Keys(tilted, tilted), 0 * one, steep.solve)
 
 
-def test_requests_are_solved_once_for_any_second_moment():
-    model = architecture("gpt2", BACKENDS[0])
-    editor, identity = rome(model), rome(model, second_moment=torch.eye(64))
+def test_requests_are_solved_once_for_any_second_moment(gpt2):
+    editor, identity = rome(gpt2), rome(gpt2, second_moment=torch.eye(64))
     solved = editor.solve([REQUEST, rl.EditRequest("{} is", "cde", "x")])
     for found, expected in (
         (editor.edits(solved), editor),
@@ -361,18 +304,17 @@ def test_what_was_solved_on_other_weights_is_refused():
     editor = rome(model)
     solved = editor.solve([REQUEST])
     (edit,) = editor.edits(solved)
-    with edit.applied(model), pytest.raises(EditStateError) as caught:
+    with edit.applied(model), pytest.raises(rl.EditStateError) as caught:
         editor.edits(solved)
     assert str(caught.value) == (
         "the edits in the model's weights are others than when these requests were solved; solve them again"
     )
     assert editor.edits(solved) == [edit]
-    with pytest.raises(SettingError) as caught:
-        rome(model, layer=0).edits(solved)
-    assert str(caught.value) == "these requests were solved at layer 1; this editor edits 0"
+    said = refused(rl.SettingError, rome(model, layer=0).edits, solved)
+    assert said == "these requests were solved at layer 1; this editor edits 0"
 
 
-def test_an_unknown_setting_is_refused_as_python_does():
+def test_an_unknown_setting_is_refused_as_python_does(gpt2):
     with pytest.raises(TypeError) as caught:
-        rome(architecture("gpt2", BACKENDS[0]), v_rate=0.1)
+        rome(gpt2, v_rate=0.1)
     assert str(caught.value) == "ROME.__init__() got an unexpected keyword argument 'v_rate'"

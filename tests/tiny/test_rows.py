@@ -3,6 +3,7 @@
 import pytest
 import torch
 from architectures import BACKENDS, architecture
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
@@ -19,33 +20,33 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 
 
 @pytest.fixture(scope="module")
-def backend():
+def host():
     return as_backend(architecture("gpt2", BACKENDS[0]))
 
 
-def tokenised(backend, request=REQUEST, *, templates=TEMPLATES, prepend_bos=False, essence_at="last"):
-    return tokenise_request(backend, request, templates=templates, prepend_bos=prepend_bos, essence_at=essence_at)
+def tokenised(host, request=REQUEST, *, templates=TEMPLATES, prepend_bos=False, essence_at="last"):
+    return tokenise_request(host, request, templates=templates, prepend_bos=prepend_bos, essence_at=essence_at)
 
 
 @pytest.mark.parametrize("prepend_bos", [False, True])
-def test_a_request_under_its_templates(backend, prepend_bos):
-    bos, found = int(prepend_bos), tokenised(backend, prepend_bos=prepend_bos)
-    texts = [backend.tokenizer.decode(row.ids[bos:]) for row in found.rows]
+def test_a_request_under_its_templates(host, prepend_bos):
+    bos, found = int(prepend_bos), tokenised(host, prepend_bos=prepend_bos)
+    texts = [host.tokenizer.decode(row.ids[bos:]) for row in found.rows]
     assert texts == ["cd cd cd xyz", "cd. cd cd cd xyz", "cd is a"]
     assert [row.subject_span for row in found.rows] == [(3 + bos, 5 + bos), (7 + bos, 9 + bos), (bos, 2 + bos)]
     assert [len(row.answer_ids) for row in found.rows] == [4, 4, 0]
     assert all(len(row.bos) == bos for row in found.rows)
 
 
-def test_an_essence_that_is_read_at_the_subject(backend):
-    essence = tokenised(backend, prepend_bos=True, essence_at="subject").essence
-    assert backend.tokenizer.decode(essence.ids) == "<s>cd"
+def test_an_essence_that_is_read_at_the_subject(host):
+    essence = tokenised(host, prepend_bos=True, essence_at="subject").essence
+    assert host.tokenizer.decode(essence.ids) == "<s>cd"
     assert (essence.subject_span, essence.answer_ids, essence.n_prompt) == ((1, 3), (), 3)
 
 
 @pytest.mark.parametrize("bare_weight", [None, 0.5, 1])
-def test_rows_of_several_requests(backend, bare_weight):
-    requests = [tokenised(backend), tokenised(backend, SHORT)]
+def test_rows_of_several_requests(host, bare_weight):
+    requests = [tokenised(host), tokenised(host, SHORT)]
     batch = make_batch(requests, bare_weight=bare_weight, device=torch.device("cpu"))
     assert len(batch.bare_row) == 2
     assert batch.request.tolist() == [0, 0, 0, 1, 1, 1]
@@ -55,7 +56,7 @@ def test_rows_of_several_requests(backend, bare_weight):
     assert batch.row_weight.tolist() == [bare, other, 0, bare, other, 0]
     # Whole rows but for the target's last token; the longest is "cd. cd cd cd xy".
     assert batch.tokens.shape == (6, 15)
-    assert backend.tokenizer.decode(batch.tokens[0]) == "cd cd cd xyyyyy"
+    assert host.tokenizer.decode(batch.tokens[0]) == "cd cd cd xyyyyy"
     assert batch.n_suffix == 7
     targets = batch.targets
     assert torch.equal(targets.request, batch.request[targets.row])
@@ -69,8 +70,8 @@ def test_rows_of_several_requests(backend, bare_weight):
     torch.testing.assert_close(shares, torch.ones(2, dtype=torch.float64))
 
 
-def test_a_suffix_begins_at_each_rows_subject(backend):
-    batch = make_batch([tokenised(backend), tokenised(backend, SHORT)], bare_weight=None, device=torch.device("cpu"))
+def test_a_suffix_begins_at_each_rows_subject(host):
+    batch = make_batch([tokenised(host), tokenised(host, SHORT)], bare_weight=None, device=torch.device("cpu"))
     positions = torch.arange(15.0).expand(6, -1)[..., None]
     suffix = batch.suffix(positions)[..., 0]
     assert suffix.shape == (6, 7)
@@ -78,8 +79,8 @@ def test_a_suffix_begins_at_each_rows_subject(backend):
         assert suffix[row].tolist() == [min(first + i, 14) for i in range(7)]
 
 
-def test_a_request_alone_has_its_share_whatever_the_weight(backend):
-    batch = make_batch([tokenised(backend, templates=("{}",))], bare_weight=0.25, device=torch.device("cpu"))
+def test_a_request_alone_has_its_share_whatever_the_weight(host):
+    batch = make_batch([tokenised(host, templates=("{}",))], bare_weight=0.25, device=torch.device("cpu"))
     assert batch.row_weight.tolist() == [1, 0]
 
 
@@ -91,18 +92,18 @@ def test_the_bare_template_comes_first(given, found):
 @pytest.mark.parametrize(
     ("size", "lengths"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (5, [5]), (9, [5]), (None, [4, 1])]
 )
-def test_requests_are_split_into_batches(backend, size, lengths):
-    requests = [tokenised(backend)] * 5
-    parts = list(split_requests(backend, requests, layer=1, batch_size=size))
+def test_requests_are_split_into_batches(host, size, lengths):
+    requests = [tokenised(host)] * 5
+    parts = list(split_requests(host, requests, layer=1, batch_size=size))
     assert [len(part) for part in parts] == lengths
-    assert not list(split_requests(backend, [], layer=1, batch_size=size))
+    assert not list(split_requests(host, [], layer=1, batch_size=size))
 
 
 @pytest.mark.parametrize(("free", "lengths"), [(0, [1] * 70), (10**15, [4] * 17 + [2])])
-def test_batches_are_as_large_as_memory_allows(backend, free, lengths, monkeypatch):
+def test_batches_are_as_large_as_memory_allows(host, free, lengths, monkeypatch):
     monkeypatch.setattr(batches, "free_bytes", lambda device: free)
-    requests = [tokenised(backend)] * 70
-    assert [len(part) for part in split_requests(backend, requests, layer=1, batch_size=None)] == lengths
+    requests = [tokenised(host)] * 70
+    assert [len(part) for part in split_requests(host, requests, layer=1, batch_size=None)] == lengths
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,5 @@ def test_batches_are_as_large_as_memory_allows(backend, free, lengths, monkeypat
     ],
     ids=["long", "half a character", "special"],
 )
-def test_requests_that_do_not_fit_the_model(backend, request_, error, message):
-    with pytest.raises(PromptError) as caught:
-        tokenised(backend, request_)
-    assert (type(caught.value), str(caught.value)) == (error, message)
+def test_requests_that_do_not_fit_the_model(host, request_, error, message):
+    assert refused(error, tokenised, host, request_) == message

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from architectures import BACKENDS
-from edits import changed, own, random_edit
+from architectures import BACKENDS, own
+from edits import changed, random_edit
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
@@ -66,8 +67,7 @@ def test_a_file_keeps_it_and_files_of_earlier_versions_are_read(tmp_path):
     assert rl.load_edit(tmp_path / "earlier").after == earlier.after
     assert "not reached" in repr(earlier)
     changed(edit, after=replace(edit.after, target_written="yes")).save(tmp_path / "damaged")
-    with pytest.raises(rl.ArtefactError, match="target_written is of type str"):
-        rl.load_edit(tmp_path / "damaged")
+    assert "target_written is of type str" in refused(rl.ArtefactError, rl.load_edit, tmp_path / "damaged")
 
 
 def greedy(model, text, n):
@@ -79,7 +79,6 @@ def greedy(model, text, n):
     return [model.tokenizer.decode([i]) for i in ids[-n:]]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_target_of_many_tokens_is_reached_where_each_is_the_likeliest(backend):
     model = tiny_model(backend).to(torch.float64)
     text = PROMPT.replace("{}", SUBJECT)
@@ -103,7 +102,6 @@ def test_with_the_bare_prompt_alone_no_share_of_it_is_advised():
     assert not any("bare_weight" in note for several in notes for note in several)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_old_answer_goes_on_until_it_differs_from_the_target(backend):
     model = tiny_model(backend).to(torch.float64)
     host, text = as_backend(model), PROMPT.replace("{}", SUBJECT)
@@ -121,8 +119,7 @@ def test_the_old_answer_goes_on_until_it_differs_from_the_target(backend):
         found = old(" ".join([*own_words[:n_alike], other, other]))
         assert found.answer.split() == own_words[: n_alike + 1]
         assert len(found.answer_ids) == n_alike + 1
-    with pytest.raises(rl.AnswerError, match="says after 'the city is the tower' already"):
-        old(" ".join(own_words))
+    assert "says after 'the city is the tower' already" in refused(rl.AnswerError, old, " ".join(own_words))
     # What the caller says is what counts.
     assert old(f"{own_words[0]} {other}", other).answer.strip() == other
 
@@ -130,24 +127,14 @@ def test_the_old_answer_goes_on_until_it_differs_from_the_target(backend):
 @pytest.mark.parametrize(
     ("target", "old", "says"),
     [
-        (
-            "of tower",
-            "of",
-            "the old answer 'of' is how the target 'of tower' begins, so its probability",
-        ),
-        (
-            "of",
-            "of tower",
-            "the target 'of' is how the old answer 'of tower' begins, so its probability",
-        ),
+        ("of tower", "of", "the old answer 'of' is how the target 'of tower' begins"),
+        ("of", "of tower", "the target 'of' is how the old answer 'of tower' begins"),
         ("of tower", "of city", None),
     ],
 )
 def test_answers_that_hold_one_another_are_noted(target, old, says):
     model = tiny_model(BACKENDS[0]).to(torch.float64)
     edit = rl.FineTuning(model, layer=0, num_steps=2).edit(rl.EditRequest(PROMPT, SUBJECT, target, old))
-    assert [note for note in edit.notes if "begins" in note] == [
-        note for note in edit.notes if says is not None and note.startswith(says)
-    ]
-    assert any("begins" in note for note in edit.notes) == (says is not None)
+    found = [note.partition(", so its probability") for note in edit.notes if "begins" in note]
+    assert [(begin, bool(so)) for begin, so, _ in found] == ([] if says is None else [(says, True)])
     assert math.isfinite(edit.before.target_mean)

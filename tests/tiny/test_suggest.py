@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from known_facts import known_facts, make_model
+from refused import refused
 
 import rome_lens as rl
 from rome_lens.data.records import CounterFactRecord
@@ -122,9 +123,16 @@ def test_layers_of_the_sweep(n_layers, own, traced, expected):
     ids=str,
 )
 def test_what_is_refused(settings, message, suggestion, moments):
-    with pytest.raises(rl.SettingError) as caught:
-        suggest_layer(MODEL, records=RECORDS, average=suggestion.average, second_moments=moments, **settings)
-    assert str(caught.value) == message
+    said = refused(
+        rl.SettingError,
+        suggest_layer,
+        MODEL,
+        records=RECORDS,
+        average=suggestion.average,
+        second_moments=moments,
+        **settings,
+    )
+    assert said == message
 
 
 def test_averages_that_cannot_serve(suggestion, moments):
@@ -134,9 +142,13 @@ def test_averages_that_cannot_serve(suggestion, moments):
         ({"average": approximate}, "the average is approximated by attribution patching; suggest_layer needs exact"),
         ({"average": suggestion.average, "records": records}, "a record of the sweep has no paraphrases or no neigh"),
     ):
-        with pytest.raises(rl.SettingError) as caught:
-            suggest_layer(MODEL, **{"records": RECORDS, "layers": [0], "second_moments": moments} | given)
-        assert str(caught.value).startswith(message)
+        said = refused(
+            rl.SettingError,
+            suggest_layer,
+            MODEL,
+            **{"records": RECORDS, "layers": [0], "second_moments": moments} | given,
+        )
+        assert said.startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +165,4 @@ def test_settings_files_that_are_none(content, message, tmp_path):
     path = tmp_path / "settings.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(rl.ArtefactError) as caught:
-        Settings.load(path)
-    assert str(caught.value).startswith(message.format(name=repr(str(path))))
+    assert refused(rl.ArtefactError, Settings.load, path).startswith(message.format(name=repr(str(path))))

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, architecture
+from refused import refused
 
 from rome_lens.backends import as_backend, decoding
 from rome_lens.data.texts import read_texts
@@ -69,19 +70,14 @@ REFUSED = {
 @pytest.mark.parametrize(("name", "content", "said"), REFUSED.values(), ids=REFUSED)
 def test_files_that_cannot_be_read(tmp_path, name, content, said):
     path = _file(tmp_path, content, name)
-    with pytest.raises(ArtefactError) as caught:
-        list(read_texts(path))
-    assert str(caught.value).startswith(said.format(name=repr(str(path))))
+    assert refused(ArtefactError, lambda: list(read_texts(path))).startswith(said.format(name=repr(str(path))))
 
 
 def test_what_is_no_file(tmp_path):
-    with pytest.raises(ArtefactError) as caught:
-        read_texts(tmp_path / "none")
-    assert str(caught.value) == (
+    assert refused(ArtefactError, read_texts, tmp_path / "none") == (
         f"there is no file {str(tmp_path / 'none')!r} to read texts from; a data set is written hub:NAME"
     )
-    with pytest.raises(ArtefactError, match=r"is a folder; name a file of texts in it, or write hub:"):
-        read_texts(tmp_path)
+    assert "is a folder; name a file of texts in it, or write hub:" in refused(ArtefactError, read_texts, tmp_path)
     path = _file(tmp_path, "x")
     read = read_texts(path)
     path.unlink()
@@ -137,9 +133,7 @@ def test_a_data_set_in_a_folder(tmp_path):
 
 def test_a_data_set_that_cannot_be_reached(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", FakeHub(ConnectionError("no\n route")))
-    with pytest.raises(ArtefactError) as caught:
-        list(read_texts("hub:owner/name:raw"))
-    assert str(caught.value) == (
+    assert refused(ArtefactError, lambda: list(read_texts("hub:owner/name:raw"))) == (
         "cannot read the data set 'owner/name raw train': no route; check the name and the network, or take a file or "
         "'self'"
     )
@@ -147,8 +141,7 @@ def test_a_data_set_that_cannot_be_reached(monkeypatch):
     with pytest.raises(ArtefactError, match="record 0 of 'owner/name train' has no field 'text'; name the one"):
         list(read_texts("hub:owner/name"))
     monkeypatch.setitem(sys.modules, "datasets", FakeHub([]))
-    with pytest.raises(ArtefactError, match="'hub:owner/name' holds no text"):
-        list(read_texts("hub:owner/name"))
+    assert "'hub:owner/name' holds no text" in refused(ArtefactError, lambda: list(read_texts("hub:owner/name")))
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ArtefactError, match="needs the package datasets: pip install datasets"):
         list(read_texts("hub:owner/name"))
@@ -156,9 +149,8 @@ def test_a_data_set_that_cannot_be_reached(monkeypatch):
 
 @pytest.mark.parametrize("source", ["hub:", "hub::x", "hub:a:b:c:d"])
 def test_names_of_no_data_set(source):
-    with pytest.raises(SettingError) as caught:
-        read_texts(source)
-    assert str(caught.value) == (f"{source!r} names no data set; expected hub:NAME, or hub:NAME:CONFIGURATION:SPLIT")
+    said = refused(SettingError, read_texts, source)
+    assert said == (f"{source!r} names no data set; expected hub:NAME, or hub:NAME:CONFIGURATION:SPLIT")
 
 
 def _written(backend, *, skip=0, **settings):
@@ -240,9 +232,7 @@ def test_memory_that_runs_out_while_the_model_writes(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(making, "sample", failing)
-    with pytest.raises(OutOfMemoryError) as caught:
-        _written(as_backend(architecture("gpt2", BRIDGE)))
-    assert str(caught.value) == (
+    assert refused(OutOfMemoryError, _written, as_backend(architecture("gpt2", BRIDGE))) == (
         "memory ran out while the model wrote 5 texts of 20 tokens; take a smaller text_length, or texts from a file"
     )
 
@@ -261,9 +251,7 @@ def test_progress_while_the_model_writes():
 
 def test_a_tokenizer_without_bos():
     backend = SimpleNamespace(tokenizer=SimpleNamespace(bos_token_id=None), n_ctx=None, model_name="any")
-    with pytest.raises(SettingError) as caught:
-        Cut.checked(backend, None, prepend_bos=True)
-    assert str(caught.value) == (
+    assert refused(SettingError, Cut.checked, backend, None, prepend_bos=True) == (
         "prepend_bos is True, but this model's tokenizer has no BOS token; leave prepend_bos off"
     )
     assert Cut.checked(backend, None, prepend_bos=False) == Cut(256, ())
