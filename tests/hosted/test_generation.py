@@ -359,8 +359,6 @@ def test_continuation_ends_in_front_of_eos(monkeypatch):
     assert new.tolist().count(model.tokenizer.eos_token_id) == 1
     monkeypatch.setattr(generation, "sample", lambda backend, prompts, **_: torch.cat([prompts, new[None]], dim=1))
     assert continue_text(as_backend(model), "ab", n_new=4) == "xy"
-    monkeypatch.setattr(model.tokenizer, "eos_token", None)
-    assert continue_text(as_backend(model), "ab", n_new=4) == "xy<s>z"
 
 
 def test_bos_goes_in_front():
