@@ -3,6 +3,7 @@
 Importing this package imports neither torch nor TransformerLens: the names below are fetched when they are first used.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rome_lens.errors import (
@@ -125,54 +126,17 @@ __all__ = [
     "suggest_layer",
 ]
 
-_HOMES = {
-    "applied_edits": "rome_lens.editing",
-    "average_causal_effect": "rome_lens.tracing",
-    "AverageEffect": "rome_lens.tracing",
-    "builtin_counterfact": "rome_lens.data",
-    "builtin_facts": "rome_lens.data",
-    "causal_trace": "rome_lens.tracing",
-    "CausalTrace": "rome_lens.tracing",
-    "CounterFactRecord": "rome_lens.data",
-    "Edit": "rome_lens.editing",
-    "EditorScores": "rome_lens.evaluation",
-    "EditRequest": "rome_lens.facts",
-    "Estimate": "rome_lens.intervals",
-    "evaluate_counterfact": "rome_lens.evaluation",
-    "evaluate_zsre": "rome_lens.evaluation",
-    "Fact": "rome_lens.facts",
-    "FineTuning": "rome_lens.editing",
-    "forget_edits": "rome_lens.editing",
-    "hooks_for_rows": "rome_lens.editing",
-    "LayerSuggestion": "rome_lens.evaluation",
-    "load_edit": "rome_lens.editing",
-    "load_model": "rome_lens.loading",
-    "MatrixEdit": "rome_lens.editing",
-    "Measures": "rome_lens.evaluation",
-    "merge_averages": "rome_lens.tracing",
-    "merge_runs": "rome_lens.evaluation",
-    "read_average": "rome_lens.tracing",
-    "read_counterfact": "rome_lens.data",
-    "read_known_facts": "rome_lens.facts",
-    "read_run": "rome_lens.evaluation",
-    "read_zsre": "rome_lens.data",
-    "RecordSet": "rome_lens.data",
-    "Report": "rome_lens.evaluation",
-    "ROME": "rome_lens.editing",
-    "SecondMoment": "rome_lens.editing",
-    "stale_edits": "rome_lens.editing",
-    "suggest_layer": "rome_lens.evaluation",
-    "ZsreRecord": "rome_lens.data",
-}
+# Where the names are looked for, those rooms first that import the least.
+_ROOMS = ("facts", "loading", "data", "intervals", "editing", "tracing", "evaluation")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
-    return value
+    for room in _ROOMS if name in __all__ else ():
+        module = import_module(f"{__name__}.{room}")
+        if hasattr(module, name):
+            value = globals()[name] = getattr(module, name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -69,13 +69,14 @@ def whole_numbers(name: str, values: object, *, expected: str = "a list of whole
     """
     if not is_list(values):
         raise SettingError(f"{name} is {shown(values)}; expected {expected}")
+    numbers = []
     several: Any = values
-    given = list(several)
-    numbers = [as_whole(value) for value in given]
-    for value, number in zip(given, numbers, strict=True):
+    for value in several:
+        number = as_whole(value)
         if number is None:
             raise SettingError(f"{name} has {shown(value)} among its numbers; expected {expected}")
-    return [number for number in numbers if number is not None]
+        numbers.append(number)
+    return numbers
 
 
 def seed_number(value: object) -> int:

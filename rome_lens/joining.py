@@ -130,7 +130,8 @@ def _closes(prompt: str, answer: str) -> bool:
     if first == "'":
         return _single_open(prompt) or (answer.startswith("''") and "``" in prompt)
     if first == "*":
-        return _emphasis_open(prompt, _run_at(answer, 0)) and last != "*"
+        run = answer[: len(answer) - len(answer.lstrip("*"))]
+        return _emphasis_open(prompt, run) and last != "*"
     if first == "$":
         return _is_open(prompt, "$")
     if first in _CLOSES and any(_unclosed(prompt, first, opening) for opening in _CLOSES[first]):
@@ -148,25 +149,21 @@ def _closes(prompt: str, answer: str) -> bool:
 def _written_on(prompt: str, answer: str) -> bool:
     """Whether an answer is a part of the word, the number or the code that it follows."""
     first, last = answer[0], prompt[-1]
-    if _ONTO_ANYTHING.match(answer) or (first == "{" and last == "}"):
-        return True
-    if (last.isalnum() or last in ")]}") and _ONTO_A_WORD.match(answer):
-        return True
-    if last.isalpha() and first in "'’" and answer[1:].islower() and answer[1:].isalpha() and len(answer) < 7:
-        return True  # contractions, and suffixes of Turkish names
-    if last.isdecimal() and _ONTO_A_NUMBER.match(answer):
-        return True
-    if last == "°" and answer in ("C", "F", "K"):
-        return True
-    if unicodedata.category(last) == "No" and first.isupper():  # H₂O
-        return True
-    if last.isupper() and prompt[-2:-1].isupper() and re.match(r"[-‐‑]\d", answer):  # COVID-19
-        return True
-    if last == ":" and answer.startswith(("//", "\\")):
-        return True
-    if answer == "#":  # C#, F#
-        return last.isalpha() and prompt[-2:-1].strip() == ""
-    return bool(_ONTO_CODE.match(answer)) and _is_code(prompt)
+    suffix = answer[1:]
+    return bool(
+        _ONTO_ANYTHING.match(answer)
+        or (first == "{" and last == "}")
+        or ((last.isalnum() or last in ")]}") and _ONTO_A_WORD.match(answer))
+        # contractions, and suffixes of Turkish names
+        or (last.isalpha() and first in "'’" and suffix.islower() and suffix.isalpha() and len(suffix) < 6)
+        or (last.isdecimal() and _ONTO_A_NUMBER.match(answer))
+        or (last == "°" and answer in ("C", "F", "K"))
+        or (unicodedata.category(last) == "No" and first.isupper())  # H₂O
+        or (last.isupper() and prompt[-2:-1].isupper() and re.match(r"[-‐‑]\d", answer))  # COVID-19
+        or (last == ":" and answer.startswith(("//", "\\")))
+        or (answer == "#" and last.isalpha() and not prompt[-2:-1].strip())  # C#, F#
+        or (_ONTO_CODE.match(answer) and _is_code(prompt))
+    )
 
 
 def _is_code(prompt: str) -> bool:
@@ -197,34 +194,33 @@ def _opens(prompt: str, answer: str) -> bool:
         return tight or " / " not in prompt
     if last == "$":
         return bool(_DOLLARS.search(prompt)) or (not before.rstrip()[-1:].isdecimal() and _is_open(prompt, "$"))
-    if category == "Sc":
+    if category == "Sc" or last == "%":
         return not before.rstrip()[-1:].isdecimal()
     if last == "#":
         return (tight and not before[-1].isalnum() and before[-1] != "#") or (before[-1:] in (" ", "\t"))
-    if last == "%":
-        return not before.rstrip()[-1:].isdecimal()
+    if last == "+" and tight:
+        return (before[-1] != "+" and answer[0].isdecimal()) or before[-1] in ")]"  # C++
     if last == "+":
-        return _joins_terms(before, answer) if tight else signs_number
+        return signs_number
     if last == ".":
         return _joins_parts(prompt, answer)
     if last in ",:":
         return _joins_digits(prompt, answer)
     if category == "Pd" or last == "−":
-        return tight if _run_at(prompt, len(prompt) - 1) == last and tight else not tight and signs_number
+        return not before.endswith(last) if tight else signs_number
     if last == "<" and not tight:
         return answer[0].isalpha() and before.rstrip()[-1:].isalpha() and "#include" in prompt
     if last in _OPERATORS:
-        run = re.search(f"[{re.escape(_OPERATORS)}]+$", prompt)
-        start = len(prompt) - len(run[0]) if run else len(prompt)
-        return start == 0 or not prompt[start - 1].isspace() or (last == "~" and answer[0].isdecimal())
+        in_front = prompt.rstrip(_OPERATORS)
+        return not in_front[-1:].isspace() or (last == "~" and answer[0].isdecimal())
     return False
 
 
 def _opens_quote(prompt: str, answer: str) -> bool:
     """Whether the quote, or the sign of emphasis, that a prompt ends with is an opening one."""
     last = prompt[-1]
-    run = _run_at(prompt, len(prompt) - 1)
-    before = prompt[: len(prompt) - len(run)]
+    before = prompt.rstrip(last)
+    run = prompt[len(before) :]
     free = not before or before[-1].isspace()
     if last in '"`':
         return _is_open(prompt, last)
@@ -289,11 +285,6 @@ def _unclosed(text: str, closing: str, opening: str) -> bool:
     return text.count(opening) > text.count(closing)
 
 
-def _joins_terms(before: str, answer: str) -> bool:
-    """Whether the `+` right behind a text joins what follows, as in a sum that is written closely."""
-    return (before[-1] != "+" and answer[0].isdecimal()) or before[-1] in ")]"  # C++
-
-
 def _joins_parts(prompt: str, answer: str) -> bool:
     """Whether the stop at a text's end is no sentence's: a decimal's, a name's in code, a file's or a host's."""
     before = prompt[:-1]
@@ -313,14 +304,3 @@ def _joins_digits(prompt: str, answer: str) -> bool:
         return n_digits == 3 and bool(re.search(r"(?<!\d)\d{1,3}(,\d{3})*,$", prompt))
     host = re.search(r"(localhost|\w\.\w[\w.]*):$", prompt)
     return prompt.endswith("::") or (n_digits > 0 and bool(host or (n_digits == 2 and _CLOCK.search(prompt))))
-
-
-def _run_at(text: str, index: int) -> str:
-    """The run of one character that a place of a text is in."""
-    character = text[index]
-    start, end = index, index + 1
-    while start and text[start - 1] == character:
-        start -= 1
-    while end < len(text) and text[end] == character:
-        end += 1
-    return text[start:end]

@@ -16,22 +16,18 @@ def silent(done: int, total: int, what: str) -> None:
     """Reports nothing."""
 
 
-def part(
-    progress: Progress | None, start: float, share: float, *, whole: int = 1000, what: str | None = None
-) -> Progress:
-    """The progress of one part of a work, reported as that of the whole.
+def part(progress: Progress | None, start: float, share: float) -> Progress:
+    """The progress of one part of a work, reported as that of the whole, which counts as 1000.
 
     Args:
         progress: of the whole.
         start: how much of the whole was done before the part begins.
         share: how much of the whole the part is.
-        whole: what the whole counts as.
-        what: what is being done, in words; None passes on what the part says.
     """
     if progress is None:
         return silent
 
-    def report(done: int, total: int, said: str) -> None:
-        progress(min(whole, round(start + share * done / max(total, 1))), whole, said if what is None else what)
+    def report(done: int, total: int, what: str) -> None:
+        progress(min(1000, round(start + share * done / max(total, 1))), 1000, what)
 
     return report

@@ -57,10 +57,9 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())  # some file systems find out only here that there is no room
             temporary.replace(target)
-        except BaseException:
+        finally:
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+                temporary.unlink()
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise ArtefactError(f"cannot write {os.fspath(path)!r}: {_reason(error, target)}") from error
 

@@ -44,7 +44,8 @@ class Template:
             PromptError: there is no place, or there are several.
         """
         pairs = list(_BRACES.finditer(prompt))
-        places = pairs if len(pairs) == 1 else [pair for pair in pairs if not _is_text(pair)]
+        # Of several, those with two braces or more on both sides are text.
+        places = pairs if len(pairs) == 1 else [pair for pair in pairs if 1 in map(len, pair.groups())]
         if len(places) != 1:
             several = "" if not places else ", and {{}} where it is text"
             raise PromptError(
@@ -85,10 +86,6 @@ class Template:
                 "elsewhere, which no prompt with {} can say; rephrase it"
             )
         return written
-
-
-def _is_text(pair: re.Match[str]) -> bool:
-    return min(len(pair[1]), len(pair[2])) > 1
 
 
 def _as_text(prompt: str, start: int, end: int, pairs: list[re.Match[str]]) -> str:

@@ -2,29 +2,19 @@
 
 from typing import Any
 
-from rome_lens.backends.base import STREAMS, Backend
+from rome_lens.backends.base import STREAMS as STREAMS
+from rome_lens.backends.base import Backend as Backend
 from rome_lens.backends.hooked_transformer import HookedTransformerBackend
-from rome_lens.backends.prefer_blocks import called_alone, prefer_blocks
-from rome_lens.backends.products import fast_products
-from rome_lens.backends.replay import BlockReplay, KeysValues, ReplayError, check_replayed
+from rome_lens.backends.prefer_blocks import called_alone as called_alone
+from rome_lens.backends.prefer_blocks import prefer_blocks as prefer_blocks
+from rome_lens.backends.products import fast_products as fast_products
+from rome_lens.backends.replay import BlockReplay as BlockReplay
+from rome_lens.backends.replay import KeysValues as KeysValues
+from rome_lens.backends.replay import ReplayError as ReplayError
+from rome_lens.backends.replay import check_replayed as check_replayed
 from rome_lens.backends.transformer_bridge import TransformerBridgeBackend
-from rome_lens.backends.w_out import Fingerprint, WOut
+from rome_lens.backends.w_out import Fingerprint as Fingerprint
 from rome_lens.errors import ModelError
-
-__all__ = [
-    "STREAMS",
-    "Backend",
-    "BlockReplay",
-    "Fingerprint",
-    "KeysValues",
-    "ReplayError",
-    "WOut",
-    "as_backend",
-    "called_alone",
-    "check_replayed",
-    "fast_products",
-    "prefer_blocks",
-]
 
 
 def as_backend(model: Any) -> Backend:
@@ -37,9 +27,8 @@ def as_backend(model: Any) -> Backend:
     if hasattr(type(model), "boot_transformers"):
         adapter = getattr(model, "adapter", None)
         config = getattr(getattr(model, "original_model", None), "config", None)
-        if getattr(config, "is_encoder_decoder", False) or not getattr(adapter, "supports_causal_loss", True):
-            raise _no_decoder(model)
-        if not hasattr(model, "blocks") or not hasattr(model, "unembed"):
+        decodes = getattr(adapter, "supports_causal_loss", True) and not getattr(config, "is_encoder_decoder", False)
+        if not (decodes and hasattr(model, "blocks") and hasattr(model, "unembed")):
             raise _no_decoder(model)
         return TransformerBridgeBackend(model)
     names = {cls.__name__ for cls in type(model).__mro__}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rome_lens.backends.inference import ordinary_tensors
 from rome_lens.backends.replay import BlockReplay
-from rome_lens.backends.w_out import Fingerprint, WOut, sketch_matrix
+from rome_lens.backends.w_out import Fingerprint, WOut, as_w_out, sketch_matrix
 from rome_lens.checks import check_layer
 from rome_lens.errors import AnswerError, ModelError, PromptError
 from rome_lens.tokens import TokenisedPrompt
@@ -33,21 +33,16 @@ class Backend(ABC):
     Attributes:
         name: `hooked-transformer` or `transformer-bridge`.
         model: the object that was given.
+        n_layers: how many blocks it has.
+        d_model: width of the residual stream.
     """
 
     name: str
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.n_layers, self.d_model = int(model.cfg.n_layers), int(model.cfg.d_model)
         self._points: dict[str, Any] = dict(model.hook_dict)
-
-    @property
-    def n_layers(self) -> int:
-        return int(self.model.cfg.n_layers)
-
-    @property
-    def d_model(self) -> int:
-        return int(self.model.cfg.d_model)
 
     @property
     def d_vocab(self) -> int:
@@ -88,8 +83,7 @@ class Backend(ABC):
         return tuple(
             stream
             for stream in STREAMS
-            if stream not in absent
-            and all(f"blocks.{layer}.{_STREAM_HOOK[stream]}" in self._points for layer in range(self.n_layers))
+            if stream not in absent and all(self.stream_hook(stream, i) in self._points for i in range(self.n_layers))
         )
 
     @contextmanager
@@ -125,8 +119,14 @@ class Backend(ABC):
         handles = []
         try:
             for name, function in hooks:
-                point = self._point(name)
-                point.add_hook(_as_hook(function))
+                point = self._points.get(name)
+                if point is None:
+                    raise ModelError(
+                        f"{self.model_name} ({type(self.model).__name__}) has no hook point {name!r}; "
+                        "rome_lens needs a decoder whose blocks TransformerLens has mapped"
+                    )
+                # Bridge hands the canonical name over, HookedTransformer the asked-for one: neither is looked at.
+                point.add_hook(lambda activation, hook, function=function: function(activation))
                 handles.append((point, point.fwd_hooks[-1]))
             yield
         finally:
@@ -138,14 +138,6 @@ class Backend(ABC):
     def stream_hook(stream: str, layer: int) -> str:
         """Name of the hook point where a stream's output of one layer passes."""
         return f"blocks.{layer}.{_STREAM_HOOK[stream]}"
-
-    def _point(self, name: str) -> Any:
-        if name not in self._points:
-            raise ModelError(
-                f"{self.model_name} ({type(self.model).__name__}) has no hook point {name!r}; "
-                "rome_lens needs a decoder whose blocks TransformerLens has mapped"
-            )
-        return self._points[name]
 
     @torch.no_grad()
     def embeddings(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos embed_width"]:
@@ -208,13 +200,18 @@ class Backend(ABC):
             ModelError: the model has no such point.
         """
 
-    @abstractmethod
     def w_out(self, layer: int) -> WOut:
         """`W_out` of a layer, looked up anew at every call: processing a model replaces its parameters.
 
         Raises:
             ModelError: the layer has none.
         """
+        weight, bias, transposed = self._projection(self.model.blocks[self.check_layer(layer)])
+        return as_w_out(weight, bias, transposed=transposed, d_model=self.d_model, name=self.model_name, layer=layer)
+
+    @abstractmethod
+    def _projection(self, block: Any) -> tuple[Any, Any, bool]:
+        """Weight and bias of what leaves a block's MLP, None where it has none; whether the weight is transposed."""
 
     def check_layer(self, layer: int) -> int:
         """Refuse a layer that the model does not have.
@@ -246,10 +243,9 @@ class Backend(ABC):
             ModelError: the model has no such hook points, or they never fire.
         """
         seen: dict[str, Tensor] = {}
-        hooks = [(self.key_hook(layer), "key"), (self.value_hook(layer), "value")]
-        with self.hooked(
-            [(name, lambda x, what=what: seen.update({what: x.detach().clone()})) for name, what in hooks]
-        ):
+        points = {"key": self.key_hook(layer), "value": self.value_hook(layer)}
+        hooks = [(name, lambda x, what=what: seen.update({what: x.detach().clone()})) for what, name in points.items()]
+        with self.hooked(hooks):
             self.run(tokens, layers=layer + 1)
         shape = tuple(tokens.shape)
         if set(seen) != {"key", "value"} or any(tuple(x.shape[:2]) != shape for x in seen.values()):
@@ -287,9 +283,8 @@ class Backend(ABC):
             tokens: token ids, without padding in front.
             layers: how many layers to run at least, from the first on; None is all, and then the logits are returned.
         """
-        return self._checked_forward(
-            tokens, stop_at_layer=layers if layers is not None and layers < self.n_layers else None
-        )
+        whole = layers is None or layers >= self.n_layers
+        return self._checked_forward(tokens, stop_at_layer=None if whole else layers)
 
     def check_text(self, text: TokenisedPrompt) -> None:
         """Refuse a text that the model cannot take.
@@ -347,14 +342,6 @@ class Backend(ABC):
     @abstractmethod
     def recording(self) -> AbstractContextManager["BlockReplay"]:
         """While open, one forward of the model is watched; afterwards its blocks can be called alone."""
-
-
-def _as_hook(function: HookFunction) -> Callable[..., Tensor | None]:
-    # Bridge hands the canonical name over, HookedTransformer the asked-for one: neither is looked at.
-    def hook(activation: Tensor, hook: Any) -> Tensor | None:
-        return function(activation)
-
-    return hook
 
 
 def _is_foreign(handle: Any) -> bool:

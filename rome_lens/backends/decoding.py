@@ -76,11 +76,7 @@ class Embedding:
 
 
 class _EnteredError(Exception):
-    """Carries what enters block 0 out of a forward."""
-
-    def __init__(self, resid_pre: Tensor) -> None:
-        super().__init__()
-        self.resid_pre = resid_pre
+    """Carries what enters block 0 out of a forward: its only argument."""
 
 
 def enter(backend: Backend, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "row pos d_model"]:
@@ -93,7 +89,7 @@ def enter(backend: Backend, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "ro
     try:
         backend.logits(tokens, keep=1)
     except _EnteredError as entered:
-        return entered.resid_pre
+        return entered.args[0]
     finally:
         handle.remove()
     raise ReplayError("the model's forward does not call its first block")
@@ -160,13 +156,8 @@ def rows_together(backend: Backend, n_tokens: int, *, most: int) -> int:
 
 def room_for(new: KeysValues, n_tokens: int) -> KeysValues:
     """Unwritten keys and values for `n_tokens` positions, otherwise like the new ones."""
-
-    def room(x: Tensor) -> Tensor:
-        shape = list(x.shape)
-        shape[new.pos_dim] = n_tokens
-        return x.new_empty(shape)
-
-    return KeysValues(room(new.keys), room(new.values), new.pos_dim)
+    dim = new.pos_dim % new.keys.ndim
+    return new.each(lambda x: x.new_empty((*x.shape[:dim], n_tokens, *x.shape[dim + 1 :])))
 
 
 def write(stored: KeysValues, new: KeysValues, first: int) -> None:

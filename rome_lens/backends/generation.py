@@ -7,10 +7,8 @@ a hook that looks at more than its position or a block that cannot be called alo
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -24,7 +22,7 @@ from rome_lens.backends.products import fast_products
 from rome_lens.backends.replay import KeysValues
 from rome_lens.errors import ModelError, PromptError, SettingError
 from rome_lens.progress import Progress
-from rome_lens.tokens import bos_of, encode
+from rome_lens.tokens import bos_of, decode, encode
 
 _T = TypeVar("_T")
 
@@ -85,7 +83,7 @@ def sample(
         SettingError: a setting is outside its range, or the generator lives on a GPU.
         ModelError: the model gives logits that are no numbers.
     """
-    choice = _Choice.checked(backend, generator=generator, temperature=temperature, top_k=top_k, banned=banned)
+    choice = _Choice(backend, generator, temperature=temperature, top_k=top_k, banned=banned)
     _check_shape(backend, prompts, n_new)
     n_rows, n_prompt = prompts.shape
     tokens = prompts.new_empty((n_rows, n_prompt + n_new), device=backend.device)
@@ -100,56 +98,27 @@ def sample(
     return tokens.to(prompts.device)
 
 
-def continue_texts(
-    backend: Backend,
-    texts: Sequence[str],
-    *,
-    n_new: int,
-    generator: torch.Generator | None = None,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    prepend_bos: bool = False,
-    stop_at_eos: bool = True,
-) -> list[str]:
-    """Continue texts of any lengths. Texts of as many tokens go through the model together, the shortest first.
+def continue_text(backend: Backend, text: str, *, n_new: int, prepend_bos: bool = False) -> str:
+    """What the most probable tokens add to a text, up to the tokenizer's EOS token.
 
     Args:
         backend: the model.
-        texts: the texts to continue.
-        n_new: how many tokens each gains at most.
-        generator: draws the tokens, one after the other for all texts; None takes the most probable ones.
-        temperature: the logits are divided by it; 0 takes the most probable token each time.
-        top_k: draw from the `top_k` most probable tokens alone.
-        prepend_bos: put the tokenizer's BOS token in front of every text.
-        stop_at_eos: end a continuation in front of the tokenizer's EOS token.
-
-    Returns:
-        What was added to each text, in the order of `texts`, without the texts themselves.
+        text: the text to continue.
+        n_new: how many tokens it gains at most.
+        prepend_bos: put the tokenizer's BOS token in front.
 
     Raises:
-        PromptError: a text gives no tokens, or is longer than the model's context once it is continued.
-        SettingError: a setting is outside its range, or `prepend_bos` for a tokenizer that has no BOS token.
+        PromptError: the text gives no tokens, or is longer than the model's context once it is continued.
+        SettingError: `n_new` is negative, or `prepend_bos` for a tokenizer that has no BOS token.
         ModelError: the model has no fast tokenizer, or gives logits that are no numbers.
     """
-    by_length: dict[int, list[int]] = defaultdict(list)
-    rows = [_encode(backend.tokenizer, text, prepend_bos=prepend_bos) for text in texts]
-    for i, ids in enumerate(rows):
-        by_length[len(ids)].append(i)
-    continued = [""] * len(rows)
-    for length, members in sorted(by_length.items()):
-        out = sample(
-            backend,
-            torch.tensor([rows[i] for i in members]),
-            n_new=n_new,
-            generator=generator,
-            temperature=temperature,
-            top_k=top_k,
-        )
-        for i, ids in zip(members, out[:, length:].tolist(), strict=True):
-            end = backend.tokenizer.eos_token_id if stop_at_eos else None
-            kept = ids[: ids.index(end)] if end in ids else ids
-            continued[i] = _decode_after(backend.tokenizer, rows[i], kept)
-    return continued
+    ids, _ = encode(backend.tokenizer, text)
+    ids = [bos_of(backend.tokenizer), *ids] if prepend_bos else ids
+    if not ids:
+        raise PromptError(f"the text {text!r} gives no tokens to continue; give a longer one or set prepend_bos")
+    new = sample(backend, torch.tensor([ids]), n_new=n_new, generator=None)[0, len(ids) :].tolist()
+    end = backend.tokenizer.eos_token_id
+    return _decode_after(backend.tokenizer, ids, new[: new.index(end)] if end in new else new)
 
 
 def _check_shape(backend: Backend, prompts: Tensor, n_new: int) -> None:
@@ -168,43 +137,25 @@ def _check_shape(backend: Backend, prompts: Tensor, n_new: int) -> None:
         )
 
 
-def _encode(tokenizer: Any, text: str, *, prepend_bos: bool) -> list[int]:
-    ids, _ = encode(tokenizer, text)
-    ids = [bos_of(tokenizer), *ids] if prepend_bos else ids
-    if not ids:
-        raise PromptError(f"the text {text!r} gives no tokens to continue; give a longer one or set prepend_bos")
-    return ids
-
-
 def _decode_after(tokenizer: Any, prompt: list[int], new: list[int]) -> str:
     """The text that new tokens add. Alone, SentencePiece would decode them without the space in front."""
-    before = tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
-    whole = tokenizer.decode([*prompt, *new], clean_up_tokenization_spaces=False)
-    if whole.startswith(before):
-        return whole[len(before) :]
-    # The prompt ends inside of a character.
-    return tokenizer.decode(new, clean_up_tokenization_spaces=False)
+    before, whole = decode(tokenizer, prompt), decode(tokenizer, [*prompt, *new])
+    # Otherwise the prompt ends inside of a character.
+    return whole.removeprefix(before) if whole.startswith(before) else decode(tokenizer, new)
 
 
-@dataclass(frozen=True)
 class _Choice:
     """How the next token follows from logits; greedy where there is no generator."""
 
-    generator: torch.Generator | None
-    temperature: float
-    top_k: int | None
-    banned: Int[Tensor, " banned"]
-
-    @classmethod
-    def checked(
-        cls,
+    def __init__(
+        self,
         backend: Backend,
-        *,
         generator: torch.Generator | None,
+        *,
         temperature: float,
         top_k: int | None,
         banned: Sequence[int],
-    ) -> "_Choice":
+    ) -> None:
         if not (math.isfinite(temperature) and temperature >= 0):
             raise SettingError(f"temperature is {temperature}; expected 0 (the most probable token) or more")
         if top_k is not None and top_k < 1:
@@ -218,24 +169,25 @@ class _Choice:
             )
         if len(set(banned)) == backend.d_vocab:
             raise SettingError(f"banned holds all {backend.d_vocab} token ids; leave at least one")
-        ids = torch.tensor(sorted(set(banned)), dtype=torch.long, device=backend.device)
-        return cls(generator if temperature > 0 else None, temperature, top_k, ids)
+        self._generator = generator if temperature > 0 else None
+        self._temperature, self._top_k = temperature, top_k
+        self._banned = torch.tensor(sorted(set(banned)), dtype=torch.long, device=backend.device)
 
     def next_tokens(self, logits: Float[Tensor, "row d_vocab"]) -> Int[Tensor, " row"]:
         if logits.isnan().any():
             raise ModelError("the model gives logits that are no numbers; load it in float32 or check its weights")
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
-        if self.banned.numel():
-            logits = logits.index_fill(-1, self.banned, -math.inf)
-        if self.generator is None:
+        if self._banned.numel():
+            logits = logits.index_fill(-1, self._banned, -math.inf)
+        if self._generator is None:
             return logits.argmax(dim=-1)
         ids = None
-        if self.top_k is not None and self.top_k < logits.shape[-1]:
-            logits, ids = logits.topk(self.top_k, dim=-1)
+        if self._top_k is not None and self._top_k < logits.shape[-1]:
+            logits, ids = logits.topk(self._top_k, dim=-1)
         # The largest logit is taken off first: a tiny temperature would make both infinite.
-        probabilities = ((logits - logits.amax(dim=-1, keepdim=True)) / self.temperature).softmax(dim=-1)
-        drawn = torch.multinomial(probabilities.cpu(), 1, generator=self.generator).to(logits.device)
+        probabilities = ((logits - logits.amax(dim=-1, keepdim=True)) / self._temperature).softmax(dim=-1)
+        drawn = torch.multinomial(probabilities.cpu(), 1, generator=self._generator).to(logits.device)
         return (drawn if ids is None else ids.gather(-1, drawn)).squeeze(-1)
 
 

@@ -1,30 +1,22 @@
 """HookedTransformer (TransformerLens 3.x)."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from rome_lens.backends.base import Backend
-from rome_lens.backends.replay import BlockReplay, KeysValues, ReplayError
-from rome_lens.backends.w_out import WOut, as_w_out
+from rome_lens.backends.replay import BlockReplay, First, KeysValues, ReplayError, Resid, StandInCache
 from rome_lens.errors import ModelError
 
 # How TransformerLens rearranges each weight right before `F.linear`, on every call. A parameter whose storage already
 # lies that way makes the rearrangement a view instead of a copy. Permutations give the storage's order of dimensions.
 _STORAGE_ORDER = {
-    "W_in": (1, 0),
-    "W_gate": (1, 0),
-    "W_out": (1, 0),
-    "W_U": (1, 0),
-    "W_Q": (0, 2, 1),
-    "W_K": (0, 2, 1),
-    "W_V": (0, 2, 1),
-    "_W_K": (0, 2, 1),
-    "_W_V": (0, 2, 1),
+    **dict.fromkeys(("W_in", "W_gate", "W_out", "W_U"), (1, 0)),
+    **dict.fromkeys(("W_Q", "W_K", "W_V", "_W_K", "_W_V"), (0, 2, 1)),
     "W_O": (2, 0, 1),
 }
 
@@ -42,25 +34,17 @@ class HookedTransformerBackend(Backend):
             )
         return f"blocks.{layer}.hook_mlp_out"
 
-    def w_out(self, layer: int) -> WOut:
-        mlp = getattr(self.model.blocks[self.check_layer(layer)], "mlp", None)
-        return as_w_out(
-            getattr(mlp, "W_out", None),
-            getattr(mlp, "b_out", None),
-            transposed=False,
-            d_model=self.d_model,
-            name=self.model_name,
-            layer=layer,
-        )
+    def _projection(self, block: Any) -> tuple[Any, Any, bool]:
+        mlp = getattr(block, "mlp", None)
+        return getattr(mlp, "W_out", None), getattr(mlp, "b_out", None), False
 
     def _forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:
         # With a left-padding tokenizer TransformerLens would mask every token that looks like padding.
         side = None if self.tokenizer is None else "right"
         return self.model(tokens, padding_side=side, stop_at_layer=stop_at_layer)
 
-    @contextmanager
-    def recording(self) -> Iterator["HookedReplay"]:
-        yield HookedReplay(self)
+    def recording(self) -> AbstractContextManager["HookedReplay"]:
+        return nullcontext(HookedReplay(self))
 
 
 class HookedReplay(BlockReplay):
@@ -75,58 +59,40 @@ class HookedReplay(BlockReplay):
         elif cfg.n_devices > 1:
             self._obstacle = f"the model is spread over {cfg.n_devices} devices"
 
-    def run(
-        self,
-        layer: int,
-        resid_pre: Float[Tensor, "row pos d_model"],
-        *,
-        first: int | Int[Tensor, " row"],
-        past: KeysValues | None,
-    ) -> tuple[Float[Tensor, "row pos d_model"], KeysValues]:
+    def run(self, layer: int, resid_pre: Resid, *, first: First, past: KeysValues | None) -> tuple[Resid, KeysValues]:
         if self._obstacle is not None:
             raise ReplayError(self._obstacle)
         entry = _CacheEntry(past, resid_pre, self._model.blocks[layer].attn)
         mask = None
         if isinstance(first, Tensor):
             # Rows are left-padded; positions and what attention may see follow from where each row's ones begin.
-            n_past = entry.past_keys.shape[1]
-            columns = torch.arange(-n_past, resid_pre.shape[1], device=first.device)
+            columns = torch.arange(-entry.past_keys.shape[1], resid_pre.shape[1], device=first.device)
             mask = (columns >= -first[:, None]).int()
         resid_post = self._model.blocks[layer](resid_pre, past_kv_cache_entry=entry, attention_mask=mask)
         if entry.new is None:
             raise ReplayError("the block did not hand over its keys and values")
         return resid_post, entry.new
 
-    def unembed(self, resid_post: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_vocab"]:
+    def unembed(self, resid_post: Resid) -> Float[Tensor, "row pos d_vocab"]:
         return self._model(resid_post, start_at_layer=self._model.cfg.n_layers)
 
-    @contextmanager
-    def layer_ready(self, layer: int) -> Iterator[None]:
-        with _stored_for_linear(self._model.blocks[layer]):
-            yield
+    def layer_ready(self, layer: int) -> AbstractContextManager[None]:
+        return _stored_for_linear(self._model.blocks[layer])
 
-    @contextmanager
-    def unembed_ready(self) -> Iterator[None]:
-        with _stored_for_linear(self._model.unembed):
-            yield
+    def unembed_ready(self) -> AbstractContextManager[None]:
+        return _stored_for_linear(self._model.unembed)
 
 
-class _CacheEntry:
-    """Stands in for TransformerLensKeyValueCacheEntry: joins the past to the new and keeps the new for us."""
+class _CacheEntry(StandInCache):
+    """Has what attention asks of a TransformerLensKeyValueCacheEntry."""
+
+    append = StandInCache.join
 
     def __init__(self, past: KeysValues | None, resid_pre: Tensor, attention: Any) -> None:
-        self.new: KeysValues | None = None
-        if past is None:
-            # Attention asks for the number of past positions before it appends.
-            nothing = resid_pre.new_empty(resid_pre.shape[0], 0, 1, attention.cfg.d_head)
-            past = KeysValues(nothing, nothing, pos_dim=1)
-        self.past_keys, self.past_values = past.keys, past.values
-
-    def append(self, new_keys: Tensor, new_values: Tensor) -> tuple[Tensor, Tensor]:
-        self.new = KeysValues(new_keys, new_values, pos_dim=1)
-        if self.past_keys.shape[1] == 0:
-            return new_keys, new_values
-        return torch.cat([self.past_keys, new_keys], dim=1), torch.cat([self.past_values, new_values], dim=1)
+        super().__init__(past, pos_dim=1)
+        # Attention asks for the number of past positions before it appends.
+        nothing = resid_pre.new_empty(resid_pre.shape[0], 0, 1, attention.cfg.d_head)
+        self.past_keys = nothing if past is None else past.keys
 
 
 @contextmanager

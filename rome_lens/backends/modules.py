@@ -40,38 +40,34 @@ def hugging_face_module(backend: Backend, layer: int) -> tuple[str, bool] | None
     original = getattr(backend.model, "original_model", None)
     if isinstance(original, nn.Module):
         # Asked of the tree anew: processing replaces the parameters of a bridge, in the modules where they were.
-        names = (name for name, module in hugging_face_tree(original) if _weight(module) is w_out.parameter)
-        name = next(names, None)
+        tree = hugging_face_tree(original)
+        name = next((name for name, module in tree if module._parameters.get("weight") is w_out.parameter), None)
         return None if name is None else (name, w_out.transposed)
     architecture = getattr(backend.model.cfg, "original_architecture", None)
     name = _name_by_architecture(backend.model.cfg, architecture, layer) if isinstance(architecture, str) else None
     return None if name is None else (name, architecture not in _CONV1D)
 
 
-def hugging_face_tree(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def hugging_face_tree(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     """All modules of a Hugging Face model, by the names that they had before a TransformerBridge put its wrappers in.
 
     A wrapper shows what it wraps several times over; only what it wraps is followed.
+
+    Args:
+        module: the model, or a part of it.
+        name: that of the part.
     """
-    yield from _walk(model, "")
-
-
-def is_wrapped(model: nn.Module) -> bool:
-    """Whether a TransformerBridge has put its wrappers into a model."""
-    return any(_WRAPPED in module._modules for module in model.modules())
-
-
-def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
     while (inside := module._modules.get(_WRAPPED)) is not None:
         module = inside
     yield name, module
     for child_name, child in module._modules.items():
         if child is not None:
-            yield from _walk(child, f"{name}.{child_name}" if name else child_name)
+            yield from hugging_face_tree(child, f"{name}.{child_name}" if name else child_name)
 
 
-def _weight(module: nn.Module) -> nn.Parameter | None:
-    return module._parameters.get("weight")
+def is_wrapped(model: nn.Module) -> bool:
+    """Whether a TransformerBridge has put its wrappers into a model."""
+    return any(_WRAPPED in module._modules for module in model.modules())
 
 
 def _name_by_architecture(cfg: Any, architecture: str, layer: int) -> str | None:

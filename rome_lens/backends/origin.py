@@ -92,8 +92,7 @@ def keep_origin(backend: Backend, name: str, *, folder: Path | None) -> None:
 
 def loaded_from(backend: Backend) -> str:
     """What `load_model` takes to load this model again; where that was not noted, the model's name."""
-    origin = _origin(backend)
-    return backend.model_name if origin is None else origin.name
+    return _origin(backend).name
 
 
 def held_edits(backend: Backend, layer: int, now: Fingerprint) -> Held | None:
@@ -104,15 +103,13 @@ def held_edits(backend: Backend, layer: int, now: Fingerprint) -> Held | None:
         layer: the layer.
         now: of the layer without the edits that were applied since.
     """
-    origin = _origin(backend)
-    held = None if origin is None else origin.held.get(layer)
+    held = _origin(backend).held.get(layer)
     return held if held is not None and held.is_in(now) else None
 
 
 def layers_held(backend: Backend) -> tuple[int, ...]:
     """The layers that held edits when the model was loaded."""
-    origin = _origin(backend)
-    return () if origin is None else tuple(sorted(origin.held))
+    return tuple(sorted(_origin(backend).held))
 
 
 def held_in_folder(folder: Path, fingerprint: Any) -> dict[int, Held]:
@@ -126,19 +123,16 @@ def held_in_folder(folder: Path, fingerprint: Any) -> dict[int, Held]:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         if note["kind"] != EDITED_MODEL:
             return {}
-        edited = {here["layer"]: Fingerprint.from_dict(here["edited"]) for here in note.get("layers", ())}
-        original = {here["layer"]: Fingerprint.from_dict(here["original"]) for here in note.get("layers", ())}
+        known = {
+            here["layer"]: (Fingerprint.from_dict(here["original"]), Fingerprint.from_dict(here["edited"]))
+            for here in note.get("layers", ())
+        }
         by_layer: dict[int, list[Mapping[str, Any]]] = {}
         for edit in note["edits"]:
             for layer in _layers_of(edit):
                 by_layer.setdefault(layer["layer"], []).append(edit)
         return {
-            layer: Held(
-                layer,
-                tuple(edits),
-                original[layer] if layer in original else _original_of(edits[0], layer),
-                edited[layer] if layer in edited else fingerprint(layer),
-            )
+            layer: Held(layer, tuple(edits), *(known.get(layer) or (_original_of(edits[0], layer), fingerprint(layer))))
             for layer, edits in by_layer.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, RomeLensError):
@@ -170,5 +164,6 @@ def _original_of(edit: Mapping[str, Any], layer: int) -> Fingerprint:
     return Fingerprint.from_dict(next(here["fingerprint"] for here in _layers_of(edit) if here["layer"] == layer))
 
 
-def _origin(backend: Backend) -> Origin | None:
-    return getattr(backend.model, "__dict__", {}).get(_ATTRIBUTE)
+def _origin(backend: Backend) -> Origin:
+    """What was noted on a model; of one that was not loaded by us no more than its name is known."""
+    return backend.model.__dict__.get(_ATTRIBUTE) or Origin(backend.model_name)

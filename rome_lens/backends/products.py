@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+# The tensors that oneDNN is handed.
+_KIND = ("cpu", torch.float32, torch.strided)
+
 
 @contextmanager
 def fast_products(*, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
@@ -79,13 +82,6 @@ def _plain(x: Any, *constants: Any) -> bool:
     if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in constants):
         return False
     return all(
-        t is None
-        or (
-            isinstance(t, Tensor)
-            and t.device.type == "cpu"
-            and t.dtype == torch.float32
-            and t.layout == torch.strided
-            and t.numel() > 0
-        )
+        t is None or (isinstance(t, Tensor) and (t.device.type, t.dtype, t.layout) == _KIND and t.numel() > 0)
         for t in (x, *constants)
     )

@@ -1,12 +1,20 @@
 """A model's blocks called one by one: keys and values of earlier positions, and the errors where a block cannot be."""
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+Resid = Float[Tensor, "row pos d_model"]
+"""The residual stream in front of a block or behind it, at the positions of a call."""
+
+First = int | Int[Tensor, " row"]
+"""The first of these positions, of all rows or of each."""
 
 
 class ReplayError(Exception):
@@ -27,11 +35,13 @@ class KeysValues:
     values: Tensor
     pos_dim: int
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "KeysValues":
+        """Both changed in one way."""
+        return KeysValues(change(self.keys), change(self.values), self.pos_dim)
+
     def before(self, position: int) -> "KeysValues":
         """Those of the positions before `position`."""
-        return KeysValues(
-            self.keys.narrow(self.pos_dim, 0, position), self.values.narrow(self.pos_dim, 0, position), self.pos_dim
-        )
+        return self.each(lambda x: x.narrow(self.pos_dim, 0, position))
 
     def ending_at(self, first: Int[Tensor, " row"]) -> "KeysValues":
         """Those before each row's own position `first`, pushed to the right so that they end in one column.
@@ -43,29 +53,38 @@ class KeysValues:
         dim = self.pos_dim % self.keys.ndim
         shape = [1] * self.keys.ndim
         shape[0], shape[dim] = columns.shape
-        keys, values = (
-            x.gather(dim, columns.reshape(shape).expand(*x.shape[:dim], longest, *x.shape[dim + 1 :]))
-            for x in (self.keys, self.values)
-        )
-        return KeysValues(keys, values, self.pos_dim)
+        return self.each(lambda x: torch.take_along_dim(x, columns.reshape(shape), dim))
 
     def take(self, rows: Int[Tensor, " row"]) -> "KeysValues":
         """Some rows of the batch, in an order of their own."""
-        return KeysValues(self.keys[rows], self.values[rows], self.pos_dim)
+        return self.each(lambda x: x[rows])
+
+
+class StandInCache:
+    """Stands in for the model's cache in the call of one block: joins the past to the new and keeps the new.
+
+    Attributes:
+        past: keys and values of the earlier positions, if there are any.
+        new: those of the block's own positions; None until it has handed them over.
+    """
+
+    def __init__(self, past: KeysValues | None, *, pos_dim: int) -> None:
+        self.past, self._pos_dim = past, pos_dim
+        self.new: KeysValues | None = None
+
+    def join(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """What attention calls; what else it hands over is not looked at."""
+        self.new = KeysValues(keys, values, self._pos_dim)
+        if self.past is None:
+            return keys, values
+        return torch.cat([self.past.keys, keys], self._pos_dim), torch.cat([self.past.values, values], self._pos_dim)
 
 
 class BlockReplay(ABC):
     """The blocks of a model, callable one by one as the model called them in the forward that was recorded."""
 
     @abstractmethod
-    def run(
-        self,
-        layer: int,
-        resid_pre: Float[Tensor, "row pos d_model"],
-        *,
-        first: int | Int[Tensor, " row"],
-        past: KeysValues | None,
-    ) -> tuple[Float[Tensor, "row pos d_model"], KeysValues]:
+    def run(self, layer: int, resid_pre: Resid, *, first: First, past: KeysValues | None) -> tuple[Resid, KeysValues]:
         """Run one block on the positions from `first` on.
 
         Args:
@@ -85,16 +104,16 @@ class BlockReplay(ABC):
         """
 
     @abstractmethod
-    def unembed(self, resid_post: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_vocab"]:
+    def unembed(self, resid_post: Resid) -> Float[Tensor, "row pos d_vocab"]:
         """Final norm, unembedding and whatever the model does to its logits."""
 
-    @abstractmethod
     def layer_ready(self, layer: int) -> AbstractContextManager[None]:
         """Open while a layer is called many times: whatever can be prepared once for all calls is."""
+        return nullcontext()
 
-    @abstractmethod
     def unembed_ready(self) -> AbstractContextManager[None]:
         """The same for the unembedding."""
+        return nullcontext()
 
 
 def check_replayed(got: Tensor, expected: Tensor, entering: Tensor, how: str) -> None:

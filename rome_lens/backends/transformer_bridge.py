@@ -2,8 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rome_lens.backends.base import Backend
-from rome_lens.backends.replay import BlockReplay, KeysValues, ReplayError
-from rome_lens.backends.w_out import WOut, as_w_out
+from rome_lens.backends.replay import BlockReplay, First, KeysValues, ReplayError, Resid, StandInCache
 
 # Arguments through which Hugging Face's models hand a cache to their blocks.
 _CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")
@@ -29,17 +28,9 @@ class TransformerBridgeBackend(Backend):
         # hook_mlp_out lies behind whatever the block does to the MLP's output: Gemma's norm, Granite's multiplier.
         return f"blocks.{layer}.mlp.out.hook_out"
 
-    def w_out(self, layer: int) -> WOut:
-        out = getattr(getattr(self.model.blocks[self.check_layer(layer)], "mlp", None), "out", None)
-        linear = getattr(out, "original_component", None)
-        return as_w_out(
-            getattr(linear, "weight", None),
-            getattr(linear, "bias", None),
-            transposed=isinstance(linear, nn.Linear),
-            d_model=self.d_model,
-            name=self.model_name,
-            layer=layer,
-        )
+    def _projection(self, block: Any) -> tuple[Any, Any, bool]:
+        linear = getattr(getattr(getattr(block, "mlp", None), "out", None), "original_component", None)
+        return getattr(linear, "weight", None), getattr(linear, "bias", None), isinstance(linear, nn.Linear)
 
     def _forward(self, tokens: Tensor, *, stop_at_layer: int | None = None) -> Tensor:
         return self.model(tokens, stop_at_layer=stop_at_layer, use_cache=False)
@@ -51,8 +42,8 @@ class TransformerBridgeBackend(Backend):
             handle
             for layer, block in enumerate(self.model.blocks)
             for handle in (
-                block.register_forward_pre_hook(replay.note_call(layer), with_kwargs=True),
-                block.register_forward_hook(replay.note_output(layer)),
+                block.register_forward_pre_hook(partial(replay.note_call, layer), with_kwargs=True),
+                block.register_forward_hook(partial(replay.note_output, layer)),
             )
         ]
         try:
@@ -77,46 +68,35 @@ class BridgeReplay(BlockReplay):
         self._n_tokens = 0
         self._n_rows = 0
 
-    def note_call(self, layer: int) -> Callable[..., None]:
-        def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            names = ["hidden_states", *_positional_names(module)]
-            call = dict(zip(names, args, strict=False)) | kwargs
-            hidden = call.pop("hidden_states")
-            self._n_rows, self._n_tokens = hidden.shape[:2]
-            self._calls[layer] = call
+    def note_call(self, layer: int, block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The hook in front of a block."""
+        _, *names = inspect.signature(block.original_component.forward).parameters
+        call = dict(zip(["hidden_states", *names], args, strict=False)) | kwargs
+        self._n_rows, self._n_tokens = call.pop("hidden_states").shape[:2]
+        self._calls[layer] = call
 
-        return note
+    def note_output(self, layer: int, block: Any, args: tuple[Any, ...], output: Any) -> None:
+        """The hook behind a block."""
+        self._tuples[layer] = isinstance(output, tuple)
 
-    def note_output(self, layer: int) -> Callable[..., None]:
-        def note(module: Any, args: tuple[Any, ...], output: Any) -> None:
-            self._tuples[layer] = isinstance(output, tuple)
-
-        return note
-
-    def run(
-        self,
-        layer: int,
-        resid_pre: Float[Tensor, "row pos d_model"],
-        *,
-        first: int | Int[Tensor, " row"],
-        past: KeysValues | None,
-    ) -> tuple[Float[Tensor, "row pos d_model"], KeysValues]:
+    def run(self, layer: int, resid_pre: Resid, *, first: First, past: KeysValues | None) -> tuple[Resid, KeysValues]:
         rows, n_pos = resid_pre.shape[:2]
-        cache = _LayerCache(past)
-        call = {name: value for name, value in self._calls[layer].items() if name not in _CACHE_NAMES}
+        cache = _LayerCache(past, pos_dim=-2)
+        call = self._calls[layer]
+        caches = dict.fromkeys((name for name in _CACHE_NAMES if name in call), cache)
+        call = {name: value for name, value in call.items() if name not in caches}
         if isinstance(first, Tensor):
-            places = _Places.choose(first, n_pos=n_pos, n_past=cache.get_seq_length(), n_tokens=self._n_tokens)
-            arguments = {name: self._gather(name, value, places) for name, value in call.items()}
-            if "attention_mask" in call and call["attention_mask"] is None:
-                arguments["attention_mask"] = places.causal_mask(resid_pre.dtype)
+            places = _Places(first, n_pos=n_pos, n_past=cache.get_seq_length(), n_tokens=self._n_tokens)
+            fit = partial(self._gather, places=places)
         else:
-            arguments = {
-                name: self._cut(name, value, rows=rows, first=first, n_pos=n_pos, n_past=first if past else 0)
-                for name, value in call.items()
-            }
-        arguments.update({name: cache for name in _CACHE_NAMES if name in self._calls[layer]})
-        if not any(name in self._calls[layer] for name in _CACHE_NAMES):
+            places = None
+            fit = partial(self._cut, rows=rows, first=first, n_pos=n_pos, n_past=first if past else 0)
+        arguments = {name: _fitted(name, value, fit) for name, value in call.items()}
+        if places is not None and "attention_mask" in call and call["attention_mask"] is None:
+            arguments["attention_mask"] = places.causal_mask(resid_pre.dtype)
+        if not caches:
             raise ReplayError("its blocks take no cache of keys and values")
+        arguments |= caches
         if "use_cache" in arguments:
             arguments["use_cache"] = True
         output = self._model.blocks[layer](resid_pre, **arguments)
@@ -124,14 +104,8 @@ class BridgeReplay(BlockReplay):
             raise ReplayError("a block did not hand over its keys and values")
         return (output[0] if isinstance(output, tuple) else output), cache.new
 
-    def _cut(self, name: str, value: Any, *, rows: int, first: int, n_pos: int, n_past: int) -> Any:
-        """An argument of the recorded call, for other rows and fewer positions."""
-        if isinstance(value, tuple | list):
-            return type(value)(self._cut(name, v, rows=rows, first=first, n_pos=n_pos, n_past=n_past) for v in value)
-        if isinstance(value, _PLAIN_TYPES):
-            return value
-        if not isinstance(value, Tensor):
-            raise ReplayError(f"its blocks take an argument {name!r} of type {type(value).__name__}")
+    def _cut(self, name: str, value: Tensor, *, rows: int, first: int, n_pos: int, n_past: int) -> Tensor | None:
+        """A tensor of the recorded call, for other rows and fewer positions; None where it is of no known kind."""
         here, n = slice(first, first + n_pos), self._n_tokens
         if name == "position_embeddings" and value.shape[-2] == n:
             return value[..., here, :]
@@ -145,16 +119,10 @@ class BridgeReplay(BlockReplay):
         if name == "alibi" and value.ndim == 3 and value.shape[-1] == n and value.shape[0] % self._n_rows == 0:
             heads = value.shape[0] // self._n_rows
             return value[:heads, :, first - n_past : first + n_pos].repeat(rows, 1, 1)
-        raise ReplayError(f"its blocks take an argument {name!r} of shape {tuple(value.shape)}")
+        return None
 
-    def _gather(self, name: str, value: Any, places: "_Places") -> Any:
-        """An argument of the recorded call, for rows that begin at positions of their own."""
-        if isinstance(value, tuple | list):
-            return type(value)(self._gather(name, v, places) for v in value)
-        if isinstance(value, _PLAIN_TYPES):
-            return value
-        if not isinstance(value, Tensor):
-            raise ReplayError(f"its blocks take an argument {name!r} of type {type(value).__name__}")
+    def _gather(self, name: str, value: Tensor, *, places: "_Places") -> Tensor | None:
+        """The same for rows that begin at positions of their own."""
         n = self._n_tokens
         if name == "position_embeddings" and value.ndim == 3 and value.shape[-2] == n:
             return value[0][places.here]
@@ -169,9 +137,9 @@ class BridgeReplay(BlockReplay):
         if name == "alibi" and value.ndim == 3 and value.shape[-1] == n and value.shape[0] % self._n_rows == 0:
             heads = value.shape[0] // self._n_rows
             return value[:heads, 0, places.seen].transpose(0, 1).flatten(0, 1)[:, None]
-        raise ReplayError(f"its blocks take an argument {name!r} of shape {tuple(value.shape)}")
+        return None
 
-    def unembed(self, resid_post: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_vocab"]:
+    def unembed(self, resid_post: Resid) -> Float[Tensor, "row pos d_vocab"]:
         # Hugging Face's forward does what follows the last block, whatever that is; the blocks stand aside.
         tokens = torch.zeros(resid_post.shape[:2], dtype=torch.long, device=resid_post.device)
         with self._blocks_replaced_by(resid_post):
@@ -184,8 +152,9 @@ class BridgeReplay(BlockReplay):
         kept = [block.__dict__.get("forward") for block in blocks]
         try:
             for layer, block in enumerate(blocks):
+                left = (resid_post,) if self._tuples[layer] else resid_post
                 # Plain assignment would be redirected into the Hugging Face module that the block wraps.
-                object.__setattr__(block, "forward", _constant(resid_post, as_tuple=self._tuples[layer]))
+                object.__setattr__(block, "forward", lambda *args, left=left, **kwargs: left)
             yield
         finally:
             for block, own in zip(blocks, kept, strict=True):
@@ -193,14 +162,21 @@ class BridgeReplay(BlockReplay):
                 if own is not None:
                     object.__setattr__(block, "forward", own)
 
-    def layer_ready(self, layer: int) -> nullcontext[None]:
-        return nullcontext()
 
-    def unembed_ready(self) -> nullcontext[None]:
-        return nullcontext()
+def _fitted(name: str, value: Any, fit: Callable[[str, Tensor], Tensor | None]) -> Any:
+    """An argument of the recorded call, whose tensors `fit` makes right for another one."""
+    if isinstance(value, tuple | list):
+        return type(value)(_fitted(name, each, fit) for each in value)
+    if isinstance(value, _PLAIN_TYPES):
+        return value
+    if not isinstance(value, Tensor):
+        raise ReplayError(f"its blocks take an argument {name!r} of type {type(value).__name__}")
+    fitted = fit(name, value)
+    if fitted is None:
+        raise ReplayError(f"its blocks take an argument {name!r} of shape {tuple(value.shape)}")
+    return fitted
 
 
-@dataclass(frozen=True)
 class _Places:
     """Where the positions of rows lie that begin at positions of their own, in a text of `n_tokens`.
 
@@ -211,60 +187,25 @@ class _Places:
         columns: [pos] the columns of the call.
     """
 
-    here: Int[Tensor, "row pos"]
-    seen: Int[Tensor, "row seen"]
-    outside: Tensor
-    columns: Int[Tensor, " pos"]
-
-    @classmethod
-    def choose(cls, first: Int[Tensor, " row"], *, n_pos: int, n_past: int, n_tokens: int) -> "_Places":
+    def __init__(self, first: Int[Tensor, " row"], *, n_pos: int, n_past: int, n_tokens: int) -> None:
         seen = first[:, None] + torch.arange(-n_past, n_pos, device=first.device)
-        outside = (seen < 0) | (seen >= n_tokens)
-        inside = seen.clamp(0, n_tokens - 1)
-        columns = torch.arange(n_past, n_past + n_pos, device=first.device)
-        return cls(inside[:, n_past:], inside, outside, columns)
+        self.outside = (seen < 0) | (seen >= n_tokens)
+        self.seen = seen.clamp(0, n_tokens - 1)
+        self.here = self.seen[:, n_past:]
+        self.columns = torch.arange(n_past, n_past + n_pos, device=first.device)
 
     def causal_mask(self, dtype: torch.dtype) -> Float[Tensor, "row 1 pos seen"]:
         """What a model leaves to its attention kernel that needs no mask for a whole text: it is causal by itself."""
-        hidden = self.outside[:, None] | (
-            torch.arange(self.seen.shape[1], device=self.seen.device) > self.columns[:, None]
-        )
-        return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, torch.finfo(dtype).min)[
-            :, None
-        ]
+        later = torch.arange(self.seen.shape[1], device=self.seen.device) > self.columns[:, None]
+        hidden = (self.outside[:, None] | later)[:, None]
+        return torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
 
 
-class _LayerCache:
-    """Stands in for a Hugging Face cache in the call of one block: joins the past to the new and keeps the new."""
+class _LayerCache(StandInCache):
+    """Has what a block asks of a Hugging Face cache."""
 
     is_compileable = False
-
-    def __init__(self, past: KeysValues | None) -> None:
-        self._past = past
-        self.new: KeysValues | None = None
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.new = KeysValues(key_states, value_states, pos_dim=-2)
-        if self._past is None:
-            return key_states, value_states
-        return (
-            torch.cat([self._past.keys, key_states], dim=-2),
-            torch.cat([self._past.values, value_states], dim=-2),
-        )
+    update = StandInCache.join
 
     def get_seq_length(self, layer_idx: int | None = None) -> int:
-        return 0 if self._past is None else self._past.keys.shape[-2]
-
-
-def _positional_names(block: Any) -> list[str]:
-    """Names of a block's arguments after the hidden states, in order."""
-    code = block.original_component.forward
-
-    return list(inspect.signature(code).parameters)[1:]
-
-
-def _constant(resid_post: Tensor, *, as_tuple: bool) -> Callable[..., Any]:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return (resid_post,) if as_tuple else resid_post
-
-    return forward
+        return 0 if self.past is None else self.past.keys.shape[-2]

@@ -4,27 +4,13 @@ import json
 from functools import cache
 from importlib.resources import files
 
-from rome_lens.data.records import (
-    CounterFactRecord,
-    RecordSet,
-    Rejected,
-    ZsreRecord,
-    builtin_counterfact,
-    read_counterfact,
-    read_zsre,
-)
+from rome_lens.data.records import CounterFactRecord as CounterFactRecord
+from rome_lens.data.records import RecordSet as RecordSet
+from rome_lens.data.records import ZsreRecord as ZsreRecord
+from rome_lens.data.records import builtin_counterfact as builtin_counterfact
+from rome_lens.data.records import read_counterfact as read_counterfact
+from rome_lens.data.records import read_zsre as read_zsre
 from rome_lens.facts import Fact
-
-__all__ = [
-    "CounterFactRecord",
-    "RecordSet",
-    "Rejected",
-    "ZsreRecord",
-    "builtin_counterfact",
-    "builtin_facts",
-    "read_counterfact",
-    "read_zsre",
-]
 
 
 @cache

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from rome_lens.checks import as_path, as_text, as_texts, keep, whole_number
-from rome_lens.data.hub import HUB, hub_records
+from rome_lens.data.sources import HUB, JSON_LINES, hub_records, json_lines, parsed, reading
 from rome_lens.errors import AnswerError, ArtefactError, PromptError, SettingError, SubjectError
 from rome_lens.facts import EditRequest
 from rome_lens.joining import check_joined
 from rome_lens.kinds import request_of
 from rome_lens.subjects import in_text
-
-_JSON_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
@@ -193,9 +191,7 @@ def builtin_counterfact() -> RecordSet[CounterFactRecord]:
 
 
 class _FieldError(Exception):
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(problem)
-        self.field, self.problem = field, problem
+    """The field that is at fault, and what is wrong with it."""
 
 
 def _read(source: str | os.PathLike[str], convert: Callable[[int, Any], R], what: str) -> RecordSet[R]:
@@ -209,31 +205,20 @@ def _from_file(path: Path, what: str) -> Iterator[Any]:
     name = repr(str(path))
     if path.is_dir():
         raise ArtefactError(f"{name} is a folder; name the {what} file in it, or write {HUB}{path} for a data set")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise ArtefactError(f"there is no file {name} to read {what} from; a data set is written {HUB}NAME") from error
-    except UnicodeDecodeError as error:
-        raise ArtefactError(f"{name} is not in UTF-8 ({error.reason}); save it in UTF-8") from error
-    except OSError as error:
-        raise ArtefactError(f"cannot read {what} from {name}: {error.strerror}") from error
-    try:
-        content = list(_lines(text, name)) if path.suffix.lower() in _JSON_LINES else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{name} is not JSON, which {what} is kept in: {error}") from error
+    with reading(what, str(path)):
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError as error:
+            raise ArtefactError(
+                f"there is no file {name} to read {what} from; a data set is written {HUB}NAME"
+            ) from error
+    if path.suffix.lower() in JSON_LINES:
+        # JSON may hold the other characters that `splitlines` takes for the end of a line.
+        return (record for record, _ in json_lines(text.split("\n"), str(path)))
+    content = parsed(text, name, kept=f", which {what} is kept in")
     if not isinstance(content, list):
         raise ArtefactError(f"{name} holds no {what}: expected a JSON list of records")
-    yield from content
-
-
-def _lines(text: str, name: str) -> Iterator[Any]:
-    # JSON may hold the other characters that `splitlines` takes for the end of a line.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ArtefactError(f"line {number} of {name} is not JSON: {error}") from error
+    return iter(content)
 
 
 def _collect(found: Iterable[Any], convert: Callable[[int, Any], R], what: str, source: str) -> RecordSet[R]:
@@ -243,7 +228,7 @@ def _collect(found: Iterable[Any], convert: Callable[[int, Any], R], what: str, 
         try:
             records.append(convert(number, record))
         except _FieldError as error:
-            rejected.append(Rejected(number, error.field, error.problem))
+            rejected.append(Rejected(number, *error.args))
     if not records:
         first = f"; {rejected[0]}" if rejected else ""
         raise ArtefactError(f"{source!r} holds no {what} record that can be used{first}")
@@ -253,14 +238,14 @@ def _collect(found: Iterable[Any], convert: Callable[[int, Any], R], what: str, 
 def _counterfact(number: int, record: Any) -> CounterFactRecord:
     rewrite = _member(record, "requested_rewrite", "", Mapping, "an object")
     inside = "requested_rewrite."
-    targets = {}
-    for name in ("target_new", "target_true"):
-        target = _member(rewrite, name, inside, Mapping, "an object with the text str")
-        targets[name] = _text(target, "str", f"{inside}{name}.")
-    prompt, subject = _text(rewrite, "prompt", inside), _text(rewrite, "subject", inside)
+    targets = [
+        _text(_member(rewrite, name, inside, Mapping, "an object with the text str"), "str", f"{inside}{name}.")
+        for name in ("target_new", "target_true")
+    ]
+    asked = _text(rewrite, "prompt", inside), _text(rewrite, "subject", inside)
     beside = rewrite.get("answer_joined") is None
     joined = _joined(record if beside else rewrite, "" if beside else inside)
-    request = _request(prompt, subject, targets["target_new"], targets["target_true"], joined, inside=inside)
+    request = _request(*asked, *targets, joined, inside=inside)
     relation = rewrite.get("relation_id")
     if relation is not None and not isinstance(relation, str):
         raise _FieldError(f"{inside}relation_id", f"is {type(relation).__name__}; expected a text")
@@ -307,18 +292,9 @@ def _joined(record: Mapping[str, Any], inside: str) -> str | None:
         raise _FieldError(f"{inside}answer_joined", f"is {joined!r}; expected '' or white space") from error
 
 
-def _request(
-    prompt: str,
-    subject: str,
-    new: str,
-    true: str | None,
-    joined: str | None,
-    *,
-    inside: str = "",
-    field: str = "prompt",
-) -> EditRequest:
+def _request(*asked: Any, inside: str = "", field: str = "prompt") -> EditRequest:
     try:
-        return EditRequest(prompt, subject, target_new=new, target_true=true, answer_joined=joined)
+        return EditRequest(*asked)
     except PromptError as error:
         at_fault = "target_new.str" if isinstance(error, AnswerError) else field
         raise _FieldError(inside + at_fault, f"makes no request: {error}") from error
@@ -336,32 +312,26 @@ def _member(record: Any, name: str, inside: str, kind: type[Any], expected: str)
 
 
 def _text(record: Any, name: str, inside: str) -> str:
-    text = _member(record, name, inside, str, "a text")
-    problem = _problem(text)
-    if problem is not None:
-        raise _FieldError(inside + name, f"{problem}; expected a text")
-    return text
+    return _checked(_member(record, name, inside, str, "a text"), inside + name)
 
 
-def _problem(text: Any) -> str | None:
-    """What keeps something from being a text that a tokenizer takes; None where nothing does."""
+def _checked(text: Any, field: str) -> str:
+    """A text that a tokenizer takes."""
     if not isinstance(text, str):
-        return f"is {type(text).__name__}"
-    if not text.strip():
-        return "is empty"
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        return "holds half a character (a lone surrogate)"
-    return None
+        problem = f"is {type(text).__name__}"
+    elif not text.strip():
+        problem = "is empty"
+    elif any("\ud800" <= character <= "\udfff" for character in text):
+        problem = "holds half a character (a lone surrogate)"
+    else:
+        return text
+    raise _FieldError(field, f"{problem}; expected a text")
 
 
 def _texts(record: Any, name: str, *, least: int = 1) -> tuple[str, ...]:
     if least == 0 and record.get(name) is None:
         return ()
     texts = _member(record, name, "", list, "a list of texts")
-    for index, text in enumerate(texts):
-        problem = _problem(text)
-        if problem is not None:
-            raise _FieldError(f"{name}[{index}]", f"{problem}; expected a text")
     if len(texts) < least:
         raise _FieldError(name, "is an empty list; expected a text at least")
-    return tuple(texts)
+    return tuple(_checked(text, f"{name}[{index}]") for index, text in enumerate(texts))

@@ -4,20 +4,19 @@ Texts are read as they are asked for, so that a file or a data set may be larger
 iteration.
 """
 
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from rome_lens.data.hub import HUB, hub_records
+from rome_lens.data.sources import HUB, JSON_LINES, hub_records, json_lines, parsed, reading
 from rome_lens.errors import ArtefactError
 
 SELF = "self"
 """The source that stands for text which the model writes itself."""
 
-_JSON_LINES, _JSON = (".jsonl", ".ndjson"), (".json",)
 _FIELDS = ("text", "Text")
 
 
@@ -64,79 +63,48 @@ def read_texts(source: str | os.PathLike[str], *, field: str | None = None) -> T
     """
     name = os.fspath(source)
     if name.startswith(HUB):
-        return _hub_texts(name, field)
+        instead = f"a file or {SELF!r}"
+        hub_records(name, instead=instead)  # the notation is looked at now
+        return Texts(name, lambda: _texts_of(hub_records(name, instead=instead), field), endless=True)
     path = Path(name)
     if not path.exists():
         raise ArtefactError(f"there is no file {name!r} to read texts from; a data set is written {HUB}NAME")
     if path.is_dir():
         raise ArtefactError(f"{name!r} is a folder; name a file of texts in it, or write {HUB}{name} for a data set")
-    if path.suffix.lower() in _JSON_LINES:
-        return Texts(name, lambda: _guarded(name, lambda: _json_lines(path, field)))
-    if path.suffix.lower() in _JSON:
-        return Texts(name, lambda: _guarded(name, lambda: _json_list(path, field)))
-    return Texts(name, lambda: _guarded(name, lambda: _plain(path)))
+    return Texts(name, lambda: _file_texts(path, name, field))
 
 
-def _guarded(name: str, read: Callable[[], Iterator[str]]) -> Iterator[str]:
-    try:
-        yield from read()
-    except UnicodeDecodeError as error:
-        raise ArtefactError(f"{name!r} is not in UTF-8 ({error.reason}); save it in UTF-8") from error
-    except OSError as error:
-        raise ArtefactError(f"cannot read texts from {name!r}: {error.strerror or error}") from error
+def _file_texts(path: Path, name: str, field: str | None) -> Iterator[str]:
+    kind = path.suffix.lower()
+    with reading("texts", name):
+        if kind in JSON_LINES:
+            with path.open(encoding="utf-8-sig") as file:
+                yield from _texts_of(json_lines(file, str(path)), field)
+        else:
+            yield from _texts_of(_json_list(path), field) if kind == ".json" else _plain(path)
 
 
 def _plain(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8-sig") as file:
-        has_paragraphs = any(not line.strip() for line in _without_end(file))
+        # Blank lines at the end part nothing.
+        has_paragraphs = (True, False) in pairwise(blank for blank, _ in groupby(file, str.isspace))
     with path.open(encoding="utf-8-sig") as file:
-        if not has_paragraphs:
-            yield from file
-            return
-        paragraph: list[str] = []
-        for line in file:
-            if line.strip():
-                paragraph.append(line)
-            else:
-                yield "".join(paragraph)
-                paragraph = []
-        yield "".join(paragraph)
-
-
-def _without_end(lines: Iterator[str]) -> Iterator[str]:
-    """All lines but the blank ones at the end, which part nothing."""
-    blank: list[str] = []
-    for line in lines:
-        if line.strip():
-            yield from blank
-            yield line
-            blank = []
+        if has_paragraphs:
+            yield from ("".join(lines) for blank, lines in groupby(file, str.isspace) if not blank)
         else:
-            # One blank line says as much as many.
-            blank = [line]
+            yield from file
 
 
-def _json_lines(path: Path, field: str | None) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                where = f"line {number} of {str(path)!r}"
-                yield _text_of(_parsed(line, where), field, where=where)
-
-
-def _json_list(path: Path, field: str | None) -> Iterator[str]:
-    records = _parsed(path.read_text(encoding="utf-8-sig"), repr(str(path)))
+def _json_list(path: Path) -> Iterator[tuple[Any, str]]:
+    records = parsed(path.read_text(encoding="utf-8-sig"), repr(str(path)))
     if not isinstance(records, list):
         raise ArtefactError(f"{str(path)!r} holds no JSON list; expected a list of texts, or of objects with a text")
     for index, record in enumerate(records):
-        yield _text_of(record, field, where=f"record {index} of {str(path)!r}")
+        yield record, f"record {index} of {str(path)!r}"
 
 
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ArtefactError(f"{where} is not JSON: {error}") from error
+def _texts_of(records: Iterable[tuple[Any, str]], field: str | None) -> Iterator[str]:
+    return (_text_of(record, field, where=where) for record, where in records)
 
 
 def _text_of(record: Any, field: str | None, *, where: str) -> str:
@@ -152,13 +120,3 @@ def _text_of(record: Any, field: str | None, *, where: str) -> str:
     if not isinstance(record[found], str):
         raise ArtefactError(f"{where}: the field {found!r} is {type(record[found]).__name__}; expected a text")
     return record[found]
-
-
-def _hub_texts(source: str, field: str | None) -> Texts:
-    instead = f"a file or {SELF!r}"
-    hub_records(source, instead=instead)  # the notation is looked at now
-
-    def read() -> Iterator[str]:
-        return (_text_of(record, field, where=where) for record, where in hub_records(source, instead=instead))
-
-    return Texts(source, read, endless=True)

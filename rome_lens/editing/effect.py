@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rome_lens.backends import Backend, as_backend
-from rome_lens.backends.generation import continue_texts
+from rome_lens.backends.generation import continue_text
 from rome_lens.editing.answers import followed_by, own_answers, read_answers
 from rome_lens.editing.edit import Edit
 from rome_lens.editing.outcome import AnswerReading, Probabilities
@@ -168,7 +168,7 @@ def measure(edit: Edit, model: Any, watched: Sequence[Watched], *, prepend_bos: 
     def continuation() -> str | None:
         if n_new < 1:
             return None
-        return continue_texts(backend, [edit.request.text], n_new=n_new, prepend_bos=prepend_bos)[0]
+        return continue_text(backend, edit.request.text, n_new=n_new, prepend_bos=prepend_bos)
 
     with backend.evaluating():
         own_before = _in_parts(own_answers, backend, rows)

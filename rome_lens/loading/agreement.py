@@ -4,18 +4,16 @@ Logits are compared at all positions of a text that is longer than the attention
 a scale or a rotary rule that differs shows. The text is short otherwise: loading has to be quick.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from rome_lens.backends import as_backend
 from rome_lens.errors import ModelError, one_line
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import PreTrainedModel
 
 TOLERANCE = {"float64": 1e-5, "float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
 """Largest difference between two implementations' logits, as a part of the largest logit, by dtype.
@@ -62,7 +60,7 @@ class Reference:
         return self.logits.dtype.itemsize > 2
 
     @classmethod
-    def of(cls, model: PreTrainedModel, *, name: str, dear: bool = False, small: bool = False) -> Reference:
+    def of(cls, model: PreTrainedModel, *, name: str, dear: bool = False, small: bool = False) -> "Reference":
         """Ask a model, with eager attention, whose numbers TransformerLens's classes promise.
 
         Args:
@@ -74,8 +72,6 @@ class Reference:
         Raises:
             ModelError: it cannot be run, or its logits are no numbers.
         """
-        import torch
-
         length, whole = _length(model, dear=dear)
         vocabulary = _setting(model, "vocab_size", 2)
         # Spread over the vocabulary by the golden ratio, and the same every time; no random numbers are drawn.
@@ -104,8 +100,6 @@ class Reference:
         Raises:
             ModelError: it is no decoder.
         """
-        import torch
-
         backend = as_backend(model)
         n_tokens = min(self.tokens.shape[1], backend.n_ctx or self.tokens.shape[1])
         with torch.no_grad():

@@ -1,16 +1,21 @@
 """A Hugging Face model in memory becomes a TransformerLens model, of either class, without asking the hub."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import transformer_lens
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
 
 from rome_lens.errors import ModelError, one_line
 from rome_lens.loading.agreement import Reference
@@ -20,13 +25,10 @@ from rome_lens.loading.twin import twin_of
 from rome_lens.loading.views import bytes_beside, without_sharing
 from rome_lens.memory import free_bytes
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformer_lens import HookedTransformer  # pyright: ignore[reportAttributeAccessIssue]
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PreTrainedModel
-
 logger = logging.getLogger(__name__)
+
+# Some of the names that are used are in 3.x alone.
+_host: Any = transformer_lens
 
 # Free memory, in sizes of the model, in which whatever a converter makes has room.
 _AMPLE = 1.5
@@ -35,7 +37,11 @@ _AMPLE = 1.5
 _MISLEADING = ("llama", "gemma", "wav2vec2", "hubert")
 
 
-def to_transformer_lens(pretrained: Pretrained, *, backend: str) -> HookedTransformer | TransformerBridge:
+class _NotHostedError(ModelError):
+    """A class of TransformerLens does not host a model; the message says why and gives no advice."""
+
+
+def to_transformer_lens(pretrained: Pretrained, *, backend: str) -> Any:
     """Build the TransformerLens model of the class that `backend` asks for, and compare it with the model.
 
     "auto" takes a HookedTransformer where the installed TransformerLens has that class, it fits into the free memory
@@ -50,93 +56,84 @@ def to_transformer_lens(pretrained: Pretrained, *, backend: str) -> HookedTransf
         ModelError: TransformerLens does not host the model in that class, or in neither, or computes something else.
     """
     reference = Reference.of(pretrained.model, name=pretrained.name)
-    if backend == TRANSFORMER_BRIDGE:
-        return _the_bridge(pretrained, reference)
     against_hooked = None
-    if has_hooked_transformer():
+    if backend != TRANSFORMER_BRIDGE and has_hooked_transformer():
         against_hooked = None if backend == HOOKED_TRANSFORMER else _room_missing(pretrained)
-        if against_hooked is not None:
-            logger.warning("%s; using a TransformerBridge", against_hooked)
-        else:
+        level = logging.WARNING
+        if against_hooked is None:
             try:
-                return to_hooked_transformer(pretrained, reference)
+                return _hooked_transformer(pretrained, reference)
             except _NotHostedError as error:
-                against_hooked = str(error)
-                if backend != HOOKED_TRANSFORMER:
-                    logger.info("%s; using a TransformerBridge", against_hooked)
+                against_hooked, level = str(error), logging.INFO
+        if backend != HOOKED_TRANSFORMER:
+            logger.log(level, "%s; using a TransformerBridge", against_hooked)
     try:
-        bridge = to_bridge(pretrained, reference)
+        bridge = _bridge(pretrained, reference)
     except _NotHostedError as error:
-        reasons = (against_hooked, str(error), _elsewhere())
-        raise ModelError("; ".join(reason for reason in reasons if reason)) from error
+        other = f"another version of TransformerLens than {version('transformer-lens')} may host it"
+        if backend == TRANSFORMER_BRIDGE and _convertible(pretrained):
+            other = f"the backend {HOOKED_TRANSFORMER!r} may be right"
+        raise ModelError("; ".join(filter(None, (against_hooked, str(error), other)))) from error
     if backend == HOOKED_TRANSFORMER:
         # Only now is it known that this advice is good.
         raise ModelError(f"{against_hooked}; use the backend {TRANSFORMER_BRIDGE!r}")
     return bridge
 
 
-class _NotHostedError(ModelError):
-    """A class of TransformerLens does not host a model; the message says why and gives no advice."""
-
-
-def to_bridge(pretrained: Pretrained, reference: Reference) -> TransformerBridge:
+def _bridge(pretrained: Pretrained, reference: Reference) -> TransformerBridge:
     """Wrap the model in a TransformerBridge, and check it against what the model said before.
 
     Raises:
-        ModelError: TransformerLens cannot host it, or computes something else.
+        _NotHostedError: TransformerLens cannot host it, or computes something else.
     """
-    if not _agrees_when_small(pretrained, reference, _boot, "TransformerBridge"):
+    if not _agrees_when_small(pretrained, reference, "TransformerBridge"):
         # Before it is wrapped: afterwards the model itself cannot be asked.
         reference = Reference.of(pretrained.model, name=pretrained.name, dear=True)
-    bridge = _boot(pretrained)
-    _check(bridge, reference, "TransformerBridge")
+    bridge = _made(pretrained, "TransformerBridge")
+    _check(bridge, reference)
     return bridge
 
 
-def _boot(pretrained: Pretrained) -> TransformerBridge:
-    from transformer_lens.model_bridge import TransformerBridge
+def _hooked_transformer(pretrained: Pretrained, reference: Reference) -> Any:
+    """Make a HookedTransformer of the model's own weights, unprocessed, and check it against the model.
 
-    model = pretrained.model
+    Raises:
+        _NotHostedError: TransformerLens cannot host it, or computes something else.
+    """
+    hooked = _made(pretrained, "HookedTransformer")
+    _check(hooked, reference)
+    if not _agrees_when_small(pretrained, reference, "HookedTransformer"):
+        _check(hooked, Reference.of(pretrained.model, name=pretrained.name, dear=True))
+    return hooked
+
+
+def _made(pretrained: Pretrained, kind: str) -> Any:
     try:
-        bridge = TransformerBridge.boot_transformers(
-            # Only a label here, but one that TransformerLens looks up: a folder called "gptj" would pass for GPT-J.
-            model.name_or_path or pretrained.name,
-            hf_model=model,
-            tokenizer=pretrained.tokenizer,
-            device=str(model.device),
-            dtype=model.dtype,
-        )
-    except Exception as error:  # adapters of eighty architectures, each failing in its own way
-        raise _cannot_host(pretrained, "TransformerBridge", error) from error
+        return _convert(pretrained) if kind == "HookedTransformer" else _boot(pretrained)
+    except _NotHostedError:
+        raise
+    except Exception as error:  # converters and adapters of eighty architectures, each failing in its own way
+        name, source = pretrained.name, type(pretrained.model).__name__
+        raise _NotHostedError(
+            f"TransformerLens cannot host {name!r}, a {source}, as a {kind} ({one_line(error)})"
+        ) from error
+
+
+def _boot(pretrained: Pretrained) -> TransformerBridge:
+    model = pretrained.model
+    bridge = TransformerBridge.boot_transformers(
+        # Only a label here, but one that TransformerLens looks up: a folder called "gptj" would pass for GPT-J.
+        model.name_or_path or pretrained.name,
+        hf_model=model,
+        tokenizer=pretrained.tokenizer,
+        device=str(model.device),
+        dtype=model.dtype,
+    )
     bridge.cfg.model_name = pretrained.name
     return bridge.eval()
 
 
-def to_hooked_transformer(pretrained: Pretrained, reference: Reference) -> HookedTransformer:
-    """Make a HookedTransformer of the model's own weights, unprocessed, and check it against the model.
-
-    Raises:
-        ModelError: TransformerLens cannot host it, or computes something else.
-    """
-    hooked = _converted(pretrained)
-    _check(hooked, reference, "HookedTransformer")
-    if not _agrees_when_small(pretrained, reference, _converted, "HookedTransformer"):
-        _check(hooked, Reference.of(pretrained.model, name=pretrained.name, dear=True), "HookedTransformer")
-    return hooked
-
-
-def _converted(pretrained: Pretrained) -> HookedTransformer:
-    try:
-        return _convert(pretrained)
-    except _NotHostedError:
-        raise
-    except Exception as error:  # one converter per architecture, each failing in its own way
-        raise _cannot_host(pretrained, "HookedTransformer", error) from error
-
-
-def _agrees_when_small(
-    pretrained: Pretrained, reference: Reference, make: Callable[[Pretrained], Any], kind: str
-) -> bool:
+def _agrees_when_small(pretrained: Pretrained, reference: Reference, kind: str) -> bool:
     """Hold a small model of the same settings, in float32, against what it says itself, made in the same way.
 
     That is done where a text longer than the model's windows was too dear, and where rounding could hide a difference.
@@ -144,8 +141,7 @@ def _agrees_when_small(
     Args:
         pretrained: the model, not wrapped yet.
         reference: what it said.
-        make: makes a TransformerLens model of one of Hugging Face's.
-        kind: of that class.
+        kind: the class of TransformerLens.
 
     Returns:
         False where the dear text is what is left: no small model can be made.
@@ -159,7 +155,7 @@ def _agrees_when_small(
     try:
         twin = twin_of(pretrained.model)
         said = Reference.of(twin, name=pretrained.name, small=True)
-        difference = said.difference(make(Pretrained(said.name, twin, pretrained.tokenizer)))
+        difference = said.difference(_made(Pretrained(said.name, twin, pretrained.tokenizer), kind))
     except _NotHostedError:
         if reference.whole:
             return True
@@ -172,12 +168,13 @@ def _agrees_when_small(
     return True
 
 
-def _check(model: Any, reference: Reference, kind: str) -> None:
+def _check(model: Any, reference: Reference) -> None:
     """Refuse a model that computes something else.
 
     Raises:
         _NotHostedError: it does, or it cannot be run.
     """
+    kind = type(model).__name__
     try:
         difference = reference.difference(model)
     except Exception as error:  # a forward of any architecture, failing in its own way
@@ -194,43 +191,17 @@ def _computes_otherwise(reference: Reference, kind: str, difference: str) -> _No
     return _NotHostedError(f"as a {kind} {name!r} computes other logits than the {source} {made} ({difference})")
 
 
-def _the_bridge(pretrained: Pretrained, reference: Reference) -> TransformerBridge:
-    """The bridge, or an error that says what else could be right."""
-    try:
-        return to_bridge(pretrained, reference)
-    except _NotHostedError as error:
-        other = f"the backend {HOOKED_TRANSFORMER!r} may be right" if _convertible(pretrained) else _elsewhere()
-        raise ModelError(f"{error}; {other}") from error
-
-
 def _convertible(pretrained: Pretrained) -> bool:
     """Whether the installed TransformerLens has the other class and knows the architecture there."""
-    if not has_hooked_transformer():
-        return False
     try:
         with _as_folder(pretrained.model) as folder:
             _configuration(pretrained.model, folder, device="meta")
     except Exception:  # one converter per architecture, each failing in its own way
         return False
-    return True
+    return has_hooked_transformer()
 
 
-def _cannot_host(pretrained: Pretrained, kind: str, error: Exception) -> _NotHostedError:
-    name, source = pretrained.name, type(pretrained.model).__name__
-    return _NotHostedError(f"TransformerLens cannot host {name!r}, a {source}, as a {kind} ({one_line(error)})")
-
-
-def _elsewhere() -> str:
-    from importlib.metadata import version
-
-    return f"another version of TransformerLens than {version('transformer-lens')} may host it"
-
-
-def _convert(pretrained: Pretrained) -> HookedTransformer:
-    import torch
-    import transformer_lens
-
-    host: Any = transformer_lens
+def _convert(pretrained: Pretrained) -> Any:
     model = pretrained.model
     with _as_folder(model) as folder:
         cfg = _configuration(model, folder, device=str(model.device))
@@ -240,7 +211,7 @@ def _convert(pretrained: Pretrained) -> HookedTransformer:
     with warnings.catch_warnings():
         # The warning is for those who choose the class; here it is chosen because the user's TransformerLens has it.
         warnings.filterwarnings("ignore", message="HookedTransformer is deprecated", category=DeprecationWarning)
-        hooked = host.HookedTransformer(cfg, pretrained.tokenizer, move_to_device=False)
+        hooked = _host.HookedTransformer(cfg, pretrained.tokenizer, move_to_device=False)
     # Not load_and_process_state_dict: nothing is to be processed, yet it rounds float64 weights to float32 and walks
     # the whole model once per tensor, which for thirty layers takes seconds. The weights stay where they are: a copy of
     # them would take as much memory once more, and those of a mapped file would all be read.
@@ -263,20 +234,14 @@ def _as_folder(model: PreTrainedModel) -> Iterator[str]:
 
 def _configuration(model: PreTrainedModel, folder: str, *, device: str) -> Any:
     """TransformerLens's configuration of a model, whose weights are on a device."""
-    import transformer_lens
-
-    host: Any = transformer_lens  # these names are in 3.x alone
-    return host.loading.get_pretrained_model_config(
+    return _host.loading.get_pretrained_model_config(
         folder, hf_cfg=_describe(model), device=device, fold_ln=False, dtype=model.dtype
     )
 
 
 def _translated(cfg: Any, held: PreTrainedModel, folder: str) -> dict[str, Tensor]:
     """A model's weights under TransformerLens's names and shapes: views of its own wherever nothing is computed."""
-    import transformer_lens
-
-    host: Any = transformer_lens
-    return host.loading.get_pretrained_state_dict(folder, cfg, held, dtype=cfg.dtype)
+    return _host.loading.get_pretrained_state_dict(folder, cfg, held, dtype=cfg.dtype)
 
 
 def _room_missing(pretrained: Pretrained) -> str | None:
@@ -285,8 +250,6 @@ def _room_missing(pretrained: Pretrained) -> str | None:
     Most converters give views of the model's weights. Which do not is found out on a model of the same class that
     holds no numbers, and only where memory is short.
     """
-    import torch
-
     model = pretrained.model
     held = sum(parameter.nbytes for parameter in model.parameters())
     free = free_bytes(model.device)

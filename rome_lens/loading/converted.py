@@ -13,7 +13,6 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,45 +56,26 @@ def cached_conversion(cache_dir: str | os.PathLike[str] | None = None) -> CacheS
     path = converted_path(cache_dir)
     if not os.path.lexists(path):
         return CacheState(path=path, present=False, size=0, intact=False)
-    return CacheState(path=path, present=True, size=_size_of(path), intact=_is_intact(path))
+    size = 0
+    with contextlib.suppress(OSError):
+        size = sum(file.stat().st_size for file in path.iterdir())
+    return CacheState(path=path, present=True, size=size, intact=_is_intact(path))
 
 
-@dataclass
-class Check:
-    """A look at the copy that goes on in a thread of its own while models and libraries are loaded.
+class Check(threading.Thread):
+    """A look at the copy that goes on in a thread of its own while models and libraries are loaded."""
 
-    Attributes:
-        path: the copy's folder.
-        present: whether something was there when the look began.
-    """
+    def __init__(self, path: Path) -> None:
+        super().__init__(name="rome_lens: the default model", daemon=True)
+        self._path, self._intact = path, False
+        self.start()
 
-    path: Path
-    present: bool
-    _intact: bool = False
-    _thread: threading.Thread | None = field(default=None, repr=False)
-
-    @classmethod
-    def begin(cls, cache_dir: str | os.PathLike[str] | None = None) -> Check:
-        """Begin to look at the copy in the cache.
-
-        Args:
-            cache_dir: as in `default_model_path`.
-        """
-        path = converted_path(cache_dir)
-        check = cls(path, present=os.path.lexists(path))
-        if check.present:
-            check._thread = threading.Thread(target=check._look, name="rome_lens: the default model", daemon=True)
-            check._thread.start()
-        return check
-
-    def _look(self) -> None:
-        self._intact = _is_intact(self.path)
+    def run(self) -> None:
+        self._intact = _is_intact(self._path)
 
     def intact(self) -> bool:
         """Wait for the end of the look: whether the copy is whole, and made from the pinned file by this version."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self.join()
         return self._intact
 
 
@@ -141,16 +121,9 @@ def write_conversion(
             with default_model.temporary_folder(path.parent) as aside:
                 old.rename(aside / old.name)
     with whole_folder(path) as folder:
-        weights = model.state_dict()
-        config = plain_config(model, name=default_model.DEFAULT_MODEL)
-        write_pretrained(
-            folder,
-            name=default_model.DEFAULT_MODEL,
-            model=model,
-            tokenizer=tokenizer,
-            config=config,
-            weights=dict(weights),
-        )
+        name, weights = default_model.DEFAULT_MODEL, model.state_dict()
+        config = plain_config(model, name=name)
+        write_pretrained(folder, name=name, model=model, tokenizer=tokenizer, config=config, weights=dict(weights))
         _check_written(folder / _WEIGHTS, weights)
         note = {
             "kind": "converted_model",
@@ -196,9 +169,3 @@ def _described(file: Path) -> dict[str, Any]:
             digest.update(memoryview(piece)[:n])
             size += n
     return {"bytes": size, "sha256": digest.hexdigest()}
-
-
-def _size_of(path: Path) -> int:
-    with contextlib.suppress(OSError):
-        return sum(file.stat().st_size for file in path.iterdir())
-    return 0

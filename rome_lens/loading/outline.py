@@ -39,7 +39,7 @@ class Outline:
         name = os.fspath(name)
         if name == DEFAULT_MODEL:
             return cls(name, N_LAYERS)
-        with quiet(f"looking at {name}", progress=None):
+        with quiet(f"looking at {name}"):
             location = locate(name)
             config = read_config(location)
         found = getattr(config.get_text_config(), "num_hidden_layers", None)

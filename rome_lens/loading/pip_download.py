@@ -9,10 +9,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 from rome_lens.errors import DownloadError
+from rome_lens.progress import Progress
 
 _POLL_SECONDS = 0.1
 
@@ -33,16 +34,15 @@ def pip_command(requirement: str, destination: Path) -> list[str]:
     return [sys.executable, "-m", "pip", "download", *options, *quiet, "--dest", str(destination), requirement]
 
 
-def download_wheel(
-    requirement: str, folder: Path, *, total: int, progress: Callable[[int, int], None] | None = None
-) -> Path:
+def download_wheel(requirement: str, folder: Path, *, total: int, progress: Progress, what: str) -> Path:
     """Fetch `requirement` into `folder` and return the wheel's path.
 
     Args:
         requirement: a name and a version.
         folder: an empty folder that the caller removes; pip's own temporary files go there too.
         total: the wheel's size in bytes, for `progress`.
-        progress: called about ten times a second with bytes done and `total`.
+        progress: called about ten times a second with bytes done, `total` and `what`.
+        what: what is going on.
 
     Raises:
         DownloadError: pip is missing or has failed.
@@ -60,22 +60,18 @@ def download_wheel(
         )
         try:
             done = -1
-            while True:
-                try:
-                    code = process.wait(timeout=_POLL_SECONDS)
-                    break
-                except subprocess.TimeoutExpired:
-                    previous, done = done, min(_largest_wheel(folder), total)
-                    if progress is not None and done != previous:
-                        progress(done, total)
+            while (code := process.poll()) is None:
+                previous, done = done, min(_largest_wheel(folder), total)
+                if done != previous:
+                    progress(done, total, what)
+                time.sleep(_POLL_SECONDS)
         finally:
             # The user's Ctrl-C, or an error of the callback: pip must not go on writing behind our back.
             if process.poll() is None:
                 process.kill()
                 process.wait()
     if code == 0 and (wheels := sorted(destination.glob("*.whl"))):
-        if progress is not None:
-            progress(total, total)
+        progress(total, total, what)
         return wheels[0]
     said = errors.read_text(encoding="utf-8", errors="replace")
     if os.strerror(errno.ENOSPC) in said:

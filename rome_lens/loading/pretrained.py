@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rome_lens.errors import ArtefactError, ModelError, ModelNotFoundError
-from rome_lens.loading.converted import Check, cached_conversion, check_room, write_conversion
+from rome_lens.loading.converted import Check, cached_conversion, check_room, converted_path, write_conversion
 from rome_lens.loading.default_model import DEFAULT_MODEL, alone_in_the_cache, fetch_default_model
 from rome_lens.loading.hugging_face import Location, Pretrained, Wanted, read_pretrained
-from rome_lens.progress import Progress
+from rome_lens.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ def load_pretrained(
     dtype: torch.dtype,
     device: torch.device,
     cache_dir: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     tokenizer_as_stored: bool = False,
 ) -> Pretrained:
     """Load a decoder and its tokeniser.
@@ -64,7 +64,7 @@ def default_model_folder(cache_dir: str | os.PathLike[str] | None = None, *, pro
         ArtefactError: the folder cannot be written.
     """
     state = cached_conversion(cache_dir)
-    return state.path if state.intact else _convert_default(progress, cache_dir=cache_dir)
+    return state.path if state.intact else _convert_default(progress or silent, cache_dir=cache_dir)
 
 
 def _read_default(wanted: Wanted, *, cache_dir: str | os.PathLike[str] | None) -> Pretrained:
@@ -72,16 +72,16 @@ def _read_default(wanted: Wanted, *, cache_dir: str | os.PathLike[str] | None) -
 
     The copy's checksums are looked at while it is read: nothing that does not hold is handed out.
     """
-    check = Check.begin(cache_dir)
-    if check.present:
+    path = converted_path(cache_dir)
+    if os.path.lexists(path):
+        check = Check(path)
         try:
-            pretrained = read_pretrained(_folder(check.path), wanted)
+            pretrained = read_pretrained(_folder(path), wanted)
+            if check.intact():
+                return pretrained
         except ModelError:
             if check.intact():
                 raise
-        else:
-            if check.intact():
-                return pretrained
     try:
         folder = _convert_default(wanted.progress, cache_dir=cache_dir)
     except ArtefactError as error:
@@ -90,7 +90,7 @@ def _read_default(wanted: Wanted, *, cache_dir: str | os.PathLike[str] | None) -
     return read_pretrained(_folder(folder), wanted)
 
 
-def _convert_default(progress: Progress | None, *, cache_dir: str | os.PathLike[str] | None) -> Path:
+def _convert_default(progress: Progress, *, cache_dir: str | os.PathLike[str] | None) -> Path:
     """Make the converted copy, one process at a time; the others wait and share it."""
     import torch
 
@@ -117,7 +117,7 @@ def _folder(path: Path) -> Location:
     return Location(DEFAULT_MODEL, str(path), local=True, known=True)
 
 
-def _gguf(progress: Progress | None, *, cache_dir: str | os.PathLike[str] | None) -> Location:
+def _gguf(progress: Progress, *, cache_dir: str | os.PathLike[str] | None) -> Location:
     path = fetch_default_model(cache_dir, progress=progress).path
     return Location(DEFAULT_MODEL, str(path.parent), local=True, known=True, gguf_file=path.name)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rome_lens.progress import Progress
+from rome_lens.progress import Progress, silent
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -17,7 +17,7 @@ _NOISY = ("transformers", "huggingface_hub", "gguf")
 
 
 @contextlib.contextmanager
-def quiet(what: str, *, progress: Progress | None) -> Iterator[type[tqdm]]:
+def quiet(what: str, *, progress: Progress = silent) -> Iterator[type[tqdm]]:
     """Keep transformers, huggingface_hub and gguf off the screen, and hand their progress to ours.
 
     Log levels, progress bars and handlers are as before afterwards. They belong to the process, so two threads that
@@ -25,7 +25,7 @@ def quiet(what: str, *, progress: Progress | None) -> Iterator[type[tqdm]]:
 
     Args:
         what: what is being loaded, for the callback.
-        progress: the caller's callback, or None.
+        progress: the caller's callback.
 
     Yields:
         A tqdm class that draws nothing and reports to `progress`, for functions that take one.
@@ -47,7 +47,9 @@ def quiet(what: str, *, progress: Progress | None) -> Iterator[type[tqdm]]:
             logging.getLogger().addHandler(ours)
             undo.callback(logging.getLogger().removeHandler, ours)
 
-        undo.callback(transformers_logging.set_tqdm_hook, transformers_logging.set_tqdm_hook(_make(bar)))
+        # transformers hands the bar that it would have made to its hook, and takes ours instead.
+        hook = transformers_logging.set_tqdm_hook(lambda factory, args, kwargs: bar(*args, **kwargs))
+        undo.callback(transformers_logging.set_tqdm_hook, hook)
         # The GGUF loader takes tqdm by its own import, past the hook.
         if hasattr(gguf_loader, "tqdm"):
             undo.callback(setattr, gguf_loader, "tqdm", vars(gguf_loader)["tqdm"])
@@ -69,26 +71,16 @@ class _OursAlone(logging.Handler):
             last.handle(record)
 
 
-def _make(bar: type[tqdm]) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], tqdm]:
-    """The hook of transformers: it hands over the bar that it would have made, and takes ours instead."""
-
-    def make(factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tqdm:
-        return bar(*args, **kwargs)
-
-    return make
-
-
-def _reporting_bar(what: str, progress: Progress | None) -> type[tqdm]:
+def _reporting_bar(what: str, progress: Progress) -> type[tqdm]:
     from tqdm import tqdm
 
     class ReportingBar(tqdm):
         """A tqdm that keeps tqdm's count and pace, and calls back where tqdm would draw."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": progress is None})
+            super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": progress is silent})
 
         def display(self, msg: str | None = None, pos: int | None = None) -> None:
-            if progress is not None:
-                progress(int(self.n), int(self.total or 0), what)
+            progress(int(self.n), int(self.total or 0), what)
 
     return ReportingBar

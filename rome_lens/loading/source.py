@@ -35,11 +35,6 @@ class ModelSource:
     dtype: str | None = None
     made: Any = None
 
-    @property
-    def is_object(self) -> bool:
-        """Whether a caller gave the model itself."""
-        return self.made is not None and not _makes_a_model(self.made)
-
     def open(self, progress: Progress) -> Any:
         """The model."""
         if self.made is not None:
@@ -89,7 +84,7 @@ class ModelSource:
         """
         # Those that are known to pickle what they are given.
         elsewhere = isinstance(executor, ProcessPoolExecutor) or type(executor).__module__.startswith("distributed.")
-        if self.is_object and elsewhere:
+        if elsewhere and self.made is not None and not _makes_a_model(self.made):
             raise SettingError(
                 "the model is an object, and other processes cannot share it; give its name, or a function without "
                 "arguments that makes it"

@@ -1,22 +1,20 @@
 """A model of a few thousand random weights, for checking an installation: it knows nothing, and runs everywhere."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained
 from rome_lens.loading.progress import quiet
 
-if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer  # pyright: ignore[reportAttributeAccessIssue]
-    from transformer_lens.model_bridge import TransformerBridge
-
 TINY_PROMPT, TINY_SUBJECT = "the tower is in the city of", "the tower"
 
 
-def tiny_model(backend: str) -> HookedTransformer | TransformerBridge:
+def tiny_model(backend: str) -> Any:
     """A GPT-2 of two layers and random weights, the same at every call, whose tokenizer knows the tiny prompt.
 
     Args:
@@ -25,7 +23,7 @@ def tiny_model(backend: str) -> HookedTransformer | TransformerBridge:
     # A prompt of words that it does not have is taken for one all the same: any text will do to try a command.
     words = sorted(set(TINY_PROMPT.split()))
     made = word_model("tiny", words, names_unknown=False, n_positions=16, n_layer=2)
-    with quiet("converting a tiny model", progress=None):
+    with quiet("converting a tiny model"):
         return to_transformer_lens(made, backend=backend)
 
 
@@ -42,10 +40,6 @@ def word_model(
             are refused.
         sizes: of transformers' configuration.
     """
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-
     end = "<|end|>"
     vocabulary = {word: i for i, word in enumerate([end, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=end))

@@ -6,15 +6,13 @@ once; the widths are small and the weights random. What the twin does not show (
 and heads) the large model shows on a short text.
 """
 
-from __future__ import annotations
-
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
 
 from rome_lens.loading.agreement import CONTEXT_NAMES, context, windows
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # Positions of a twin's windows, of the texts that it takes, and from which its rotary rule changes.
 _WINDOW, _CONTEXT, _ORIGINAL = 8, 64, 16
@@ -29,8 +27,6 @@ def twin_of(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         Exception: no twin can be made; whatever the class raised.
     """
-    import torch
-
     kind: Any = type(model)
     config = type(model.config).from_dict(_settings(model.config))
     if hasattr(model.config, "_experts_implementation"):
@@ -70,9 +66,7 @@ def _settings(config: Any) -> dict[str, Any]:
     for name in _INNER_NAMES:
         if isinstance(settings.get(name), int):
             settings[name] = _INNER
-    for name in ("bos_token_id", "eos_token_id"):
-        settings[name] = 0
-    settings["pad_token_id"] = None
+    settings |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
     original = next((length for name, length in windows(settings) if name.startswith("original")), None)
     _shorten(settings, longest=context(settings) or 2**62, original=original)
     return settings

@@ -5,23 +5,10 @@ split. Taken as they are they cost no memory, and where the weights are mapped f
 it is used. But a model's parameters are changed in place, so no two of them may share a number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-@dataclass
-class _Stretch:
-    """A stretch of one storage, in bytes, and the weights that lie in it."""
-
-    first: int
-    end: int
-    members: list[Tensor] = field(default_factory=list)
+import torch
+from torch import Tensor
 
 
 def without_sharing(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -35,11 +22,17 @@ def without_sharing(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with itself. A copy keeps its layout where that has no gaps.
     """
     separate: dict[str, Tensor] = {}
-    stretches: dict[int, list[_Stretch]] = {}
+    taken: dict[int, list[tuple[int, int, Tensor]]] = {}
     for name, weight in weights.items():
         tensor = weight.detach()
-        taken = stretches.setdefault(tensor.untyped_storage()._cdata, [])
-        separate[name] = tensor if _take(tensor, taken) else tensor.clone()
+        first, end = _stretch(tensor)
+        here = taken.setdefault(tensor.untyped_storage()._cdata, [])
+        repeats = any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        if first < end and (repeats or any(first < e and f < end and _meet(tensor, other) for f, e, other in here)):
+            separate[name] = tensor.clone()
+        else:
+            separate[name] = tensor
+            here.append((first, end, tensor))
     return separate
 
 
@@ -55,37 +48,25 @@ def bytes_beside(weights: Mapping[str, Tensor], own: Iterable[Tensor]) -> int:
     return sum(storage.nbytes() for key, storage in new.items() if key not in known)
 
 
-def _take(tensor: Tensor, taken: list[_Stretch]) -> bool:
-    """Note that a tensor's numbers are taken, unless one of them is already."""
+def _stretch(tensor: Tensor) -> tuple[int, int]:
+    """Where a tensor's numbers lie in its storage, in bytes: the first one, and what is behind the last."""
     if tensor.numel() == 0:
-        return True
-    steps = [(size - 1, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
-    if any(stride == 0 for _, stride in steps):
-        return False
-    first = int(tensor.storage_offset()) * tensor.itemsize
-    end = first + (sum(most * stride for most, stride in steps) + 1) * tensor.itemsize
-    near = [stretch for stretch in taken if stretch.first < end and first < stretch.end]
-    joined = _Stretch(min([first, *(s.first for s in near)]), max([end, *(s.end for s in near)]))
-    joined.members = [member for stretch in near for member in stretch.members]
-    if joined.members and _meets(tensor, joined):
-        return False
-    joined.members.append(tensor)
-    taken[:] = [stretch for stretch in taken if stretch not in near] + [joined]
-    return True
+        return 0, 0
+    first = int(tensor.storage_offset())
+    last = first + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return first * tensor.itemsize, (last + 1) * tensor.itemsize
 
 
-def _meets(tensor: Tensor, stretch: _Stretch) -> bool:
-    """Whether a tensor has a number in common with those that lie in the stretch."""
-    import torch
-
-    size = tensor.itemsize
-    if stretch.first % size or any(member.itemsize != size for member in stretch.members):
+def _meet(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one storage have a number in common."""
+    if one.itemsize != other.itemsize:
         return True  # numbers of different sizes over one another
-    used = torch.zeros((stretch.end - stretch.first) // size, dtype=torch.bool)
+    (first, end), (its_first, its_end) = _stretch(one), _stretch(other)
+    start = min(first, its_first) // one.itemsize
+    used = torch.zeros(max(end, its_end) // one.itemsize - start, dtype=torch.bool)
 
-    def place(member: Tensor) -> Tensor:
-        return used.as_strided(member.shape, member.stride(), member.storage_offset() - stretch.first // size)
+    def place(tensor: Tensor) -> Tensor:
+        return used.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - start)
 
-    for member in stretch.members:
-        place(member).fill_(True)
-    return bool(place(tensor).any())
+    place(other).fill_(True)
+    return bool(place(one).any())

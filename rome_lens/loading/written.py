@@ -24,10 +24,11 @@ def plain_config(model: PreTrainedModel, *, name: str) -> Any:
     quantization = getattr(config, "quantization_config", None)
     if quantization is not None:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization.quant_method
-        if getattr(method, "value", method) != "gguf":
+        method = getattr(method, "value", method)
+        if method != "gguf":
             raise ModelError(
-                f"the weights of {name} are quantised ({getattr(method, 'value', method)}), and an edit would "
-                "not survive that; give the model that they were made from"
+                f"the weights of {name} are quantised ({method}), and an edit would not survive that; give the model "
+                "that they were made from"
             )
         del config.quantization_config
     return config
@@ -65,7 +66,7 @@ def write_pretrained(
             f"{len(missing)} in all); give the name or the folder that it was loaded from"
         )
     generation = model.generation_config if model.can_generate() else None
-    with quiet(f"writing {name}", progress=None):
+    with quiet(f"writing {name}"):
         if generation is not None:
             shell.generation_config = GenerationConfig()
         shell.save_pretrained(folder, state_dict=weights)

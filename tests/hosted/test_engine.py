@@ -237,14 +237,9 @@ def test_unknown_block_argument_goes_the_plain_way(monkeypatch):
     model = architecture("llama", BRIDGE)
     note = BridgeReplay.note_call
 
-    def with_extra(self, layer):
-        inner = note(self, layer)
-
-        def run(module, args, kwargs):
-            inner(module, args, kwargs)
-            self._calls[layer]["per_layer_inputs"] = torch.zeros(2, 3)
-
-        return run
+    def with_extra(self, layer, *call):
+        note(self, layer, *call)
+        self._calls[layer]["per_layer_inputs"] = torch.zeros(2, 3)
 
     monkeypatch.setattr(BridgeReplay, "note_call", with_extra)
     traced = trace(model)

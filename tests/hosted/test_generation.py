@@ -8,7 +8,7 @@ from left_alone import left_alone
 
 import rome_lens as rl
 from rome_lens.backends import ReplayError, as_backend, decoding, generation
-from rome_lens.backends.generation import continue_texts, sample
+from rome_lens.backends.generation import continue_text, sample
 
 PROMPTS = torch.tensor([[5, 77, 9, 200, 31], [100, 3, 44, 17, 90], [64, 65, 66, 67, 68]])
 N_NEW = 6
@@ -310,23 +310,13 @@ def test_logits_that_are_no_numbers_are_refused(gpt2):
         sample(wrapped, PROMPTS, n_new=2, generator=None)
 
 
-TEXTS = ["ab cde", "xyz", "fgh ij", "q"]
-
-
-def test_texts_of_different_lengths_continue_as_each_alone(backend):
+@pytest.mark.parametrize("text", ["ab cde", "xyz", "fgh ij", "q"])
+def test_a_text_is_continued_by_whole_forwards_tokens(backend, text):
     model = architecture("llama", backend)
-    got = continue_texts(as_backend(model), TEXTS, n_new=4, stop_at_eos=False)
-    for text, continuation in zip(TEXTS, got, strict=True):
-        ids = torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"]])
-        whole = plain(model, ids, greedy, n_new=4)
-        assert continuation == model.tokenizer.decode(whole[0, ids.shape[1] :])
-    assert continue_texts(as_backend(model), [], n_new=4) == []
-
-
-def test_texts_drawn_together_come_again_with_the_seed():
-    backend = as_backend(architecture("llama", BACKENDS[0]))
-    runs = [continue_texts(backend, TEXTS, n_new=4, generator=seeded(s), temperature=1.0, top_k=50) for s in (1, 1, 2)]
-    assert runs[0] == runs[1] != runs[2]
+    ids = torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"]])
+    new = plain(model, ids, greedy, n_new=4)[0, ids.shape[1] :]
+    assert model.tokenizer.eos_token_id not in new
+    assert continue_text(as_backend(model), text, n_new=4) == model.tokenizer.decode(new)
 
 
 def test_continuation_ends_in_front_of_eos(monkeypatch):
@@ -334,18 +324,17 @@ def test_continuation_ends_in_front_of_eos(monkeypatch):
     new = torch.tensor(model.tokenizer("xy<s>z", add_special_tokens=False)["input_ids"])
     assert new.tolist().count(model.tokenizer.eos_token_id) == 1
     monkeypatch.setattr(generation, "sample", lambda backend, prompts, **_: torch.cat([prompts, new[None]], dim=1))
-    assert continue_texts(as_backend(model), ["ab"], n_new=4) == ["xy"]
-    assert continue_texts(as_backend(model), ["ab"], n_new=4, stop_at_eos=False) == ["xy<s>z"]
+    assert continue_text(as_backend(model), "ab", n_new=4) == "xy"
 
 
 def test_bos_goes_in_front():
     model = architecture("llama", BACKENDS[0])
-    (got,) = continue_texts(as_backend(model), ["ab"], n_new=4, prepend_bos=True, stop_at_eos=False)
+    got = continue_text(as_backend(model), "ab", n_new=4, prepend_bos=True)
     ids = torch.tensor([[0, *model.tokenizer("ab", add_special_tokens=False)["input_ids"]]])
     assert got == model.tokenizer.decode(plain(model, ids, greedy, n_new=4)[0, 3:])
-    assert continue_texts(as_backend(model), [""], n_new=2, prepend_bos=True)
+    assert continue_text(as_backend(model), "", n_new=2, prepend_bos=True)
     with pytest.raises(rl.PromptError, match="the text '' gives no tokens to continue; give a longer one"):
-        continue_texts(as_backend(model), ["ab", ""], n_new=2)
+        continue_text(as_backend(model), "", n_new=2)
 
 
 class SentencePieceLike:

@@ -79,12 +79,12 @@ def test_what_is_printed_was_measured_on_the_edited_model(shell, report, edit):
 
 
 def test_the_continuations_are_those_of_the_two_models(shell, report, edit):
-    from rome_lens.backends.generation import continue_texts
+    from rome_lens.backends.generation import continue_text
 
     backend = as_backend(shell.model)
-    (before,) = continue_texts(backend, [edit.request.text], n_new=30)
+    before = continue_text(backend, edit.request.text, n_new=30)
     with edit.applied(shell.model):
-        (after,) = continue_texts(backend, [edit.request.text], n_new=30)
+        after = continue_text(backend, edit.request.text, n_new=30)
     assert report["continuations"] == {"before": before, "after": after}
     assert before != after
 

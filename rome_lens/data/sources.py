@@ -1,11 +1,58 @@
-"""Data sets in the notation `hub:NAME:CONFIGURATION:SPLIT`, record by record."""
+"""Where records come from: data sets in the notation `hub:NAME:CONFIGURATION:SPLIT`, and files of JSON."""
 
-from collections.abc import Iterator
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rome_lens.errors import ArtefactError, RomeLensError, SettingError
 
 HUB = "hub:"
+JSON_LINES = (".jsonl", ".ndjson")
+
+
+@contextlib.contextmanager
+def reading(what: str, name: str) -> Iterator[None]:
+    """While a file is read: what goes wrong is said in one line.
+
+    Args:
+        what: what is read from it.
+        name: the file.
+
+    Raises:
+        ArtefactError: it cannot be read, or is not in UTF-8.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ArtefactError(f"{name!r} is not in UTF-8 ({error.reason}); save it in UTF-8") from error
+    except OSError as error:
+        raise ArtefactError(f"cannot read {what} from {name!r}: {error.strerror or error}") from error
+
+
+def parsed(text: str, where: str, *, kept: str = "") -> Any:
+    """What a text in JSON holds.
+
+    Args:
+        text: the text.
+        where: the words for where it stands.
+        kept: words for what is kept in it, to stand behind `JSON`.
+
+    Raises:
+        ArtefactError: it is not JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArtefactError(f"{where} is not JSON{kept}: {error}") from error
+
+
+def json_lines(lines: Iterable[str], name: str) -> Iterator[tuple[Any, str]]:
+    """What the lines of a file hold, each with the words for where it stands; blank ones hold nothing."""
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"line {number} of {name!r}"
+            yield parsed(line, where), where
 
 
 def hub_records(source: str, *, instead: str) -> Iterator[tuple[Any, str]]:
