@@ -19,22 +19,21 @@ class _ApplyOptions:
         default=MISSING,
         shown=False,
     )
-    to_hf: Path | None = OUT("Write the edited model, for transformers.", "FOLDER")
+    to_hf: Path | None = OUT("Write the edited model, for transformers.", metavar="FOLDER")
     to_peft: Path | None = OUT(
         "Write a LoRA adapter, for peft; it needs no model, its rank is the number of edits on a layer; "
         "fine-tuned edits have none.",
-        "FOLDER",
+        metavar="FOLDER",
     )
     model: str | None = MODEL(
         "The unedited model: smollm2-135m, a folder, or a hub name. Another one is refused.",
-        "NAME",
-        "--model",
         "-m",
+        metavar="NAME",
         shown="the name in the edit",
     )
     dtype: str | None = MODEL(
         "float32, float64, bfloat16 or float16; the last two round edits away in part.",
-        "DTYPE",
+        metavar="DTYPE",
         shown="what the edits were made in",
     )
 
@@ -65,7 +64,6 @@ def apply(what: _ApplyOptions, as_json: bool = JSON) -> None:
     """
     out = what.out
     with progress_bar() as progress:
-        progress(0, 0, "starting")
         from rome_lens.cli.edit_report import heading
         from rome_lens.cli.printing import count
         from rome_lens.editing.export import export_adapter

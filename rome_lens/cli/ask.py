@@ -12,7 +12,7 @@ from rome_lens.joining import check_answer, check_joined
 from rome_lens.tokens import check_prompt
 
 _ASKED = Panel("What is asked")
-_TOP = OUT("Tokens to show.", "N", "--top", "-n", default=5)
+_TOP = OUT("Tokens to show.", "-n", default=5)
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,10 @@ class _QuestionOptions:
 
     prompts: list[str] = argument("Texts that the model continues, one or several.", "PROMPT", default=MISSING)
     answer: list[str] | None = _ASKED(
-        "Say how probable this answer is, too; of several tokens, jointly. Repeat it for several.",
-        "TEXT",
-        "--answer",
-        "-a",
+        "Say how probable this answer is, too; of several tokens, jointly. Repeat it for several.", "-a"
     )
     edit: list[Path] | None = _ASKED(
-        "Ask the model with this edit in it, a file of 'rome-lens edit --save'; repeat it for several.", "FILE"
+        "Ask the model with this edit in it, a file of 'rome-lens edit --save'; repeat it for several."
     )
     answer_joined: str | None = _ASKED.answer_joined()
     bos: bool = _ASKED.bos()
@@ -62,7 +59,6 @@ def ask(question: _QuestionOptions, model: ModelOptions, top: int = _TOP, as_jso
     whole_number("top", top, least=1, expected="a number of tokens")
     question.check()
     with progress_bar() as progress:
-        progress(0, 0, "starting")
         from rome_lens.backends import as_backend
         from rome_lens.cli.ask_report import answers_as_json, answers_of, print_answers
 

@@ -24,10 +24,9 @@ class _FactOptions:
 
     facts: Path | None = _FACTS(
         "Known facts, in the form in which the ROME authors published theirs (JSON).",
-        "FILE",
         shown="150 that come with rome-lens",
     )
-    limit: int | None = _FACTS("Take the first N facts.", "N", shown="all")
+    limit: int | None = _FACTS("Take the first N facts.", shown="all")
 
     def read(self) -> list[Any]:
         """The facts.
@@ -50,35 +49,30 @@ class _AverageTraceOptions(TraceOptions):
     severed: list[str] | None = TRACE(
         "Restore the residual stream once more while mlp or attn outputs are held at the corrupted run's; repeat it "
         "for both, or none.",
-        "STREAM",
+        metavar="STREAM",
         shown="both",
     )
     swap: str | None = field(default=None, init=False)
     facts: Path | None = field(default=None, init=False)
-
-    def settings(self) -> dict[str, Any]:
-        """What `average_causal_effect` takes, by name."""
-        severed = [] if self.severed == [_NOTHING] else self.severed
-        return super().settings() | {"severed": severed, "severed_at": self.severed_at}
 
 
 @dataclass(frozen=True)
 class _AverageRunOptions(RunOptions):
     """How the run is split."""
 
-    batch: int = RUN("Facts per task.", "N", default=16)
+    batch: int = RUN("Facts per task.", default=16)
 
 
 @dataclass(frozen=True)
 class _FolderOptions:
     """What is written."""
 
-    out: Path = OUT("Folder of the run; the same command goes on in it.", "DIR", "--out", "-o", default=Path("average"))
-    png: bool = OUT("Write every figure as PNG too (needs the extra 'images').", None, "--png", default=False)
+    out: Path = OUT("Folder of the run; the same command goes on in it.", "-o", metavar="DIR", default=Path("average"))
+    png: bool = OUT("Write every figure as PNG too (needs the extra 'images').", "--png", default=False)
     # The sweep of layers was a part of this command; these options say so.
-    suggest_layer: bool = OUT("Moved.", None, "--suggest-layer", default=False, hidden=True)
-    sweep_layer: list[int] | None = OUT("Moved.", "N", hidden=True)
-    sweep_records: int | None = OUT("Moved.", "N", hidden=True)
+    suggest_layer: bool = OUT("Moved.", "--suggest-layer", default=False, hidden=True)
+    sweep_layer: list[int] | None = OUT("Moved.", hidden=True)
+    sweep_records: int | None = OUT("Moved.", hidden=True)
 
     def refuse_moved(self) -> None:
         """Name the command that the sweep of layers has become.
@@ -120,11 +114,10 @@ def average(
     check_files(png=files.png)
     known = facts.read()
     with progress_bar() as progress, run.executor() as executor:
-        progress(0, 0, "starting")
         from rome_lens.tracing import AverageSettings, average_causal_effect
 
         # Loading takes seconds: what can be refused without a model is refused before.
-        settings = AverageSettings(**how.settings())
+        settings = how.settings(AverageSettings, [] if how.severed == [_NOTHING] else how.severed)
         model.check(window=how.window)
         found = average_causal_effect(
             model.source(),

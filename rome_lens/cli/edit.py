@@ -15,7 +15,7 @@ from rome_lens.tokens import check_prompt
 _REQUEST = Panel("The request")
 _HOW = Panel("How it is edited")
 _LOOK = Panel("What is looked at before and after")
-_SAVE = OUT("Write the edit, for 'rome-lens apply', 'rome-lens trace --edit' and load_edit.", "FILE")
+_SAVE = OUT("Write the edit, for 'rome-lens apply', 'rome-lens trace --edit' and load_edit.")
 
 _EIFFEL = EditRequest("{} is located in the city of", subject="The Eiffel Tower", target_new="Rome")
 _PARAPHRASES = (
@@ -40,9 +40,9 @@ class _RequestOptions:
         "PROMPT",
         shown="the Eiffel Tower's",
     )
-    subject: str | None = _REQUEST("Who or what it is about; needed with a prompt.", "TEXT", "--subject", "-s")
-    target: str | None = _REQUEST("What the model is to say; needed with a prompt.", "TEXT", "--target", "-t")
-    old: str | None = _REQUEST("What it says now.", "TEXT", shown="the model's own answer")
+    subject: str | None = _REQUEST("Who or what it is about; needed with a prompt.", "-s")
+    target: str | None = _REQUEST("What the model is to say; needed with a prompt.", "-t")
+    old: str | None = _REQUEST("What it says now.", shown="the model's own answer")
     answer_joined: str | None = _REQUEST.answer_joined()
 
     @property
@@ -72,50 +72,47 @@ class _RequestOptions:
 class _EditorOptions:
     """How the edit is found."""
 
-    layer: int | None = _HOW(
-        "Layer to edit, from 0.", "N", "--layer", "-l", shown="the second moment's, or the model's own"
-    )
+    layer: int | None = _HOW("Layer to edit, from 0.", "-l", shown="the second moment's, or the model's own")
     variant: str = _HOW(
-        "r-rome, rome (the released code's) or p-rome (the bare prompt's key).", "NAME", default="r-rome"
+        "r-rome, rome (the released code's) or p-rome (the bare prompt's key).", metavar="NAME", default="r-rome"
     )
     second_moment: Path | None = _HOW(
         "What the edit leaves alone: a file of 'rome-lens stats', or published statistics (.npz, with --layer).",
-        "FILE",
         shown="the one that comes with rome-lens",
     )
     settings: Path | None = _HOW(
-        "Layer and optimiser's settings: a file of 'rome-lens suggest'.", "FILE", shown="the model's own"
+        "Layer and optimiser's settings: a file of 'rome-lens suggest'.", shown="the model's own"
     )
-    template: list[str] | None = _HOW(
-        "Text in front of the prompt, ending with {}; repeat it for several.", "TEXT", shown="20 that the model writes"
+    context_templates: list[str] | None = _HOW(
+        "Text in front of the prompt, ending with {}; repeat it for several.",
+        "--template",
+        shown="20 that the model writes",
     )
-    seed: int = _HOW("Seed of the texts that the model writes.", "N", default=0)
+    seed: int = _HOW("Seed of the texts that the model writes.", default=0)
     bare_weight: str | None = _HOW(
         "Weight of the prompt without a text in front: a share above 0 and at most 1, or equal.",
-        "SHARE",
+        metavar="SHARE",
         shown="0.5 for r-rome, else equal",
     )
-    bos: bool = _HOW.bos()
-    steps: int | None = _HOW("Most evaluations of the loss (v_num_grad_steps).", "N", shown="the model's")
-    lr: float | None = _HOW("Learning rate (v_lr).", "X", shown="the model's")
-    decay: float | None = _HOW("Weight decay (v_weight_decay).", "X", shown="the model's")
-    clamp: float | None = _HOW(
-        "Largest change of the value, as a multiple of its length (clamp_norm_factor).", "X", shown="the model's"
+    prepend_bos: bool = _HOW.bos()
+    v_num_grad_steps: int | None = _HOW(
+        "Most evaluations of the loss (v_num_grad_steps).", "--steps", shown="the model's"
     )
-    kl: float | None = _HOW("Weight of the loss that keeps what the subject is (kl_factor).", "X", shown="the model's")
+    v_lr: float | None = _HOW("Learning rate (v_lr).", "--lr", shown="the model's")
+    v_weight_decay: float | None = _HOW("Weight decay (v_weight_decay).", "--decay", shown="the model's")
+    clamp_norm_factor: float | None = _HOW(
+        "Largest change of the value, as a multiple of its length (clamp_norm_factor).",
+        "--clamp",
+        shown="the model's",
+    )
+    kl_factor: float | None = _HOW(
+        "Weight of the loss that keeps what the subject is (kl_factor).", "--kl", shown="the model's"
+    )
 
     def chosen(self) -> dict[str, Any]:
         """What ROME is given as it was typed, by name; None leaves it to the model's settings."""
-        return {
-            "variant": self.variant,
-            "seed": self.seed,
-            "context_templates": self.template,
-            "v_num_grad_steps": self.steps,
-            "v_lr": self.lr,
-            "v_weight_decay": self.decay,
-            "clamp_norm_factor": self.clamp,
-            "kl_factor": self.kl,
-        }
+        looked_up = ("layer", "second_moment", "settings", "bare_weight")
+        return {name: value for name, value in vars(self).items() if name not in looked_up}
 
     def share(self) -> float | str | None:
         """The bare prompt's share as ROME takes it: `auto`, None for an equal one, or a number.
@@ -142,13 +139,12 @@ class _LookOptions:
 
     paraphrase: list[str] | None = _LOOK(
         "A whole prompt that asks the same in other words; repeat it for several.",
-        "TEXT",
         shown="the prompt behind texts that the model writes",
     )
     neighbour: list[str] | None = _LOOK(
-        "A whole prompt about another subject, which should stay; repeat it for several.", "TEXT"
+        "A whole prompt about another subject, which should stay; repeat it for several."
     )
-    generate: int = _LOOK("Most tokens to continue the prompt by; 0 for none.", "N", default=30)
+    generate: int = _LOOK("Most tokens to continue the prompt by; 0 for none.", default=30)
 
     def check(self) -> None:
         """Refuse what cannot be read, before a model is loaded.
@@ -185,7 +181,6 @@ def edit(
     if asked.is_default:
         paraphrases, neighbours = paraphrases or _PARAPHRASES, neighbours or _NEIGHBOURS
     with progress_bar() as progress:
-        progress(0, 0, "starting")
         from rome_lens.backends import as_backend
         from rome_lens.cli.edit_report import advice_for_options, edit_as_json, print_edit
         from rome_lens.editing import ROME, SecondMoment
@@ -208,19 +203,11 @@ def edit(
         progress(0, 0, "looking at the prompts")
         if layer is None and of_moment not in (None, (settings or settings_for(as_backend(host))).layer):
             layer = of_moment
-        editor = ROME(
-            host,
-            layer=layer,
-            second_moment=moment,
-            bare_weight=share,
-            prepend_bos=how.bos,
-            settings=settings,
-            **how.chosen(),
-        )
+        editor = ROME(host, layer=layer, second_moment=moment, bare_weight=share, settings=settings, **how.chosen())
         watched = watch(editor, request, paraphrases=paraphrases, neighbours=neighbours or ())
         made = editor.edit(request, progress=progress)
         progress(0, 0, "measuring")
-        measured = measure(made, host, watched, prepend_bos=how.bos, n_new=look.generate)
+        measured = measure(made, host, watched, prepend_bos=how.prepend_bos, n_new=look.generate)
     if save is not None:
         made.save(save)
         say(f"wrote {save}")

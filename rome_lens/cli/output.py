@@ -54,8 +54,12 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A progress bar on stderr, gone when the work is done; none where stderr is no terminal."""
+def progress_bar(first: str = "starting") -> Iterator[Progress]:
+    """A progress bar on stderr, gone when the work is done; none where stderr is no terminal.
+
+    Args:
+        first: what is done before a work reports.
+    """
     from tqdm import tqdm
 
     with tqdm(total=1, file=sys.stderr, disable=None, leave=False, dynamic_ncols=True, unit="") as bar:
@@ -78,4 +82,5 @@ def progress_bar() -> Iterator[Progress]:
             if not bar.update(done - bar.n) and detail:
                 bar.refresh()
 
+        progress(0, 0, first)
         yield progress

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens.checks import whole_number
-from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, takes_options
+from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, filled, takes_options
 from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
 from rome_lens.errors import SettingError
 
 _TEXT = Panel("The text")
 _HOW = Panel("How it is collected")
-_OUT = OUT("The file to write, needed; with several layers its name holds {layer}.", "FILE", "--out", "-o")
+_OUT = OUT("The file to write, needed; with several layers its name holds {layer}.", "-o")
 _PLACE = "{layer}"
 
 
@@ -24,18 +24,18 @@ class _TextOptions:
     texts: str = _TEXT(
         "self (text that the model writes, no download), a text file, a .jsonl or .json file, or a data set: "
         "hub:NAME or hub:NAME:CONFIGURATION:SPLIT.",
-        "SOURCE",
+        metavar="SOURCE",
         default="self",
     )
-    field: str | None = _TEXT("Field of JSON or of a data set that holds the text.", "NAME", shown="text")
-    tokens: int | None = _TEXT(
-        "Stop after N tokens.", "N", shown="all of a file; of self and data sets 20 for each row of C"
+    field: str | None = _TEXT("Field of JSON or of a data set that holds the text.", metavar="NAME", shown="text")
+    max_tokens: int | None = _TEXT(
+        "Stop after N tokens.", "--tokens", shown="all of a file; of self and data sets 20 for each row of C"
     )
     text_length: int | None = _TEXT(
-        "Longest piece of text in tokens; longer ones are cut.", "N", shown="256, or the model's context"
+        "Longest piece of text in tokens; longer ones are cut.", shown="256, or the model's context"
     )
-    seed: int = _TEXT("Seed of the text that the model writes (self).", "N", default=0)
-    bos: bool = _TEXT.bos(" of every piece")
+    seed: int = _TEXT("Seed of the text that the model writes (self).", default=0)
+    prepend_bos: bool = _TEXT.bos(" of every piece")
 
     def source(self) -> Any:
         """The texts as `SecondMoment.collect` takes them.
@@ -53,14 +53,10 @@ class _CollectOptions:
     """Of which layers, and how."""
 
     layer: list[int] | None = _HOW(
-        "Layer, from 0; repeat it for several in one pass.",
-        "N",
-        "--layer",
-        "-l",
-        shown="the one that the model is edited at",
+        "Layer, from 0; repeat it for several in one pass.", "-l", shown="the one that the model is edited at"
     )
-    positions: int | None = _HOW("Most positions to run at once.", "N", shown="what the free memory allows")
-    resume: Path | None = _HOW("Save progress to this file now and then; if it exists, go on from there.", "FILE")
+    positions: int | None = _HOW("Most positions to run at once.", shown="what the free memory allows")
+    resume: Path | None = _HOW("Save progress to this file now and then; if it exists, go on from there.")
 
 
 @takes_options
@@ -78,7 +74,6 @@ def stats(
     check_files(*_files(layers or [0], out).values(), how.resume)
     texts = text.source()
     with progress_bar() as progress:
-        progress(0, 0, "starting")
         from rome_lens.backends import as_backend
         from rome_lens.cli.moment_report import collected_as_json, print_collected
         from rome_lens.editing import CollectSettings, SecondMoment
@@ -87,13 +82,7 @@ def stats(
         # Loading takes seconds: what can be refused without a model is refused before.
         if text.text_length is not None:
             whole_number("text_length", text.text_length, least=1)
-        settings = CollectSettings(
-            max_tokens=text.tokens,
-            text_length=text.text_length,
-            prepend_bos=text.bos,
-            seed=text.seed,
-            batch_positions=how.positions,
-        )
+        settings = filled(CollectSettings, text, field=None, batch_positions=how.positions)
         model.check(layers=layers)
         host = model.load(progress)
         layers = layers or [default_layer(as_backend(host))]

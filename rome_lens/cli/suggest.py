@@ -23,12 +23,11 @@ class _TracedOptions:
     )
     model: str | None = MODEL(
         "smollm2-135m, a folder in Hugging Face's layout, or a hub name.",
-        "NAME",
-        "--model",
         "-m",
+        metavar="NAME",
         shown="the average's, or smollm2-135m",
     )
-    device: str | None = MODEL("cpu, cuda, cuda:1, …", "DEVICE", shown="the GPU where there is one")
+    device: str | None = MODEL("cpu, cuda, cuda:1, …", metavar="DEVICE", shown="the GPU where there is one")
 
     def read(self) -> Any | None:
         """The average of a run that is finished, exact, and of the MLPs too; None where no folder is named.
@@ -67,15 +66,13 @@ class _TracedOptions:
 class _SweepOptions(CounterFactOptions):
     """What is edited, and at which layers."""
 
-    limit: int | None = RECORDS("Edit the first N records.", "N", default=8)
-    layer: list[int] | None = _SWEEP(
-        "A layer to edit at, from 0; repeat it for several.", "N", "--layer", "-l", shown="about ten"
-    )
+    limit: int | None = RECORDS("Edit the first N records.", default=8)
+    layer: list[int] | None = _SWEEP("A layer to edit at, from 0; repeat it for several.", "-l", shown="about ten")
     second_moment: list[Path] | None = _SWEEP.second_moments("collected from text that the model writes")
     seed: int = _SWEEP(
-        "Seed of what the model writes (templates, text of second moments), and of the intervals.", "N", default=0
+        "Seed of what the model writes (templates, text of second moments), and of the intervals.", default=0
     )
-    bos: bool | None = _SWEEP("Put a BOS token in front.", None, "--bos/--no-bos", shown="as the facts were traced")
+    bos: bool | None = _SWEEP("Put a BOS token in front.", "--bos/--no-bos", shown="as the facts were traced")
 
 
 @dataclass(frozen=True)
@@ -84,17 +81,15 @@ class _FileOptions:
 
     out: Path | None = OUT(
         "Folder for layers.html, layers.csv and what they rest on; the same command goes on in it.",
-        "DIR",
-        "--out",
         "-o",
+        metavar="DIR",
         shown="the average's, or suggest",
     )
     settings: Path | None = OUT(
         "Write the suggested layer with the model's settings here, for 'rome-lens edit --settings'.",
-        "FILE",
         shown="layers/settings.json in the folder",
     )
-    png: bool = OUT("Write the figure as PNG too (needs the extra 'images').", None, "--png", default=False)
+    png: bool = OUT("Write the figure as PNG too (needs the extra 'images').", "--png", default=False)
 
     def write(self, suggestion: Any, out: Path) -> Path:
         """Write what people read, and say so.
@@ -133,7 +128,6 @@ def suggest(traced: _TracedOptions, sweep: _SweepOptions, files: _FileOptions, a
     records = sweep.read()
     out = files.out or traced.average or Path("suggest")
     with progress_bar() as progress:
-        progress(0, 0, "starting")
         from rome_lens.cli.suggest_report import print_suggestion
         from rome_lens.evaluation import suggest_layer
         from rome_lens.runs.files import make_folder

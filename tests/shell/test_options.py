@@ -17,16 +17,16 @@ FRUIT = Panel("The fruit")
 @dataclass(frozen=True)
 class Fruit:
     name: str = argument("What it is called.", "NAME", default=MISSING)
-    price: float = FRUIT("What it costs.", "X", default=MISSING)
-    colour: str = FRUIT("How it looks.", "COLOUR", "--colour", "-c", default="red")
-    weight: int | None = FRUIT("How heavy it is.", "N", shown="unknown")
-    seeds: list[str] | None = FRUIT("What is in it; repeat it for several.", "SEED")  # noqa: RUF009
-    secret: bool = FRUIT("Not shown.", None, "--secret", default=False, hidden=True)
+    price: float = FRUIT("What it costs.", default=MISSING)
+    colour: str = FRUIT("How it looks.", "-c", metavar="COLOUR", default="red")
+    weight: int | None = FRUIT("How heavy it is.", shown="unknown")
+    seeds: list[str] | None = FRUIT("What is in it; repeat it for several.", metavar="SEED")  # noqa: RUF009
+    secret: bool = FRUIT("Not shown.", "--secret", default=False, hidden=True)
 
 
 @dataclass(frozen=True)
 class Apple(Fruit):
-    colour: str = FRUIT("Green, or red.", "COLOUR", default="green")
+    colour: str = FRUIT("Green, or red.", metavar="COLOUR", default="green")
     weight: int | None = field(default=150, init=False)
     price: float = 1.0
 
