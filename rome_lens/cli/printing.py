@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from rich.cells import cell_len, get_character_cell_size
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 from rome_lens.figures import visible
+from rome_lens.figures.columns import beginning
 
 LABEL = 11
 """Columns of what stands in front of a labelled line."""
@@ -21,18 +22,8 @@ def shorten(text: str, width: int) -> str:
     if cell_len(shown) <= width:
         return shown
     room = max(0, width - 1)
-    back = _fitting(shown[::-1], room // 3)[::-1]
-    return _fitting(shown, room - cell_len(back)) + "…" + back
-
-
-def _fitting(text: str, width: int) -> str:
-    """The characters from the front that fit into `width` columns."""
-    used = 0
-    for count, character in enumerate(text):
-        used += get_character_cell_size(character)
-        if used > width:
-            return text[:count]
-    return text
+    back = beginning(shown[::-1], room // 3)[::-1]
+    return beginning(shown, room - cell_len(back)) + "…" + back
 
 
 def pad(text: str, width: int) -> str:

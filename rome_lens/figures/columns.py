@@ -1,6 +1,8 @@
 """Visible text in columns, as a terminal counts them: cut to a width, or put on several lines."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
 from rich.cells import cell_len, get_character_cell_size
 
@@ -9,13 +11,13 @@ def cut(text: str, columns: int, ellipsis: str = "…") -> str:
     """Text of no more columns than these, with an ellipsis where it was longer."""
     if cell_len(text) <= columns:
         return text
-    kept, used = "", 0
-    for character in text:
-        used += get_character_cell_size(character)
-        if used > columns - 1:
-            break
-        kept += character
-    return kept + ellipsis if columns > 0 else ""
+    return beginning(text, columns - 1) + ellipsis if columns > 0 else ""
+
+
+def beginning(text: str, columns: int) -> str:
+    """The characters from the front that fit into so many columns."""
+    used = list(accumulate(map(get_character_cell_size, text)))
+    return text[: bisect_right(used, columns)]
 
 
 def lines_of(words: Sequence[str], columns: float) -> list[str]:

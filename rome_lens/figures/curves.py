@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from rome_lens.figures.panel_grid import PanelGrid
 from rome_lens.figures.plotly_text import QUIET, line_count, literal, wrapped
-from rome_lens.figures.style import RULE, TICKS, axis_title, heading_of
+from rome_lens.figures.style import RULE, TICKS, axis_title
 
 _GRID = PanelGrid(most=3, width=330, height=250, gap=58, above=34, below=52, left=62, right=24)
 # Of the legend, in pixels.
@@ -101,7 +101,8 @@ def curve_figure(
     figure.update_annotations(font={"size": 13})
     return grid.finish(
         figure,
-        heading_of(title, grid.inner_width),
+        title,
+        room=grid.inner_width,
         showlegend=len(names) > 1,
         legend={
             "orientation": "h",
