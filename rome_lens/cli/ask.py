@@ -60,7 +60,7 @@ def ask(question: _QuestionOptions, model: ModelOptions, top: int = _TOP, as_jso
     question.check()
     with progress_bar() as progress:
         from rome_lens.backends import as_backend
-        from rome_lens.cli.ask_report import answers_as_json, answers_of, print_answers
+        from rome_lens.cli.ask_report import ask_model, print_answers
 
         edits = read_edits(question.edit)
         host = as_backend(model.load(progress))
@@ -68,16 +68,16 @@ def ask(question: _QuestionOptions, model: ModelOptions, top: int = _TOP, as_jso
         with ExitStack() as carried, host.evaluating():
             for each in edits:
                 carried.enter_context(each.applied(host.model))
-            answered = answers_of(
+            asked = ask_model(
                 host,
                 question.prompts,
                 question.answer or [],
+                [each.words for each in edits],
                 most=top,
                 prepend_bos=question.bos,
                 answer_joined=question.answer_joined,
             )
-    edited = [each.words for each in edits]
     if as_json:
-        print_json(answers_as_json(host, answered, edited, prepend_bos=question.bos))
+        print_json(asked)
     else:
-        print_answers(stdout(), host, answered, edited, prepend_bos=question.bos)
+        print_answers(stdout(), asked)

@@ -160,7 +160,7 @@ def _finish(found: Any, out: Path, *, png: bool, as_json: bool) -> None:
     if as_json:
         print_json(found.summary())
     else:
-        from rome_lens.cli.average_report import print_average
+        from rome_lens.cli.trace_report import print_average
 
         print_average(stdout(), found)
     say(f"wrote {out / 'average.html'}, and {', '.join(files[:-1])} and {files[-1]} beside it")

@@ -1,6 +1,6 @@
 """How a second moment is printed: where it comes from, how large it is, what to beware of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,38 +38,35 @@ def print_moment(console: Console, moment: SecondMoment) -> None:
         console.print(f"collected in {moment.seconds:.1f} s")
 
 
-def print_collected(console: Console, moments: Mapping[int, SecondMoment], conditions: Mapping[int, float]) -> None:
-    """Print what was collected in one pass.
+def collected(moments: Mapping[int, SecondMoment], files: Mapping[int, Path]) -> list[dict[str, Any]]:
+    """What was collected in one pass, as `rome-lens stats --json` prints it: an object for each layer.
 
     Args:
-        console: where to.
         moments: by layer.
-        conditions: their condition numbers, by layer.
+        files: where they are, by layer.
     """
-    first = next(iter(moments.values()))
-    console.print(f"{visible(first.model_name or '')} · {first.backend} · {first.dtype} on {first.device}")
-    console.print(
-        f"{visible(text_in_words(first.to_dict()))} in {first.n_pieces} pieces of at most {first.text_length}, "
-        f"{bos_in_words(first.prepend_bos)}"
-    )
-    for layer, moment in moments.items():
-        condition = f"condition number {conditions[layer]:.1e} with a ridge of {moment.ridge:g}"
-        console.print(f"layer {layer}  {moment.d_mlp} x {moment.d_mlp}, {condition}")
-    console.print(f"collected in {first.seconds:.1f} s")
-
-
-def collected_as_json(
-    moments: Mapping[int, SecondMoment], conditions: Mapping[int, float], files: Mapping[int, Path]
-) -> list[dict[str, Any]]:
-    """What `rome-lens stats --json` prints: an object for each layer."""
     return [
         moment.to_dict()
         | {
             "d_mlp": moment.d_mlp,
-            "condition_number": conditions[layer],
+            "condition_number": moment.condition_number,
             "ridge": moment.ridge,
             "warnings": list(moment.warnings),
             "path": str(files[layer]),
         }
         for layer, moment in moments.items()
     ]
+
+
+def print_collected(console: Console, layers: Sequence[Mapping[str, Any]]) -> None:
+    """Print what `collected` gives."""
+    first = layers[0]
+    console.print(f"{visible(first['model_name'] or '')} · {first['backend']} · {first['dtype']} on {first['device']}")
+    console.print(
+        f"{visible(text_in_words(first))} in {first['n_pieces']} pieces of at most {first['text_length']}, "
+        f"{bos_in_words(first['prepend_bos'])}"
+    )
+    for each in layers:
+        condition = f"condition number {each['condition_number']:.1e} with a ridge of {each['ridge']:g}"
+        console.print(f"layer {each['layer']}  {each['d_mlp']} x {each['d_mlp']}, {condition}")
+    console.print(f"collected in {first['seconds']:.1f} s")

@@ -75,7 +75,7 @@ def stats(
     texts = text.source()
     with progress_bar() as progress:
         from rome_lens.backends import as_backend
-        from rome_lens.cli.moment_report import collected_as_json, print_collected
+        from rome_lens.cli.moment_report import collected, print_collected
         from rome_lens.editing import CollectSettings, SecondMoment
         from rome_lens.editing.settings import default_layer
 
@@ -100,15 +100,15 @@ def stats(
             moment.save(files[number])
         # The eigenvalues of a large model's C take minutes: what is saved is saved.
         progress(0, 0, "computing condition numbers")
-        conditions = {number: moment.condition_number for number, moment in moments.items()}
+        layers_collected = collected(moments, files)
     for number, moment in moments.items():
         say(f"wrote {files[number]}")
         for warning in moment.warnings:
             say(f"warning: layer {number}: {warning}")
     if as_json:
-        print_json(collected_as_json(moments, conditions, files))
+        print_json(layers_collected)
     else:
-        print_collected(stdout(), moments, conditions)
+        print_collected(stdout(), layers_collected)
 
 
 def _files(layers: list[int], out: Path | None) -> dict[int, Path]:
