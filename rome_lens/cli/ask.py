@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rome_lens.checks import whole_number
 from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, argument, read_edits, takes_options
-from rome_lens.cli.output import print_json, progress_bar, stdout
+from rome_lens.cli.output import print_result, progress_bar
 from rome_lens.errors import SettingError
 from rome_lens.joining import check_answer, check_joined
 from rome_lens.tokens import check_prompt
@@ -77,7 +77,4 @@ def ask(question: _QuestionOptions, model: ModelOptions, top: int = _TOP, as_jso
                 prepend_bos=question.bos,
                 answer_joined=question.answer_joined,
             )
-    if as_json:
-        print_json(asked)
-    else:
-        print_answers(stdout(), asked)
+    print_result(as_json, lambda: asked, lambda console: print_answers(console, asked))

@@ -9,7 +9,7 @@ import typer
 from rome_lens.checks import whole_number
 from rome_lens.cli.long_runs import RUN, MergeOptions, RunOptions, refuse_missing
 from rome_lens.cli.options import JSON, OUT, TRACE, ModelOptions, Panel, TraceOptions, takes_options
-from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
+from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.errors import SettingError
 
 _FACTS = Panel("The facts")
@@ -148,6 +148,8 @@ def merge(merged: MergeOptions, as_json: bool = JSON) -> None:
 
 def _finish(found: Any, out: Path, *, png: bool, as_json: bool) -> None:
     """Write what people read, and print the effects."""
+    from rome_lens.cli.trace_report import print_average
+
     files = ["summary.json", "effects.csv", "facts.csv"]
     found.write_html(out / "average.html")
     found.write_csv(out)
@@ -157,10 +159,5 @@ def _finish(found: Any, out: Path, *, png: bool, as_json: bool) -> None:
         for name, figure in found.figures().items():
             write_png(figure, out / f"{name}.png")
             files.append(f"{name}.png")
-    if as_json:
-        print_json(found.summary())
-    else:
-        from rome_lens.cli.trace_report import print_average
-
-        print_average(stdout(), found)
+    print_result(as_json, found.summary, lambda console: print_average(console, found))
     say(f"wrote {out / 'average.html'}, and {', '.join(files[:-1])} and {files[-1]} beside it")

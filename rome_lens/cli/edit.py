@@ -6,7 +6,7 @@ from typing import Any
 
 from rome_lens.checks import whole_number
 from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, argument, takes_options
-from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
+from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.subjects import placed
@@ -214,7 +214,8 @@ def edit(
     advice = advice_for_options(made, measured)
     if advice is not None:
         say(advice)
-    if as_json:
-        print_json(edit_as_json(made, measured, save))
-    else:
-        print_edit(stdout(), made, measured, device=str(host.cfg.device), texts_seed=other_seed(editor))
+    print_result(
+        as_json,
+        lambda: edit_as_json(made, measured, save),
+        lambda console: print_edit(console, made, measured, str(host.cfg.device), texts_seed=other_seed(editor)),
+    )

@@ -13,7 +13,7 @@ from rich.console import Console
 from rome_lens.cli.moment_report import text_in_words
 from rome_lens.cli.printing import LABEL, count, curve, model_line, pad, print_labelled, shorten
 from rome_lens.editing import Edit
-from rome_lens.editing.effect import Effect, Measured
+from rome_lens.editing.effect import Measured
 from rome_lens.editing.shortfall import SettingNames, advice
 from rome_lens.figures import visible
 
@@ -37,7 +37,7 @@ _OPTIONS = SettingNames(
 )
 
 
-def print_edit(console: Console, made: Edit, measured: Measured, *, device: str, texts_seed: int) -> None:
+def print_edit(console: Console, made: Edit, measured: Measured, device: str, *, texts_seed: int) -> None:
     """Print an edit that was just made, and what it does.
 
     Args:
@@ -141,71 +141,51 @@ def _print_sources(console: Console, edit: Edit) -> None:
     if isinstance(moment, Mapping):
         made_on = "" if moment.get("model_name") is None else f", from {moment['model_name']}"
         print_labelled(console, "C", visible(f"second moment of {text_in_words(moment)}{made_on}"))
-    for note in edit.notes:
-        if not note.startswith("settings: "):
-            print_labelled(console, "note", visible(note))
+    print_labelled(console, "note", *(visible(note) for note in edit.notes if not note.startswith("settings: ")))
 
 
 def print_measured(console: Console, edit: Edit, measured: Measured, *, texts_seed: int) -> None:
-    """The table of prompts, and what the model writes before and after."""
-    table = _Table(console, edit, measured.effects)
-    effects: dict[str, list[Effect]] = {}
-    for effect in measured.effects:
-        effects.setdefault(effect.kind, []).append(effect)
-    titles = {
-        "prompt": "The prompt",
-        "paraphrase": "Paraphrases",
-        "behind_text": f"The prompt behind texts that the model wrote (seed {texts_seed})",
-        "neighbour": "Other subjects",
-    }
-    for kind, title in titles.items():
-        if kind in effects:
-            table.print_section(title, effects[kind], headed=kind in ("prompt", "neighbour"))
-    if measured.continuations is not None:
-        console.print()
-        for label, text in zip(("before", "after"), measured.continuations, strict=True):
-            print_labelled(console, label, f"{visible(edit.request.text)}{visible(text)}")
+    """The table of prompts, and what the model writes before and after.
 
+    Prompt, p(target), p(old answer) and what the model says, each before and after, as wide as the terminal.
+    """
+    effects = measured.effects
+    most_said = max(sum(cell_len(_word(r.says)) for r in (e.before, e.after)) for e in effects) + len(_ARROW)
+    said_width = max(len("says"), min(_MOST_SAID, most_said))
+    room = console.width - 2 * (_PAIR + len(_GAP)) - said_width - len(_GAP)
+    prompt_width = max(20, min(room, max(cell_len(visible(e.prompt)) for e in effects) + len(_GAP)))
 
-class _Table:
-    """Prompt, p(target), p(old answer) and what the model says, each before and after, as wide as the terminal."""
+    def print_row(prompt: str, target: str, old: str, said: str, style: str = "") -> None:
+        row = _GAP.join((pad(prompt, prompt_width), pad(target, _PAIR), pad(old, _PAIR), said))
+        console.print(row, style=style, soft_wrap=True)
 
-    def __init__(self, console: Console, edit: Edit, effects: Sequence[Effect]) -> None:
-        self.console = console
-        self.target, self.old = edit.request.target_new, edit.old_answer
-        said = max(sum(cell_len(_word(r.says)) for r in (e.before, e.after)) for e in effects) + len(_ARROW)
-        self.said_width = max(len("says"), min(_MOST_SAID, said))
-        room = console.width - 2 * (_PAIR + len(_GAP)) - self.said_width - len(_GAP)
-        widest = max(cell_len(visible(e.prompt)) for e in effects) + len(_GAP)
-        self.prompt_width = max(20, min(room, widest))
-
-    def print_section(self, title: str, effects: Sequence[Effect], *, headed: bool) -> None:
-        """A title, with the columns' names where they are new, and a line a prompt."""
-        if headed:
-            old = "p(its own)" if effects[0].kind == "neighbour" else self._probability(self.old)
-            self._print_row(shorten(title, self.prompt_width), self._probability(self.target), old, "says", "bold")
-        else:
-            self.console.print(title, style="bold", soft_wrap=True)
-        each = (self.said_width - len(_ARROW)) // 2
-        for effect in effects:
+    target, old = (f"p({shorten(answer.strip(), _PAIR - 3)})" for answer in (edit.request.target_new, edit.old_answer))
+    for kind, title, old_name in (
+        ("prompt", "The prompt", old),
+        ("paraphrase", "Paraphrases", None),
+        ("behind_text", f"The prompt behind texts that the model wrote (seed {texts_seed})", None),
+        ("neighbour", "Other subjects", "p(its own)"),
+    ):
+        of_kind = [effect for effect in effects if effect.kind == kind]
+        if of_kind and old_name is not None:  # the columns are other ones than above
+            print_row(shorten(title, prompt_width), target, old_name, "says", "bold")
+        elif of_kind:
+            console.print(title, style="bold", soft_wrap=True)
+        for effect in of_kind:
             before, after = effect.before, effect.after
             words = [_word(reading.says) for reading in (before, after)]
-            if sum(map(cell_len, words)) > self.said_width - len(_ARROW):
-                words = _cut(words, each)
-            self._print_row(
-                _GAP + shorten(effect.prompt, self.prompt_width - len(_GAP)),
+            if sum(map(cell_len, words)) > said_width - len(_ARROW):
+                words = _cut(words, (said_width - len(_ARROW)) // 2)
+            print_row(
+                _GAP + shorten(effect.prompt, prompt_width - len(_GAP)),
                 _change(before.target, after.target),
                 _change(before.old, after.old),
                 _ARROW.join(words),
             )
-
-    def _print_row(self, prompt: str, target: str, old: str, said: str, style: str = "") -> None:
-        row = _GAP.join((pad(prompt, self.prompt_width), pad(target, _PAIR), pad(old, _PAIR), said))
-        self.console.print(row, style=style, soft_wrap=True)
-
-    @staticmethod
-    def _probability(answer: str) -> str:
-        return f"p({shorten(answer.strip(), _PAIR - 3)})"
+    if measured.continuations is not None:
+        console.print()
+        for label, text in zip(("before", "after"), measured.continuations, strict=True):
+            print_labelled(console, label, f"{visible(edit.request.text)}{visible(text)}")
 
 
 def _change(before: float | None, after: float | None) -> str:

@@ -10,7 +10,7 @@ import typer
 from rome_lens.checks import whole_number
 from rome_lens.cli.long_runs import RUN, MergeOptions, RunOptions, first_few, refuse_missing
 from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, filled, takes_options
-from rome_lens.cli.output import print_json, progress_bar, say, stdout
+from rome_lens.cli.output import print_result, progress_bar, say
 from rome_lens.cli.records import BUILT_IN, CounterFactOptions, ZsreOptions
 
 _WHO = Panel("Who edits")
@@ -202,16 +202,12 @@ def _run(
 
 def _finish(report: Any, out: Path, *, as_json: bool) -> None:
     """Write what people read, print the table, and say which edits harmed the model."""
+    from rome_lens.cli.eval_report import print_report
     from rome_lens.evaluation import write_csv
 
     write_csv(report, out)
     report.write_html(out / "report.html")
-    if as_json:
-        print_json(report.summary())
-    else:
-        from rome_lens.cli.eval_report import print_report
-
-        print_report(stdout(), report)
+    print_result(as_json, report.summary, lambda console: print_report(console, report))
     for name, editor in report.editors.items():
         if editor.flagged:
             bound = report.settings["perplexity_bound"]

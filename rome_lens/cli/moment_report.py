@@ -32,8 +32,7 @@ def print_moment(console: Console, moment: SecondMoment) -> None:
             print_labelled(console, label, visible(str(history[name])))
     if moment.versions:
         print_labelled(console, "versions", visible(", ".join(f"{k} {v}" for k, v in moment.versions.items())))
-    for warning in moment.warnings:
-        print_labelled(console, "note", warning)
+    print_labelled(console, "note", *moment.warnings)
     if moment.seconds is not None:
         console.print(f"collected in {moment.seconds:.1f} s")
 

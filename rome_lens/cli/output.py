@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,20 @@ def check_files(*paths: Path | None, png: bool = False) -> None:
         from rome_lens.figures.plotly_figure import check_png
 
         check_png()
+
+
+def print_result(as_json: bool, machines: Callable[[], Any], people: Callable[[Console], None]) -> None:
+    """Print what a command found.
+
+    Args:
+        as_json: whether it is for machines.
+        machines: gives the JSON of it.
+        people: prints the text.
+    """
+    if as_json:
+        print_json(machines())
+    else:
+        people(stdout())
 
 
 def print_json(value: Any) -> None:

@@ -31,11 +31,11 @@ def pad(text: str, width: int) -> str:
     return text + " " * (width - cell_len(text))
 
 
-def print_labelled(console: Console, label: str, text: str) -> None:
-    """A line `label  text`; what does not fit goes on below, behind the label's column."""
-    for line in Text(text).wrap(console, max(20, console.width - LABEL)):
-        console.print(f"{label:{LABEL}}{line.plain.rstrip()}", soft_wrap=True)
-        label = ""
+def print_labelled(console: Console, label: str, *texts: str) -> None:
+    """Lines `label  text`; what does not fit goes on below, behind the label's column."""
+    for text in texts:
+        for number, line in enumerate(Text(text).wrap(console, max(20, console.width - LABEL))):
+            console.print(f"{'' if number else label:{LABEL}}{line.plain.rstrip()}", soft_wrap=True)
 
 
 def curve(values: Sequence[float]) -> str:

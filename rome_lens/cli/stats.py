@@ -8,7 +8,7 @@ from typing import Any
 
 from rome_lens.checks import whole_number
 from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, filled, takes_options
-from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
+from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.errors import SettingError
 
 _TEXT = Panel("The text")
@@ -105,10 +105,7 @@ def stats(
         say(f"wrote {files[number]}")
         for warning in moment.warnings:
             say(f"warning: layer {number}: {warning}")
-    if as_json:
-        print_json(layers_collected)
-    else:
-        print_collected(stdout(), layers_collected)
+    print_result(as_json, lambda: layers_collected, lambda console: print_collected(console, layers_collected))
 
 
 def _files(layers: list[int], out: Path | None) -> dict[int, Path]:

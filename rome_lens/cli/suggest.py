@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens.cli.options import JSON, MODEL, OUT, ModelOptions, Panel, argument, takes_options
-from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
+from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.cli.records import RECORDS, CounterFactOptions
 from rome_lens.errors import SettingError
 
@@ -151,7 +151,5 @@ def suggest(traced: _TracedOptions, sweep: _SweepOptions, files: _FileOptions, a
             progress=progress,
         )
     settings = files.write(suggestion, out)
-    if as_json:
-        print_json(suggestion.summary() | {"path": str(settings)})
-    else:
-        print_suggestion(stdout(), suggestion)
+    summary = suggestion.summary() | {"path": str(settings)}
+    print_result(as_json, lambda: summary, lambda console: print_suggestion(console, suggestion))

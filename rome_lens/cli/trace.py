@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, TraceOptions, argument, read_edits, takes_options
-from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
+from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.errors import SettingError
 
 _FACT = Panel("The fact")
@@ -113,7 +113,4 @@ def trace(
         model.check(window=how.window)
         traced = causal_trace(model.load(progress), **asked, settings=settings, facts=known, progress=progress)
     files.write(traced)
-    if as_json:
-        print_json(traced.to_dict())
-    else:
-        print_trace(stdout(), traced)
+    print_result(as_json, traced.to_dict, lambda console: print_trace(console, traced))

@@ -41,9 +41,8 @@ def print_saved_trace(console: Console, trace: CausalTrace) -> None:
     print_labelled(console, "subject", visible(f"{trace.subject!r}, {how}, samples {trace.samples}"))
     print_labelled(console, "high, low", ", ".join(format_probability(p, 4) for p in (trace.high, trace.low)))
     print_labelled(console, "streams", visible(f"{', '.join(trace.scores)}, window {trace.window}"))
-    for label, texts in (("edit", trace.edits), ("note", trace.notes)):
-        for text in texts:
-            print_labelled(console, label, visible(str(text)))
+    print_labelled(console, "edit", *(visible(str(edit)) for edit in trace.edits))
+    print_labelled(console, "note", *(visible(str(note)) for note in trace.notes))
     for heat_map in trace.heat_maps():
         console.print()
         console.print(render_heat_map(heat_map, width=console.width))
@@ -115,8 +114,7 @@ def print_average(console: Console, average: AverageEffect) -> None:
     reasons = Counter(fact["why"].partition(": it continues with")[0] for fact in average.set_aside)
     for reason, number in reasons.most_common(_MOST_REASONS):
         print_labelled(console, "set aside", f"{count(number, 'fact')}: {visible(reason)}")
-    for note in average.notes:
-        print_labelled(console, "note", visible(note))
+    print_labelled(console, "note", *map(visible, average.notes))
 
 
 def _estimate(found: Estimate) -> str:
