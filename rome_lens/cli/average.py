@@ -58,15 +58,9 @@ class _AverageTraceOptions(TraceOptions):
 
 @dataclass(frozen=True)
 class _AverageRunOptions(RunOptions):
-    """How the run is split."""
+    """How the run is split, and what is written."""
 
     batch: int = RUN("Facts per task.", default=16)
-
-
-@dataclass(frozen=True)
-class _FolderOptions:
-    """What is written."""
-
     out: Path = OUT("Folder of the run; the same command goes on in it.", "-o", metavar="DIR", default=Path("average"))
     png: bool = OUT("Write every figure as PNG too (needs the extra 'images').", "--png", default=False)
     # The sweep of layers was a part of this command; these options say so.
@@ -97,7 +91,6 @@ def average(
     model: ModelOptions,
     how: _AverageTraceOptions,
     run: _AverageRunOptions,
-    files: _FolderOptions,
     as_json: bool = JSON,
 ) -> None:
     """Average causal traces over many facts: which layers, at which tokens, bring back what a model knows.
@@ -110,8 +103,8 @@ def average(
     """
     if context.invoked_subcommand is not None:
         return
-    files.refuse_moved()
-    check_files(png=files.png)
+    run.refuse_moved()
+    check_files(png=run.png)
     known = facts.read()
     with progress_bar() as progress, run.executor() as executor:
         from rome_lens.tracing import AverageSettings, average_causal_effect
@@ -123,13 +116,13 @@ def average(
             model.source(),
             known,
             settings=settings,
-            out=files.out,
+            out=run.out,
             batch_size=run.batch,
             executor=executor,
             shard=run.shard,
             progress=progress,
         )
-    _finish(found, files.out, png=files.png, as_json=as_json)
+    _finish(found, run.out, png=run.png, as_json=as_json)
 
 
 @averages.command()

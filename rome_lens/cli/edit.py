@@ -15,7 +15,6 @@ from rome_lens.tokens import check_prompt
 _REQUEST = Panel("The request")
 _HOW = Panel("How it is edited")
 _LOOK = Panel("What is looked at before and after")
-_SAVE = OUT("Write the edit, for 'rome-lens apply', 'rome-lens trace --edit' and load_edit.")
 
 _EIFFEL = EditRequest("{} is located in the city of", subject="The Eiffel Tower", target_new="Rome")
 _PARAPHRASES = (
@@ -135,7 +134,7 @@ class _EditorOptions:
 
 @dataclass(frozen=True)
 class _LookOptions:
-    """What is read in the model before and after the edit."""
+    """What is read in the model before and after the edit, and where that is kept."""
 
     paraphrase: list[str] | None = _LOOK(
         "A whole prompt that asks the same in other words; repeat it for several.",
@@ -145,6 +144,7 @@ class _LookOptions:
         "A whole prompt about another subject, which should stay; repeat it for several."
     )
     generate: int = _LOOK("Most tokens to continue the prompt by; 0 for none.", default=30)
+    save: Path | None = OUT("Write the edit, for 'rome-lens apply', 'rome-lens trace --edit' and load_edit.")
 
     def check(self) -> None:
         """Refuse what cannot be read, before a model is loaded.
@@ -159,12 +159,7 @@ class _LookOptions:
 
 @takes_options
 def edit(
-    asked: _RequestOptions,
-    model: ModelOptions,
-    how: _EditorOptions,
-    look: _LookOptions,
-    save: Path | None = _SAVE,
-    as_json: bool = JSON,
+    asked: _RequestOptions, model: ModelOptions, how: _EditorOptions, look: _LookOptions, as_json: bool = JSON
 ) -> None:
     """Edit a fact by ROME: a rank-one change of one layer, found for this model, and what it does.
 
@@ -176,7 +171,7 @@ def edit(
     """
     request, share = asked.request(), how.share()
     look.check()
-    check_files(save)
+    check_files(look.save)
     paraphrases, neighbours = look.paraphrase, look.neighbour
     if asked.is_default:
         paraphrases, neighbours = paraphrases or _PARAPHRASES, neighbours or _NEIGHBOURS
@@ -208,14 +203,14 @@ def edit(
         made = editor.edit(request, progress=progress)
         progress(0, 0, "measuring")
         measured = measure(made, host, watched, prepend_bos=how.prepend_bos, n_new=look.generate)
-    if save is not None:
-        made.save(save)
-        say(f"wrote {save}")
+    if look.save is not None:
+        made.save(look.save)
+        say(f"wrote {look.save}")
     advice = advice_for_options(made, measured)
     if advice is not None:
         say(advice)
     print_result(
         as_json,
-        lambda: edit_as_json(made, measured, save),
+        lambda: edit_as_json(made, measured, look.save),
         lambda console: print_edit(console, made, measured, str(host.cfg.device), texts_seed=other_seed(editor)),
     )

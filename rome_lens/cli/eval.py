@@ -15,9 +15,6 @@ from rome_lens.cli.records import BUILT_IN, CounterFactOptions, ZsreOptions
 
 _WHO = Panel("Who edits")
 _WHAT = Panel("What is measured")
-_OUT = OUT(
-    "Folder of the run; the same command goes on in it.", "-o", metavar="DIR", shown="eval-counterfact or eval-zsre"
-)
 _NOTHING = "none"
 
 evaluation = typer.Typer(name="eval")
@@ -83,19 +80,53 @@ class _MeasureOptions:
 
 
 @dataclass(frozen=True)
-class _ZsreMeasureOptions(_MeasureOptions):
-    """What is measured on zsRE: no texts are written."""
+class _EvaluationOptions(RunOptions, _MeasureOptions):
+    """What is measured, and behind that how the run is split and where it goes."""
+
+    batch: int = RUN("Records that are evaluated together.", default=8)
+    out: Path | None = OUT(
+        "Folder of the run; the same command goes on in it.",
+        "-o",
+        metavar="DIR",
+        shown="eval-counterfact or eval-zsre",
+    )
+
+    def evaluate(
+        self, evaluate: Callable[..., Any], records: Any, who: _EditorOptions, model: ModelOptions, out: Path
+    ) -> Any:
+        """The report of a run.
+
+        Args:
+            evaluate: the function of the library.
+            records: what is edited.
+            who: who edits.
+            model: what is edited in.
+            out: the folder of the run.
+        """
+        measures = self.measures()
+        with progress_bar() as progress, self.executor() as executor:
+            return evaluate(
+                model.source(),
+                who.editor or ["none", "r-rome"],
+                records,
+                measures=measures,
+                settings=who.settings or (),
+                second_moments=who.second_moment or (),
+                out=out,
+                batch_size=self.batch,
+                executor=executor,
+                shard=self.shard,
+                progress=progress,
+            )
+
+
+@dataclass(frozen=True)
+class _ZsreEvaluationOptions(_EvaluationOptions):
+    """The same on zsRE: no texts are written."""
 
     n_texts: int = field(default=0, init=False)
     text_length: int = field(default=100, init=False)
     references: Path | None = field(default=None, init=False)
-
-
-@dataclass(frozen=True)
-class _EvaluationRunOptions(RunOptions):
-    """How the run is split."""
-
-    batch: int = RUN("Records that are evaluated together.", default=8)
 
 
 @evaluation.callback(invoke_without_command=True)
@@ -112,13 +143,7 @@ def default(context: typer.Context) -> None:
 @evaluation.command()
 @takes_options
 def counterfact(
-    data: CounterFactOptions,
-    who: _EditorOptions,
-    model: ModelOptions,
-    what: _MeasureOptions,
-    run: _EvaluationRunOptions,
-    out: Path | None = _OUT,
-    as_json: bool = JSON,
+    data: CounterFactOptions, who: _EditorOptions, model: ModelOptions, run: _EvaluationOptions, as_json: bool = JSON
 ) -> None:
     """Measure edits on CounterFact: efficacy (ES), paraphrases (PS), neighbours (NS), fluency (GE), consistency (RS).
 
@@ -130,19 +155,14 @@ def counterfact(
     """
     from rome_lens.evaluation.evaluate import evaluate_counterfact
 
-    _run(evaluate_counterfact, data.read(), who, model, what, run, out=out or Path("eval-counterfact"), as_json=as_json)
+    out = run.out or Path("eval-counterfact")
+    _finish(run.evaluate(evaluate_counterfact, data.read(), who, model, out), out, as_json=as_json)
 
 
 @evaluation.command()
 @takes_options
 def zsre(
-    data: ZsreOptions,
-    who: _EditorOptions,
-    model: ModelOptions,
-    what: _ZsreMeasureOptions,
-    run: _EvaluationRunOptions,
-    out: Path | None = _OUT,
-    as_json: bool = JSON,
+    data: ZsreOptions, who: _EditorOptions, model: ModelOptions, run: _ZsreEvaluationOptions, as_json: bool = JSON
 ) -> None:
     """Measure edits on zsRE: the share of an answer's tokens that are the most probable ones.
 
@@ -154,7 +174,8 @@ def zsre(
     """
     from rome_lens.evaluation.evaluate import evaluate_zsre
 
-    _run(evaluate_zsre, data.read(), who, model, what, run, out=out or Path("eval-zsre"), as_json=as_json)
+    out = run.out or Path("eval-zsre")
+    _finish(run.evaluate(evaluate_zsre, data.read(), who, model, out), out, as_json=as_json)
 
 
 @evaluation.command()
@@ -169,35 +190,6 @@ def merge(merged: MergeOptions, as_json: bool = JSON) -> None:
     report, missing = merge_runs(merged.folders, merged.out)
     _finish(report, merged.out, as_json=as_json)
     refuse_missing(missing, "records")
-
-
-def _run(
-    evaluate: Callable[..., Any],
-    records: Any,
-    who: _EditorOptions,
-    model: ModelOptions,
-    what: _MeasureOptions,
-    run: _EvaluationRunOptions,
-    *,
-    out: Path,
-    as_json: bool,
-) -> None:
-    measures = what.measures()
-    with progress_bar() as progress, run.executor() as executor:
-        report = evaluate(
-            model.source(),
-            who.editor or ["none", "r-rome"],
-            records,
-            measures=measures,
-            settings=who.settings or (),
-            second_moments=who.second_moment or (),
-            out=out,
-            batch_size=run.batch,
-            executor=executor,
-            shard=run.shard,
-            progress=progress,
-        )
-    _finish(report, out, as_json=as_json)
 
 
 def _finish(report: Any, out: Path, *, as_json: bool) -> None:

@@ -121,7 +121,7 @@ def _shown(name: str, kind: Any, declared: Field[Any]) -> Parameter:
     option.metavar = option.metavar or _METAVARS.get(value)
     names = option.param_decls or ()
     if names and all(len(each) == 2 for each in names):
-        option.param_decls = (f"--{name}", *names)
+        option.param_decls = (f"--{name.replace('_', '-')}", *names)
     default = Parameter.empty if declared.default is MISSING else declared.default
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 

@@ -18,9 +18,14 @@ _PLACE = "{layer}"
 
 
 @dataclass(frozen=True)
-class _TextOptions:
-    """What text the keys are taken from."""
+class _CollectOptions:
+    """Of which layers, from what text, and how."""
 
+    layer: list[int] | None = _HOW(
+        "Layer, from 0; repeat it for several in one pass.", "-l", shown="the one that the model is edited at"
+    )
+    positions: int | None = _HOW("Most positions to run at once.", shown="what the free memory allows")
+    resume: Path | None = _HOW("Save progress to this file now and then; if it exists, go on from there.")
     texts: str = _TEXT(
         "self (text that the model writes, no download), a text file, a .jsonl or .json file, or a data set: "
         "hub:NAME or hub:NAME:CONFIGURATION:SPLIT.",
@@ -48,21 +53,8 @@ class _TextOptions:
         return self.texts if self.texts == SELF else read_texts(self.texts, field=self.field)
 
 
-@dataclass(frozen=True)
-class _CollectOptions:
-    """Of which layers, and how."""
-
-    layer: list[int] | None = _HOW(
-        "Layer, from 0; repeat it for several in one pass.", "-l", shown="the one that the model is edited at"
-    )
-    positions: int | None = _HOW("Most positions to run at once.", shown="what the free memory allows")
-    resume: Path | None = _HOW("Save progress to this file now and then; if it exists, go on from there.")
-
-
 @takes_options
-def stats(
-    how: _CollectOptions, text: _TextOptions, model: ModelOptions, out: Path | None = _OUT, as_json: bool = JSON
-) -> None:
+def stats(how: _CollectOptions, model: ModelOptions, out: Path | None = _OUT, as_json: bool = JSON) -> None:
     """Collect the second moment of a layer's keys, which rank-one edits need: what they should leave alone.
 
     C, the mean of k k^T over the keys k of some text, has as many rows as a key has
@@ -72,7 +64,7 @@ def stats(
     """
     layers = list(dict.fromkeys(how.layer or ()))
     check_files(*_files(layers or [0], out).values(), how.resume)
-    texts = text.source()
+    texts = how.source()
     with progress_bar() as progress:
         from rome_lens.backends import as_backend
         from rome_lens.cli.moment_report import collected, print_collected
@@ -80,9 +72,9 @@ def stats(
         from rome_lens.editing.settings import default_layer
 
         # Loading takes seconds: what can be refused without a model is refused before.
-        if text.text_length is not None:
-            whole_number("text_length", text.text_length, least=1)
-        settings = filled(CollectSettings, text, field=None, batch_positions=how.positions)
+        if how.text_length is not None:
+            whole_number("text_length", how.text_length, least=1)
+        settings = filled(CollectSettings, how, field=None, batch_positions=how.positions)
         model.check(layers=layers)
         host = model.load(progress)
         layers = layers or [default_layer(as_backend(host))]
