@@ -10,7 +10,9 @@ from rome_lens.checks import whole_number
 from rome_lens.cli.long_runs import RUN, MergeOptions, RunOptions, refuse_missing
 from rome_lens.cli.options import JSON, OUT, TRACE, ModelOptions, Panel, TraceOptions, takes_options
 from rome_lens.cli.output import check_files, print_result, progress_bar, say
+from rome_lens.data import builtin_facts
 from rome_lens.errors import SettingError
+from rome_lens.facts import read_known_facts
 
 _FACTS = Panel("The facts")
 _NOTHING = "none"
@@ -36,9 +38,6 @@ class _FactOptions:
         """
         if self.limit is not None:
             whole_number("limit", self.limit, least=1, expected="a number of facts")
-        from rome_lens.data import builtin_facts
-        from rome_lens.facts import read_known_facts
-
         return (list(builtin_facts()) if self.facts is None else read_known_facts(self.facts))[: self.limit]
 
 

@@ -6,8 +6,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from rome_lens.figures import visible
-from rome_lens.figures.columns import beginning
+from rome_lens.figures.visible import beginning, visible
 
 LABEL = 11
 """Columns of what stands in front of a labelled line."""

@@ -6,6 +6,7 @@ from typing import Any
 from rome_lens.checks import whole_number
 from rome_lens.cli.options import Panel
 from rome_lens.cli.output import say
+from rome_lens.data import builtin_counterfact, read_counterfact, read_zsre
 
 RECORDS = Panel("The records")
 BUILT_IN = "built-in"
@@ -36,8 +37,6 @@ class CounterFactOptions:
         return records[: self.limit]
 
     def _all(self) -> Any:
-        from rome_lens.data import builtin_counterfact, read_counterfact
-
         return builtin_counterfact() if self.data is None else read_counterfact(self.data)
 
 
@@ -52,6 +51,4 @@ class ZsreOptions(CounterFactOptions):
     )
 
     def _all(self) -> Any:
-        from rome_lens.data import read_zsre
-
         return read_zsre(self.data)

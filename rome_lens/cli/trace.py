@@ -7,6 +7,9 @@ from typing import Any
 from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, TraceOptions, argument, read_edits, takes_options
 from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.errors import SettingError
+from rome_lens.facts import read_known_facts
+from rome_lens.subjects import find_subject
+from rome_lens.tokens import check_prompt
 
 _FACT = Panel("The fact")
 _PROMPT, _SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
@@ -96,13 +99,9 @@ def trace(
     """
     asked = fact.asked()
     check_files(files.html, files.png, files.save, png=files.png is not None)
-    from rome_lens.facts import read_known_facts
-
     known = None if how.facts is None else read_known_facts(how.facts)
     with progress_bar() as progress:
         from rome_lens.cli.trace_report import print_trace
-        from rome_lens.subjects import find_subject
-        from rome_lens.tokens import check_prompt
         from rome_lens.tracing import TraceSettings, causal_trace
         from rome_lens.tracing.answers import named_answer
 

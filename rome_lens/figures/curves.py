@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
 
 from rome_lens.figures.panel_grid import PanelGrid
 from rome_lens.figures.plotly_text import QUIET, line_count, literal, wrapped
@@ -126,9 +127,16 @@ def _traces(panel: CurvePanel, line: Line, *, legend: bool) -> list[go.Scatter]:
         "legendgroup": literal(line.name),
     }
     number = f".{panel.decimals}f"
+    thinned = "rgba({},{},{},0.18)".format(*hex_to_rgb(line.colour))
     return [
         go.Scatter(x=x, y=list(line.low), **band),
-        go.Scatter(x=x, y=list(line.high), fill="tonexty", fillcolor=_thinned(line.colour), **band),
+        go.Scatter(
+            x=x,
+            y=list(line.high),
+            fill="tonexty",
+            fillcolor=thinned,
+            **band,
+        ),
         go.Scatter(
             x=x,
             y=list(line.mean),
@@ -144,8 +152,3 @@ def _traces(panel: CurvePanel, line: Line, *, legend: bool) -> list[go.Scatter]:
             legendgroup=literal(line.name),
         ),
     ]
-
-
-def _thinned(colour: str) -> str:
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.18)"

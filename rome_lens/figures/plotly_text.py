@@ -9,8 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from rome_lens.figures.columns import cut, lines_of
-from rome_lens.figures.visible import visible
+from rome_lens.figures.visible import cut, lines_of, visible
 
 INK, QUIET = "#1a1a1a", "#5c5c5c"
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"

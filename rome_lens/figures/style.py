@@ -39,9 +39,4 @@ def axis_title(drawn: str, *, standoff: int = 8) -> dict[str, Any]:
 
 def fluid(figure: go.Figure, *, height: float | None = None) -> go.Figure:
     """A figure made as wide as its box on a page, and `height` pixels high where given; returns the same figure."""
-    layout = layout_of(figure)
-    layout.width = None
-    layout.autosize = True
-    if height is not None:
-        layout.height = height
-    return figure
+    return figure.update_layout(width=None, autosize=True, height=height or layout_of(figure).height)

@@ -14,11 +14,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from rome_lens.figures.columns import cut, lines_of
 from rome_lens.figures.format import format_probability
 from rome_lens.figures.heat_map import HeatMap
 from rome_lens.figures.terminal_colours import colour_ramp
-from rome_lens.figures.visible import visible
+from rome_lens.figures.visible import cut, lines_of, visible
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
 _NOTHING = 0.05
