@@ -2,7 +2,6 @@
 
 import io
 import sys
-from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
@@ -69,7 +68,7 @@ class _OneLineErrors(TyperGroup):
 def _let_paragraphs_flow(command: Any) -> None:
     """Let help texts wrap where the terminal does: typer keeps the line ends that they have in the source."""
     if command.help:
-        command.help = "\n\n".join(" ".join(part.split()) for part in cleandoc(command.help).split("\n\n"))
+        command.help = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
     for child in getattr(command, "commands", {}).values():
         _let_paragraphs_flow(child)
 

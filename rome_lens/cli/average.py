@@ -146,7 +146,7 @@ def _finish(found: Any, out: Path, *, png: bool, as_json: bool) -> None:
     found.write_html(out / "average.html")
     found.write_csv(out)
     if png:
-        from rome_lens.figures.plotly_figure import write_png
+        from rome_lens.figures.files import write_png
 
         for name, figure in found.figures().items():
             write_png(figure, out / f"{name}.png")

@@ -111,21 +111,15 @@ def _print_size(console: Console, edit: Edit) -> None:
     direction = ""
     if edit.key_norm is not None and edit.key_dot is not None:
         direction = f", cos(u, k*) {edit.key_dot / edit.key_norm if edit.key_norm else math.nan:.3f}"
-    print_labelled(
-        console,
-        "layer",
-        f"{edit.layer} of {edit.fingerprint.n_layers} (from 0), {visible(edit.variant)}, |update| / |W| "
-        f"{edit.relative_norm:.3g}{direction}",
-    )
+    size = f"|update| / |W| {edit.relative_norm:.3g}{direction}"
+    layer = f"{edit.layer} of {edit.fingerprint.n_layers} (from 0)"
+    print_labelled(console, "layer", f"{layer}, {visible(edit.variant)}, {size}")
     losses = [loss if isinstance(loss, int | float) else loss.total for loss in edit.loss_curve]
     if losses:
         steps = edit.settings.get("v_num_grad_steps", edit.settings.get("num_steps"))
         most = f", of at most {steps}" if isinstance(steps, int) and steps != len(losses) else ""
-        print_labelled(
-            console,
-            "loss",
-            f"{losses[0]:.3f}{_ARROW}{losses[-1]:.3f} in {count(len(losses), 'step')}{most}  {curve(losses)}",
-        )
+        taken = f"{count(len(losses), 'step')}{most}"
+        print_labelled(console, "loss", f"{_change(losses[0], losses[-1])} in {taken}  {curve(losses)}")
 
 
 def _print_sources(console: Console, edit: Edit) -> None:

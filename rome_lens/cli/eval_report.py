@@ -8,13 +8,7 @@ from rich.console import Console
 from rome_lens.cli.long_runs import first_few
 from rome_lens.cli.printing import count, pad, print_labelled, shorten
 from rome_lens.evaluation import LayerSuggestion, Report
-from rome_lens.evaluation.report.metric_names import (
-    data_set_name,
-    main_metrics,
-    metric_in_words,
-    model_name,
-    shown_metrics,
-)
+from rome_lens.evaluation.report import metric_names
 from rome_lens.figures import visible
 from rome_lens.figures.format import format_score
 from rome_lens.intervals import Estimate
@@ -51,13 +45,15 @@ class _Printer:
 
     def print(self) -> None:
         report = self.report
-        names = shown_metrics(report.kind, (name for e in self.editors for name in e.intervals))
-        main = [name for name in names if name in main_metrics(report.kind)] or names
+        names = metric_names.shown_metrics(report.kind, (name for e in self.editors for name in e.intervals))
+        main = [name for name in names if name in metric_names.main_metrics(report.kind)] or names
         sizes = {editor.n_records for editor in self.editors}
         records = count(max(sizes, default=0), "record")
-        model = model_name(report.settings)
+        model = metric_names.model_name(report.settings)
         heading = ", ".join(
-            part for part in (data_set_name(report.kind), model, records, count(len(self.editors), "editor")) if part
+            part
+            for part in (metric_names.data_set_name(report.kind), model, records, count(len(self.editors), "editor"))
+            if part
         )
         self._line(shorten(heading, self.console.width), "bold")
         style = next((s for s in _STYLES if self._width(main, s) <= self.console.width), _BARE)
@@ -105,20 +101,20 @@ class _Printer:
         if score is None:
             return self._text("–"), ""
         mean, low, high, half = (
-            format_score(value, metric_in_words(name).decimals)
+            format_score(value, metric_names.metric_in_words(name).decimals)
             for value in (score.mean, score.low, score.high, (score.high - score.low) / 2)
         )
         interval = {_BRACKETS: f" [{low}, {high}]", _PLUS_MINUS: f" ±{half}", _BARE: ""}[style]
         return self._text(mean), self._text(interval)
 
     def _print_counts(self, *, differ: bool) -> None:
-        lines: list[tuple[str, str]] = []
-        if differ:
-            lines.append(("records", ", ".join(f"{visible(e.name)} {e.n_records}" for e in self.editors)))
-        for editor in self.editors:
-            for reason, numbers in _by_reason(editor.failed):
-                said = f"{visible(editor.name)}: {len(numbers)} of {editor.n_records} ({_listed(numbers)}): {reason}"
-                lines.append(("no edit", said))
+        sizes = ", ".join(f"{visible(e.name)} {e.n_records}" for e in self.editors)
+        lines = [("records", sizes)] if differ else []
+        lines += [
+            ("no edit", f"{visible(e.name)}: {len(numbers)} of {e.n_records} ({_listed(numbers)}): {reason}")
+            for e in self.editors
+            for reason, numbers in _by_reason(e.failed)
+        ]
         bound = self.report.settings.get("perplexity_bound")
         beyond = "beyond the bound" if bound is None else f"beyond a factor of {bound}"
         for editor in self.editors:

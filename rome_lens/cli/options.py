@@ -105,7 +105,6 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
         command(**given)
 
     with_groups.__signature__ = Signature(shown)  # pyright: ignore[reportAttributeAccessIssue]
-    with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return with_groups
 
 

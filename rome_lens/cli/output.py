@@ -37,7 +37,7 @@ def check_files(*paths: Path | None, png: bool = False) -> None:
         if path is not None:
             check_writable(path)
     if png:
-        from rome_lens.figures.plotly_figure import check_png
+        from rome_lens.figures.files import check_png
 
         check_png()
 

@@ -97,7 +97,7 @@ class _FileOptions:
         Returns:
             The file with the settings.
         """
-        from rome_lens.figures.plotly_figure import write_html, write_png
+        from rome_lens.figures.files import write_html, write_png
         from rome_lens.storage import write_table
 
         figure, settings = suggestion.figure(), self.settings or out / "layers" / "settings.json"

@@ -57,15 +57,9 @@ class _FactOptions:
 
 @dataclass(frozen=True)
 class _OneTraceOptions(TraceOptions):
-    """How one fact is traced."""
+    """How one fact is traced, and what is written."""
 
     severed_at: str = field(default="last-subject", init=False)
-
-
-@dataclass(frozen=True)
-class _FileOptions:
-    """What is written."""
-
     html: Path | None = OUT("Write the figure as a page that needs no network.")
     png: Path | None = OUT("Write the figure as PNG (needs the extra 'images').")
     save: Path | None = OUT("Write the trace, to be read with CausalTrace.load.")
@@ -75,7 +69,7 @@ class _FileOptions:
         if self.save is not None:
             trace.save(self.save)
         if self.html is not None or self.png is not None:
-            from rome_lens.figures.plotly_figure import write_html, write_png
+            from rome_lens.figures.files import write_html, write_png
 
             figure = trace.figure()
             for path, write in ((self.html, write_html), (self.png, write_png)):
@@ -87,9 +81,7 @@ class _FileOptions:
 
 
 @takes_options
-def trace(
-    fact: _FactOptions, model: ModelOptions, how: _OneTraceOptions, files: _FileOptions, as_json: bool = JSON
-) -> None:
+def trace(fact: _FactOptions, model: ModelOptions, how: _OneTraceOptions, as_json: bool = JSON) -> None:
     """Trace where a model keeps a fact: corrupt the subject, restore one state at a time, see what brings it back.
 
     Prints a heat map for each stream: tokens down (the subject's marked *), layers across, the answer's probability
@@ -98,7 +90,7 @@ def trace(
     For example: rome-lens trace "The Colosseum is located in the city of" -s "The Colosseum" --expect Rome
     """
     asked = fact.asked()
-    check_files(files.html, files.png, files.save, png=files.png is not None)
+    check_files(how.html, how.png, how.save, png=how.png is not None)
     known = None if how.facts is None else read_known_facts(how.facts)
     with progress_bar() as progress:
         from rome_lens.cli.trace_report import print_trace
@@ -111,5 +103,5 @@ def trace(
         named_answer(asked["answer"], asked["expect"], asked["answer_joined"])
         model.check(window=how.window)
         traced = causal_trace(model.load(progress), **asked, settings=settings, facts=known, progress=progress)
-    files.write(traced)
+    how.write(traced)
     print_result(as_json, traced.to_dict, lambda console: print_trace(console, traced))

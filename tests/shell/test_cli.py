@@ -196,12 +196,12 @@ def test_save_and_html(shell, tmp_path, tiny):
 
 
 def test_png(shell, tmp_path, monkeypatch):
-    from rome_lens.figures import plotly_figure
+    from rome_lens.figures import files
 
-    monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
-    monkeypatch.setattr(plotly_figure, "_png", lambda figure: b"\x89PNG " + figure.layout.title.text.encode())
+    monkeypatch.setattr(files, "check_png", lambda: None)
+    monkeypatch.setattr(files, "write_png", lambda figure, path: path.write_text(f"PNG {figure.layout.title.text}"))
     assert shell.run(*TRACE, "--png", tmp_path / "trace.png").exit_code == 0
-    assert (tmp_path / "trace.png").read_bytes().startswith(b"\x89PNG " + PROMPT.encode())
+    assert (tmp_path / "trace.png").read_text().startswith(f"PNG {PROMPT}")
 
 
 def test_png_without_kaleido_is_refused_before_any_work(shell, tmp_path, monkeypatch):

@@ -130,10 +130,10 @@ def test_a_run_goes_on_and_other_settings_are_refused(shell, folder):
 
 
 def test_every_figure_becomes_a_png(shell, folder, monkeypatch):
-    import rome_lens.figures.plotly_figure as plotly_figure
+    from rome_lens.figures import files
 
-    monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
-    monkeypatch.setattr(plotly_figure, "write_png", lambda figure, path: path.write_text(str(len(figure.data))))
+    monkeypatch.setattr(files, "check_png", lambda: None)
+    monkeypatch.setattr(files, "write_png", lambda figure, path: path.write_text(str(len(figure.data))))
     done(
         shell.run(*AVERAGE, "--png"),
         files="summary.json, effects.csv, facts.csv, roles.png, layers.png and severed.png",

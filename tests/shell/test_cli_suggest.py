@@ -181,10 +181,10 @@ def test_the_model_and_bos_are_those_of_the_traces(shell, asked):
 
 
 def test_files(shell, folder, asked, monkeypatch):
-    import rome_lens.figures.plotly_figure as plotly_figure
+    from rome_lens.figures import files
 
-    monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
-    monkeypatch.setattr(plotly_figure, "_png", lambda figure: b"a figure")
+    monkeypatch.setattr(files, "check_png", lambda: None)
+    monkeypatch.setattr(files, "write_png", lambda figure, path: path.write_bytes(b"a figure"))
     result = shell.run(*SUGGEST, "--png", "--out", "there", "--settings", "mine.json", "--json")
     assert (result.exit_code, result.stderr) == (
         0,
