@@ -48,14 +48,9 @@ class _Printer:
         names = metric_names.shown_metrics(report.kind, (name for e in self.editors for name in e.intervals))
         main = [name for name in names if name in metric_names.main_metrics(report.kind)] or names
         sizes = {editor.n_records for editor in self.editors}
-        records = count(max(sizes, default=0), "record")
-        model = metric_names.model_name(report.settings)
-        heading = ", ".join(
-            part
-            for part in (metric_names.data_set_name(report.kind), model, records, count(len(self.editors), "editor"))
-            if part
-        )
-        self._line(shorten(heading, self.console.width), "bold")
+        records, editors = count(max(sizes, default=0), "record"), count(len(self.editors), "editor")
+        parts = (metric_names.data_set_name(report.kind), metric_names.model_name(report.settings), records, editors)
+        self._line(shorten(", ".join(filter(None, parts)), self.console.width), "bold")
         style = next((s for s in _STYLES if self._width(main, s) <= self.console.width), _BARE)
         rest = [name for name in names if name not in main]
         for columns in (*self._packed(main, style), *self._packed(rest, style)):

@@ -64,7 +64,7 @@ class _TracedOptions:
 
 @dataclass(frozen=True)
 class _SweepOptions(CounterFactOptions):
-    """What is edited, and at which layers."""
+    """What is edited, at which layers, and what is written."""
 
     limit: int | None = RECORDS("Edit the first N records.", default=8)
     layer: list[int] | None = _SWEEP("A layer to edit at, from 0; repeat it for several.", "-l", shown="about ten")
@@ -73,12 +73,6 @@ class _SweepOptions(CounterFactOptions):
         "Seed of what the model writes (templates, text of second moments), and of the intervals.", default=0
     )
     bos: bool | None = _SWEEP("Put a BOS token in front.", "--bos/--no-bos", shown="as the facts were traced")
-
-
-@dataclass(frozen=True)
-class _FileOptions:
-    """What is written, and where."""
-
     out: Path | None = OUT(
         "Folder for layers.html, layers.csv and what they rest on; the same command goes on in it.",
         "-o",
@@ -112,7 +106,7 @@ class _FileOptions:
 
 
 @takes_options
-def suggest(traced: _TracedOptions, sweep: _SweepOptions, files: _FileOptions, as_json: bool = JSON) -> None:
+def suggest(traced: _TracedOptions, sweep: _SweepOptions, as_json: bool = JSON) -> None:
     """Suggest the layer to edit: edit a few records at several layers, beside the layer that tracing points to.
 
     The suggestion is the layer whose edits score best; tracing alone does not say which that is. Each layer needs a
@@ -121,12 +115,12 @@ def suggest(traced: _TracedOptions, sweep: _SweepOptions, files: _FileOptions, a
 
     For example: rome-lens suggest known
     """
-    check_files(files.settings, png=files.png)
+    check_files(sweep.settings, png=sweep.png)
     of_run = None if traced.average is None else (traced.average / "settings.json").resolve()
-    if files.settings is not None and files.settings.resolve() == of_run:
-        raise SettingError(f"{str(files.settings)!r} says what the average was asked for; name another file")
+    if sweep.settings is not None and sweep.settings.resolve() == of_run:
+        raise SettingError(f"{str(sweep.settings)!r} says what the average was asked for; name another file")
     records = sweep.read()
-    out = files.out or traced.average or Path("suggest")
+    out = sweep.out or traced.average or Path("suggest")
     with progress_bar() as progress:
         from rome_lens.cli.eval_report import print_suggestion
         from rome_lens.evaluation import suggest_layer
@@ -150,6 +144,6 @@ def suggest(traced: _TracedOptions, sweep: _SweepOptions, files: _FileOptions, a
             out=out / "layers",
             progress=progress,
         )
-    settings = files.write(suggestion, out)
+    settings = sweep.write(suggestion, out)
     summary = suggestion.summary() | {"path": str(settings)}
     print_result(as_json, lambda: summary, lambda console: print_suggestion(console, suggestion))
