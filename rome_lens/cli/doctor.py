@@ -80,9 +80,8 @@ def _cached() -> Iterator[Finding]:
     elif converted.intact:
         yield Finding("converted copy", f"{converted.size / 1e6:.0f} MB in {converted.path}", ok=True)
     else:
-        yield Finding(
-            "converted copy", f"damaged or outdated in {converted.path}; the next trace makes it anew", ok=False
-        )
+        wrong = f"damaged or outdated in {converted.path}; the next trace makes it anew"
+        yield Finding("converted copy", wrong, ok=False)
 
 
 def _working() -> Iterator[Finding]:

@@ -12,7 +12,6 @@ import typer
 
 from rome_lens.progress import Progress
 
-STREAMS = ("resid", "mlp", "attn")
 _DECLARED = "option"
 # What stands for a value in the help, by its type.
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
@@ -216,7 +215,7 @@ class TraceOptions:
 
     def settings(self, kind: type[_Kind], severed: Sequence[str] | None) -> _Kind:
         """The same as the library takes it: `TraceSettings`, or a child of it."""
-        return filled(kind, self, streams=self.streams or STREAMS, severed=severed)
+        return filled(kind, self, streams=self.streams or ("resid", "mlp", "attn"), severed=severed)
 
 
 def read_edits(files: Sequence[Path] | None) -> list[Any]:

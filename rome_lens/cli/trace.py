@@ -66,15 +66,13 @@ class _OneTraceOptions(TraceOptions):
 
     def write(self, trace: Any) -> None:
         """Write what was asked for, and say so."""
+        from rome_lens.figures.files import write_html, write_png
+
         if self.save is not None:
             trace.save(self.save)
-        if self.html is not None or self.png is not None:
-            from rome_lens.figures.files import write_html, write_png
-
-            figure = trace.figure()
-            for path, write in ((self.html, write_html), (self.png, write_png)):
-                if path is not None:
-                    write(figure, path)
+        for path, write in ((self.html, write_html), (self.png, write_png)):
+            if path is not None:
+                write(trace.figure(), path)
         for path in (self.save, self.html, self.png):
             if path is not None:
                 say(f"wrote {path}")

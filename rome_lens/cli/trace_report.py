@@ -17,8 +17,7 @@ _MOST_REASONS = 3
 
 def print_trace(console: Console, traced: CausalTrace) -> None:
     """Print a trace, and in front of one with edits the trace without them."""
-    console.print(_heading(traced), style="bold")
-    console.print(_model(traced))
+    _print_head(console, traced, style="bold")
     for edited in traced.edits:
         console.print(f"edited: {visible(edited)}")
     if traced.unedited is not None:
@@ -32,8 +31,7 @@ def print_trace(console: Console, traced: CausalTrace) -> None:
 
 def print_saved_trace(console: Console, trace: CausalTrace) -> None:
     """Print what a file of a trace holds."""
-    console.print(_heading(trace))
-    console.print(_model(trace))
+    _print_head(console, trace)
     how = f"swapped for {trace.swap!r}"
     if trace.noise is not None:
         replaces = " in its place" if trace.noise_replaces else ""
@@ -49,12 +47,9 @@ def print_saved_trace(console: Console, trace: CausalTrace) -> None:
     console.print(f"traced in {trace.seconds:.1f} s")
 
 
-def _heading(traced: CausalTrace) -> str:
-    return f"{visible(traced.prompt)} → {visible(traced.answer).strip()}"
-
-
-def _model(traced: CausalTrace) -> str:
-    return model_line(traced.model_name, traced.backend, traced.dtype, traced.device, bos=traced.prepend_bos)
+def _print_head(console: Console, traced: CausalTrace, style: str = "") -> None:
+    console.print(f"{visible(traced.prompt)} → {visible(traced.answer).strip()}", style=style)
+    console.print(model_line(traced.model_name, traced.backend, traced.dtype, traced.device, bos=traced.prepend_bos))
 
 
 def _corruption(traced: CausalTrace) -> str:

@@ -79,15 +79,10 @@ def _quiet(*packages: str) -> Iterator[None]:
 
     What matters is raised. Filters are taken off again, and levels are not touched.
     """
-
-    def nothing(_: logging.LogRecord) -> bool:
-        return False
-
+    nothing = logging.Filter("the name of no logger, so that no record passes")
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in packages]
-    for name in names:
-        logging.getLogger(name).addFilter(nothing)
-    try:
+    with contextlib.ExitStack() as undo:
+        for logger in map(logging.getLogger, names):
+            logger.addFilter(nothing)
+            undo.callback(logger.removeFilter, nothing)
         yield
-    finally:
-        for name in names:
-            logging.getLogger(name).removeFilter(nothing)

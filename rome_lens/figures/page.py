@@ -36,7 +36,7 @@ def render_page(template: str, *, settings: Mapping[str, Any], **values: Any) ->
         lstrip_blocks=True,
         loader=jinja2.DictLoader({_FRAME: frame}),
     )
-    environment.filters.update(shown=_shown, lines=_lines, number=format_score)
+    environment.filters.update(shown=lambda text: visible(str(text)), lines=_lines, number=format_score)
     page = environment.from_string(template)
     return page.render(**values, settings=list(_flat(settings)), plotly_js=get_plotlyjs())
 
@@ -55,10 +55,6 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(inner, f"{name}.{key}" if name else str(key))
     else:
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _shown(text: object) -> str:
-    return visible(str(text))
 
 
 def _lines(text: str) -> str:

@@ -132,14 +132,10 @@ class Place:
         return "" if self.number == 1 else str(self.number)
 
     @property
-    def across(self) -> tuple[float, float]:
-        """Where the panel begins and ends from left to right, as parts of the width of all."""
-        return layout_of(self.figure)[f"xaxis{self.number}"].domain
-
-    @property
-    def upwards(self) -> tuple[float, float]:
-        """Where it begins and ends from the bottom up, as parts of the height of all."""
-        return layout_of(self.figure)[f"yaxis{self.number}"].domain
+    def domains(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Where the panel begins and ends, from left to right and from the bottom up, as parts of all."""
+        layout = layout_of(self.figure)
+        return layout[f"xaxis{self.number}"].domain, layout[f"yaxis{self.number}"].domain
 
     def add(self, trace: Any) -> None:
         """Draw a trace in the panel."""

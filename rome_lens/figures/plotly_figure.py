@@ -76,7 +76,7 @@ def heat_map_figure(
 def _draw(place: Place, heat_map: HeatMap, grid: PanelGrid, ends: tuple[float, float], *, labelled: bool) -> None:
     """Draw one heat map in its place; `ends` are those of the colour scale."""
     layers, tokens = range(len(heat_map.scores)), range(len(heat_map.labels))
-    (left, right), (low_edge, high_edge), (bottom, top) = place.across, place.upwards, ends
+    ((left, right), (low_edge, high_edge)), (bottom, top) = place.domains, ends
     names = [literal(label) for label in heat_map.labels]
     measure = literal(heat_map.measure) if heat_map.measure else f"p({_answer(heat_map)})"
     place.add(

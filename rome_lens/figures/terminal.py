@@ -33,11 +33,6 @@ class _Paper:
     ramp: tuple[Color, ...] | None
     ascii_only: bool
 
-    @property
-    def edge(self) -> str:
-        """What stands between labels and cells: blank shades need a line to begin at, colours do not."""
-        return " " if self.ramp is not None else "|" if self.ascii_only else "│"
-
     def text(self, raw: str, width: int) -> str:
         """Raw text, made visible and cut to a number of terminal columns."""
         # A variation selector picks a glyph's emoji form: terminals disagree about the columns it then takes.
@@ -105,10 +100,12 @@ def _lines(heat_map: HeatMap, paper: _Paper) -> list[Text]:
     grid = _layout(heat_map, paper)
     peak_layer, peak_pos = heat_map.peak
     lines = _wrapped(paper, heat_map.title, "bold")
+    # Blank shades need a line to begin at, colours do not.
+    edge = " " if paper.ramp is not None else "|" if paper.ascii_only else "│"
     for pos, label in enumerate(heat_map.labels):
         line = _line()
         shown = paper.text(label, grid.label_width)
-        line.append(" " * (grid.label_width - cell_len(shown)) + shown + paper.edge)
+        line.append(" " * (grid.label_width - cell_len(shown)) + shown + edge)
         marked = pos == peak_pos and not heat_map.blank
         for layers in grid.cells:
             level = max(heat_map.level(heat_map.score(layer, pos)) for layer in layers)
