@@ -13,9 +13,9 @@ from rome_lens.cli.output import print_json, progress_bar, stdout
 from rome_lens.errors import one_line
 from rome_lens.version import __version__
 
-_PACKAGES = dict.fromkeys(("torch", "transformer-lens", "transformers", "gguf", "safetensors", "plotly", "pandas"), "")
-# What is said where it is not installed, which is no failure.
-_PACKAGES["kaleido"] = "; only --png needs it: pip install 'rome-lens[images]'"
+_NEEDED = ("torch", "transformer-lens", "transformers", "gguf", "safetensors", "plotly", "pandas")
+# With what is said where it is not installed, which is no failure.
+_OPTIONAL = {"kaleido": "; only --png needs it: pip install 'rome-lens[images]'"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def doctor(as_json: bool = JSON) -> None:
 def _installed() -> Iterator[Finding]:
     yield Finding("rome-lens", __version__)
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for package, missing in _PACKAGES.items():
+    for package, missing in (dict.fromkeys(_NEEDED, "") | _OPTIONAL).items():
         try:
             yield Finding(package, version(package))
         except PackageNotFoundError:

@@ -45,9 +45,8 @@ class Panel:
             shown: what the help names as the default, where that is not the default itself.
             hidden: the help does not show it.
         """
-        option = typer.Option(
-            *names, help=text, metavar=metavar, show_default=shown, hidden=hidden, rich_help_panel=self.title
-        )
+        option = typer.Option(help=text, metavar=metavar, show_default=shown, hidden=hidden, rich_help_panel=self.title)
+        option.param_decls = names
         return field(default=default, metadata={_DECLARED: option})
 
     def answer_joined(self) -> Any:
@@ -117,7 +116,7 @@ def _shown(name: str, kind: Any, declared: Field[Any]) -> Parameter:
     while get_args(value):  # of `list[int] | None` int
         value = get_args(value)[0]
     option.metavar = option.metavar or _METAVARS.get(value)
-    names = option.param_decls or ()
+    names = option.param_decls
     if names and all(len(each) == 2 for each in names):
         option.param_decls = (f"--{name.replace('_', '-')}", *names)
     default = Parameter.empty if declared.default is MISSING else declared.default
