@@ -130,13 +130,7 @@ def _traces(panel: CurvePanel, line: Line, *, legend: bool) -> list[go.Scatter]:
     thinned = "rgba({},{},{},0.18)".format(*hex_to_rgb(line.colour))
     return [
         go.Scatter(x=x, y=list(line.low), **band),
-        go.Scatter(
-            x=x,
-            y=list(line.high),
-            fill="tonexty",
-            fillcolor=thinned,
-            **band,
-        ),
+        go.Scatter(x=x, y=list(line.high), fill="tonexty", fillcolor=thinned, **band),
         go.Scatter(
             x=x,
             y=list(line.mean),
