@@ -88,6 +88,14 @@ class PanelGrid:
             subtitle: a line below it, as plotly draws it.
             layout: what else its layout is to hold.
         """
+        figure.update_layout(
+            template="none",
+            font={"family": FONT, "color": INK},
+            paper_bgcolor="white",
+            plot_bgcolor="white",
+            hoverlabel={"bgcolor": "white", "font": {"size": 12, "color": INK}, "align": "left"},
+            hovermode="closest",
+        )
         top = self.above
         if title:
             drawn, pad = wrapped(title, room, pixels=9.2), 18
@@ -95,14 +103,8 @@ class PanelGrid:
             if subtitle is not None:
                 drawn, top, pad = f"{drawn}<br>{quietly(subtitle, 12)}", top + 23, 30
             corner = {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
-            layout["title"] = {"text": drawn, "font": {"size": 17}, **corner, "pad": {"l": 16, "t": pad}}
+            figure.update_layout(title={"text": drawn, "font": {"size": 17}, **corner, "pad": {"l": 16, "t": pad}})
         return figure.update_layout(
-            template="none",
-            font={"family": FONT, "color": INK},
-            paper_bgcolor="white",
-            plot_bgcolor="white",
-            hoverlabel={"bgcolor": "white", "font": {"size": 12, "color": INK}, "align": "left"},
-            hovermode="closest",
             width=round(self.inner_width + self.left + self.right),
             height=round(top + self.inner_height + self.below + self.foot),
             margin={"l": self.left, "r": self.right, "t": top, "b": self.below + self.foot, "pad": 0},
