@@ -123,7 +123,7 @@ def _shown(name: str, kind: Any, declared: Field[Any]) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
-def filled(kind: type[_Kind], group: Any, **changed: Any) -> _Kind:
+def filled(kind: Callable[..., _Kind], group: Any, **changed: Any) -> _Kind:
     """A dataclass of the library, made of the fields of a group that have the names of its own.
 
     Args:
@@ -132,7 +132,7 @@ def filled(kind: type[_Kind], group: Any, **changed: Any) -> _Kind:
         changed: what is not taken over as it was typed.
     """
     given = vars(group) | changed
-    return kind(**{each.name: given[each.name] for each in fields(kind) if each.init and each.name in given})  # pyright: ignore[reportCallIssue]
+    return kind(**{name: given[name] for name in signature(kind).parameters if name in given})
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class TraceOptions:
         default="auto",
     )
 
-    def settings(self, kind: type[_Kind], severed: Sequence[str] | None) -> _Kind:
+    def settings(self, kind: Callable[..., _Kind], severed: Sequence[str] | None) -> _Kind:
         """The same as the library takes it: `TraceSettings`, or a child of it."""
         return filled(kind, self, streams=self.streams or ("resid", "mlp", "attn"), severed=severed)
 
