@@ -131,7 +131,7 @@ def filled(kind: Callable[..., _Kind], group: Any, **changed: Any) -> _Kind:
         group: the group.
         changed: what is not taken over as it was typed.
     """
-    given = vars(group) | changed
+    given = {each.name: getattr(group, each.name) for each in fields(group)} | changed
     return kind(**{name: given[name] for name in signature(kind).parameters if name in given})
 
 

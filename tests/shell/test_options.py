@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from rome_lens.cli import app
-from rome_lens.cli.options import JSON, Panel, argument, takes_options
+from rome_lens.cli.options import JSON, Panel, argument, filled, takes_options
 
 FRUIT = Panel("The fruit")
 
@@ -103,6 +103,19 @@ def test_a_command_can_be_called_without_a_shell():
 
     command(name="elstar", colour="red")
     assert got == [(Apple("elstar", colour="red"), False)]
+
+
+@dataclass(frozen=True)
+class Bought:
+    name: str
+    weight: int
+    colour: str = "red"
+    kept: str = field(default="cool", init=False)
+
+
+def test_settings_are_filled_with_what_was_typed_and_with_what_a_child_decided():
+    assert filled(Bought, Apple("elstar")) == Bought("elstar", 150, "green")
+    assert filled(Bought, Apple("elstar"), colour="blue", price=3) == Bought("elstar", 150, "blue")
 
 
 def _commands(command, words=()):
