@@ -2,7 +2,6 @@
 
 import io
 import sys
-from inspect import cleandoc
 from typing import Annotated, Any
 
 import typer
@@ -31,9 +30,7 @@ class _OneLineErrors(TyperGroup):
         super().__init__(**settings)
         _let_paragraphs_flow(self)
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **kwargs)
+    def main(self, *args: Any, **kwargs: Any) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
             # What the output's encoding does not have is escaped, as stderr does it, instead of a traceback.
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -71,7 +68,7 @@ class _OneLineErrors(TyperGroup):
 def _let_paragraphs_flow(command: Any) -> None:
     """Let help texts wrap where the terminal does: typer keeps the line ends that they have in the source."""
     if command.help:
-        command.help = "\n\n".join(" ".join(part.split()) for part in cleandoc(command.help).split("\n\n"))
+        command.help = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
     for child in getattr(command, "commands", {}).values():
         _let_paragraphs_flow(child)
 
@@ -84,17 +81,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(trace)
-app.command()(ask)
-app.command()(edit)
-app.command()(apply)
-app.command()(show)
-app.command()(stats)
+for _command in (trace, ask, edit, apply, show, stats, suggest, models, doctor):
+    app.command()(_command)
 app.add_typer(averages)
-app.command()(suggest)
 app.add_typer(evaluation)
-app.command()(models)
-app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -2,7 +2,6 @@
 
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any
 
 from rome_lens.cli.options import JSON, MODEL, OUT, argument, read_edits, takes_options
 from rome_lens.cli.output import print_json, progress_bar, say, stdout
@@ -19,22 +18,21 @@ class _ApplyOptions:
         default=MISSING,
         shown=False,
     )
-    to_hf: Path | None = OUT("Write the edited model, for transformers.", "FOLDER")
+    to_hf: Path | None = OUT("Write the edited model, for transformers.", metavar="FOLDER")
     to_peft: Path | None = OUT(
         "Write a LoRA adapter, for peft; it needs no model, its rank is the number of edits on a layer; "
         "fine-tuned edits have none.",
-        "FOLDER",
+        metavar="FOLDER",
     )
     model: str | None = MODEL(
         "The unedited model: smollm2-135m, a folder, or a hub name. Another one is refused.",
-        "NAME",
-        "--model",
         "-m",
+        metavar="NAME",
         shown="the name in the edit",
     )
     dtype: str | None = MODEL(
         "float32, float64, bfloat16 or float16; the last two round edits away in part.",
-        "DTYPE",
+        metavar="DTYPE",
         shown="what the edits were made in",
     )
 
@@ -65,18 +63,22 @@ def apply(what: _ApplyOptions, as_json: bool = JSON) -> None:
     """
     out = what.out
     with progress_bar() as progress:
-        progress(0, 0, "starting")
         from rome_lens.cli.edit_report import heading
         from rome_lens.cli.printing import count
-        from rome_lens.editing.export import export_adapter
+        from rome_lens.editing.export import export_adapter, export_model
         from rome_lens.figures import visible
+        from rome_lens.loading.options import as_dtype
 
         edits = read_edits(what.files)
         base = edits[0].fingerprint.model_name
         progress(0, 0, "writing")
         model = what.model or base
         if what.to_hf is not None:
-            _write_model(edits, what, out)
+            try:
+                export_model(edits, model, out, dtype=None if what.dtype is None else as_dtype(what.dtype))
+            except ModelNotFoundError as error:
+                hint = "" if what.model is not None else "; or name the model that the edit was made on with --model"
+                raise ModelNotFoundError(f"{error}{hint}") from error
             kind, title = "model", f"{model} with {count(len(edits), 'edit')}"
             load = [
                 "from transformers import AutoModelForCausalLM",
@@ -102,16 +104,3 @@ def apply(what: _ApplyOptions, as_json: bool = JSON) -> None:
     console.print()
     for line in load:
         console.print(visible(line), soft_wrap=True)
-
-
-def _write_model(edits: list[Any], what: _ApplyOptions, out: Path) -> None:
-    from rome_lens.editing.export import export_model
-    from rome_lens.loading.options import as_dtype
-
-    precision = None if what.dtype is None else as_dtype(what.dtype)
-    try:
-        export_model(edits, what.model or edits[0].fingerprint.model_name, out, dtype=precision)
-    except ModelNotFoundError as error:
-        if what.model is not None:
-            raise
-        raise ModelNotFoundError(f"{error}; or name the model that the edit was made on with --model") from error

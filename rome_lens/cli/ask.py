@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rome_lens.checks import whole_number
 from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, argument, read_edits, takes_options
-from rome_lens.cli.output import print_json, progress_bar, stdout
+from rome_lens.cli.output import print_result, progress_bar
 from rome_lens.errors import SettingError
 from rome_lens.joining import check_answer, check_joined
 from rome_lens.tokens import check_prompt
 
 _ASKED = Panel("What is asked")
-_TOP = OUT("Tokens to show.", "N", "--top", "-n", default=5)
+_TOP = OUT("Tokens to show.", "-n", default=5)
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,10 @@ class _QuestionOptions:
 
     prompts: list[str] = argument("Texts that the model continues, one or several.", "PROMPT", default=MISSING)
     answer: list[str] | None = _ASKED(
-        "Say how probable this answer is, too; of several tokens, jointly. Repeat it for several.",
-        "TEXT",
-        "--answer",
-        "-a",
+        "Say how probable this answer is, too; of several tokens, jointly. Repeat it for several.", "-a"
     )
     edit: list[Path] | None = _ASKED(
-        "Ask the model with this edit in it, a file of 'rome-lens edit --save'; repeat it for several.", "FILE"
+        "Ask the model with this edit in it, a file of 'rome-lens edit --save'; repeat it for several."
     )
     answer_joined: str | None = _ASKED.answer_joined()
     bos: bool = _ASKED.bos()
@@ -62,9 +59,8 @@ def ask(question: _QuestionOptions, model: ModelOptions, top: int = _TOP, as_jso
     whole_number("top", top, least=1, expected="a number of tokens")
     question.check()
     with progress_bar() as progress:
-        progress(0, 0, "starting")
         from rome_lens.backends import as_backend
-        from rome_lens.cli.ask_report import answers_as_json, answers_of, print_answers
+        from rome_lens.cli.ask_report import ask_model, print_answers
 
         edits = read_edits(question.edit)
         host = as_backend(model.load(progress))
@@ -72,16 +68,13 @@ def ask(question: _QuestionOptions, model: ModelOptions, top: int = _TOP, as_jso
         with ExitStack() as carried, host.evaluating():
             for each in edits:
                 carried.enter_context(each.applied(host.model))
-            answered = answers_of(
+            asked = ask_model(
                 host,
                 question.prompts,
                 question.answer or [],
+                [each.words for each in edits],
                 most=top,
                 prepend_bos=question.bos,
                 answer_joined=question.answer_joined,
             )
-    edited = [each.words for each in edits]
-    if as_json:
-        print_json(answers_as_json(host, answered, edited, prepend_bos=question.bos))
-    else:
-        print_answers(stdout(), host, answered, edited, prepend_bos=question.bos)
+    print_result(as_json, lambda: asked, lambda console: print_answers(console, asked))

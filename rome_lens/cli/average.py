@@ -9,8 +9,10 @@ import typer
 from rome_lens.checks import whole_number
 from rome_lens.cli.long_runs import RUN, MergeOptions, RunOptions, refuse_missing
 from rome_lens.cli.options import JSON, OUT, TRACE, ModelOptions, Panel, TraceOptions, takes_options
-from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
+from rome_lens.cli.output import check_files, print_result, progress_bar, say
+from rome_lens.data import builtin_facts
 from rome_lens.errors import SettingError
+from rome_lens.facts import read_known_facts
 
 _FACTS = Panel("The facts")
 _NOTHING = "none"
@@ -24,10 +26,9 @@ class _FactOptions:
 
     facts: Path | None = _FACTS(
         "Known facts, in the form in which the ROME authors published theirs (JSON).",
-        "FILE",
         shown="150 that come with rome-lens",
     )
-    limit: int | None = _FACTS("Take the first N facts.", "N", shown="all")
+    limit: int | None = _FACTS("Take the first N facts.", shown="all")
 
     def read(self) -> list[Any]:
         """The facts.
@@ -37,9 +38,6 @@ class _FactOptions:
         """
         if self.limit is not None:
             whole_number("limit", self.limit, least=1, expected="a number of facts")
-        from rome_lens.data import builtin_facts
-        from rome_lens.facts import read_known_facts
-
         return (list(builtin_facts()) if self.facts is None else read_known_facts(self.facts))[: self.limit]
 
 
@@ -50,35 +48,24 @@ class _AverageTraceOptions(TraceOptions):
     severed: list[str] | None = TRACE(
         "Restore the residual stream once more while mlp or attn outputs are held at the corrupted run's; repeat it "
         "for both, or none.",
-        "STREAM",
+        metavar="STREAM",
         shown="both",
     )
     swap: str | None = field(default=None, init=False)
     facts: Path | None = field(default=None, init=False)
 
-    def settings(self) -> dict[str, Any]:
-        """What `average_causal_effect` takes, by name."""
-        severed = [] if self.severed == [_NOTHING] else self.severed
-        return super().settings() | {"severed": severed, "severed_at": self.severed_at}
-
 
 @dataclass(frozen=True)
 class _AverageRunOptions(RunOptions):
-    """How the run is split."""
+    """How the run is split, and what is written."""
 
-    batch: int = RUN("Facts per task.", "N", default=16)
-
-
-@dataclass(frozen=True)
-class _FolderOptions:
-    """What is written."""
-
-    out: Path = OUT("Folder of the run; the same command goes on in it.", "DIR", "--out", "-o", default=Path("average"))
-    png: bool = OUT("Write every figure as PNG too (needs the extra 'images').", None, "--png", default=False)
+    batch: int = RUN("Facts per task.", default=16)
+    out: Path = OUT("Folder of the run; the same command goes on in it.", "-o", metavar="DIR", default=Path("average"))
+    png: bool = OUT("Write every figure as PNG too (needs the extra 'images').", "--png", default=False)
     # The sweep of layers was a part of this command; these options say so.
-    suggest_layer: bool = OUT("Moved.", None, "--suggest-layer", default=False, hidden=True)
-    sweep_layer: list[int] | None = OUT("Moved.", "N", hidden=True)
-    sweep_records: int | None = OUT("Moved.", "N", hidden=True)
+    suggest_layer: bool = OUT("Moved.", "--suggest-layer", default=False, hidden=True)
+    sweep_layer: list[int] | None = OUT("Moved.", hidden=True)
+    sweep_records: int | None = OUT("Moved.", hidden=True)
 
     def refuse_moved(self) -> None:
         """Name the command that the sweep of layers has become.
@@ -103,7 +90,6 @@ def average(
     model: ModelOptions,
     how: _AverageTraceOptions,
     run: _AverageRunOptions,
-    files: _FolderOptions,
     as_json: bool = JSON,
 ) -> None:
     """Average causal traces over many facts: which layers, at which tokens, bring back what a model knows.
@@ -116,27 +102,26 @@ def average(
     """
     if context.invoked_subcommand is not None:
         return
-    files.refuse_moved()
-    check_files(png=files.png)
+    run.refuse_moved()
+    check_files(png=run.png)
     known = facts.read()
     with progress_bar() as progress, run.executor() as executor:
-        progress(0, 0, "starting")
         from rome_lens.tracing import AverageSettings, average_causal_effect
 
         # Loading takes seconds: what can be refused without a model is refused before.
-        settings = AverageSettings(**how.settings())
+        settings = how.settings(AverageSettings, [] if how.severed == [_NOTHING] else how.severed)
         model.check(window=how.window)
         found = average_causal_effect(
             model.source(),
             known,
             settings=settings,
-            out=files.out,
+            out=run.out,
             batch_size=run.batch,
             executor=executor,
             shard=run.shard,
             progress=progress,
         )
-    _finish(found, files.out, png=files.png, as_json=as_json)
+    _finish(found, run.out, png=run.png, as_json=as_json)
 
 
 @averages.command()
@@ -155,19 +140,16 @@ def merge(merged: MergeOptions, as_json: bool = JSON) -> None:
 
 def _finish(found: Any, out: Path, *, png: bool, as_json: bool) -> None:
     """Write what people read, and print the effects."""
+    from rome_lens.cli.trace_report import print_average
+
     files = ["summary.json", "effects.csv", "facts.csv"]
     found.write_html(out / "average.html")
     found.write_csv(out)
     if png:
-        from rome_lens.figures.plotly_figure import write_png
+        from rome_lens.figures.files import write_png
 
         for name, figure in found.figures().items():
             write_png(figure, out / f"{name}.png")
             files.append(f"{name}.png")
-    if as_json:
-        print_json(found.summary())
-    else:
-        from rome_lens.cli.average_report import print_average
-
-        print_average(stdout(), found)
+    print_result(as_json, found.summary, lambda console: print_average(console, found))
     say(f"wrote {out / 'average.html'}, and {', '.join(files[:-1])} and {files[-1]} beside it")

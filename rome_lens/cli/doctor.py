@@ -13,7 +13,9 @@ from rome_lens.cli.output import print_json, progress_bar, stdout
 from rome_lens.errors import one_line
 from rome_lens.version import __version__
 
-_PACKAGES = ("torch", "transformer-lens", "transformers", "gguf", "safetensors", "plotly", "pandas")
+_NEEDED = ("torch", "transformer-lens", "transformers", "gguf", "safetensors", "plotly", "pandas")
+# With what is said where it is not installed, which is no failure.
+_OPTIONAL = {"kaleido": "; only --png needs it: pip install 'rome-lens[images]'"}
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,7 @@ def doctor(as_json: bool = JSON) -> None:
 
     Exits with 1 if a check fails.
     """
-    with progress_bar() as progress:
-        progress(0, 0, "looking")
+    with progress_bar("looking"):
         findings = [*_installed(), *_cached(), *_working()]
     if as_json:
         print_json([asdict(finding) for finding in findings])
@@ -49,15 +50,11 @@ def doctor(as_json: bool = JSON) -> None:
 def _installed() -> Iterator[Finding]:
     yield Finding("rome-lens", __version__)
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for package in _PACKAGES:
+    for package, missing in (dict.fromkeys(_NEEDED, "") | _OPTIONAL).items():
         try:
             yield Finding(package, version(package))
         except PackageNotFoundError:
-            yield Finding(package, "not installed", ok=False)
-    try:
-        yield Finding("kaleido", version("kaleido"))
-    except PackageNotFoundError:
-        yield Finding("kaleido", "not installed; only --png needs it: pip install 'rome-lens[images]'")
+            yield Finding(package, f"not installed{missing}", ok=None if missing else False)
     if importlib.util.find_spec("torch") is not None:
         import torch
 
@@ -83,9 +80,8 @@ def _cached() -> Iterator[Finding]:
     elif converted.intact:
         yield Finding("converted copy", f"{converted.size / 1e6:.0f} MB in {converted.path}", ok=True)
     else:
-        yield Finding(
-            "converted copy", f"damaged or outdated in {converted.path}; the next trace makes it anew", ok=False
-        )
+        wrong = f"damaged or outdated in {converted.path}; the next trace makes it anew"
+        yield Finding("converted copy", wrong, ok=False)
 
 
 def _working() -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rome_lens.checks import whole_number
 from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, argument, takes_options
-from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
+from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.subjects import placed
@@ -15,7 +15,6 @@ from rome_lens.tokens import check_prompt
 _REQUEST = Panel("The request")
 _HOW = Panel("How it is edited")
 _LOOK = Panel("What is looked at before and after")
-_SAVE = OUT("Write the edit, for 'rome-lens apply', 'rome-lens trace --edit' and load_edit.", "FILE")
 
 _EIFFEL = EditRequest("{} is located in the city of", subject="The Eiffel Tower", target_new="Rome")
 _PARAPHRASES = (
@@ -40,9 +39,9 @@ class _RequestOptions:
         "PROMPT",
         shown="the Eiffel Tower's",
     )
-    subject: str | None = _REQUEST("Who or what it is about; needed with a prompt.", "TEXT", "--subject", "-s")
-    target: str | None = _REQUEST("What the model is to say; needed with a prompt.", "TEXT", "--target", "-t")
-    old: str | None = _REQUEST("What it says now.", "TEXT", shown="the model's own answer")
+    subject: str | None = _REQUEST("Who or what it is about; needed with a prompt.", "-s")
+    target: str | None = _REQUEST("What the model is to say; needed with a prompt.", "-t")
+    old: str | None = _REQUEST("What it says now.", shown="the model's own answer")
     answer_joined: str | None = _REQUEST.answer_joined()
 
     @property
@@ -72,50 +71,47 @@ class _RequestOptions:
 class _EditorOptions:
     """How the edit is found."""
 
-    layer: int | None = _HOW(
-        "Layer to edit, from 0.", "N", "--layer", "-l", shown="the second moment's, or the model's own"
-    )
+    layer: int | None = _HOW("Layer to edit, from 0.", "-l", shown="the second moment's, or the model's own")
     variant: str = _HOW(
-        "r-rome, rome (the released code's) or p-rome (the bare prompt's key).", "NAME", default="r-rome"
+        "r-rome, rome (the released code's) or p-rome (the bare prompt's key).", metavar="NAME", default="r-rome"
     )
     second_moment: Path | None = _HOW(
         "What the edit leaves alone: a file of 'rome-lens stats', or published statistics (.npz, with --layer).",
-        "FILE",
         shown="the one that comes with rome-lens",
     )
     settings: Path | None = _HOW(
-        "Layer and optimiser's settings: a file of 'rome-lens suggest'.", "FILE", shown="the model's own"
+        "Layer and optimiser's settings: a file of 'rome-lens suggest'.", shown="the model's own"
     )
-    template: list[str] | None = _HOW(
-        "Text in front of the prompt, ending with {}; repeat it for several.", "TEXT", shown="20 that the model writes"
+    context_templates: list[str] | None = _HOW(
+        "Text in front of the prompt, ending with {}; repeat it for several.",
+        "--template",
+        shown="20 that the model writes",
     )
-    seed: int = _HOW("Seed of the texts that the model writes.", "N", default=0)
+    seed: int = _HOW("Seed of the texts that the model writes.", default=0)
     bare_weight: str | None = _HOW(
         "Weight of the prompt without a text in front: a share above 0 and at most 1, or equal.",
-        "SHARE",
+        metavar="SHARE",
         shown="0.5 for r-rome, else equal",
     )
-    bos: bool = _HOW.bos()
-    steps: int | None = _HOW("Most evaluations of the loss (v_num_grad_steps).", "N", shown="the model's")
-    lr: float | None = _HOW("Learning rate (v_lr).", "X", shown="the model's")
-    decay: float | None = _HOW("Weight decay (v_weight_decay).", "X", shown="the model's")
-    clamp: float | None = _HOW(
-        "Largest change of the value, as a multiple of its length (clamp_norm_factor).", "X", shown="the model's"
+    prepend_bos: bool = _HOW.bos()
+    v_num_grad_steps: int | None = _HOW(
+        "Most evaluations of the loss (v_num_grad_steps).", "--steps", shown="the model's"
     )
-    kl: float | None = _HOW("Weight of the loss that keeps what the subject is (kl_factor).", "X", shown="the model's")
+    v_lr: float | None = _HOW("Learning rate (v_lr).", "--lr", shown="the model's")
+    v_weight_decay: float | None = _HOW("Weight decay (v_weight_decay).", "--decay", shown="the model's")
+    clamp_norm_factor: float | None = _HOW(
+        "Largest change of the value, as a multiple of its length (clamp_norm_factor).",
+        "--clamp",
+        shown="the model's",
+    )
+    kl_factor: float | None = _HOW(
+        "Weight of the loss that keeps what the subject is (kl_factor).", "--kl", shown="the model's"
+    )
 
     def chosen(self) -> dict[str, Any]:
         """What ROME is given as it was typed, by name; None leaves it to the model's settings."""
-        return {
-            "variant": self.variant,
-            "seed": self.seed,
-            "context_templates": self.template,
-            "v_num_grad_steps": self.steps,
-            "v_lr": self.lr,
-            "v_weight_decay": self.decay,
-            "clamp_norm_factor": self.clamp,
-            "kl_factor": self.kl,
-        }
+        looked_up = ("layer", "second_moment", "settings", "bare_weight")
+        return {name: value for name, value in vars(self).items() if name not in looked_up}
 
     def share(self) -> float | str | None:
         """The bare prompt's share as ROME takes it: `auto`, None for an equal one, or a number.
@@ -138,17 +134,17 @@ class _EditorOptions:
 
 @dataclass(frozen=True)
 class _LookOptions:
-    """What is read in the model before and after the edit."""
+    """What is read in the model before and after the edit, and where that is kept."""
 
     paraphrase: list[str] | None = _LOOK(
         "A whole prompt that asks the same in other words; repeat it for several.",
-        "TEXT",
         shown="the prompt behind texts that the model writes",
     )
     neighbour: list[str] | None = _LOOK(
-        "A whole prompt about another subject, which should stay; repeat it for several.", "TEXT"
+        "A whole prompt about another subject, which should stay; repeat it for several."
     )
-    generate: int = _LOOK("Most tokens to continue the prompt by; 0 for none.", "N", default=30)
+    generate: int = _LOOK("Most tokens to continue the prompt by; 0 for none.", default=30)
+    save: Path | None = OUT("Write the edit, for 'rome-lens apply', 'rome-lens trace --edit' and load_edit.")
 
     def check(self) -> None:
         """Refuse what cannot be read, before a model is loaded.
@@ -163,12 +159,7 @@ class _LookOptions:
 
 @takes_options
 def edit(
-    asked: _RequestOptions,
-    model: ModelOptions,
-    how: _EditorOptions,
-    look: _LookOptions,
-    save: Path | None = _SAVE,
-    as_json: bool = JSON,
+    asked: _RequestOptions, model: ModelOptions, how: _EditorOptions, look: _LookOptions, as_json: bool = JSON
 ) -> None:
     """Edit a fact by ROME: a rank-one change of one layer, found for this model, and what it does.
 
@@ -180,12 +171,11 @@ def edit(
     """
     request, share = asked.request(), how.share()
     look.check()
-    check_files(save)
+    check_files(look.save)
     paraphrases, neighbours = look.paraphrase, look.neighbour
     if asked.is_default:
         paraphrases, neighbours = paraphrases or _PARAPHRASES, neighbours or _NEIGHBOURS
     with progress_bar() as progress:
-        progress(0, 0, "starting")
         from rome_lens.backends import as_backend
         from rome_lens.cli.edit_report import advice_for_options, edit_as_json, print_edit
         from rome_lens.editing import ROME, SecondMoment
@@ -208,26 +198,19 @@ def edit(
         progress(0, 0, "looking at the prompts")
         if layer is None and of_moment not in (None, (settings or settings_for(as_backend(host))).layer):
             layer = of_moment
-        editor = ROME(
-            host,
-            layer=layer,
-            second_moment=moment,
-            bare_weight=share,
-            prepend_bos=how.bos,
-            settings=settings,
-            **how.chosen(),
-        )
+        editor = ROME(host, layer=layer, second_moment=moment, bare_weight=share, settings=settings, **how.chosen())
         watched = watch(editor, request, paraphrases=paraphrases, neighbours=neighbours or ())
         made = editor.edit(request, progress=progress)
         progress(0, 0, "measuring")
-        measured = measure(made, host, watched, prepend_bos=how.bos, n_new=look.generate)
-    if save is not None:
-        made.save(save)
-        say(f"wrote {save}")
+        measured = measure(made, host, watched, prepend_bos=how.prepend_bos, n_new=look.generate)
+    if look.save is not None:
+        made.save(look.save)
+        say(f"wrote {look.save}")
     advice = advice_for_options(made, measured)
     if advice is not None:
         say(advice)
-    if as_json:
-        print_json(edit_as_json(made, measured, save))
-    else:
-        print_edit(stdout(), made, measured, device=str(host.cfg.device), texts_seed=other_seed(editor))
+    print_result(
+        as_json,
+        lambda: edit_as_json(made, measured, look.save),
+        lambda console: print_edit(console, made, measured, str(host.cfg.device), texts_seed=other_seed(editor)),
+    )

@@ -1,4 +1,4 @@
-"""How an edit is printed: what was asked, its size, where its settings come from, and what it did."""
+"""How an edit, and the second moment under it, is printed: where it comes from, how large it is, and what it did."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,9 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console
 
-from rome_lens.cli.moment_report import text_in_words
-from rome_lens.cli.printing import LABEL, count, curve, model_line, pad, print_labelled, shorten
-from rome_lens.editing import Edit
-from rome_lens.editing.effect import Effect, Measured
+from rome_lens.cli.printing import LABEL, bos_in_words, count, curve, model_line, pad, print_labelled, shorten
+from rome_lens.editing import Edit, SecondMoment
+from rome_lens.editing.effect import Measured
 from rome_lens.editing.shortfall import SettingNames, advice
 from rome_lens.figures import visible
 
@@ -37,7 +36,7 @@ _OPTIONS = SettingNames(
 )
 
 
-def print_edit(console: Console, made: Edit, measured: Measured, *, device: str, texts_seed: int) -> None:
+def print_edit(console: Console, made: Edit, measured: Measured, device: str, *, texts_seed: int) -> None:
     """Print an edit that was just made, and what it does.
 
     Args:
@@ -112,21 +111,15 @@ def _print_size(console: Console, edit: Edit) -> None:
     direction = ""
     if edit.key_norm is not None and edit.key_dot is not None:
         direction = f", cos(u, k*) {edit.key_dot / edit.key_norm if edit.key_norm else math.nan:.3f}"
-    print_labelled(
-        console,
-        "layer",
-        f"{edit.layer} of {edit.fingerprint.n_layers} (from 0), {visible(edit.variant)}, |update| / |W| "
-        f"{edit.relative_norm:.3g}{direction}",
-    )
+    size = f"|update| / |W| {edit.relative_norm:.3g}{direction}"
+    layer = f"{edit.layer} of {edit.fingerprint.n_layers} (from 0)"
+    print_labelled(console, "layer", f"{layer}, {visible(edit.variant)}, {size}")
     losses = [loss if isinstance(loss, int | float) else loss.total for loss in edit.loss_curve]
     if losses:
         steps = edit.settings.get("v_num_grad_steps", edit.settings.get("num_steps"))
         most = f", of at most {steps}" if isinstance(steps, int) and steps != len(losses) else ""
-        print_labelled(
-            console,
-            "loss",
-            f"{losses[0]:.3f}{_ARROW}{losses[-1]:.3f} in {count(len(losses), 'step')}{most}  {curve(losses)}",
-        )
+        taken = f"{count(len(losses), 'step')}{most}"
+        print_labelled(console, "loss", f"{_change(losses[0], losses[-1])} in {taken}  {curve(losses)}")
 
 
 def _print_sources(console: Console, edit: Edit) -> None:
@@ -141,71 +134,51 @@ def _print_sources(console: Console, edit: Edit) -> None:
     if isinstance(moment, Mapping):
         made_on = "" if moment.get("model_name") is None else f", from {moment['model_name']}"
         print_labelled(console, "C", visible(f"second moment of {text_in_words(moment)}{made_on}"))
-    for note in edit.notes:
-        if not note.startswith("settings: "):
-            print_labelled(console, "note", visible(note))
+    print_labelled(console, "note", *(visible(note) for note in edit.notes if not note.startswith("settings: ")))
 
 
 def print_measured(console: Console, edit: Edit, measured: Measured, *, texts_seed: int) -> None:
-    """The table of prompts, and what the model writes before and after."""
-    table = _Table(console, edit, measured.effects)
-    effects: dict[str, list[Effect]] = {}
-    for effect in measured.effects:
-        effects.setdefault(effect.kind, []).append(effect)
-    titles = {
-        "prompt": "The prompt",
-        "paraphrase": "Paraphrases",
-        "behind_text": f"The prompt behind texts that the model wrote (seed {texts_seed})",
-        "neighbour": "Other subjects",
-    }
-    for kind, title in titles.items():
-        if kind in effects:
-            table.print_section(title, effects[kind], headed=kind in ("prompt", "neighbour"))
-    if measured.continuations is not None:
-        console.print()
-        for label, text in zip(("before", "after"), measured.continuations, strict=True):
-            print_labelled(console, label, f"{visible(edit.request.text)}{visible(text)}")
+    """The table of prompts, and what the model writes before and after.
 
+    Prompt, p(target), p(old answer) and what the model says, each before and after, as wide as the terminal.
+    """
+    effects = measured.effects
+    most_said = max(sum(cell_len(_word(r.says)) for r in (e.before, e.after)) for e in effects) + len(_ARROW)
+    said_width = max(len("says"), min(_MOST_SAID, most_said))
+    room = console.width - 2 * (_PAIR + len(_GAP)) - said_width - len(_GAP)
+    prompt_width = max(20, min(room, max(cell_len(visible(e.prompt)) for e in effects) + len(_GAP)))
 
-class _Table:
-    """Prompt, p(target), p(old answer) and what the model says, each before and after, as wide as the terminal."""
+    def print_row(prompt: str, target: str, old: str, said: str, style: str = "") -> None:
+        row = _GAP.join((pad(prompt, prompt_width), pad(target, _PAIR), pad(old, _PAIR), said))
+        console.print(row, style=style, soft_wrap=True)
 
-    def __init__(self, console: Console, edit: Edit, effects: Sequence[Effect]) -> None:
-        self.console = console
-        self.target, self.old = edit.request.target_new, edit.old_answer
-        said = max(sum(cell_len(_word(r.says)) for r in (e.before, e.after)) for e in effects) + len(_ARROW)
-        self.said_width = max(len("says"), min(_MOST_SAID, said))
-        room = console.width - 2 * (_PAIR + len(_GAP)) - self.said_width - len(_GAP)
-        widest = max(cell_len(visible(e.prompt)) for e in effects) + len(_GAP)
-        self.prompt_width = max(20, min(room, widest))
-
-    def print_section(self, title: str, effects: Sequence[Effect], *, headed: bool) -> None:
-        """A title, with the columns' names where they are new, and a line a prompt."""
-        if headed:
-            old = "p(its own)" if effects[0].kind == "neighbour" else self._probability(self.old)
-            self._print_row(shorten(title, self.prompt_width), self._probability(self.target), old, "says", "bold")
-        else:
-            self.console.print(title, style="bold", soft_wrap=True)
-        each = (self.said_width - len(_ARROW)) // 2
-        for effect in effects:
+    target, old = (f"p({shorten(answer.strip(), _PAIR - 3)})" for answer in (edit.request.target_new, edit.old_answer))
+    for kind, title, old_name in (
+        ("prompt", "The prompt", old),
+        ("paraphrase", "Paraphrases", None),
+        ("behind_text", f"The prompt behind texts that the model wrote (seed {texts_seed})", None),
+        ("neighbour", "Other subjects", "p(its own)"),
+    ):
+        of_kind = [effect for effect in effects if effect.kind == kind]
+        if of_kind and old_name is not None:  # the columns are other ones than above
+            print_row(shorten(title, prompt_width), target, old_name, "says", "bold")
+        elif of_kind:
+            console.print(title, style="bold", soft_wrap=True)
+        for effect in of_kind:
             before, after = effect.before, effect.after
             words = [_word(reading.says) for reading in (before, after)]
-            if sum(map(cell_len, words)) > self.said_width - len(_ARROW):
-                words = _cut(words, each)
-            self._print_row(
-                _GAP + shorten(effect.prompt, self.prompt_width - len(_GAP)),
+            if sum(map(cell_len, words)) > said_width - len(_ARROW):
+                words = _cut(words, (said_width - len(_ARROW)) // 2)
+            print_row(
+                _GAP + shorten(effect.prompt, prompt_width - len(_GAP)),
                 _change(before.target, after.target),
                 _change(before.old, after.old),
                 _ARROW.join(words),
             )
-
-    def _print_row(self, prompt: str, target: str, old: str, said: str, style: str = "") -> None:
-        row = _GAP.join((pad(prompt, self.prompt_width), pad(target, _PAIR), pad(old, _PAIR), said))
-        self.console.print(row, style=style, soft_wrap=True)
-
-    @staticmethod
-    def _probability(answer: str) -> str:
-        return f"p({shorten(answer.strip(), _PAIR - 3)})"
+    if measured.continuations is not None:
+        console.print()
+        for label, text in zip(("before", "after"), measured.continuations, strict=True):
+            print_labelled(console, label, f"{visible(edit.request.text)}{visible(text)}")
 
 
 def _change(before: float | None, after: float | None) -> str:
@@ -223,3 +196,63 @@ def _cut(words: Sequence[str], width: int) -> list[str]:
 
 def _word(token: str) -> str:
     return visible(token.strip(" ") or token)
+
+
+def text_in_words(history: Mapping[str, Any]) -> str:
+    """The text that a second moment was collected from."""
+    seed = "" if history.get("seed") is None else f" (seed {history['seed']})"
+    tokens = "an unknown number of" if history.get("n_tokens") is None else history["n_tokens"]
+    return f"{tokens} tokens of {history.get('source')}{seed}"
+
+
+def print_moment(console: Console, moment: SecondMoment) -> None:
+    """Print what a file of a second moment holds."""
+    history = moment.to_dict()
+    console.print(f"layer {moment.layer} (from 0), {moment.d_mlp} x {moment.d_mlp}")
+    console.print(visible(" · ".join(str(history[k]) for k in ("model_name", "backend", "dtype") if history[k])))
+    print_labelled(console, "text", visible(text_in_words(history)))
+    pieces = "" if moment.n_pieces is None else f"in {moment.n_pieces} pieces of at most {moment.text_length} tokens, "
+    print_labelled(console, "", f"{pieces}{bos_in_words(moment.prepend_bos)}")
+    shown = {"made": "created", "by": "command", "revision": "revision", "device": "device", "text id": "digest"}
+    for label, name in shown.items():
+        if history[name] is not None:
+            print_labelled(console, label, visible(str(history[name])))
+    if moment.versions:
+        print_labelled(console, "versions", visible(", ".join(f"{k} {v}" for k, v in moment.versions.items())))
+    print_labelled(console, "note", *moment.warnings)
+    if moment.seconds is not None:
+        console.print(f"collected in {moment.seconds:.1f} s")
+
+
+def collected(moments: Mapping[int, SecondMoment], files: Mapping[int, Path]) -> list[dict[str, Any]]:
+    """What was collected in one pass, as `rome-lens stats --json` prints it: an object for each layer.
+
+    Args:
+        moments: by layer.
+        files: where they are, by layer.
+    """
+    return [
+        moment.to_dict()
+        | {
+            "d_mlp": moment.d_mlp,
+            "condition_number": moment.condition_number,
+            "ridge": moment.ridge,
+            "warnings": list(moment.warnings),
+            "path": str(files[layer]),
+        }
+        for layer, moment in moments.items()
+    ]
+
+
+def print_collected(console: Console, layers: Sequence[Mapping[str, Any]]) -> None:
+    """Print what `collected` gives."""
+    first = layers[0]
+    console.print(f"{visible(first['model_name'] or '')} · {first['backend']} · {first['dtype']} on {first['device']}")
+    console.print(
+        f"{visible(text_in_words(first))} in {first['n_pieces']} pieces of at most {first['text_length']}, "
+        f"{bos_in_words(first['prepend_bos'])}"
+    )
+    for each in layers:
+        condition = f"condition number {each['condition_number']:.1e} with a ridge of {each['ridge']:g}"
+        console.print(f"layer {each['layer']}  {each['d_mlp']} x {each['d_mlp']}, {condition}")
+    console.print(f"collected in {first['seconds']:.1f} s")

@@ -1,7 +1,7 @@
 """`rome-lens eval`: how good edits are, measured on CounterFact or zsRE, in a folder that survives whatever happens."""
 
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,12 @@ import typer
 
 from rome_lens.checks import whole_number
 from rome_lens.cli.long_runs import RUN, MergeOptions, RunOptions, first_few, refuse_missing
-from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, takes_options
-from rome_lens.cli.output import print_json, progress_bar, say, stdout
-from rome_lens.cli.records import BUILT_IN, RECORDS, CounterFactOptions, read_records
+from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, filled, takes_options
+from rome_lens.cli.output import print_result, progress_bar, say
+from rome_lens.cli.records import BUILT_IN, CounterFactOptions, ZsreOptions
 
 _WHO = Panel("Who edits")
 _WHAT = Panel("What is measured")
-_OUT = OUT(
-    "Folder of the run; the same command goes on in it.", "DIR", "--out", "-o", shown="eval-counterfact or eval-zsre"
-)
 _NOTHING = "none"
 
 evaluation = typer.Typer(name="eval")
@@ -30,15 +27,14 @@ class _EditorOptions:
     editor: list[str] | None = _WHO(
         "none, r-rome, rome, p-rome, identity, random-layer, ft, ft-l, or package.module:function for one of your "
         "own; repeat it to compare several.",
-        "NAME",
-        "--editor",
         "-e",
+        metavar="NAME",
         shown="none and r-rome",
     )
     settings: list[str] | None = _WHO(
         "A setting of the editors that take it, or of one of them: v_lr=0.1, ft.layer=3; repeat it for several.",
-        "[EDITOR.]NAME=JSON",
         "--set",
+        metavar="[EDITOR.]NAME=JSON",
     )
     second_moment: list[Path] | None = _WHO.second_moments("the one that comes with rome-lens")
 
@@ -47,23 +43,22 @@ class _EditorOptions:
 class _MeasureOptions:
     """What is measured of every edit."""
 
-    bos: bool = _WHAT.bos(" of every prompt")
-    seed: int = _WHAT("Seed of everything that is drawn at random, and of the intervals.", "N", default=0)
-    texts: int = _WHAT("Texts that the model writes about each subject (GE, RS); 0 for none.", "N", default=10)
-    text_length: int = _WHAT("Their length in tokens, prompt included.", "N", default=100)
+    prepend_bos: bool = _WHAT.bos(" of every prompt")
+    seed: int = _WHAT("Seed of everything that is drawn at random, and of the intervals.", default=0)
+    n_texts: int = _WHAT("Texts that the model writes about each subject (GE, RS); 0 for none.", "--texts", default=10)
+    text_length: int = _WHAT("Their length in tokens, prompt included.", default=100)
     references: Path | None = _WHAT(
         "What RS compares with: JSON, a list of texts for each new object.",
-        "FILE",
         shown="texts that the unedited model writes",
     )
     perplexity: str = _WHAT(
         "Texts whose perplexity is measured before and after: a text file, .json or .jsonl, a data set, or none.",
-        "SOURCE",
+        metavar="SOURCE",
         default=BUILT_IN,
     )
-    perplexity_texts: int = _WHAT("Take the first N of these texts.", "N", default=20)
+    perplexity_texts: int = _WHAT("Take the first N of these texts.", default=20)
     perplexity_bound: float = _WHAT(
-        "Flag edits that move the perplexity by more than this factor, up or down.", "X", default=1.2
+        "Flag edits that move the perplexity by more than this factor, up or down.", default=1.2
     )
 
     def measures(self) -> Any:
@@ -80,41 +75,58 @@ class _MeasureOptions:
             texts = builtin_texts()[: self.perplexity_texts]
         elif self.perplexity != _NOTHING:
             texts = watched_texts(self.perplexity, self.perplexity_texts)
-        return Measures(
-            prepend_bos=self.bos,
-            n_texts=self.texts,
-            text_length=self.text_length,
-            seed=self.seed,
-            references=None if self.references is None else read_references(self.references),
-            watched=texts,
-            perplexity_bound=self.perplexity_bound,
-        )
+        references = None if self.references is None else read_references(self.references)
+        return filled(Measures, self, references=references, watched=texts)
 
 
 @dataclass(frozen=True)
-class _ZsreMeasureOptions(_MeasureOptions):
-    """What is measured on zsRE: no texts are written."""
+class _EvaluationOptions(RunOptions, _MeasureOptions):
+    """What is measured, and behind that how the run is split and where it goes."""
 
-    texts: int = field(default=0, init=False)
+    batch: int = RUN("Records that are evaluated together.", default=8)
+    out: Path | None = OUT(
+        "Folder of the run; the same command goes on in it.",
+        "-o",
+        metavar="DIR",
+        shown="eval-counterfact or eval-zsre",
+    )
+
+    def evaluate(
+        self, evaluate: Callable[..., Any], records: Any, who: _EditorOptions, model: ModelOptions, out: Path
+    ) -> Any:
+        """The report of a run.
+
+        Args:
+            evaluate: the function of the library.
+            records: what is edited.
+            who: who edits.
+            model: what is edited in.
+            out: the folder of the run.
+        """
+        measures = self.measures()
+        with progress_bar() as progress, self.executor() as executor:
+            return evaluate(
+                model.source(),
+                who.editor or ["none", "r-rome"],
+                records,
+                measures=measures,
+                settings=who.settings or (),
+                second_moments=who.second_moment or (),
+                out=out,
+                batch_size=self.batch,
+                executor=executor,
+                shard=self.shard,
+                progress=progress,
+            )
+
+
+@dataclass(frozen=True)
+class _ZsreEvaluationOptions(_EvaluationOptions):
+    """The same on zsRE: no texts are written."""
+
+    n_texts: int = field(default=0, init=False)
     text_length: int = field(default=100, init=False)
     references: Path | None = field(default=None, init=False)
-
-
-@dataclass(frozen=True)
-class _ZsreOptions:
-    """Which records of zsRE's form."""
-
-    data: str = RECORDS(
-        "A file in the schema of MEND's (a JSON list, or .jsonl), or a data set: hub:NAME.", "SOURCE", default=MISSING
-    )
-    limit: int | None = RECORDS("Take the first N records.", "N", shown="all")
-
-
-@dataclass(frozen=True)
-class _EvaluationRunOptions(RunOptions):
-    """How the run is split."""
-
-    batch: int = RUN("Records that are evaluated together.", "N", default=8)
 
 
 @evaluation.callback(invoke_without_command=True)
@@ -131,13 +143,7 @@ def default(context: typer.Context) -> None:
 @evaluation.command()
 @takes_options
 def counterfact(
-    data: CounterFactOptions,
-    who: _EditorOptions,
-    model: ModelOptions,
-    what: _MeasureOptions,
-    run: _EvaluationRunOptions,
-    out: Path | None = _OUT,
-    as_json: bool = JSON,
+    data: CounterFactOptions, who: _EditorOptions, model: ModelOptions, run: _EvaluationOptions, as_json: bool = JSON
 ) -> None:
     """Measure edits on CounterFact: efficacy (ES), paraphrases (PS), neighbours (NS), fluency (GE), consistency (RS).
 
@@ -149,20 +155,14 @@ def counterfact(
     """
     from rome_lens.evaluation.evaluate import evaluate_counterfact
 
-    out = out or Path("eval-counterfact")
-    _run(evaluate_counterfact, data.read(), who, model, what, run, out=out, as_json=as_json)
+    out = run.out or Path("eval-counterfact")
+    _finish(run.evaluate(evaluate_counterfact, data.read(), who, model, out), out, as_json=as_json)
 
 
 @evaluation.command()
 @takes_options
 def zsre(
-    data: _ZsreOptions,
-    who: _EditorOptions,
-    model: ModelOptions,
-    what: _ZsreMeasureOptions,
-    run: _EvaluationRunOptions,
-    out: Path | None = _OUT,
-    as_json: bool = JSON,
+    data: ZsreOptions, who: _EditorOptions, model: ModelOptions, run: _ZsreEvaluationOptions, as_json: bool = JSON
 ) -> None:
     """Measure edits on zsRE: the share of an answer's tokens that are the most probable ones.
 
@@ -172,11 +172,10 @@ def zsre(
 
     For example: rome-lens eval zsre --data zsre.json --limit 20
     """
-    from rome_lens.data.records import read_zsre
     from rome_lens.evaluation.evaluate import evaluate_zsre
 
-    records = read_records(lambda: read_zsre(data.data), data.limit)
-    _run(evaluate_zsre, records, who, model, what, run, out=out or Path("eval-zsre"), as_json=as_json)
+    out = run.out or Path("eval-zsre")
+    _finish(run.evaluate(evaluate_zsre, data.read(), who, model, out), out, as_json=as_json)
 
 
 @evaluation.command()
@@ -193,48 +192,14 @@ def merge(merged: MergeOptions, as_json: bool = JSON) -> None:
     refuse_missing(missing, "records")
 
 
-def _run(
-    evaluate: Callable[..., Any],
-    records: Any,
-    who: _EditorOptions,
-    model: ModelOptions,
-    what: _MeasureOptions,
-    run: _EvaluationRunOptions,
-    *,
-    out: Path,
-    as_json: bool,
-) -> None:
-    measures = what.measures()
-    with progress_bar() as progress, run.executor() as executor:
-        progress(0, 0, "starting")
-        report = evaluate(
-            model.source(),
-            who.editor or ["none", "r-rome"],
-            records,
-            measures=measures,
-            settings=who.settings or (),
-            second_moments=who.second_moment or (),
-            out=out,
-            batch_size=run.batch,
-            executor=executor,
-            shard=run.shard,
-            progress=progress,
-        )
-    _finish(report, out, as_json=as_json)
-
-
 def _finish(report: Any, out: Path, *, as_json: bool) -> None:
     """Write what people read, print the table, and say which edits harmed the model."""
+    from rome_lens.cli.eval_report import print_report
     from rome_lens.evaluation import write_csv
 
     write_csv(report, out)
     report.write_html(out / "report.html")
-    if as_json:
-        print_json(report.summary())
-    else:
-        from rome_lens.cli.eval_report import print_report
-
-        print_report(stdout(), report)
+    print_result(as_json, report.summary, lambda console: print_report(console, report))
     for name, editor in report.editors.items():
         if editor.flagged:
             bound = report.settings["perplexity_bound"]

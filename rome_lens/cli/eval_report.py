@@ -1,22 +1,18 @@
-"""How an evaluation is printed: a line an editor, the main scores first, then what went wrong."""
+"""How scores are printed: of an evaluation, a line an editor, then what went wrong; of a suggestion, a line a layer."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
 
+from rome_lens.cli.long_runs import first_few
 from rome_lens.cli.printing import count, pad, print_labelled, shorten
-from rome_lens.evaluation import Report
-from rome_lens.evaluation.report.metric_names import (
-    data_set_name,
-    main_metrics,
-    metric_in_words,
-    model_name,
-    shown_metrics,
-)
+from rome_lens.evaluation import LayerSuggestion, Report
+from rome_lens.evaluation.report import metric_names
 from rome_lens.figures import visible
 from rome_lens.figures.format import format_score
 from rome_lens.intervals import Estimate
+from rome_lens.tracing.roles import EARLY
 
 _GAP = "  "
 _NAME = 18
@@ -49,15 +45,12 @@ class _Printer:
 
     def print(self) -> None:
         report = self.report
-        names = shown_metrics(report.kind, (name for e in self.editors for name in e.intervals))
-        main = [name for name in names if name in main_metrics(report.kind)] or names
+        names = metric_names.shown_metrics(report.kind, (name for e in self.editors for name in e.intervals))
+        main = [name for name in names if name in metric_names.main_metrics(report.kind)] or names
         sizes = {editor.n_records for editor in self.editors}
-        records = count(max(sizes, default=0), "record")
-        model = model_name(report.settings)
-        heading = ", ".join(
-            part for part in (data_set_name(report.kind), model, records, count(len(self.editors), "editor")) if part
-        )
-        self._line(shorten(heading, self.console.width), "bold")
+        records, editors = count(max(sizes, default=0), "record"), count(len(self.editors), "editor")
+        parts = (metric_names.data_set_name(report.kind), metric_names.model_name(report.settings), records, editors)
+        self._line(shorten(", ".join(filter(None, parts)), self.console.width), "bold")
         style = next((s for s in _STYLES if self._width(main, s) <= self.console.width), _BARE)
         rest = [name for name in names if name not in main]
         for columns in (*self._packed(main, style), *self._packed(rest, style)):
@@ -79,10 +72,9 @@ class _Printer:
             yield group
 
     def _print_table(self, names: Sequence[str], style: str) -> None:
-        columns = [self._column(name, style) for name in names]
         first = self._names()
-        for place, name in enumerate(first):
-            cells = [pad(name, max(map(cell_len, first))), *(column[place] for column in columns)]
+        editors = [pad(name, max(map(cell_len, first))) for name in first]
+        for place, cells in enumerate(zip(editors, *(self._column(name, style) for name in names), strict=True)):
             self._line(_GAP.join(cells).rstrip(), "bold" if place == 0 else "")
 
     def _width(self, names: Sequence[str], style: str) -> int:
@@ -104,32 +96,27 @@ class _Printer:
         if score is None:
             return self._text("–"), ""
         mean, low, high, half = (
-            format_score(value, metric_in_words(name).decimals)
+            format_score(value, metric_names.metric_in_words(name).decimals)
             for value in (score.mean, score.low, score.high, (score.high - score.low) / 2)
         )
         interval = {_BRACKETS: f" [{low}, {high}]", _PLUS_MINUS: f" ±{half}", _BARE: ""}[style]
         return self._text(mean), self._text(interval)
 
     def _print_counts(self, *, differ: bool) -> None:
-        report = self.report
-        lines: list[tuple[str, str]] = []
-        if differ:
-            numbers = ", ".join(f"{visible(e.name)} {e.n_records}" for e in self.editors)
-            lines.append(("records", numbers))
-        for editor in self.editors:
-            for reason, numbers in _by_reason(editor.failed):
-                said = f"{visible(editor.name)}: {len(numbers)} of {editor.n_records} ({_listed(numbers)}): {reason}"
-                lines.append(("no edit", said))
+        sizes = ", ".join(f"{visible(e.name)} {e.n_records}" for e in self.editors)
+        lines = [("records", sizes)] if differ else []
+        lines += [
+            ("no edit", f"{visible(e.name)}: {len(numbers)} of {e.n_records} ({_listed(numbers)}): {reason}")
+            for e in self.editors
+            for reason, numbers in _by_reason(e.failed)
+        ]
+        bound = self.report.settings.get("perplexity_bound")
+        beyond = "beyond the bound" if bound is None else f"beyond a factor of {bound}"
         for editor in self.editors:
             if editor.flagged:
-                bound = report.settings.get("perplexity_bound")
-                beyond = "the bound" if bound is None else f"a factor of {bound}"
-                numbers = _listed(editor.flagged)
-                said = (
-                    f"{visible(editor.name)}: {len(editor.flagged)} of {editor.n_records} beyond {beyond} ({numbers})"
-                )
-                lines.append(("perplexity", said))
-        for reason, numbers in _by_reason(report.unevaluated):
+                many = f"{len(editor.flagged)} of {editor.n_records}"
+                lines.append(("perplexity", f"{visible(editor.name)}: {many} {beyond} ({_listed(editor.flagged)})"))
+        for reason, numbers in _by_reason(self.report.unevaluated):
             lines.append(("left out", f"{count(len(numbers), 'record')} ({_listed(numbers)}): {reason}"))
         if lines:
             self.console.print()
@@ -161,5 +148,20 @@ def _by_reason(why: Mapping[int, str]) -> list[tuple[str, list[int]]]:
 
 def _listed(numbers: Sequence[int]) -> str:
     """`record 4`, `records 4, 9`; of many the first few."""
-    shown = ", ".join(map(str, numbers[:_MOST_NUMBERS]))
-    return f"record{'' if len(numbers) == 1 else 's'} {shown}{', …' if len(numbers) > _MOST_NUMBERS else ''}"
+    return f"record{'' if len(numbers) == 1 else 's'} {first_few(numbers, _MOST_NUMBERS)}"
+
+
+def print_suggestion(console: Console, suggestion: LayerSuggestion) -> None:
+    """Print the sweep of editing success beside what tracing points to, and the layer to edit."""
+    console.print("Editing at several layers (r-rome)", style="bold")
+    console.print(f"  {'layer':7}{'AIE of MLPs':13}{'S':22}{'ES':7}{'PS':7}NS", soft_wrap=True)
+    effects = suggestion.average.curve(*EARLY).mean
+    for layer, scores in sorted(suggestion.sweep.items()):
+        best = scores.intervals["S"]
+        numbers = "".join(f"{scores.intervals[name].mean:<7.1f}" for name in ("ES", "PS", "NS")).rstrip()
+        interval = f"{best.mean:.1f} [{best.low:.1f}, {best.high:.1f}]"
+        console.print(f"  {layer:<7}{effects[layer]:<13.3f}{interval:22}{numbers}", soft_wrap=True)
+    traced = suggestion.traced
+    print_labelled(console, "tracing", f"points to layer {traced.layer} [{traced.first}, {traced.last}]")
+    agree = "as tracing does" if suggestion.agree else "which tracing does not point to: the two need not agree"
+    print_labelled(console, "suggested", f"layer {suggestion.layer}, {agree} (see arXiv 2301.04213)")

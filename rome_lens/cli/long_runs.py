@@ -1,8 +1,8 @@
 """Commands that run for long: the options for their workers, and what a merge of their folders says that it lacks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
@@ -17,12 +17,11 @@ _MOST_NAMED = 5
 class RunOptions:
     """Which processes compute, and which part of the whole."""
 
-    workers: int | None = RUN("Processes on this machine, each with its own copy of the model.", "N", shown="none")
-    shard: str | None = RUN("Do the i-th of n parts; the command's 'merge' joins them.", "i/n", "--shard")
-    dask: str | None = RUN("Let the workers of this dask scheduler compute (extra 'dask').", "ADDRESS")
+    workers: int | None = RUN("Processes on this machine, each with its own copy of the model.", shown="none")
+    shard: str | None = RUN("Do the i-th of n parts; the command's 'merge' joins them.", metavar="i/n")
+    dask: str | None = RUN("Let the workers of this dask scheduler compute (extra 'dask').", metavar="ADDRESS")
 
-    @contextmanager
-    def executor(self) -> Iterator[Executor | None]:
+    def executor(self) -> AbstractContextManager[Executor | None]:
         """The workers that were asked for, for as long as the block lasts; None where none were.
 
         Raises:
@@ -33,13 +32,8 @@ class RunOptions:
         if self.workers is not None and self.dask is not None:
             raise SettingError("--workers and --dask are given; choose one of them")
         if self.workers is not None:
-            with process_pool(self.workers) as pool:
-                yield pool
-        elif self.dask is not None:
-            with dask_executor(self.dask) as cluster:
-                yield cluster
-        else:
-            yield None
+            return process_pool(self.workers)
+        return nullcontext() if self.dask is None else dask_executor(self.dask)
 
 
 @dataclass(frozen=True)
@@ -47,12 +41,12 @@ class MergeOptions:
     """Which folders become one."""
 
     folders: list[Path] = argument("Folders to join.", "DIR", default=MISSING)
-    out: Path = OUT("The folder to make.", "DIR", "--out", "-o", default=MISSING)
+    out: Path = OUT("The folder to make.", "-o", metavar="DIR", default=MISSING)
 
 
-def first_few(names: Sequence[object]) -> str:
+def first_few(names: Sequence[object], most: int = _MOST_NAMED) -> str:
     """The first names of a list, and an ellipsis where there are more."""
-    return ", ".join(map(str, names[:_MOST_NAMED])) + (", …" if len(names) > _MOST_NAMED else "")
+    return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")
 
 
 def refuse_missing(missing: Sequence[str], of: str) -> None:

@@ -1,18 +1,22 @@
 """Options that several commands share: groups of them as dataclasses, and how typer comes to see a group's fields."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
 from rome_lens.progress import Progress
 
-STREAMS = ("resid", "mlp", "attn")
 _DECLARED = "option"
+# What stands for a value in the help, by its type.
+_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
+
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True)
@@ -24,44 +28,39 @@ class Panel:
     def __call__(
         self,
         text: str,
-        metavar: str | None = None,
         *names: str,
+        metavar: str | None = None,
         default: Any = None,
-        shown: str | None = None,
+        shown: str | bool = True,
         hidden: bool = False,
     ) -> Any:
         """An option, as the field of a group or as the default of a command's parameter.
 
         Args:
             text: what the help says.
-            metavar: what stands for its value.
-            names: what is typed, where that is not the option's name alone.
+            names: what is typed, where that is not the option's name alone; a short one, such as `-s`, stands beside
+                the name.
+            metavar: what stands for its value; None is what stands for values of its type.
             default: its default; MISSING where it is needed.
             shown: what the help names as the default, where that is not the default itself.
             hidden: the help does not show it.
         """
-        option = typer.Option(
-            *names,
-            help=text,
-            metavar=metavar,
-            show_default=True if shown is None else shown,
-            hidden=hidden,
-            rich_help_panel=self.title,
-        )
+        option = typer.Option(help=text, metavar=metavar, show_default=shown, hidden=hidden, rich_help_panel=self.title)
+        option.param_decls = names
         return field(default=default, metadata={_DECLARED: option})
 
     def answer_joined(self) -> Any:
         """The option that says what stands between a prompt and its answer."""
         text = 'What stands between a prompt and its answer: "" for nothing, " " for a blank.'
-        return self(text, "TEXT", shown="by what both write there")
+        return self(text, shown="by what both write there")
 
     def second_moments(self, shown: str) -> Any:
         """The option that names second moments, a layer each."""
-        return self("A file of 'rome-lens stats'; repeat it for several layers.", "FILE", shown=shown)
+        return self("A file of 'rome-lens stats'; repeat it for several layers.", shown=shown)
 
     def bos(self, where: str = "") -> Any:
         """The option that puts BOS in front."""
-        return self(f"Put a BOS token in front{where}.", None, "--bos/--no-bos", default=False)
+        return self(f"Put a BOS token in front{where}.", "--bos/--no-bos", default=False)
 
 
 def argument(text: str, metavar: str, *, default: Any = None, shown: str | bool = True) -> Any:
@@ -74,7 +73,7 @@ OUT = Panel("What comes out")
 MODEL = Panel("The model")
 TRACE = Panel("How it is traced")
 
-JSON = OUT("Print JSON for machines instead of text.", None, "--json", default=False)
+JSON = OUT("Print JSON for machines instead of text.", "--json", default=False)
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -104,7 +103,6 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
         command(**given)
 
     with_groups.__signature__ = Signature(shown)  # pyright: ignore[reportAttributeAccessIssue]
-    with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return with_groups
 
 
@@ -114,9 +112,27 @@ def _declared(group: Any) -> list[Field[Any]]:
 
 def _shown(name: str, kind: Any, declared: Field[Any]) -> Parameter:
     """A parameter as typer reads it."""
+    option, value = copy(declared.metadata[_DECLARED]), kind
+    while get_args(value):  # of `list[int] | None` int
+        value = get_args(value)[0]
+    option.metavar = option.metavar or _METAVARS.get(value)
+    names = option.param_decls
+    if names and all(len(each) == 2 for each in names):
+        option.param_decls = (f"--{name.replace('_', '-')}", *names)
     default = Parameter.empty if declared.default is MISSING else declared.default
-    hint = Annotated[kind, declared.metadata[_DECLARED]]
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def filled(kind: Callable[..., _Kind], group: Any, **changed: Any) -> _Kind:
+    """A dataclass of the library, made of the fields of a group that have the names of its own.
+
+    Args:
+        kind: the dataclass.
+        group: the group.
+        changed: what is not taken over as it was typed.
+    """
+    given = {each.name: getattr(group, each.name) for each in fields(group)} | changed
+    return kind(**{name: given[name] for name in signature(kind).parameters if name in given})
 
 
 @dataclass(frozen=True)
@@ -124,26 +140,20 @@ class ModelOptions:
     """Which model, and how it is loaded."""
 
     model: str = MODEL(
-        "smollm2-135m, a folder in Hugging Face's layout, or a hub name.",
-        "NAME",
-        "--model",
-        "-m",
-        default="smollm2-135m",
+        "smollm2-135m, a folder in Hugging Face's layout, or a hub name.", "-m", metavar="NAME", default="smollm2-135m"
     )
     backend: str = MODEL(
         "hooked-transformer, transformer-bridge, or auto: the first where TransformerLens has it, it fits into "
         "memory and it reproduces the model.",
-        "NAME",
+        metavar="NAME",
         default="auto",
     )
-    device: str | None = MODEL("cpu, cuda, cuda:1, …", "DEVICE", shown="the GPU where there is one")
-    dtype: str = MODEL("float32, float64, bfloat16 or float16.", "DTYPE", default="float32")
+    device: str | None = MODEL("cpu, cuda, cuda:1, …", metavar="DEVICE", shown="the GPU where there is one")
+    dtype: str = MODEL("float32, float64, bfloat16 or float16.", metavar="DTYPE", default="float32")
 
     def load(self, progress: Progress) -> Any:
         """The model."""
-        from rome_lens.loading import load_model
-
-        return load_model(self.model, backend=self.backend, device=self.device, dtype=self.dtype, progress=progress)
+        return self.source().open(progress)
 
     def source(self) -> Any:
         """The model as a run takes it, whose workers load it themselves."""
@@ -167,55 +177,44 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class TraceOptions:
-    """How facts are traced: what is restored, how the subject is corrupted."""
+    """How facts are traced: what is restored, how the subject is corrupted; named as `TraceSettings` names it."""
 
-    stream: list[str] | None = TRACE(
-        "What is restored: resid, mlp or attn; repeat it for several.", "STREAM", shown="all three"
+    streams: list[str] | None = TRACE(
+        "What is restored: resid, mlp or attn; repeat it for several.", "--stream", metavar="STREAM", shown="all three"
     )
     severed: list[str] | None = TRACE(
         "Restore the residual stream once more while that token's mlp or attn outputs are held at the corrupted "
         "run's; repeat it for both.",
-        "STREAM",
+        metavar="STREAM",
         shown="none",
     )
-    severed_at: str = TRACE("At the last-subject token, or at all tokens.", "WHERE", default="last-subject")
-    window: int | None = TRACE("Layers restored together for mlp and attn.", "N", shown="10")
-    samples: int = TRACE("Corrupted copies to average over.", "N", default=10)
+    severed_at: str = TRACE("At the last-subject token, or at all tokens.", metavar="WHERE", default="last-subject")
+    window: int | None = TRACE("Layers restored together for mlp and attn.", shown="10")
+    samples: int = TRACE("Corrupted copies to average over.", default=10)
     noise: str | None = TRACE(
         "s3 (times the deviation of the facts' subject embeddings), a number (absolute), m (Gaussian fitted to "
         "text), t5 (Student-t, degrees of freedom) or u0.5 (uniform, half width).",
-        "RULE",
+        metavar="RULE",
         shown="s3",
     )
     noise_replaces: bool = TRACE(
-        "Put the noise in the embeddings' place instead of on top.", None, "--noise-replaces", default=False
+        "Put the noise in the embeddings' place instead of on top.", "--noise-replaces", default=False
     )
-    swap: str | None = TRACE(
-        "Corrupt by putting this subject, of as many tokens, in place of the prompt's; no noise.", "TEXT"
-    )
+    swap: str | None = TRACE("Corrupt by putting this subject, of as many tokens, in place of the prompt's; no noise.")
     facts: Path | None = TRACE(
-        "Known facts (JSON) that s, m and t are measured on.", "FILE", shown="150 that come with rome-lens"
+        "Known facts (JSON) that s, m and t are measured on.", shown="150 that come with rome-lens"
     )
-    seed: int = TRACE("Seed of the noise.", "N", default=1)
-    bos: bool = TRACE.bos()
+    seed: int = TRACE("Seed of the noise.", default=1)
+    prepend_bos: bool = TRACE.bos()
     engine: str = TRACE(
         "auto; plain: whole forwards, slow, the same numbers; attribution: an approximation from one backward pass.",
-        "ENGINE",
+        metavar="ENGINE",
         default="auto",
     )
 
-    def settings(self) -> dict[str, Any]:
-        """What `causal_trace` and `average_causal_effect` both take, by name."""
-        return {
-            "streams": tuple(self.stream or STREAMS),
-            "window": self.window,
-            "samples": self.samples,
-            "noise": self.noise,
-            "noise_replaces": self.noise_replaces,
-            "seed": self.seed,
-            "prepend_bos": self.bos,
-            "engine": self.engine,
-        }
+    def settings(self, kind: Callable[..., _Kind], severed: Sequence[str] | None) -> _Kind:
+        """The same as the library takes it: `TraceSettings`, or a child of it."""
+        return filled(kind, self, streams=self.streams or ("resid", "mlp", "attn"), severed=severed)
 
 
 def read_edits(files: Sequence[Path] | None) -> list[Any]:

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,23 @@ def check_files(*paths: Path | None, png: bool = False) -> None:
         if path is not None:
             check_writable(path)
     if png:
-        from rome_lens.figures.plotly_figure import check_png
+        from rome_lens.figures.files import check_png
 
         check_png()
+
+
+def print_result(as_json: bool, machines: Callable[[], Any], people: Callable[[Console], None]) -> None:
+    """Print what a command found.
+
+    Args:
+        as_json: whether it is for machines.
+        machines: gives the JSON of it.
+        people: prints the text.
+    """
+    if as_json:
+        print_json(machines())
+    else:
+        people(stdout())
 
 
 def print_json(value: Any) -> None:
@@ -54,8 +68,12 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A progress bar on stderr, gone when the work is done; none where stderr is no terminal."""
+def progress_bar(first: str = "starting") -> Iterator[Progress]:
+    """A progress bar on stderr, gone when the work is done; none where stderr is no terminal.
+
+    Args:
+        first: what is done before a work reports.
+    """
     from tqdm import tqdm
 
     with tqdm(total=1, file=sys.stderr, disable=None, leave=False, dynamic_ncols=True, unit="") as bar:
@@ -78,4 +96,5 @@ def progress_bar() -> Iterator[Progress]:
             if not bar.update(done - bar.n) and detail:
                 bar.refresh()
 
+        progress(0, 0, first)
         yield progress

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from rich.cells import cell_len, get_character_cell_size
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from rome_lens.figures import visible
+from rome_lens.figures.visible import beginning, visible
 
 LABEL = 11
 """Columns of what stands in front of a labelled line."""
@@ -21,18 +21,8 @@ def shorten(text: str, width: int) -> str:
     if cell_len(shown) <= width:
         return shown
     room = max(0, width - 1)
-    back = _fitting(shown[::-1], room // 3)[::-1]
-    return _fitting(shown, room - cell_len(back)) + "…" + back
-
-
-def _fitting(text: str, width: int) -> str:
-    """The characters from the front that fit into `width` columns."""
-    used = 0
-    for count, character in enumerate(text):
-        used += get_character_cell_size(character)
-        if used > width:
-            return text[:count]
-    return text
+    back = beginning(shown[::-1], room // 3)[::-1]
+    return beginning(shown, room - cell_len(back)) + "…" + back
 
 
 def pad(text: str, width: int) -> str:
@@ -40,11 +30,11 @@ def pad(text: str, width: int) -> str:
     return text + " " * (width - cell_len(text))
 
 
-def print_labelled(console: Console, label: str, text: str) -> None:
-    """A line `label  text`; what does not fit goes on below, behind the label's column."""
-    for line in Text(text).wrap(console, max(20, console.width - LABEL)):
-        console.print(f"{label:{LABEL}}{line.plain.rstrip()}", soft_wrap=True)
-        label = ""
+def print_labelled(console: Console, label: str, *texts: str) -> None:
+    """Lines `label  text`; what does not fit goes on below, behind the label's column."""
+    for text in texts:
+        for number, line in enumerate(Text(text).wrap(console, max(20, console.width - LABEL))):
+            console.print(f"{'' if number else label:{LABEL}}{line.plain.rstrip()}", soft_wrap=True)
 
 
 def curve(values: Sequence[float]) -> str:

@@ -1,9 +1,7 @@
 """`rome-lens show`: what is in a file that rome-lens wrote."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -26,60 +24,62 @@ def show(files: list[Path] = _FILES, as_json: bool = JSON) -> None:
 
     For example: rome-lens show rome.safetensors
     """
-    from rome_lens.figures import visible
-
-    console, entries, failed, kinds = stdout(), [], False, _kinds()
+    console, shown, failed = stdout(), [], False
     for path in files:
         try:
-            name = _kind_of(path, kinds)
-            kind, entry = kinds[name], None
-            content = kind.read(path)
-            with _damage_refused(path, name), console.capture() as shown:
-                if as_json:
-                    entry = {"path": str(path), "kind": name, **_as_json(content)}
-                else:
-                    title = f"{visible(str(path))}: {kind.title}, {_size(path.stat().st_size)}"
-                    console.print(title, style="bold")
-                    kind.print(console, content)
+            entry = _entry(path, console, as_json=as_json)
         except RomeLensError as error:
             say(str(error))
             failed = True
             continue
         if not as_json:
             # What is captured is styled already.
-            console.file.write("\n" * bool(entries) + shown.get())
-        entries.append(entry)
+            console.file.write("\n" * bool(shown) + entry)
+        shown.append(entry)
     if as_json:
-        print_json(entries)
+        print_json(shown)
     if failed:
         raise typer.Exit(1)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """What a file may hold."""
+def _entry(path: Path, console: Console, *, as_json: bool) -> Any:
+    """What is in one file: an object for machines, or what a console prints of it.
 
-    title: str
-    read: Callable[[Path], Any]
-    print: Callable[[Console, Any], None]
-
-
-def _kinds() -> dict[str, _Kind]:
-    """All kinds, by the name that a file gives to its own."""
-    from rome_lens.cli.edit_report import print_saved_edit
-    from rome_lens.cli.moment_report import print_moment
+    Raises:
+        ArtefactError: it cannot be read. A file may hold anything in its fields: what cannot be printed is damaged, and
+            no bug of ours.
+    """
+    from rome_lens.cli.edit_report import print_moment, print_saved_edit
     from rome_lens.cli.trace_report import print_saved_trace
     from rome_lens.editing import SecondMoment, load_edit
+    from rome_lens.figures import visible
     from rome_lens.tracing import CausalTrace
 
-    return {
-        "edit": _Kind("an edit", load_edit, print_saved_edit),
-        "second_moment": _Kind("a second moment", SecondMoment.load, print_moment),
-        "causal_trace": _Kind("a trace", CausalTrace.load, print_saved_trace),
+    # By the name that a file gives to its own kind.
+    kinds = {
+        "edit": ("an edit", load_edit, print_saved_edit),
+        "second_moment": ("a second moment", SecondMoment.load, print_moment),
+        "causal_trace": ("a trace", CausalTrace.load, print_saved_trace),
     }
+    kind = _kind_of(path, tuple(kinds))
+    title, read, print_content = kinds[kind]
+    content: Any = read(path)
+    try:
+        if as_json:
+            # Everything but the tensors; of edits with the id, which is made of them.
+            entry = {"id": content.id} if hasattr(content, "id") else {}
+            entry |= content.to_dict()
+            json.dumps(entry, allow_nan=False)
+            return {"path": str(path), "kind": kind, **entry}
+        with console.capture() as shown:
+            console.print(f"{visible(str(path))}: {title}, {_size(path.stat().st_size)}", style="bold")
+            print_content(console, content)
+        return shown.get()
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise ArtefactError(f"cannot show {str(path)!r}: a damaged {kind} ({error})") from error
 
 
-def _kind_of(path: Path, known: dict[str, _Kind]) -> str:
+def _kind_of(path: Path, known: tuple[str, ...]) -> str:
     """What a file says that it holds. One that says nothing is an edit: its reader knows how to say what is wrong.
 
     Raises:
@@ -94,29 +94,9 @@ def _kind_of(path: Path, known: dict[str, _Kind]) -> str:
             kind = json.loads((file.metadata() or {})["rome_lens"])["kind"]
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return "edit"
-    if not isinstance(kind, str):
-        return "edit"
-    if kind not in known:
+    if kind not in known and isinstance(kind, str):
         raise ArtefactError(f"cannot show {str(path)!r}: a {kind}; show reads {', '.join(known)}")
-    return kind
-
-
-@contextmanager
-def _damage_refused(path: Path, kind: str) -> Iterator[None]:
-    """A file may hold anything in its fields: what cannot be printed is damaged, and no bug of ours."""
-    try:
-        yield
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-        raise ArtefactError(f"cannot show {str(path)!r}: a damaged {kind} ({error})") from error
-
-
-def _as_json(content: Any) -> dict[str, Any]:
-    """Everything but the tensors; of edits with the id, which is made of them."""
-    values = content.to_dict()
-    if hasattr(content, "id"):
-        values = {"id": content.id, **values}
-    json.dumps(values, allow_nan=False)
-    return values
+    return kind if isinstance(kind, str) else "edit"
 
 
 def _size(n_bytes: int) -> str:

@@ -7,35 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens.checks import whole_number
-from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, takes_options
-from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
+from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, filled, takes_options
+from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.errors import SettingError
 
 _TEXT = Panel("The text")
 _HOW = Panel("How it is collected")
-_OUT = OUT("The file to write, needed; with several layers its name holds {layer}.", "FILE", "--out", "-o")
+_OUT = OUT("The file to write, needed; with several layers its name holds {layer}.", "-o")
 _PLACE = "{layer}"
 
 
 @dataclass(frozen=True)
-class _TextOptions:
-    """What text the keys are taken from."""
+class _CollectOptions:
+    """Of which layers, from what text, and how."""
 
+    layer: list[int] | None = _HOW(
+        "Layer, from 0; repeat it for several in one pass.", "-l", shown="the one that the model is edited at"
+    )
+    positions: int | None = _HOW("Most positions to run at once.", shown="what the free memory allows")
+    resume: Path | None = _HOW("Save progress to this file now and then; if it exists, go on from there.")
     texts: str = _TEXT(
         "self (text that the model writes, no download), a text file, a .jsonl or .json file, or a data set: "
         "hub:NAME or hub:NAME:CONFIGURATION:SPLIT.",
-        "SOURCE",
+        metavar="SOURCE",
         default="self",
     )
-    field: str | None = _TEXT("Field of JSON or of a data set that holds the text.", "NAME", shown="text")
-    tokens: int | None = _TEXT(
-        "Stop after N tokens.", "N", shown="all of a file; of self and data sets 20 for each row of C"
+    field: str | None = _TEXT("Field of JSON or of a data set that holds the text.", metavar="NAME", shown="text")
+    max_tokens: int | None = _TEXT(
+        "Stop after N tokens.", "--tokens", shown="all of a file; of self and data sets 20 for each row of C"
     )
     text_length: int | None = _TEXT(
-        "Longest piece of text in tokens; longer ones are cut.", "N", shown="256, or the model's context"
+        "Longest piece of text in tokens; longer ones are cut.", shown="256, or the model's context"
     )
-    seed: int = _TEXT("Seed of the text that the model writes (self).", "N", default=0)
-    bos: bool = _TEXT.bos(" of every piece")
+    seed: int = _TEXT("Seed of the text that the model writes (self).", default=0)
+    prepend_bos: bool = _TEXT.bos(" of every piece")
 
     def source(self) -> Any:
         """The texts as `SecondMoment.collect` takes them.
@@ -48,25 +53,8 @@ class _TextOptions:
         return self.texts if self.texts == SELF else read_texts(self.texts, field=self.field)
 
 
-@dataclass(frozen=True)
-class _CollectOptions:
-    """Of which layers, and how."""
-
-    layer: list[int] | None = _HOW(
-        "Layer, from 0; repeat it for several in one pass.",
-        "N",
-        "--layer",
-        "-l",
-        shown="the one that the model is edited at",
-    )
-    positions: int | None = _HOW("Most positions to run at once.", "N", shown="what the free memory allows")
-    resume: Path | None = _HOW("Save progress to this file now and then; if it exists, go on from there.", "FILE")
-
-
 @takes_options
-def stats(
-    how: _CollectOptions, text: _TextOptions, model: ModelOptions, out: Path | None = _OUT, as_json: bool = JSON
-) -> None:
+def stats(how: _CollectOptions, model: ModelOptions, out: Path | None = _OUT, as_json: bool = JSON) -> None:
     """Collect the second moment of a layer's keys, which rank-one edits need: what they should leave alone.
 
     C, the mean of k k^T over the keys k of some text, has as many rows as a key has
@@ -76,24 +64,17 @@ def stats(
     """
     layers = list(dict.fromkeys(how.layer or ()))
     check_files(*_files(layers or [0], out).values(), how.resume)
-    texts = text.source()
+    texts = how.source()
     with progress_bar() as progress:
-        progress(0, 0, "starting")
         from rome_lens.backends import as_backend
-        from rome_lens.cli.moment_report import collected_as_json, print_collected
+        from rome_lens.cli.edit_report import collected, print_collected
         from rome_lens.editing import CollectSettings, SecondMoment
         from rome_lens.editing.settings import default_layer
 
         # Loading takes seconds: what can be refused without a model is refused before.
-        if text.text_length is not None:
-            whole_number("text_length", text.text_length, least=1)
-        settings = CollectSettings(
-            max_tokens=text.tokens,
-            text_length=text.text_length,
-            prepend_bos=text.bos,
-            seed=text.seed,
-            batch_positions=how.positions,
-        )
+        if how.text_length is not None:
+            whole_number("text_length", how.text_length, least=1)
+        settings = filled(CollectSettings, how, field=None, batch_positions=how.positions)
         model.check(layers=layers)
         host = model.load(progress)
         layers = layers or [default_layer(as_backend(host))]
@@ -111,15 +92,12 @@ def stats(
             moment.save(files[number])
         # The eigenvalues of a large model's C take minutes: what is saved is saved.
         progress(0, 0, "computing condition numbers")
-        conditions = {number: moment.condition_number for number, moment in moments.items()}
+        layers_collected = collected(moments, files)
     for number, moment in moments.items():
         say(f"wrote {files[number]}")
         for warning in moment.warnings:
             say(f"warning: layer {number}: {warning}")
-    if as_json:
-        print_json(collected_as_json(moments, conditions, files))
-    else:
-        print_collected(stdout(), moments, conditions)
+    print_result(as_json, lambda: layers_collected, lambda console: print_collected(console, layers_collected))
 
 
 def _files(layers: list[int], out: Path | None) -> dict[int, Path]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens.cli.options import JSON, MODEL, OUT, ModelOptions, Panel, argument, takes_options
-from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
+from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.cli.records import RECORDS, CounterFactOptions
 from rome_lens.errors import SettingError
 
@@ -23,12 +23,11 @@ class _TracedOptions:
     )
     model: str | None = MODEL(
         "smollm2-135m, a folder in Hugging Face's layout, or a hub name.",
-        "NAME",
-        "--model",
         "-m",
+        metavar="NAME",
         shown="the average's, or smollm2-135m",
     )
-    device: str | None = MODEL("cpu, cuda, cuda:1, …", "DEVICE", shown="the GPU where there is one")
+    device: str | None = MODEL("cpu, cuda, cuda:1, …", metavar="DEVICE", shown="the GPU where there is one")
 
     def read(self) -> Any | None:
         """The average of a run that is finished, exact, and of the MLPs too; None where no folder is named.
@@ -65,36 +64,26 @@ class _TracedOptions:
 
 @dataclass(frozen=True)
 class _SweepOptions(CounterFactOptions):
-    """What is edited, and at which layers."""
+    """What is edited, at which layers, and what is written."""
 
-    limit: int | None = RECORDS("Edit the first N records.", "N", default=8)
-    layer: list[int] | None = _SWEEP(
-        "A layer to edit at, from 0; repeat it for several.", "N", "--layer", "-l", shown="about ten"
-    )
+    limit: int | None = RECORDS("Edit the first N records.", default=8)
+    layer: list[int] | None = _SWEEP("A layer to edit at, from 0; repeat it for several.", "-l", shown="about ten")
     second_moment: list[Path] | None = _SWEEP.second_moments("collected from text that the model writes")
     seed: int = _SWEEP(
-        "Seed of what the model writes (templates, text of second moments), and of the intervals.", "N", default=0
+        "Seed of what the model writes (templates, text of second moments), and of the intervals.", default=0
     )
-    bos: bool | None = _SWEEP("Put a BOS token in front.", None, "--bos/--no-bos", shown="as the facts were traced")
-
-
-@dataclass(frozen=True)
-class _FileOptions:
-    """What is written, and where."""
-
+    bos: bool | None = _SWEEP("Put a BOS token in front.", "--bos/--no-bos", shown="as the facts were traced")
     out: Path | None = OUT(
         "Folder for layers.html, layers.csv and what they rest on; the same command goes on in it.",
-        "DIR",
-        "--out",
         "-o",
+        metavar="DIR",
         shown="the average's, or suggest",
     )
     settings: Path | None = OUT(
         "Write the suggested layer with the model's settings here, for 'rome-lens edit --settings'.",
-        "FILE",
         shown="layers/settings.json in the folder",
     )
-    png: bool = OUT("Write the figure as PNG too (needs the extra 'images').", None, "--png", default=False)
+    png: bool = OUT("Write the figure as PNG too (needs the extra 'images').", "--png", default=False)
 
     def write(self, suggestion: Any, out: Path) -> Path:
         """Write what people read, and say so.
@@ -102,7 +91,7 @@ class _FileOptions:
         Returns:
             The file with the settings.
         """
-        from rome_lens.figures.plotly_figure import write_html, write_png
+        from rome_lens.figures.files import write_html, write_png
         from rome_lens.storage import write_table
 
         figure, settings = suggestion.figure(), self.settings or out / "layers" / "settings.json"
@@ -117,7 +106,7 @@ class _FileOptions:
 
 
 @takes_options
-def suggest(traced: _TracedOptions, sweep: _SweepOptions, files: _FileOptions, as_json: bool = JSON) -> None:
+def suggest(traced: _TracedOptions, sweep: _SweepOptions, as_json: bool = JSON) -> None:
     """Suggest the layer to edit: edit a few records at several layers, beside the layer that tracing points to.
 
     The suggestion is the layer whose edits score best; tracing alone does not say which that is. Each layer needs a
@@ -126,15 +115,14 @@ def suggest(traced: _TracedOptions, sweep: _SweepOptions, files: _FileOptions, a
 
     For example: rome-lens suggest known
     """
-    check_files(files.settings, png=files.png)
+    check_files(sweep.settings, png=sweep.png)
     of_run = None if traced.average is None else (traced.average / "settings.json").resolve()
-    if files.settings is not None and files.settings.resolve() == of_run:
-        raise SettingError(f"{str(files.settings)!r} says what the average was asked for; name another file")
+    if sweep.settings is not None and sweep.settings.resolve() == of_run:
+        raise SettingError(f"{str(sweep.settings)!r} says what the average was asked for; name another file")
     records = sweep.read()
-    out = files.out or traced.average or Path("suggest")
+    out = sweep.out or traced.average or Path("suggest")
     with progress_bar() as progress:
-        progress(0, 0, "starting")
-        from rome_lens.cli.suggest_report import print_suggestion
+        from rome_lens.cli.eval_report import print_suggestion
         from rome_lens.evaluation import suggest_layer
         from rome_lens.runs.files import make_folder
 
@@ -156,8 +144,6 @@ def suggest(traced: _TracedOptions, sweep: _SweepOptions, files: _FileOptions, a
             out=out / "layers",
             progress=progress,
         )
-    settings = files.write(suggestion, out)
-    if as_json:
-        print_json(suggestion.summary() | {"path": str(settings)})
-    else:
-        print_suggestion(stdout(), suggestion)
+    settings = sweep.write(suggestion, out)
+    summary = suggestion.summary() | {"path": str(settings)}
+    print_result(as_json, lambda: summary, lambda console: print_suggestion(console, suggestion))

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, TraceOptions, argument, read_edits, takes_options
-from rome_lens.cli.output import check_files, print_json, progress_bar, say, stdout
+from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.errors import SettingError
+from rome_lens.facts import read_known_facts
+from rome_lens.subjects import find_subject
+from rome_lens.tokens import check_prompt
 
 _FACT = Panel("The fact")
 _PROMPT, _SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
@@ -19,15 +22,13 @@ class _FactOptions:
     prompt: str | None = argument(
         "A text that the model continues with the answer.", "PROMPT", shown="the Eiffel Tower's"
     )
-    subject: str | None = _FACT(
-        "The part of the prompt to corrupt, letter for letter; needed with a prompt.", "TEXT", "--subject", "-s"
-    )
-    expect: str | None = _FACT("The answer; refuse to trace if the model does not predict it.", "TEXT")
-    answer: str | None = _FACT("Trace this answer, predicted or not.", "TEXT", shown="the model's next token")
+    subject: str | None = _FACT("The part of the prompt to corrupt, letter for letter; needed with a prompt.", "-s")
+    expect: str | None = _FACT("The answer; refuse to trace if the model does not predict it.")
+    answer: str | None = _FACT("Trace this answer, predicted or not.", shown="the model's next token")
     answer_joined: str | None = _FACT.answer_joined()
-    occurrence: int = _FACT("Which occurrence of the subject: 1 is the first, -1 the last.", "N", default=1)
-    edit: list[Path] | None = _FACT(
-        "Trace before and after this edit, a file of 'rome-lens edit --save'; repeat it for several.", "FILE"
+    occurrence: int = _FACT("Which occurrence of the subject: 1 is the first, -1 the last.", default=1)
+    edits: list[Path] | None = _FACT(
+        "Trace before and after this edit, a file of 'rome-lens edit --save'; repeat it for several.", "--edit"
     )
 
     def asked(self) -> dict[str, Any]:
@@ -36,7 +37,7 @@ class _FactOptions:
         Raises:
             SettingError: a prompt stands without a subject, or a subject without a prompt. ArtefactError: no edit.
         """
-        edits = read_edits(self.edit)
+        edits = read_edits(self.edits)
         prompt, subject, occurrence, joined = self.prompt, self.subject, self.occurrence, self.answer_joined
         if prompt is None and subject is None:
             prompt, subject = _PROMPT, _SUBJECT
@@ -50,56 +51,35 @@ class _FactOptions:
             raise SettingError(
                 f"{missing} is missing; give a prompt and its --subject, or neither for the Eiffel Tower"
             )
-        return {
-            "prompt": prompt,
-            "subject": subject,
-            "expect": self.expect,
-            "answer": self.answer,
-            "answer_joined": joined,
-            "occurrence": occurrence,
-            "edits": edits,
-        }
+        found = {"prompt": prompt, "subject": subject, "answer_joined": joined, "occurrence": occurrence}
+        return vars(self) | found | {"edits": edits}
 
 
 @dataclass(frozen=True)
 class _OneTraceOptions(TraceOptions):
-    """How one fact is traced."""
+    """How one fact is traced, and what is written."""
 
     severed_at: str = field(default="last-subject", init=False)
-
-    def settings(self) -> dict[str, Any]:
-        """What `causal_trace` takes, by name."""
-        return super().settings() | {"severed": tuple(self.severed or ()), "swap": self.swap}
-
-
-@dataclass(frozen=True)
-class _FileOptions:
-    """What is written."""
-
-    html: Path | None = OUT("Write the figure as a page that needs no network.", "FILE")
-    png: Path | None = OUT("Write the figure as PNG (needs the extra 'images').", "FILE")
-    save: Path | None = OUT("Write the trace, to be read with CausalTrace.load.", "FILE")
+    html: Path | None = OUT("Write the figure as a page that needs no network.")
+    png: Path | None = OUT("Write the figure as PNG (needs the extra 'images').")
+    save: Path | None = OUT("Write the trace, to be read with CausalTrace.load.")
 
     def write(self, trace: Any) -> None:
         """Write what was asked for, and say so."""
+        from rome_lens.figures.files import write_html, write_png
+
         if self.save is not None:
             trace.save(self.save)
-        if self.html is not None or self.png is not None:
-            from rome_lens.figures.plotly_figure import write_html, write_png
-
-            figure = trace.figure()
-            for path, write in ((self.html, write_html), (self.png, write_png)):
-                if path is not None:
-                    write(figure, path)
+        for path, write in ((self.html, write_html), (self.png, write_png)):
+            if path is not None:
+                write(trace.figure(), path)
         for path in (self.save, self.html, self.png):
             if path is not None:
                 say(f"wrote {path}")
 
 
 @takes_options
-def trace(
-    fact: _FactOptions, model: ModelOptions, how: _OneTraceOptions, files: _FileOptions, as_json: bool = JSON
-) -> None:
+def trace(fact: _FactOptions, model: ModelOptions, how: _OneTraceOptions, as_json: bool = JSON) -> None:
     """Trace where a model keeps a fact: corrupt the subject, restore one state at a time, see what brings it back.
 
     Prints a heat map for each stream: tokens down (the subject's marked *), layers across, the answer's probability
@@ -108,32 +88,18 @@ def trace(
     For example: rome-lens trace "The Colosseum is located in the city of" -s "The Colosseum" --expect Rome
     """
     asked = fact.asked()
-    check_files(files.html, files.png, files.save, png=files.png is not None)
-    from rome_lens.facts import read_known_facts
-
+    check_files(how.html, how.png, how.save, png=how.png is not None)
     known = None if how.facts is None else read_known_facts(how.facts)
     with progress_bar() as progress:
-        progress(0, 0, "starting")
         from rome_lens.cli.trace_report import print_trace
-        from rome_lens.subjects import find_subject
-        from rome_lens.tokens import check_prompt
         from rome_lens.tracing import TraceSettings, causal_trace
         from rome_lens.tracing.answers import named_answer
 
         check_prompt(asked["prompt"])
         find_subject(asked["prompt"], asked["subject"], asked["occurrence"])
-        settings = TraceSettings(**how.settings())
+        settings = how.settings(TraceSettings, how.severed or ())
         named_answer(asked["answer"], asked["expect"], asked["answer_joined"])
         model.check(window=how.window)
-        traced = causal_trace(
-            model.load(progress),
-            **asked,
-            settings=settings,
-            facts=known,
-            progress=progress,
-        )
-    files.write(traced)
-    if as_json:
-        print_json(traced.to_dict())
-    else:
-        print_trace(stdout(), traced)
+        traced = causal_trace(model.load(progress), **asked, settings=settings, facts=known, progress=progress)
+    how.write(traced)
+    print_result(as_json, traced.to_dict, lambda console: print_trace(console, traced))

@@ -1,16 +1,23 @@
-"""How a trace is printed: what was asked, then a heat map for each stream, before and after edits."""
+"""How a trace, or an average of many, is printed: what was asked, a heat map for each stream, peaks, notes."""
+
+from collections import Counter
 
 from rich.console import Console
 
-from rome_lens.cli.printing import count, model_line, print_labelled
+from rome_lens.cli.printing import count, model_line, print_labelled, shorten
 from rome_lens.figures import format_probability, render_heat_map, visible
-from rome_lens.tracing import CausalTrace
+from rome_lens.intervals import Estimate
+from rome_lens.tracing import AverageEffect, CausalTrace, Peak
+from rome_lens.tracing.labels import SEVERED_IN_WORDS
+from rome_lens.tracing.roles import EARLY
+
+_ROLE = 23
+_MOST_REASONS = 3
 
 
 def print_trace(console: Console, traced: CausalTrace) -> None:
     """Print a trace, and in front of one with edits the trace without them."""
-    console.print(_heading(traced), style="bold")
-    console.print(_model(traced))
+    _print_head(console, traced, style="bold")
     for edited in traced.edits:
         console.print(f"edited: {visible(edited)}")
     if traced.unedited is not None:
@@ -24,8 +31,7 @@ def print_trace(console: Console, traced: CausalTrace) -> None:
 
 def print_saved_trace(console: Console, trace: CausalTrace) -> None:
     """Print what a file of a trace holds."""
-    console.print(_heading(trace))
-    console.print(_model(trace))
+    _print_head(console, trace)
     how = f"swapped for {trace.swap!r}"
     if trace.noise is not None:
         replaces = " in its place" if trace.noise_replaces else ""
@@ -33,21 +39,17 @@ def print_saved_trace(console: Console, trace: CausalTrace) -> None:
     print_labelled(console, "subject", visible(f"{trace.subject!r}, {how}, samples {trace.samples}"))
     print_labelled(console, "high, low", ", ".join(format_probability(p, 4) for p in (trace.high, trace.low)))
     print_labelled(console, "streams", visible(f"{', '.join(trace.scores)}, window {trace.window}"))
-    for label, texts in (("edit", trace.edits), ("note", trace.notes)):
-        for text in texts:
-            print_labelled(console, label, visible(str(text)))
+    print_labelled(console, "edit", *(visible(str(edit)) for edit in trace.edits))
+    print_labelled(console, "note", *(visible(str(note)) for note in trace.notes))
     for heat_map in trace.heat_maps():
         console.print()
         console.print(render_heat_map(heat_map, width=console.width))
     console.print(f"traced in {trace.seconds:.1f} s")
 
 
-def _heading(traced: CausalTrace) -> str:
-    return f"{visible(traced.prompt)} → {visible(traced.answer).strip()}"
-
-
-def _model(traced: CausalTrace) -> str:
-    return model_line(traced.model_name, traced.backend, traced.dtype, traced.device, bos=traced.prepend_bos)
+def _print_head(console: Console, traced: CausalTrace, style: str = "") -> None:
+    console.print(f"{visible(traced.prompt)} → {visible(traced.answer).strip()}", style=style)
+    console.print(model_line(traced.model_name, traced.backend, traced.dtype, traced.device, bos=traced.prepend_bos))
 
 
 def _corruption(traced: CausalTrace) -> str:
@@ -78,3 +80,42 @@ def _print_maps(console: Console, traced: CausalTrace) -> None:
         console.print()
     for note in traced.notes:
         console.print(f"Note: {visible(note)}.")
+
+
+def print_average(console: Console, average: AverageEffect) -> None:
+    """Print the effects of every stream by role, with 95 % intervals, within the console's width."""
+    how = ", APPROXIMATED by attribution patching" if average.approximate else ""
+    heading = f"{count(len(average.facts), 'fact')}{how}"
+    model = shorten(average.settings["model"]["name"], max(8, console.width - len(heading) - 2))
+    console.print(f"{model}: {heading}", style="bold", soft_wrap=True)
+    for label, found, words in (
+        ("high", average.high, "clean run"),
+        ("low", average.low, "subject corrupted"),
+        ("ATE", average.total_effect, "total effect: high - low"),
+    ):
+        console.print(f"{label:5}{_estimate(found)}  {words}", soft_wrap=True)
+    for heat_map in average.heat_maps():
+        console.print()
+        console.print(render_heat_map(heat_map, width=console.width))
+        for role in average.roles(heat_map.stream):
+            console.print(f"  {role:{_ROLE}}{_peak(average.peak(heat_map.stream, role))}", soft_wrap=True)
+    role = EARLY[1]
+    if average.severed and "resid" in average.streams and role in average.roles("resid"):
+        console.print(f"\nRestoring the residual state at the {role}, paths severed", style="bold")
+        for name, severed in {"ordinary": None, **{SEVERED_IN_WORDS[s]: s for s in average.severed}}.items():
+            console.print(f"  {name:{_ROLE}}{_peak(average.peak('resid', role, severed=severed))}", soft_wrap=True)
+    console.print("\n[ ]: 95 % interval, by bootstrap over facts; of a layer: where draws peak", style="dim")
+    # Why, without what differs from fact to fact.
+    reasons = Counter(fact["why"].partition(": it continues with")[0] for fact in average.set_aside)
+    for reason, number in reasons.most_common(_MOST_REASONS):
+        print_labelled(console, "set aside", f"{count(number, 'fact')}: {visible(reason)}")
+    print_labelled(console, "note", *map(visible, average.notes))
+
+
+def _estimate(found: Estimate) -> str:
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _peak(peak: Peak) -> str:
+    layers = f" [{peak.first}, {peak.last}]" if peak.first != peak.last else ""
+    return f"{_estimate(peak.effect)}  layer {peak.layer}{layers}"

@@ -1,6 +1,6 @@
 """Pictures of grids, curves and scores: plotly figures and pages, and a heat map for the terminal.
 
-plotly takes a while to import, so what needs it is imported from `rome_lens.figures.plotly_figure`.
+plotly takes a while to import, so what needs it is imported from the modules that draw with it.
 """
 
 from rome_lens.figures.format import format_probability as format_probability

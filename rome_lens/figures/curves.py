@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import plotly.graph_objects as go
+from plotly.colors import hex_to_rgb
 
 from rome_lens.figures.panel_grid import PanelGrid
 from rome_lens.figures.plotly_text import QUIET, line_count, literal, wrapped
-from rome_lens.figures.style import RULE, TICKS, axis_title, heading_of
+from rome_lens.figures.style import RULE, TICKS, axis_title
 
 _GRID = PanelGrid(most=3, width=330, height=250, gap=58, above=34, below=52, left=62, right=24)
 # Of the legend, in pixels.
@@ -101,7 +102,8 @@ def curve_figure(
     figure.update_annotations(font={"size": 13})
     return grid.finish(
         figure,
-        heading_of(title, grid.inner_width),
+        title,
+        room=grid.inner_width,
         showlegend=len(names) > 1,
         legend={
             "orientation": "h",
@@ -125,9 +127,10 @@ def _traces(panel: CurvePanel, line: Line, *, legend: bool) -> list[go.Scatter]:
         "legendgroup": literal(line.name),
     }
     number = f".{panel.decimals}f"
+    thinned = "rgba({},{},{},0.18)".format(*hex_to_rgb(line.colour))
     return [
         go.Scatter(x=x, y=list(line.low), **band),
-        go.Scatter(x=x, y=list(line.high), fill="tonexty", fillcolor=_thinned(line.colour), **band),
+        go.Scatter(x=x, y=list(line.high), fill="tonexty", fillcolor=thinned, **band),
         go.Scatter(
             x=x,
             y=list(line.mean),
@@ -143,8 +146,3 @@ def _traces(panel: CurvePanel, line: Line, *, legend: bool) -> list[go.Scatter]:
             legendgroup=literal(line.name),
         ),
     ]
-
-
-def _thinned(colour: str) -> str:
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.18)"

@@ -15,10 +15,7 @@ def format_score(value: float, decimals: int = 1) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    size = abs(value)
-    if size >= 100000:
-        return f"{value:.1e}"
-    if size >= 1000:
-        return f"{value:.0f}"
+    if abs(value) >= 1000:
+        return f"{value:.1e}" if abs(value) >= 100000 else f"{value:.0f}"
     shown = f"{value:.{decimals}f}"
     return shown[1:] if shown.startswith("-") and float(shown) == 0 else shown

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from rome_lens.figures.panel_grid import PanelGrid
 from rome_lens.figures.plotly_text import literal, shortened
-from rome_lens.figures.style import NAME_CHARACTERS, PANELS_A_ROW, RULE, TICKS, axis_title, editor_colours, heading_of
+from rome_lens.figures.style import NAME_CHARACTERS, PANELS_A_ROW, RULE, TICKS, axis_title, editor_colours
 
 _GRID = PanelGrid(most=PANELS_A_ROW, width=210, height=210, gap=26, above=30, below=30, left=56, right=16, foot=22)
 # Of a point, in pixels.
@@ -45,7 +45,6 @@ def group_figure(
     title: str = "",
     reference: str | None = None,
     shown: Sequence[str] | None = None,
-    columns: int = PANELS_A_ROW,
 ) -> go.Figure:
     """A panel an editor, a point a group: one score across, another upwards; the more records, the larger the point.
 
@@ -56,7 +55,6 @@ def group_figure(
         title: the figure's title; raw text; empty leaves it out.
         reference: the editor that the others are held against: grey, and as rings behind the others' points.
         shown: the editors that get a panel; None for all that have a point.
-        columns: panels a row.
 
     Raises:
         ValueError: no point at all.
@@ -66,7 +64,7 @@ def group_figure(
         raise ValueError("a figure of groups needs a point: got none")
     most = max(point.n for points in groups.values() for point in points)
     colours = dict(zip(groups, editor_colours(list(groups), reference), strict=True))
-    grid = replace(_GRID, n=len(shown), most=columns)
+    grid = replace(_GRID, n=len(shown))
     figure = grid.figure()
     for place, editor in zip(grid.places(figure), shown, strict=True):
         if reference is not None and reference in groups and editor != reference:
@@ -84,7 +82,7 @@ def group_figure(
         place.x_axis(**axis, title=axis_title(literal(x_title) if lowest else ""))
         place.y_axis(**axis, title=axis_title(literal(y_title) if first else ""), showticklabels=first)
         place.name(f"<b>{literal(shortened(editor, NAME_CHARACTERS))}</b>", colour=colours[editor])
-    return grid.finish(figure, heading_of(title, grid.inner_width), showlegend=False)
+    return grid.finish(figure, title, room=grid.inner_width, showlegend=False)
 
 
 def _cloud(

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from rome_lens.figures.format import format_score
-from rome_lens.figures.plotly_text import page_config
+from rome_lens.figures.plotly_text import PAGE_CONFIG
 from rome_lens.figures.visible import visible
 
 _FRAME = "page.html.j2"
@@ -36,14 +36,14 @@ def render_page(template: str, *, settings: Mapping[str, Any], **values: Any) ->
         lstrip_blocks=True,
         loader=jinja2.DictLoader({_FRAME: frame}),
     )
-    environment.filters.update(shown=_shown, lines=_lines, number=_number)
+    environment.filters.update(shown=lambda text: visible(str(text)), lines=_lines, number=format_score)
     page = environment.from_string(template)
     return page.render(**values, settings=list(_flat(settings)), plotly_js=get_plotlyjs())
 
 
 def figure_html(figure: go.Figure, name: str) -> str:
     """A figure as a part of a page."""
-    config = {**page_config(), "responsive": True, "modeBarButtons": [["toImage"]]}
+    config = {**PAGE_CONFIG, "responsive": True, "modeBarButtons": [["toImage"]]}
     # plotly writes <, > and / in its JSON as escapes, so that no text ends the script.
     return figure.to_html(config=config, include_plotlyjs=False, full_html=False, div_id=name)
 
@@ -57,14 +57,6 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _shown(text: object) -> str:
-    return visible(str(text))
-
-
 def _lines(text: str) -> str:
     """Several lines, each made visible; the line ends stay."""
     return "\n".join(visible(line) if line else "" for line in text.split("\n"))
-
-
-def _number(value: float, decimals: int = 1) -> str:
-    return format_score(value, decimals)

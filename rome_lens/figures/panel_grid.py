@@ -8,8 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rome_lens.figures.plotly_text import layout_of
-from rome_lens.figures.style import Heading, dress
+from rome_lens.figures.plotly_text import FONT, INK, layout_of, quietly, wrapped
 
 
 @dataclass(frozen=True)
@@ -77,28 +76,40 @@ class PanelGrid:
         for index in range(self.n):
             yield Place(figure, index + 1, index // self.columns + 1, index % self.columns + 1)
 
-    def finish(self, figure: go.Figure, heading: Heading, **layout: Any) -> go.Figure:
+    def finish(
+        self, figure: go.Figure, title: str, *, room: float, subtitle: str | None = None, **layout: Any
+    ) -> go.Figure:
         """Give the figure its size, our letters and colours and its heading; returns the same figure.
 
         Args:
             figure: with all its panels drawn.
-            heading: its title.
+            title: raw text, on as many lines as it needs; empty leaves it out, with what stands below it.
+            room: the pixels that a line of the title has.
+            subtitle: a line below it, as plotly draws it.
             layout: what else its layout is to hold.
         """
-        dress(figure, heading)
         figure.update_layout(
+            template="none",
+            font={"family": FONT, "color": INK},
+            paper_bgcolor="white",
+            plot_bgcolor="white",
+            hoverlabel={"bgcolor": "white", "font": {"size": 12, "color": INK}, "align": "left"},
+            hovermode="closest",
+        )
+        top = self.above
+        if title:
+            drawn, pad = wrapped(title, room, pixels=9.2), 18
+            top += 19 + 21 * (drawn.count("<br>") + 1)
+            if subtitle is not None:
+                drawn, top, pad = f"{drawn}<br>{quietly(subtitle, 12)}", top + 23, 30
+            corner = {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
+            figure.update_layout(title={"text": drawn, "font": {"size": 17}, **corner, "pad": {"l": 16, "t": pad}})
+        return figure.update_layout(
             width=round(self.inner_width + self.left + self.right),
-            height=round(heading.room + self.above + self.inner_height + self.below + self.foot),
-            margin={
-                "l": self.left,
-                "r": self.right,
-                "t": heading.room + self.above,
-                "b": self.below + self.foot,
-                "pad": 0,
-            },
+            height=round(top + self.inner_height + self.below + self.foot),
+            margin={"l": self.left, "r": self.right, "t": top, "b": self.below + self.foot, "pad": 0},
             **layout,
         )
-        return figure
 
 
 @dataclass(frozen=True)
@@ -123,14 +134,10 @@ class Place:
         return "" if self.number == 1 else str(self.number)
 
     @property
-    def across(self) -> tuple[float, float]:
-        """Where the panel begins and ends from left to right, as parts of the width of all."""
-        return layout_of(self.figure)[f"xaxis{self.number}"].domain
-
-    @property
-    def upwards(self) -> tuple[float, float]:
-        """Where it begins and ends from the bottom up, as parts of the height of all."""
-        return layout_of(self.figure)[f"yaxis{self.number}"].domain
+    def domains(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Where the panel begins and ends, from left to right and from the bottom up, as parts of all."""
+        layout = layout_of(self.figure)
+        return layout[f"xaxis{self.number}"].domain, layout[f"yaxis{self.number}"].domain
 
     def add(self, trace: Any) -> None:
         """Draw a trace in the panel."""

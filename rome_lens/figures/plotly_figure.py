@@ -1,40 +1,24 @@
 """The heat maps of a trace as one plotly figure: a panel a stream, side by side, as the ROME paper prints them."""
 
-import contextlib
-import logging
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 from rich.cells import cell_len
 
-from rome_lens.errors import ArtefactError
 from rome_lens.figures.format import format_probability
 from rome_lens.figures.heat_map import HeatMap
 from rome_lens.figures.panel_grid import PanelGrid, Place
-from rome_lens.figures.plotly_text import (
-    INK,
-    QUIET,
-    SCALE,
-    layout_of,
-    line_count,
-    literal,
-    page_config,
-    quietly,
-    shortened,
-    wrapped,
-)
-from rome_lens.figures.style import axis_title, heading_of
-from rome_lens.storage import write_whole
+from rome_lens.figures.plotly_text import INK, QUIET, line_count, literal, quietly, shortened, wrapped
+from rome_lens.figures.style import axis_title
 
 _COLOURS = {"resid": "Purples", "mlp": "Greens", "attn": "Reds"}
 _PANELS_A_ROW = 3
 # Pixels. A label's character is as wide as a digit of the label's font; wide characters count twice, as in a terminal.
 _CHARACTER = 6.7
 _GAP, _LINE, _BAR = 34, 16, 11
+_BAR_ROOM = 58  # of a colour bar with its numbers, below the axis
 _MODE_BAR = 200  # the buttons at the top right of the page
-_NEEDED = "writing a PNG needs {}; an HTML figure needs neither"
+_OUTSIDE = {"ticks": "outside", "ticklen": 3, "tickcolor": QUIET}
 
 
 def heat_map_figure(
@@ -71,7 +55,7 @@ def heat_map_figure(
         height=tokens * min(24.0, max(13.0, 500 / tokens)),
         gap=_GAP if shared else _GAP + label_room,
         above=34 + _LINE * max(line_count(m.title, width, pixels=7.0) for m in maps),
-        below=axis_room + 58,
+        below=axis_room + _BAR_ROOM,
         left=label_room,
         right=40,
     )
@@ -79,190 +63,92 @@ def heat_map_figure(
     bottom, top = min(m.low for m in maps), max(m.top for m in maps)
     for place, heat_map in zip(grid.places(figure), maps, strict=True):
         ends = (heat_map.low, heat_map.top) if heat_map.measure else (bottom, top)
-        panel = _Panel(place, heat_map, grid)
-        panel.draw(*ends, labelled=place.column == 1 or not shared, bar_drop=axis_room / grid.inner_height)
+        _draw(place, heat_map, grid, ends, labelled=place.column == 1 or not shared)
     if subtitle is None:
         high, low = format_probability(maps[0].high), format_probability(maps[0].low)
         clean = f"{high} in the clean run, {low} with the subject corrupted"
         below_title = f"p({_answer(maps[0])}): {clean}; * marks the subject"
     else:
         below_title = literal(subtitle)
-    return grid.finish(figure, heading_of(title, grid.inner_width + label_room - _MODE_BAR, subtitle=below_title))
+    return grid.finish(figure, title, room=grid.inner_width + label_room - _MODE_BAR, subtitle=below_title)
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """One heat map in its place."""
-
-    place: Place
-    map: HeatMap
-    grid: PanelGrid
-
-    def draw(self, bottom: float, top: float, *, labelled: bool, bar_drop: float) -> None:
-        heat_map, place = self.map, self.place
-        layers, tokens = range(len(heat_map.scores)), range(len(heat_map.labels))
-        (left, right), (low_edge, high_edge) = place.across, place.upwards
-        names = [literal(label) for label in heat_map.labels]
-        measure = literal(heat_map.measure) if heat_map.measure else f"p({_answer(heat_map)})"
-        place.add(
-            go.Heatmap(
-                x=list(layers),
-                y=list(tokens),  # numbers, not labels: two equal tokens are two rows
-                z=[[heat_map.score(layer, pos) for layer in layers] for pos in tokens],
-                customdata=[
-                    [[names[pos], pos, heat_map.score(layer, pos) - heat_map.low] for layer in layers] for pos in tokens
-                ],
-                hovertemplate=_hover(heat_map, measure),
-                colorscale=_COLOURS.get(heat_map.stream, "Greys"),
-                zmin=bottom,
-                zmax=top if top > bottom else bottom + 1e-6,
-                xgap=0.5,
-                ygap=0.5,
-                colorbar={
-                    "title": {"text": measure, "side": "top", "font": {"size": 12}},
-                    "orientation": "h",
-                    "thickness": _BAR,
-                    "len": 0.6 * (right - left),
-                    "x": (left + right) / 2,
-                    "xanchor": "center",
-                    "y": low_edge - bar_drop,
-                    "yanchor": "top",
-                    "ypad": 0,
-                    "tickfont": {"size": 10.5, "color": QUIET},
-                    "tickvals": _bar_ticks(bottom, top),
-                    "tickformat": ".2f" if top - bottom > 0.05 else ".2~g",
-                    "outlinewidth": 0,
-                    "ticks": "outside",
-                    "ticklen": 3,
-                    "tickcolor": QUIET,
-                },
-            )
+def _draw(place: Place, heat_map: HeatMap, grid: PanelGrid, ends: tuple[float, float], *, labelled: bool) -> None:
+    """Draw one heat map in its place; `ends` are those of the colour scale."""
+    layers, tokens = range(len(heat_map.scores)), range(len(heat_map.labels))
+    ((left, right), (low_edge, high_edge)), (bottom, top) = place.domains, ends
+    names = [literal(label) for label in heat_map.labels]
+    measure = literal(heat_map.measure) if heat_map.measure else f"p({_answer(heat_map)})"
+    place.add(
+        go.Heatmap(
+            x=list(layers),
+            y=list(tokens),  # numbers, not labels: two equal tokens are two rows
+            z=[[heat_map.score(layer, pos) for layer in layers] for pos in tokens],
+            customdata=[
+                [[names[pos], pos, heat_map.score(layer, pos) - heat_map.low] for layer in layers] for pos in tokens
+            ],
+            hovertemplate=_hover(heat_map, measure),
+            colorscale=_COLOURS.get(heat_map.stream, "Greys"),
+            zmin=bottom,
+            zmax=top if top > bottom else bottom + 1e-6,
+            xgap=0.5,
+            ygap=0.5,
+            colorbar={
+                "title": {"text": measure, "side": "top", "font": {"size": 12}},
+                "orientation": "h",
+                "thickness": _BAR,
+                "len": 0.6 * (right - left),
+                "x": (left + right) / 2,
+                "xanchor": "center",
+                "y": low_edge - (grid.below - _BAR_ROOM) / grid.inner_height,
+                "yanchor": "top",
+                "ypad": 0,
+                "tickfont": {"size": 10.5, "color": QUIET},
+                # The ends of the scale are what the reader looks for; three values between them.
+                "tickvals": [bottom + (top - bottom) * part / 4 for part in range(5)] if top > bottom else [bottom],
+                "tickformat": ".2f" if top - bottom > 0.05 else ".2~g",
+                "outlinewidth": 0,
+                **_OUTSIDE,
+            },
         )
-        line = {"showline": True, "linecolor": QUIET, "linewidth": 1, "mirror": True, "zeroline": False}
-        frame = {**line, "showgrid": False, "ticks": "outside", "ticklen": 3, "tickcolor": QUIET}
-        place.x_axis(
-            **frame,
-            range=[-0.5, len(layers) - 0.5],
-            dtick=_step(len(layers)),
-            tick0=0,
-            tickfont={"size": 11},
-            title=axis_title(wrapped(heat_map.layer_title, self.grid.width, pixels=6.2), standoff=6),
-        )
-        place.rows(
-            [literal(shortened(label)) for label in heat_map.labels],
-            **frame,
-            tickfont={"size": 12 if self.grid.height / len(tokens) >= 15 else 10},
-            showticklabels=labelled,
-        )
-        peak = "no peak: every score is 0"
-        if not heat_map.blank:
-            self._mark_peak()
-            layer, pos = heat_map.peak
-            shown = format_probability(heat_map.score(layer, pos))
-            peak = f"peak {shown}: layer {layer}, “{literal(shortened(heat_map.labels[pos]))}”"
-        place.figure.add_annotation(
-            text=f"{wrapped(heat_map.title, self.grid.width, pixels=7.0)}<br>{quietly(peak)}",
-            x=(left + right) / 2,
-            y=high_edge,
-            xref="paper",
-            yref="paper",
-            xanchor="center",
-            yanchor="bottom",
-            yshift=5,
-            showarrow=False,
-            font={"size": 13},
-        )
-
-    def _mark_peak(self) -> None:
-        (layer, pos), place = self.map.peak, self.place
+    )
+    frame = {"showline": True, "linecolor": QUIET, "linewidth": 1, "mirror": True, "zeroline": False}
+    frame |= {"showgrid": False, **_OUTSIDE}
+    place.x_axis(
+        **frame,
+        range=[-0.5, len(layers) - 0.5],
+        # At most about a dozen numbers.
+        dtick=next((step for step in (1, 2, 5, 10, 20, 50) if len(layers) / step <= 13), 100),
+        tick0=0,
+        tickfont={"size": 11},
+        title=axis_title(wrapped(heat_map.layer_title, grid.width, pixels=6.2), standoff=6),
+    )
+    place.rows(
+        [literal(shortened(label)) for label in heat_map.labels],
+        **frame,
+        tickfont={"size": 12 if grid.height / len(tokens) >= 15 else 10},
+        showticklabels=labelled,
+    )
+    peak = "no peak: every score is 0"
+    if not heat_map.blank:
+        layer, pos = heat_map.peak
         edges = {"x0": layer - 0.5, "x1": layer + 0.5, "y0": pos - 0.5, "y1": pos + 0.5}
         line = {"color": INK, "width": 1.6}
         place.figure.add_shape(type="rect", **edges, line=line, row=place.row, col=place.column)
-
-
-def write_html(figure: go.Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as one HTML page that works offline: plotly.js is in it.
-
-    Raises:
-        ArtefactError: the file cannot be written; nothing is left behind.
-    """
-    body = figure.to_html(config=page_config(), include_plotlyjs=True, full_html=False, div_id="rome-lens")
-    # Entities mean the same in a page's title as in plotly; a tag does not.
-    heading = (layout_of(figure).title.text or "rome_lens").split("<br><span", maxsplit=1)[0]
-    name = heading.replace("<br>", " ").replace("<", "&lt;")
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{name}</title>\n"
-        "<style>body { margin: 0; background: white } body > div { width: max-content; margin: 0 auto }</style>\n"
-        f"</head>\n<body>\n{body}\n</body>\n</html>\n"
+        shown = format_probability(heat_map.score(layer, pos))
+        peak = f"peak {shown}: layer {layer}, “{literal(shortened(heat_map.labels[pos]))}”"
+    place.figure.add_annotation(
+        text=f"{wrapped(heat_map.title, grid.width, pixels=7.0)}<br>{quietly(peak)}",
+        x=(left + right) / 2,
+        y=high_edge,
+        xref="paper",
+        yref="paper",
+        xanchor="center",
+        yanchor="bottom",
+        yshift=5,
+        showarrow=False,
+        font={"size": 13},
     )
-    write_whole(path, page.encode())
-
-
-def write_png(figure: go.Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure as a PNG of three pixels a layout pixel. Needs the extra `images` and a Chrome or Chromium.
-
-    Raises:
-        ArtefactError: kaleido or the browser is missing or fails, or the file cannot be written. Nothing is left
-            behind.
-    """
-    write_whole(path, _png(figure))
-
-
-def check_png() -> None:
-    """Refuse before any work is done what `write_png` would refuse at its end for want of the extra `images`.
-
-    Raises:
-        ArtefactError: kaleido is missing.
-    """
-    try:
-        import kaleido.errors  # noqa: F401  # kaleido 0.x, which has no such module, counts as missing
-    except ImportError as error:
-        extra = "the extra 'images': pip install 'rome-lens[images]', and a Chrome or Chromium browser"
-        raise ArtefactError(_NEEDED.format(extra)) from error
-
-
-def _png(figure: go.Figure) -> bytes:
-    check_png()
-    import kaleido
-    from kaleido.errors import ChromeNotFoundError
-
-    layout = layout_of(figure)
-    size = {"format": "png", "width": layout.width, "height": layout.height, "scale": SCALE}
-    try:
-        with _quiet("choreographer", "kaleido"):
-            # Not figure.to_image: that makes the browser fetch MathJax from a server, for texts that hold no formula.
-            return kaleido.calc_fig_sync(figure.to_dict(), opts=size, kopts={"mathjax": False})
-    except ChromeNotFoundError as error:
-        browser = "a Chrome or Chromium browser, and none was found: install one, or name it in BROWSER_PATH"
-        raise ArtefactError(_NEEDED.format(browser)) from error
-    except Exception as error:
-        why = " ".join(str(part) for part in error.args[:1]) or type(error).__name__
-        raise ArtefactError(f"the browser that draws a PNG failed: {_one_line(why)}; try an HTML figure") from error
-
-
-@contextlib.contextmanager
-def _quiet(*packages: str) -> Iterator[None]:
-    """Keep libraries from logging while they work: a browser's goodbye, read too late, is logged with a traceback.
-
-    What matters is raised. Filters are taken off again, and levels are not touched.
-    """
-
-    def nothing(_: logging.LogRecord) -> bool:
-        return False
-
-    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in packages]
-    for name in names:
-        logging.getLogger(name).addFilter(nothing)
-    try:
-        yield
-    finally:
-        for name in names:
-            logging.getLogger(name).removeFilter(nothing)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200].rstrip(".")
 
 
 def _hover(heat_map: HeatMap, measure: str) -> str:
@@ -278,15 +164,3 @@ def _hover(heat_map: HeatMap, measure: str) -> str:
 
 def _answer(heat_map: HeatMap) -> str:
     return literal(shortened(heat_map.answer.strip() or heat_map.answer))
-
-
-def _step(layers: int) -> int:
-    """Layers between two numbers on the axis: at most about a dozen numbers."""
-    return next((step for step in (1, 2, 5, 10, 20, 50) if layers / step <= 13), 100)
-
-
-def _bar_ticks(bottom: float, top: float) -> list[float]:
-    """The ends of the scale and three values between: the ends are what the reader looks for."""
-    if top <= bottom:
-        return [bottom]
-    return [bottom + (top - bottom) * part / 4 for part in range(5)]

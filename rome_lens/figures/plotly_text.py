@@ -9,8 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from rome_lens.figures.columns import cut, lines_of
-from rome_lens.figures.visible import visible
+from rome_lens.figures.visible import cut, lines_of, visible
 
 INK, QUIET = "#1a1a1a", "#5c5c5c"
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, DejaVu Sans, sans-serif"
@@ -20,18 +19,16 @@ SCALE = 3
 LABEL_CHARACTERS = 28
 """Columns of a label, counted as a terminal counts them."""
 
+PAGE_CONFIG = {
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+    "toImageButtonOptions": {"scale": SCALE, "filename": "rome-lens"},
+}
+"""Settings of plotly for a page, without the button that uploads the chart to a server.
 
-def page_config() -> dict[str, Any]:
-    """Settings of plotly for a page, without the button that uploads the chart to a server.
-
-    A page that leaves the machine is the user's to send.
-    """
-    return {
-        "displaylogo": False,
-        "showSendToCloud": False,
-        "plotlyServerURL": "",
-        "toImageButtonOptions": {"scale": SCALE, "filename": "rome-lens"},
-    }
+A page that leaves the machine is the user's to send.
+"""
 
 
 def layout_of(figure: go.Figure) -> Any:

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from rome_lens.figures.format import format_score
 from rome_lens.figures.panel_grid import PanelGrid, Place
 from rome_lens.figures.plotly_text import literal, quietly, shortened
-from rome_lens.figures.style import GREY, NAME_CHARACTERS, PANELS_A_ROW, RULE, TICKS, editor_colours, heading_of
+from rome_lens.figures.style import GREY, NAME_CHARACTERS, PANELS_A_ROW, RULE, TICKS, editor_colours
 from rome_lens.intervals import Estimate
 
 # Pixels: of a row, of the numbers right of a panel, of a character of a label.
@@ -53,7 +53,6 @@ def score_figure(
     editors: Sequence[str],
     title: str = "",
     reference: str | None = None,
-    columns: int = PANELS_A_ROW,
 ) -> go.Figure:
     """A panel a metric: a line an editor, a point for the mean and a bar for the interval, the mean in figures beside.
 
@@ -62,7 +61,6 @@ def score_figure(
         editors: their names from the top; the order also gives each its colour, the same in every figure.
         title: the figure's title; raw text; empty leaves it out.
         reference: the editor that the others are held against: grey, with a dotted line through the panel.
-        columns: panels a row.
 
     Raises:
         ValueError: no panel, or no editor.
@@ -71,99 +69,81 @@ def score_figure(
         raise ValueError(f"a figure of scores needs both: got {len(panels)} metrics and {len(editors)} editors")
     names = [shortened(editor, NAME_CHARACTERS) for editor in editors]
     label_room = _GRID.left + _CHARACTER * max(map(cell_len, names))
-    grid = replace(_GRID, n=len(panels), most=columns, height=_ROW * len(editors), left=label_room)
+    grid = replace(_GRID, n=len(panels), height=_ROW * len(editors), left=label_room)
     figure = grid.figure()
     for place, panel in zip(grid.places(figure), panels, strict=True):
-        _Panel(place, panel).draw(editors=editors, names=names, reference=reference)
-    return grid.finish(figure, heading_of(title, grid.inner_width + grid.left), showlegend=False)
+        _draw(place, panel, editors=editors, names=names, reference=reference)
+    return grid.finish(figure, title, room=grid.inner_width + grid.left, showlegend=False)
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """One metric in its place."""
-
-    place: Place
-    panel: MetricPanel
-
-    def draw(self, *, editors: Sequence[str], names: Sequence[str], reference: str | None) -> None:
-        panel, place = self.panel, self.place
-        for line, (editor, colour) in enumerate(zip(editors, editor_colours(editors, reference), strict=True)):
-            interval = panel.intervals.get(editor)
-            if interval is None:
-                continue
-            self._write(self._number(interval.mean), line)
-            if _drawable(interval.mean, panel.logarithmic):
-                self._draw_interval(interval, line, editor=editor, colour=colour)
-        if reference is not None and reference in panel.intervals:
-            mean = panel.intervals[reference].mean
-            if _drawable(mean, panel.logarithmic):
-                style = {"color": GREY, "width": 1, "dash": "dot"}
-                place.figure.add_vline(mean, line=style, layer="below", row=place.row, col=place.column)  # pyright: ignore
-        quiet = {"showline": False, "zeroline": False, "ticks": "", "fixedrange": True}
-        place.x_axis(
-            **quiet,
-            range=_range(panel),
-            type="log" if panel.logarithmic else "linear",
-            showgrid=True,
-            gridcolor=RULE,
-            nticks=5,
-            dtick=1 if panel.logarithmic else None,
-            tickfont=TICKS,
-        )
-        place.rows(
-            [literal(name) for name in names],
-            **quiet,
-            tickfont={"size": 12},
-            showgrid=False,
-            showticklabels=place.column == 1,
-            ticklabelstandoff=6,
-        )
-        place.name(f"<b>{literal(panel.name)}</b><br>{quietly(literal(shortened(panel.title, 40)))}", align="left")
-
-    def _draw_interval(self, interval: Estimate, line: int, *, editor: str, colour: str) -> None:
-        reach = [interval.high - interval.mean], [interval.mean - interval.low]
-        above, below = ([max(0.0, r) if math.isfinite(r) else 0.0 for r in side] for side in reach)
-        said = f"{self._number(interval.mean)}  [{self._number(interval.low)}, {self._number(interval.high)}]"
-        self.place.add(
-            go.Scatter(
-                x=[interval.mean],
-                y=[line],
-                mode="markers",
-                name=literal(editor),
-                marker={"color": colour, "size": 9},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": above,
-                    "arrayminus": below,
-                    "color": colour,
-                    "thickness": 2,
-                    "width": 4,
-                },
-                hovertemplate=(
-                    f"<b>{literal(editor)}</b><br>{literal(self.panel.name)} {said}<br>"
-                    f"{interval.n} record{'' if interval.n == 1 else 's'}<extra></extra>"
-                ),
-                cliponaxis=False,
-            ),
-        )
-
-    def _number(self, value: float) -> str:
-        return format_score(value, self.panel.decimals)
-
-    def _write(self, value: str, line: int) -> None:
-        """A mean in figures, right of the panel."""
-        self.place.figure.add_annotation(
-            text=value,
+def _draw(
+    place: Place, panel: MetricPanel, *, editors: Sequence[str], names: Sequence[str], reference: str | None
+) -> None:
+    """Draw one metric in its place."""
+    for line, (editor, colour) in enumerate(zip(editors, editor_colours(editors, reference), strict=True)):
+        interval = panel.intervals.get(editor)
+        if interval is None:
+            continue
+        # The mean in figures, right of the panel.
+        place.figure.add_annotation(
+            text=format_score(interval.mean, panel.decimals),
             x=1,
             y=line,
-            xref=f"x{self.place.axis} domain",
-            yref=f"y{self.place.axis}",
+            xref=f"x{place.axis} domain",
+            yref=f"y{place.axis}",
             xanchor="right",
             xshift=_VALUE,
             showarrow=False,
             font={"size": 12},
         )
+        if _drawable(interval.mean, panel.logarithmic):
+            place.add(_interval(panel, interval, line, editor=editor, colour=colour))
+    if reference is not None and reference in panel.intervals:
+        mean = panel.intervals[reference].mean
+        if _drawable(mean, panel.logarithmic):
+            style = {"color": GREY, "width": 1, "dash": "dot"}
+            place.figure.add_vline(mean, line=style, layer="below", row=place.row, col=place.column)  # pyright: ignore
+    quiet = {"showline": False, "zeroline": False, "ticks": "", "fixedrange": True}
+    place.x_axis(
+        **quiet,
+        range=_range(panel),
+        type="log" if panel.logarithmic else "linear",
+        showgrid=True,
+        gridcolor=RULE,
+        nticks=5,
+        dtick=1 if panel.logarithmic else None,
+        tickfont=TICKS,
+    )
+    place.rows(
+        [literal(name) for name in names],
+        **quiet,
+        tickfont={"size": 12},
+        showgrid=False,
+        showticklabels=place.column == 1,
+        ticklabelstandoff=6,
+    )
+    place.name(f"<b>{literal(panel.name)}</b><br>{quietly(literal(shortened(panel.title, 40)))}", align="left")
+
+
+def _interval(panel: MetricPanel, interval: Estimate, line: int, *, editor: str, colour: str) -> go.Scatter:
+    """A point for the mean, and a bar for the interval."""
+    reach = [interval.high - interval.mean], [interval.mean - interval.low]
+    above, below = ([max(0.0, r) if math.isfinite(r) else 0.0 for r in side] for side in reach)
+    mean, low, high = (format_score(end, panel.decimals) for end in (interval.mean, interval.low, interval.high))
+    bar = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
+    return go.Scatter(
+        x=[interval.mean],
+        y=[line],
+        mode="markers",
+        name=literal(editor),
+        marker={"color": colour, "size": 9},
+        error_x=bar | {"color": colour, "thickness": 2, "width": 4},
+        hovertemplate=(
+            f"<b>{literal(editor)}</b><br>{literal(panel.name)} {mean}  [{low}, {high}]<br>"
+            f"{interval.n} record{'' if interval.n == 1 else 's'}<extra></extra>"
+        ),
+        cliponaxis=False,
+    )
 
 
 def _drawable(value: float, logarithmic: bool) -> bool:

@@ -1,12 +1,11 @@
-"""What figures of small panels share: a colour an editor, the heading, and how they fit a page."""
+"""What figures of small panels share: colours, axes, and how they fit a page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 
-from rome_lens.figures.plotly_text import FONT, INK, QUIET, layout_of, quietly, wrapped
+from rome_lens.figures.plotly_text import QUIET, layout_of
 
 GREY = "#868686"
 """The colour of the editor that the others are held against."""
@@ -33,64 +32,11 @@ def editor_colours(editors: Sequence[str], reference: str | None) -> list[str]:
     return [GREY if editor == reference else HUES[others.index(editor) % len(HUES)] for editor in editors]
 
 
-@dataclass(frozen=True)
-class Heading:
-    """A figure's title as plotly draws it.
-
-    Attributes:
-        text: its lines; empty for none.
-        room: the pixels that they take.
-        top: the pixels above them.
-    """
-
-    text: str
-    room: int
-    top: int
-
-
-def heading_of(title: str, width: float, *, subtitle: str | None = None) -> Heading:
-    """A title on as many lines as it needs; nothing for no title.
-
-    Args:
-        title: raw text.
-        width: the pixels that a line has.
-        subtitle: a line below it, as plotly draws it.
-    """
-    if not title:
-        return Heading("", 0, 0)
-    text = wrapped(title, width, pixels=9.2)
-    lines = text.count("<br>") + 1
-    if subtitle is None:
-        return Heading(text, 19 + 21 * lines, 18)
-    return Heading(f"{text}<br>{quietly(subtitle, 12)}", 42 + 21 * lines, 30)
-
-
 def axis_title(drawn: str, *, standoff: int = 8) -> dict[str, Any]:
     """The title of an axis, as plotly draws it."""
     return {"text": drawn, "font": {"size": 12}, "standoff": standoff}
 
 
-def dress(figure: go.Figure, heading: Heading) -> None:
-    """Give a figure our letters and colours, and its heading, if any."""
-    figure.update_layout(
-        template="none",
-        font={"family": FONT, "color": INK},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        hoverlabel={"bgcolor": "white", "font": {"size": 12, "color": INK}, "align": "left"},
-        hovermode="closest",
-    )
-    if heading.text:
-        corner = {"x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top"}
-        pad = {"l": 16, "t": heading.top}
-        figure.update_layout(title={"text": heading.text, "font": {"size": 17}, **corner, "pad": pad})
-
-
 def fluid(figure: go.Figure, *, height: float | None = None) -> go.Figure:
     """A figure made as wide as its box on a page, and `height` pixels high where given; returns the same figure."""
-    layout = layout_of(figure)
-    layout.width = None
-    layout.autosize = True
-    if height is not None:
-        layout.height = height
-    return figure
+    return figure.update_layout(width=None, autosize=True, height=height or layout_of(figure).height)

@@ -14,11 +14,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from rome_lens.figures.columns import cut, lines_of
 from rome_lens.figures.format import format_probability
 from rome_lens.figures.heat_map import HeatMap
 from rome_lens.figures.terminal_colours import colour_ramp
-from rome_lens.figures.visible import visible
+from rome_lens.figures.visible import cut, lines_of, visible
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
 _NOTHING = 0.05
@@ -34,14 +33,10 @@ class _Paper:
     ramp: tuple[Color, ...] | None
     ascii_only: bool
 
-    @property
-    def edge(self) -> str:
-        """What stands between labels and cells: blank shades need a line to begin at, colours do not."""
-        return " " if self.ramp is not None else "|" if self.ascii_only else "│"
-
     def text(self, raw: str, width: int) -> str:
         """Raw text, made visible and cut to a number of terminal columns."""
-        shown = "".join(c for c in visible(raw) if not _is_variation_selector(c))
+        # A variation selector picks a glyph's emoji form: terminals disagree about the columns it then takes.
+        shown = "".join(c for c in visible(raw) if not "\ufe00" <= c <= "\ufe0f")
         ellipsis = "…"
         if self.ascii_only:
             shown, ellipsis = shown.encode("ascii", "backslashreplace").decode("ascii"), "~"
@@ -69,17 +64,7 @@ class _Grid:
 
     label_width: int
     cell_width: int
-    layers_per_cell: int
-    layers: int
-
-    @property
-    def cells(self) -> int:
-        return math.ceil(self.layers / self.layers_per_cell)
-
-    def members(self, cell: int) -> range:
-        """The layers that a cell shows."""
-        first = cell * self.layers_per_cell
-        return range(first, min(self.layers, first + self.layers_per_cell))
+    cells: list[range]
 
 
 @dataclass(frozen=True)
@@ -114,25 +99,24 @@ def render_heat_map(heat_map: HeatMap, /, *, width: int) -> _Rendering:
 def _lines(heat_map: HeatMap, paper: _Paper) -> list[Text]:
     grid = _layout(heat_map, paper)
     peak_layer, peak_pos = heat_map.peak
-    top = heat_map.top
     lines = _wrapped(paper, heat_map.title, "bold")
+    # Blank shades need a line to begin at, colours do not.
+    edge = " " if paper.ramp is not None else "|" if paper.ascii_only else "│"
     for pos, label in enumerate(heat_map.labels):
         line = _line()
         shown = paper.text(label, grid.label_width)
-        line.append(" " * (grid.label_width - cell_len(shown)) + shown + paper.edge)
+        line.append(" " * (grid.label_width - cell_len(shown)) + shown + edge)
         marked = pos == peak_pos and not heat_map.blank
-        for cell in range(grid.cells):
-            layers = grid.members(cell)
+        for layers in grid.cells:
             level = max(heat_map.level(heat_map.score(layer, pos)) for layer in layers)
-            characters, style = paper.cell(level, grid.cell_width, mark=marked and peak_layer in layers)
-            line.append(characters, style)
+            line.append(*paper.cell(level, grid.cell_width, mark=marked and peak_layer in layers))
         lines.append(line)
     lines.append(_axis(grid))
     indent = grid.label_width + 1
     lines += _wrapped(paper, heat_map.layer_title, "dim", indent=indent)
-    if grid.layers_per_cell > 1:
-        lines += _wrapped(paper, f"one column: the highest of {grid.layers_per_cell} layers", "dim", indent=indent)
-    lines.append(_scale(heat_map, paper, top=top))
+    if len(grid.cells[0]) > 1:
+        lines += _wrapped(paper, f"one column: the highest of {len(grid.cells[0])} layers", "dim", indent=indent)
+    lines.append(_scale(heat_map, paper))
     cross = "x" if paper.ascii_only else "×"
     if heat_map.blank:
         lines += _wrapped(paper, "no peak: every score is 0", "")
@@ -154,27 +138,26 @@ def _layout(heat_map: HeatMap, paper: _Paper) -> _Grid:
     if layers > paper.width - label_width - 1 >= layers - label_width + _ROOMY_LABEL:
         label_width = paper.width - layers - 1  # a shorter label is a smaller loss than layers drawn together
     room = max(1, paper.width - label_width - 1)
-    layers_per_cell = math.ceil(layers / room)
-    cells = math.ceil(layers / layers_per_cell)
-    return _Grid(label_width, 2 if 2 * cells <= room else 1, layers_per_cell, layers)
+    together = math.ceil(layers / room)
+    cells = [range(layers)[first : first + together] for first in range(0, layers, together)]
+    return _Grid(label_width, 2 if 2 * len(cells) <= room else 1, cells)
 
 
 def _axis(grid: _Grid) -> Text:
     """Layer numbers under their cells' left edges, as many as leave two spaces between neighbours."""
-    last = str(grid.layers - 1)
+    layers, together = grid.cells[-1].stop, len(grid.cells[0])
     steps = (step for power in range(9) for step in (10**power, 2 * 10**power, 5 * 10**power))
-    step = next(s for s in steps if s / grid.layers_per_cell * grid.cell_width >= len(last) + 2 or s >= grid.layers)
+    step = next(s for s in steps if s / together * grid.cell_width >= len(str(layers - 1)) + 2 or s >= layers)
     axis = ""
-    for layer in range(0, grid.layers, step):
-        column = layer // grid.layers_per_cell * grid.cell_width
-        axis = axis.ljust(column) + str(layer)
+    for layer in range(0, layers, step):
+        axis = axis.ljust(layer // together * grid.cell_width) + str(layer)
     return _line(" " * (grid.label_width + 1) + axis, "dim")
 
 
-def _scale(heat_map: HeatMap, paper: _Paper, *, top: float) -> Text:
+def _scale(heat_map: HeatMap, paper: _Paper) -> Text:
     answer = paper.text(heat_map.answer.strip() or heat_map.answer, max(4, paper.width // 3))
-    beaten = "" if top <= heat_map.high else f" peak (high {format_probability(heat_map.high)})"
-    ends = f"{format_probability(heat_map.low)} ", f" {format_probability(top)}"
+    beaten = "" if heat_map.top <= heat_map.high else f" peak (high {format_probability(heat_map.high)})"
+    ends = f"{format_probability(heat_map.low)} ", f" {format_probability(heat_map.top)}"
     said = ((f"p({answer})  low ", beaten or " high"), (f"p({answer}) ", beaten), (f"p({answer}) ", ""), ("", ""))
     if heat_map.measure:
         said = ((f"{heat_map.measure} ", ""), ("", ""))
@@ -199,8 +182,3 @@ def _wrapped(paper: _Paper, raw: str, style: str, *, indent: int = 0, shown: boo
 
 def _line(text: str = "", style: str = "") -> Text:
     return Text(text, style=style, no_wrap=True, overflow="crop", end="\n")
-
-
-def _is_variation_selector(character: str) -> bool:
-    """Whether the character picks a glyph's emoji form: terminals disagree about the columns it then takes."""
-    return "\ufe00" <= character <= "\ufe0f"

@@ -21,7 +21,8 @@ from rich.console import Console
 from rome_lens import storage
 from rome_lens.errors import ArtefactError
 from rome_lens.figures import HeatMap, render_heat_map
-from rome_lens.figures.plotly_figure import heat_map_figure, write_html, write_png
+from rome_lens.figures.files import write_html, write_png
+from rome_lens.figures.plotly_figure import heat_map_figure
 from rome_lens.figures.terminal_colours import colour_ramp
 from rome_lens.figures.visible import visible
 

@@ -7,9 +7,9 @@ import pytest
 from refused import refused
 from reports import many, record, report
 
+from rome_lens.figures.files import write_html
 from rome_lens.figures.format import format_score
 from rome_lens.figures.groups import GroupPoint, group_figure
-from rome_lens.figures.plotly_figure import write_html
 from rome_lens.figures.scores import MetricPanel, score_figure
 from rome_lens.figures.style import GREY, editor_colours
 from rome_lens.intervals import Estimate

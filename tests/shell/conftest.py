@@ -6,7 +6,7 @@ import pytest
 from tiny_shell import TinyHouse
 
 import rome_lens as rl
-from rome_lens.figures import plotly_figure
+from rome_lens.figures import files
 
 
 @pytest.fixture(scope="module")
@@ -35,5 +35,9 @@ def quick_pages(monkeypatch, request):
 @pytest.fixture
 def pngs(monkeypatch):
     """A PNG holds the number of its figure's parts, and its title."""
-    monkeypatch.setattr(plotly_figure, "check_png", lambda: None)
-    monkeypatch.setattr(plotly_figure, "_png", lambda figure: f"{len(figure.data)} {figure.layout.title.text}".encode())
+
+    def write_png(figure, path):
+        path.write_text(f"{len(figure.data)} {figure.layout.title.text}")
+
+    monkeypatch.setattr(files, "check_png", lambda: None)
+    monkeypatch.setattr(files, "write_png", write_png)

@@ -444,7 +444,6 @@ def test_progress_is_drawn_on_a_terminal_alone_and_wiped_off_at_the_end(monkeypa
     monkeypatch.setattr(stderr, "isatty", lambda: tty)
     monkeypatch.setattr(sys, "stderr", stderr)
     with progress_bar() as progress:
-        progress(0, 0, "starting")
         progress(1, 1000, "tracing")
         progress(1000, 1000, "tracing")
     assert bool(stderr.text) == tty

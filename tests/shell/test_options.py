@@ -9,7 +9,7 @@ from tiny_shell import COLOURS, fitting, ok
 from typer.testing import CliRunner
 
 from rome_lens.cli import app
-from rome_lens.cli.options import JSON, Panel, argument, takes_options
+from rome_lens.cli.options import JSON, Panel, argument, filled, takes_options
 
 FRUIT = Panel("The fruit")
 
@@ -17,16 +17,16 @@ FRUIT = Panel("The fruit")
 @dataclass(frozen=True)
 class Fruit:
     name: str = argument("What it is called.", "NAME", default=MISSING)
-    price: float = FRUIT("What it costs.", "X", default=MISSING)
-    colour: str = FRUIT("How it looks.", "COLOUR", "--colour", "-c", default="red")
-    weight: int | None = FRUIT("How heavy it is.", "N", shown="unknown")
-    seeds: list[str] | None = FRUIT("What is in it; repeat it for several.", "SEED")  # noqa: RUF009
-    secret: bool = FRUIT("Not shown.", None, "--secret", default=False, hidden=True)
+    price: float = FRUIT("What it costs.", default=MISSING)
+    colour: str = FRUIT("How it looks.", "-c", metavar="COLOUR", default="red")
+    weight: int | None = FRUIT("How heavy it is.", shown="unknown")
+    seeds: list[str] | None = FRUIT("What is in it; repeat it for several.", metavar="SEED")  # noqa: RUF009
+    secret: bool = FRUIT("Not shown.", "--secret", default=False, hidden=True)
 
 
 @dataclass(frozen=True)
 class Apple(Fruit):
-    colour: str = FRUIT("Green, or red.", "COLOUR", default="green")
+    colour: str = FRUIT("Green, or red.", metavar="COLOUR", default="green")
     weight: int | None = field(default=150, init=False)
     price: float = 1.0
 
@@ -89,6 +89,19 @@ def test_a_command_can_be_called_without_a_shell():
 
     command(name="elstar", colour="red")
     assert got == [(Apple("elstar", colour="red"), False)]
+
+
+@dataclass(frozen=True)
+class Bought:
+    name: str
+    weight: int
+    colour: str = "red"
+    kept: str = field(default="cool", init=False)
+
+
+def test_settings_are_filled_with_what_was_typed_and_with_what_a_child_decided():
+    assert filled(Bought, Apple("elstar")) == Bought("elstar", 150, "green")
+    assert filled(Bought, Apple("elstar"), colour="blue", price=3) == Bought("elstar", 150, "blue")
 
 
 def _commands(command, words=()):
