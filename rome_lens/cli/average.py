@@ -140,7 +140,7 @@ def merge(merged: MergeOptions, as_json: bool = JSON) -> None:
 
 def _finish(found: Any, out: Path, *, png: bool, as_json: bool) -> None:
     """Write what people read, and print the effects."""
-    from rome_lens.cli.trace_report import print_average
+    from rome_lens.cli.average_report import print_average
 
     files = ["summary.json", "effects.csv", "facts.csv"]
     found.write_html(out / "average.html")

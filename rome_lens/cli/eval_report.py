@@ -1,4 +1,4 @@
-"""How scores are printed: of an evaluation, a line an editor, then what went wrong; of a suggestion, a line a layer."""
+"""How an evaluation is printed: a line an editor, then what went wrong."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -7,12 +7,11 @@ from rich.console import Console
 
 from rome_lens.cli.long_runs import first_few
 from rome_lens.cli.printing import count, pad, print_labelled, shorten
-from rome_lens.evaluation import LayerSuggestion, Report
+from rome_lens.evaluation import Report
 from rome_lens.evaluation.report import metric_names
 from rome_lens.figures import visible
 from rome_lens.figures.format import format_score
 from rome_lens.intervals import Estimate
-from rome_lens.tracing.roles import EARLY
 
 _GAP = "  "
 _NAME = 18
@@ -149,19 +148,3 @@ def _by_reason(why: Mapping[int, str]) -> list[tuple[str, list[int]]]:
 def _listed(numbers: Sequence[int]) -> str:
     """`record 4`, `records 4, 9`; of many the first few."""
     return f"record{'' if len(numbers) == 1 else 's'} {first_few(numbers, _MOST_NUMBERS)}"
-
-
-def print_suggestion(console: Console, suggestion: LayerSuggestion) -> None:
-    """Print the sweep of editing success beside what tracing points to, and the layer to edit."""
-    console.print("Editing at several layers (r-rome)", style="bold")
-    console.print(f"  {'layer':7}{'AIE of MLPs':13}{'S':22}{'ES':7}{'PS':7}NS", soft_wrap=True)
-    effects = suggestion.average.curve(*EARLY).mean
-    for layer, scores in sorted(suggestion.sweep.items()):
-        best = scores.intervals["S"]
-        numbers = "".join(f"{scores.intervals[name].mean:<7.1f}" for name in ("ES", "PS", "NS")).rstrip()
-        interval = f"{best.mean:.1f} [{best.low:.1f}, {best.high:.1f}]"
-        console.print(f"  {layer:<7}{effects[layer]:<13.3f}{interval:22}{numbers}", soft_wrap=True)
-    traced = suggestion.traced
-    print_labelled(console, "tracing", f"points to layer {traced.layer} [{traced.first}, {traced.last}]")
-    agree = "as tracing does" if suggestion.agree else "which tracing does not point to: the two need not agree"
-    print_labelled(console, "suggested", f"layer {suggestion.layer}, {agree} (see arXiv 2301.04213)")

@@ -1,6 +1,7 @@
 """Lines that fit into a terminal: text shortened or wrapped, a curve of bars, the line that names the model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -60,3 +61,10 @@ def model_line(model: str, backend: str, dtype: str, device: str, *, bos: bool |
 def bos_in_words(bos: bool | None) -> str:
     """Whether BOS stood in front; None where nothing says so."""
     return {True: "BOS", False: "no BOS", None: "BOS unknown"}[bos]
+
+
+def text_in_words(history: Mapping[str, Any]) -> str:
+    """The text that a second moment was collected from."""
+    seed = "" if history.get("seed") is None else f" (seed {history['seed']})"
+    tokens = "an unknown number of" if history.get("n_tokens") is None else history["n_tokens"]
+    return f"{tokens} tokens of {history.get('source')}{seed}"

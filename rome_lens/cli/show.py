@@ -49,7 +49,8 @@ def _entry(path: Path, console: Console, *, as_json: bool) -> Any:
         ArtefactError: it cannot be read. A file may hold anything in its fields: what cannot be printed is damaged, and
             no bug of ours.
     """
-    from rome_lens.cli.edit_report import print_moment, print_saved_edit
+    from rome_lens.cli.edit_report import print_saved_edit
+    from rome_lens.cli.moment_report import print_moment
     from rome_lens.cli.trace_report import print_saved_trace
     from rome_lens.editing import SecondMoment, load_edit
     from rome_lens.figures import visible

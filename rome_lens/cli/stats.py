@@ -67,7 +67,7 @@ def stats(how: _CollectOptions, model: ModelOptions, out: Path | None = _OUT, as
     texts = how.source()
     with progress_bar() as progress:
         from rome_lens.backends import as_backend
-        from rome_lens.cli.edit_report import collected, print_collected
+        from rome_lens.cli.moment_report import collected, print_collected
         from rome_lens.editing import CollectSettings, SecondMoment
         from rome_lens.editing.settings import default_layer
 

@@ -122,7 +122,7 @@ def suggest(traced: _TracedOptions, sweep: _SweepOptions, as_json: bool = JSON) 
     records = sweep.read()
     out = sweep.out or traced.average or Path("suggest")
     with progress_bar() as progress:
-        from rome_lens.cli.eval_report import print_suggestion
+        from rome_lens.cli.suggest_report import print_suggestion
         from rome_lens.evaluation import suggest_layer
         from rome_lens.runs.files import make_folder
 
