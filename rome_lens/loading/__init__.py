@@ -5,6 +5,7 @@ Importing this package imports neither torch nor TransformerLens: they are impor
 
 from rome_lens.loading.converted import cached_conversion as cached_conversion
 from rome_lens.loading.default_model import DEFAULT_MODEL as DEFAULT_MODEL
+from rome_lens.loading.default_model import CacheState as CacheState
 from rome_lens.loading.default_model import cached_default_model as cached_default_model
 from rome_lens.loading.default_model import default_model_path as default_model_path
 from rome_lens.loading.load import BACKENDS as BACKENDS

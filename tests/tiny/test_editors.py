@@ -346,7 +346,7 @@ def test_another_target_may_have_another_layer(house, moments):
 
 
 def test_a_model_of_one_layer_has_no_control(house, moments, monkeypatch):
-    monkeypatch.setattr(type(as_backend(house.model)), "n_layers", 1)
+    monkeypatch.setattr(house.model.cfg, "n_layers", 1)
     monkeypatch.setattr("rome_lens.evaluation.editors.named.default_layer", lambda backend: 0)
     said = refused(
         SettingError, RandomLayer, house.model, moments, n_layers=5, settings={"seed": 0, "prepend_bos": False}
