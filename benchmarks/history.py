@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from machine import machine_line
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -46,7 +47,7 @@ def main() -> None:
     original = as_backend(model).w_out(0).matrix.clone()
     fingerprint = as_backend(model).fingerprint(0)
     edits = [random_edit(model, layer=0, seed=seed, fingerprint=fingerprint) for seed in range(options.edits)]
-    before = _peak()
+    before = psutil.Process().memory_info().rss
     print("edits in the weights   s an application", flush=True)
     _timed(edits, lambda edit: edit.apply(model), label=lambda done: done)
     backwards = edits[::2] + edits[1::2]

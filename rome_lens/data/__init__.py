@@ -6,6 +6,7 @@ from importlib.resources import files
 
 from rome_lens.data.records import CounterFactRecord as CounterFactRecord
 from rome_lens.data.records import RecordSet as RecordSet
+from rome_lens.data.records import Rejected as Rejected
 from rome_lens.data.records import ZsreRecord as ZsreRecord
 from rome_lens.data.records import builtin_counterfact as builtin_counterfact
 from rome_lens.data.records import read_counterfact as read_counterfact

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pkgutil
 import re
 import subprocess
 import sys
@@ -34,6 +35,13 @@ def test_every_error_is_public():
     from rome_lens import errors
 
     assert {name for name, value in vars(errors).items() if isinstance(value, type)} <= set(rl.__all__)
+
+
+def test_every_name_of_the_reference_is_there():
+    page = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
+    names = re.findall(r"^::: (\S+)\.(\w+)$", page, flags=re.MULTILINE)
+    assert len(names) > 30
+    assert [f"{room}.{name}" for room, name in names if not hasattr(pkgutil.resolve_name(room), name)] == []
 
 
 def test_a_name_that_is_not_there():
