@@ -70,6 +70,10 @@ def sum_on(original: Float[Tensor, "d_mlp d_model"], updates: Iterable[WeightUpd
     if not updates:
         return original
     total = torch.empty_like(original)
+    if len(updates) == 1:  # which float64 rounds as pairs of it would
+        for rows, _ in _chunks(original):
+            total[rows] = original[rows].double() + updates[0].rows(rows).to(original.device)
+        return total
     for rows, between in _chunks(original):
         high, low = torch.zeros(2, *original[rows].shape, dtype=torch.float64, device=original.device)
         for update in updates:
