@@ -75,8 +75,9 @@ def sum_on(original: Float[Tensor, "d_mlp d_model"], updates: Iterable[WeightUpd
             total[rows] = original[rows].double() + updates[0].rows(rows).to(original.device)
         return total
     for rows, between in _chunks(original):
-        high, low = torch.zeros(2, *original[rows].shape, dtype=torch.float64, device=original.device)
-        for update in updates:
+        high = updates[0].rows(rows).to(original.device, copy=True)
+        low = torch.zeros_like(high)
+        for update in updates[1:]:
             between.accumulate(high, low, update.rows(rows))
         total[rows] = between.rounded(original[rows], high, low)
     return total
