@@ -150,10 +150,10 @@ def apply_edit(patch: Patch, model: Any, *, force: bool) -> None:
     backend = as_backend(model)
     records: list[Record] = []
     for here in patch.layers:
-        record = _checked_record(patch, here, backend, force=force)
+        record, fingerprint = _checked_record(patch, here, backend, force=force)
         if record is None:
             matrix = backend.w_out(here.layer).matrix.clone()
-            record = Record(here.layer, matrix, _fingerprint(backend, here.layer, None), matrix)
+            record = Record(here.layer, matrix, fingerprint, matrix)
         if record.holds(patch):
             raise EditStateError(f"{name_of(patch)} is applied already; revert it first, or leave it as it is")
         record.check_precision(backend)
@@ -225,31 +225,35 @@ def _write(backend: Backend, wanted: Sequence[tuple[Record, list[Patch]]]) -> No
         keep_record(backend.model, record)
 
 
-def _checked_record(patch: Patch, here: EditedLayer, backend: Backend, *, force: bool) -> Record | None:
-    """`check_same_model` of one layer, and its record."""
-    mine, record = here.fingerprint, None
-    if here.layer < backend.n_layers:
-        record = settled_record(backend, here.layer)
-        theirs = _fingerprint(backend, here.layer, record)
-        difference = mine.difference(theirs)
-        fits = (mine.d_mlp, mine.d_model) == (theirs.d_mlp, theirs.d_model)
-        held = held_edits(backend, here.layer, theirs)
-        if fits and not force and is_held(patch, here, theirs, held):
-            raise EditStateError(
-                f"{name_of(patch)} is in these weights already, since before {loaded_from(backend)} was loaded or by "
-                "other means than rome_lens; force=True puts it on once more"
-            )
-        if held is not None and mine.difference(held.original) is None:
-            difference = None  # other edits lie on the same layer, as they may in memory
-    else:
-        difference, fits = f"layer {here.layer} of {backend.n_layers}", False
-    if difference is not None and not (force and fits):
-        hint = "; force=True edits it all the same" if fits else ""
-        raise ModelMismatchError(
-            f"the edit was made for layer {here.layer} of {mine.model_name}, and {backend.model_name} is another model "
-            f"({difference}){hint}"
+def _checked_record(
+    patch: Patch, here: EditedLayer, backend: Backend, *, force: bool
+) -> tuple[Record | None, Fingerprint]:
+    """`check_same_model` of one layer; its record, and what identifies it without our edits."""
+    mine = here.fingerprint
+    if here.layer >= backend.n_layers:
+        raise _another_model(here, backend, f"layer {here.layer} of {backend.n_layers}")
+    record = settled_record(backend, here.layer)
+    theirs = _fingerprint(backend, here.layer, record)
+    difference = mine.difference(theirs)
+    fits = (mine.d_mlp, mine.d_model) == (theirs.d_mlp, theirs.d_model)
+    held = held_edits(backend, here.layer, theirs)
+    if fits and not force and is_held(patch, here, theirs, held):
+        raise EditStateError(
+            f"{name_of(patch)} is in these weights already, since before {loaded_from(backend)} was loaded or by "
+            "other means than rome_lens; force=True puts it on once more"
         )
-    return record
+    if held is not None and mine.difference(held.original) is None:
+        difference = None  # other edits lie on the same layer, as they may in memory
+    if difference is not None and not (force and fits):
+        raise _another_model(here, backend, difference, "; force=True edits it all the same" if fits else "")
+    return record, theirs
+
+
+def _another_model(here: EditedLayer, backend: Backend, difference: str, hint: str = "") -> ModelMismatchError:
+    return ModelMismatchError(
+        f"the edit was made for layer {here.layer} of {here.fingerprint.model_name}, and {backend.model_name} is "
+        f"another model ({difference}){hint}"
+    )
 
 
 def _fingerprint(backend: Backend, layer: int, record: Record | None) -> Fingerprint:
