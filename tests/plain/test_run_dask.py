@@ -123,9 +123,9 @@ def test_an_address_with_tls_needs_certificates():
     ("address", "error"), [("tcp://127.0.0.1:9", RunError), ("tcp://127.0.0.1:port", SettingError)]
 )
 def test_a_refused_address_leaves_no_thread(address, error):
-    before = threading.active_count()
+    before = set(threading.enumerate())  # some of which, of a cluster that is gone, may be ending
     _refused(error, address)
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_without_dask_the_extra_is_named(monkeypatch):
