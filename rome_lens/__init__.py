@@ -126,17 +126,25 @@ __all__ = [
     "suggest_layer",
 ]
 
-# Where the names are looked for, those rooms first that import the least.
-_ROOMS = ("facts", "loading", "data", "intervals", "editing", "tracing", "evaluation")
+_ROOMS = {
+    "data": "CounterFactRecord RecordSet ZsreRecord builtin_counterfact builtin_facts read_counterfact read_zsre",
+    "editing": "ROME Edit FineTuning MatrixEdit SecondMoment applied_edits forget_edits hooks_for_rows load_edit "
+    "stale_edits",
+    "evaluation": "EditorScores LayerSuggestion Measures Report evaluate_counterfact evaluate_zsre merge_runs read_run "
+    "suggest_layer",
+    "facts": "EditRequest Fact read_known_facts",
+    "intervals": "Estimate",
+    "loading": "load_model",
+    "tracing": "AverageEffect CausalTrace average_causal_effect causal_trace merge_averages read_average",
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    for room in _ROOMS if name in __all__ else ():
-        module = import_module(f"{__name__}.{room}")
-        if hasattr(module, name):
-            value = globals()[name] = getattr(module, name)
-            return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:
