@@ -95,16 +95,20 @@ def loaded_from(backend: Backend) -> str:
     return _origin(backend).name
 
 
-def held_edits(backend: Backend, layer: int, now: Fingerprint) -> Held | None:
-    """The edits that a layer held when its model was loaded, where its weights still do.
+def held_edits(backend: Backend, now: Fingerprint) -> Held | None:
+    """What was noted of a layer when its model was loaded; None where nothing was, or the layer has changed since.
 
     Args:
         backend: the model.
-        layer: the layer.
         now: of the layer without the edits that were applied since.
     """
-    held = _origin(backend).held.get(layer)
-    return held if held is not None and held.is_in(now) else None
+    return still_held(_origin(backend).held, now)
+
+
+def still_held(held: Mapping[int, Held], now: Fingerprint) -> Held | None:
+    """The edits that a layer held, by what was noted of every layer, where it still does."""
+    here = held.get(now.layer)
+    return here if here is not None and here.is_in(now) else None
 
 
 def layers_held(backend: Backend) -> tuple[int, ...]:

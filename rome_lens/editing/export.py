@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rome_lens.backends import Fingerprint, as_backend
+from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_tree, is_wrapped
-from rome_lens.backends.origin import EDITED_MODEL, NOTE, Held, held_in_folder
+from rome_lens.backends.origin import EDITED_MODEL, NOTE, Held, held_in_folder, still_held
 from rome_lens.backends.w_out import sketch_matrix
 from rome_lens.editing.exact_sum import sum_on
 from rome_lens.editing.history import held_now, is_held, unedited_matrix
@@ -268,7 +268,7 @@ def _module_of(patch: Patch, here: EditedLayer, source: _Source, weights: Mappin
         matrix, _ = _as_w_out(source.modules[name], weights[f"{name}.weight"])
         norm, sketch = sketch_matrix(matrix)
         now = replace(mine, norm=norm, sketch=sketch)
-        held = _still_in(now, source.held)
+        held = still_held(source.held, now)
         # Other edits may lie on the same layer, as they may in memory.
         if mine.difference(now) is not None and (held is None or mine.difference(held.original) is not None):
             continue
@@ -325,15 +325,9 @@ def _held_after(pieces: Sequence[_Piece], matrix: Tensor, edited: Tensor, before
     """What a layer holds once edits were written into it, on top of those that it held before."""
     mark = pieces[0][1].fingerprint
     now, then = (replace(mark, norm=norm, sketch=sketch) for norm, sketch in map(sketch_matrix, (matrix, edited)))
-    earlier = _still_in(now, before)
+    earlier = still_held(before, now)
     edits, original = ((), now) if earlier is None else (earlier.edits, earlier.original)
     return Held(mark.layer, (*edits, *(_described(patch) for patch, _ in pieces)), original, then)
-
-
-def _still_in(now: Fingerprint, held: Mapping[int, Held]) -> Held | None:
-    """The edits that a layer held before, where it still does."""
-    here = held.get(now.layer)
-    return here if here is not None and here.is_in(now) else None
 
 
 def _described(edit: Patch) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def unedited_fingerprint(backend: Backend, layer: int) -> Fingerprint:
 
 def held_now(backend: Backend) -> dict[int, Held]:
     """The edits that came with a model's folder, by layer, as far as its weights still hold them."""
-    found = {layer: held_edits(backend, layer, unedited_fingerprint(backend, layer)) for layer in layers_held(backend)}
+    found = {layer: held_edits(backend, unedited_fingerprint(backend, layer)) for layer in layers_held(backend)}
     return {layer: held for layer, held in found.items() if held is not None}
 
 
@@ -236,7 +236,7 @@ def _checked_record(
     theirs = _fingerprint(backend, here.layer, record)
     difference = mine.difference(theirs)
     fits = (mine.d_mlp, mine.d_model) == (theirs.d_mlp, theirs.d_model)
-    held = held_edits(backend, here.layer, theirs)
+    held = held_edits(backend, theirs)
     if fits and not force and is_held(patch, here, theirs, held):
         raise EditStateError(
             f"{name_of(patch)} is in these weights already, since before {loaded_from(backend)} was loaded or by "

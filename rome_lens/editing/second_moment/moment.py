@@ -278,7 +278,7 @@ class SecondMoment:
         now = backend.fingerprint(layer, matrix)
         difference = self.fingerprint.difference(now)
         # Edits that came with the model's folder changed the layer's values, and not its keys.
-        held = held_edits(backend, layer, now)
+        held = held_edits(backend, now)
         if difference is not None and not (held is not None and self.fingerprint.difference(held.original) is None):
             raise ModelMismatchError(
                 f"the second moment was collected from {self.model_name}, and this {backend.model_name} is another "
