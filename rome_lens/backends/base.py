@@ -7,7 +7,7 @@ goes through the model's own hook points and blocks, so that what a user's hooks
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -233,7 +233,6 @@ class Backend(ABC):
         d_mlp, d_model = matrix.shape
         return Fingerprint(self.model_name, layer, self.n_layers, d_model, d_mlp, norm, sketch)
 
-    @torch.no_grad()
     def keys_and_values(
         self, layer: int, tokens: Int[Tensor, "batch pos"]
     ) -> tuple[Float[Tensor, "batch pos d_mlp"], Float[Tensor, "batch pos d_model"]]:
@@ -242,18 +241,35 @@ class Backend(ABC):
         Raises:
             ModelError: the model has no such hook points, or they never fire.
         """
+        return self._keys_and_values([layer], tokens, lambda x: x.clone())[layer]
+
+    def keys_and_values_at(
+        self, layers: Sequence[int], tokens: Int[Tensor, "batch pos"], columns: Int[Tensor, " batch"]
+    ) -> dict[int, tuple[Float[Tensor, "batch d_mlp"], Float[Tensor, "batch d_model"]]]:
+        """The same of several layers in one forward, at one position of each row; it raises the same."""
+        return self._keys_and_values(layers, tokens, lambda x: x[torch.arange(len(x), device=x.device), columns])
+
+    @torch.no_grad()
+    def _keys_and_values(
+        self, layers: Sequence[int], tokens: Tensor, kept: Callable[[Tensor], Tensor]
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        """What `kept` gives of the keys and the values of each layer."""
         seen: dict[str, Tensor] = {}
-        points = {"key": self.key_hook(layer), "value": self.value_hook(layer)}
-        hooks = [(name, lambda x, what=what: seen.update({what: x.detach().clone()})) for what, name in points.items()]
-        with self.hooked(hooks):
-            self.run(tokens, layers=layer + 1)
-        shape = tuple(tokens.shape)
-        if set(seen) != {"key", "value"} or any(tuple(x.shape[:2]) != shape for x in seen.values()):
-            raise ModelError(
-                f"layer {layer} of {self.model_name} does not show what enters and leaves W_out at its hook points; "
-                "rank-one editing needs both"
-            )
-        return seen["key"], seen["value"]
+
+        def keep(point: str, x: Tensor) -> None:
+            if x.shape[:2] == tokens.shape:
+                seen[point] = kept(x.detach())
+
+        points = {layer: (self.key_hook(layer), self.value_hook(layer)) for layer in layers}
+        with self.hooked([(point, partial(keep, point)) for both in points.values() for point in both]):
+            self.run(tokens, layers=max(layers) + 1)
+        for layer, both in points.items():
+            if not seen.keys() >= set(both):
+                raise ModelError(
+                    f"layer {layer} of {self.model_name} does not show what enters and leaves W_out at its hook "
+                    "points; rank-one editing needs both"
+                )
+        return {layer: (seen[key], seen[value]) for layer, (key, value) in points.items()}
 
     def check_w_out(self, layer: int, tokens: Int[Tensor, "batch pos"]) -> None:
         """Hold `key @ W_out + b_out` against the value on a text: what rank-one editing rests on.

@@ -59,6 +59,10 @@ class Objective(ABC):
     def constrain(self, place: int, parameter: Tensor) -> None:
         """Bring a request's parameters back into their bounds after a step."""
 
+    def done(self) -> Sequence[int]:
+        """Places of the requests that the last evaluation ends although their loss is not low; none by default."""
+        return ()
+
     def check(self, losses: tuple[Tensor, ...], parameters: Sequence[Tensor], going: list[int]) -> None:
         """Refuse before the first step what no step can bring down; nothing by default."""
         return
@@ -111,7 +115,12 @@ def descend(backend: Backend, objective: Objective, descent: Descent, *, progres
                     )
             if progress is not None:
                 progress(step + 1, descent.num_steps, descent.what)
-            going = [place for place, index in enumerate(living) if curves[index][-1][0] >= descent.stop_loss]
+            done = objective.done()
+            going = [
+                place
+                for place, index in enumerate(living)
+                if curves[index][-1][0] >= descent.stop_loss and place not in done
+            ]
             if not going or (step == descent.num_steps - 1 and not descent.step_after_last):
                 break
             if step == 0:

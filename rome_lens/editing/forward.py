@@ -5,7 +5,7 @@ whole `W_out` (in `tuning`). Below that layer nothing changes at all, so what en
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
@@ -17,6 +17,8 @@ from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, ch
 from rome_lens.backends.decoding import make_ready, record_blocks
 from rome_lens.editing.hooks import Hook
 from rome_lens.editing.prompts import Batch, Rows
+from rome_lens.editing.value_settings import At
+from rome_lens.errors import ModelError
 
 _R = TypeVar("_R", bound=Rows)
 
@@ -99,37 +101,104 @@ def way_and_notes(done: str, reason: str | None) -> tuple[str, tuple[str, ...]]:
 
 
 class Known(NamedTuple):
-    """What is read off the unedited model at the edited layer, at the subject's last token."""
+    """What is read off the unedited model at the edited layer, at the subject's last token.
+
+    Attributes:
+        key: what enters `W_out`.
+        value: what leaves it.
+        base: what is optimised is added to this: the value, or what leaves the block.
+    """
 
     key: Float[Tensor, "row d_mlp"]
     value: Float[Tensor, "row d_model"]
+    base: Float[Tensor, "row d_model"]
 
 
 class ValueForward(Forward[Batch]):
-    """What is optimised is added to the layer's value at each row's subject's last token."""
+    """What is optimised is added to the layer's value at each row's subject's last token, or to the block's output.
+
+    Attributes:
+        at: to which of them.
+    """
+
+    def __init__(self, backend: Backend, layer: int, batch: Batch, at: At = "w_out") -> None:
+        super().__init__(backend, layer, batch)
+        self.at: At = at
+
+    @property
+    def point(self) -> str:
+        """Name of the hook point where what is optimised is added."""
+        if self.at == "block":
+            return self.backend.stream_hook("resid", self.layer)
+        return self.backend.value_hook(self.layer)
 
     def hooks(self, found: Float[Tensor, "request d_model"]) -> list[tuple[str, Hook]]:
-        batch = self.batch
-        rows = torch.arange(batch.tokens.shape[0], device=batch.tokens.device)
-
-        def add(x: Tensor) -> Tensor:
-            here = torch.zeros_like(x)
-            here[rows, batch.subject_last] = found.to(x.dtype)[batch.request]
-            return x + here
-
-        return [(self.backend.value_hook(self.layer), add)]
+        return [(self.point, self._adding(found[self.batch.request]))]
 
     def known(self) -> Known:
         """Run the unedited model.
 
         Raises:
-            ReplayError: blocks called alone give other numbers than the model.
+            ReplayError: blocks called alone give other numbers than the model. ModelError: they do not show their keys,
+                values or outputs, or a block adds something else than its value to its output, which `at` is.
         """
-        return self._at_subject(*self.backend.keys_and_values(self.layer, self.batch.tokens))
+        backend, tokens, leaving = self.backend, self.batch.tokens, {}
+        with backend.hooked([] if self.at == "w_out" else [(self.point, lambda x: leaving.update(base=x.clone()))]):
+            key, value = backend.keys_and_values(self.layer, tokens)
+        if self.at == "block" and not leaving:
+            raise backend.silent(self.point)
+        known = self._at_subject(key, value, leaving.get("base", value))
+        self._check_reaches(known, lambda: backend.run(tokens, layers=self.layer + 1))
+        return known
 
-    def _at_subject(self, key: Tensor, value: Tensor) -> Known:
-        rows = torch.arange(key.shape[0], device=key.device)
-        return Known(key[rows, self.batch.subject_last], value[rows, self.batch.subject_last])
+    def _adding(self, change: Float[Tensor, "row d_model"]) -> Hook:
+        """What adds to each row at its subject's last token."""
+        rows, columns = torch.arange(change.shape[0], device=change.device), self.batch.subject_last
+
+        def add(x: Tensor) -> Tensor:
+            here = torch.zeros_like(x)
+            here[rows, columns] = change.to(x.dtype)
+            return x + here
+
+        return add
+
+    def _at_subject(self, *seen: Tensor) -> Known:
+        rows, columns = torch.arange(seen[0].shape[0], device=seen[0].device), self.batch.subject_last
+        return Known(*(x[rows, columns] for x in seen))
+
+    @torch.no_grad()
+    def _check_reaches(self, known: Known, run: Callable[[], object]) -> None:
+        """Hold what the block's output gains by a change of its value against the change.
+
+        What is found for the block's output is written into `W_out`, and so has to arrive there as it is.
+
+        Args:
+            known: of the unedited model.
+            run: runs the layer as it was run for that.
+
+        Raises:
+            ModelError: it gains something else.
+        """
+        if self.at == "w_out":
+            return
+        base, seen = known.base.double(), []
+        noise = torch.randn(base.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(base)
+        change = noise * (base.norm(dim=1) / noise.norm(dim=1))[:, None]
+        hooks = [
+            (self.backend.value_hook(self.layer), self._adding(change)),
+            (self.point, lambda x: seen.append(x.clone())),
+        ]
+        with self.backend.hooked(hooks):
+            run()
+        rows = torch.arange(base.shape[0], device=base.device)
+        gained = seen[0][rows, self.batch.subject_last].double() - base
+        apart = (gained - change).norm() / change.norm().clamp(min=1e-30)
+        if not apart <= 8 * torch.finfo(self.backend.dtype).eps:
+            raise ModelError(
+                f"what leaves the MLP of layer {self.layer} of {self.backend.model_name} is not added to the block's "
+                f"output as it is (relative difference {apart:.1e}): a norm or a scale stands in between, and what is "
+                "found for the block's output cannot be written into W_out; find values at='w_out'"
+            )
 
 
 class ValueBlocks(BlockForward[Batch], ValueForward):
@@ -145,17 +214,17 @@ class ValueBlocks(BlockForward[Batch], ValueForward):
         """Run the unedited model once, keeping keys and values in front of the subject's last token."""
         backend, batch = self.backend, self.batch
         seen: dict[str, Tensor] = {}
-        hooks = [
-            (backend.key_hook(self.layer), lambda x: seen.update(key=x.clone())),
-            (backend.value_hook(self.layer), lambda x: seen.update(value=x.clone())),
-        ]
+        points = {"key": backend.key_hook(self.layer), "value": backend.value_hook(self.layer), "base": self.point}
+        hooks = [(point, lambda x, what=what: seen.update({what: x.clone()})) for what, point in points.items()]
         with fast_products(device=backend.device, dtype=backend.dtype):
             entering = self._entering()
             with backend.hooked(hooks):
                 resid, past = self.replay.run(self.layer, entering, first=0, past=None)
-            missing = {"key", "value"} - set(seen)
+            missing = points.keys() - seen.keys()
             if missing:
                 raise ReplayError(f"a block called alone does not show its {' and its '.join(sorted(missing))}")
+            known = self._at_subject(*(seen[what] for what in points))
+            self._check_reaches(known, lambda: self.replay.run(self.layer, entering, first=0, past=None))
             rows = torch.arange(entering.shape[0], device=entering.device)
             self.entering, self.leaving = entering[rows, batch.subject_last][:, None], batch.suffix(resid)
             # Above the edited layer only what stands in front of the subject's last token stays as it is.
@@ -168,7 +237,7 @@ class ValueBlocks(BlockForward[Batch], ValueForward):
                 resid, past = self.replay.run(layer, resid, first=0, past=None)
                 self.past.append(self._before_subject(past))
             self._check(entering)
-        return self._at_subject(seen["key"], seen["value"])
+        return known
 
     def logits(self, found: Float[Tensor, "request d_model"]) -> Float[Tensor, "place d_vocab"]:
         rows, columns = self.batch.read_at
@@ -220,7 +289,7 @@ class ValueBlocks(BlockForward[Batch], ValueForward):
         def add(x: Tensor) -> Tensor | None:
             return None if delta is None else x + delta.to(x.dtype)[self.batch.request][:, None].reshape(x.shape)
 
-        with self.backend.hooked([(self.backend.value_hook(self.layer), add)]):
+        with self.backend.hooked([(self.point, add)]):
             changed, _ = self.replay.run(self.layer, entering, first=first, past=pasts[0])
         state = torch.cat([changed, leaving[:, 1:]], dim=1)
         for layer, past in zip(self.above, pasts[1:], strict=True):

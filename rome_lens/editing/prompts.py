@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend
@@ -100,6 +100,11 @@ class Targets:
         said = log_probs.gather(1, self.token[:, None])[:, 0] * self.weight.to(log_probs)
         return said.new_zeros(self.n_requests).index_add(0, self.request, -said)
 
+    def said(self, logits: Float[Tensor, "read d_vocab"]) -> Bool[Tensor, " request"]:
+        """Whether each token of a request's target is the likeliest at its place, in every row."""
+        missed = (logits.argmax(dim=-1) != self.token).long()
+        return missed.new_zeros(self.n_requests).index_add(0, self.request, missed) == 0
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -154,6 +159,10 @@ class Batch(Rows):
         """Rows and columns where logits are read: of the targets, then of the essences."""
         rows = torch.cat([self.targets.row, self.essence_row])
         return rows, torch.cat([self.targets.column, self.essence_column])
+
+    def weights(self, index: int) -> Float[Tensor, " row"]:
+        """Shares of all rows in a request's mean key."""
+        return torch.where(self.request == index, self.row_weight, 0.0)
 
     def suffix(self, x: Float[Tensor, "row pos d"]) -> Float[Tensor, "row n_suffix d"]:
         """Positions from each row's subject's last token on; past the text's end the last one again."""

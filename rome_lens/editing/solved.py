@@ -12,6 +12,7 @@ from rome_lens.editing.hooks import Hook
 from rome_lens.editing.outcome import Earlier, Probabilities
 from rome_lens.editing.prompts import RequestRows, split_requests, tokenise_request
 from rome_lens.editing.settings import Choices, Settings
+from rome_lens.editing.value_settings import AS_ROME, ValueSettings
 from rome_lens.editing.values import Value, find_values
 from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
@@ -61,6 +62,8 @@ def solve_requests(
     settings: Settings,
     choices: Choices,
     batch_size: int | None,
+    value_settings: ValueSettings = AS_ROME,
+    key_layers: Sequence[int] = (),
     progress: Progress | None,
 ) -> Solved:
     """Find keys and values of requests, each as if it were the only one, many in one batch.
@@ -71,12 +74,16 @@ def solve_requests(
         settings: the layer, and how values are optimised.
         choices: how rows are made and weighed; its templates are known.
         batch_size: requests that are optimised together; None takes as many as fit into memory.
+        value_settings: where values are added, when they are enough, and how long they may be.
+        key_layers: layers of which each value holds the mean key, read in one forward before it is optimised.
         progress: called with (done, total, what) now and then.
 
     Raises:
         PromptError, SubjectError, AnswerError: a request does not fit the model, or it says the target already.
-        EditError: a loss is no number. ModelError: what leaves the layer's MLP is not its key times `W_out`.
+        EditError: a loss is no number. ModelError: what leaves the layer's MLP is not its key times `W_out`, or not
+            what its block adds to its output. SettingError: the model has no such layer.
     """
+    layers = [backend.check_layer(layer) for layer in key_layers]
     essence_at, templates = choices.essence_at, choices.context_templates
     assert essence_at is not None
     assert templates is not None
@@ -91,7 +98,15 @@ def solve_requests(
         together = [rows[i] for i in part]
         bare = [row.rewriting[0] for row in together]
         old = old_answers(backend, [row.request for row in together], bare, prepend_bos=choices.prepend_bos)
-        values = find_values(backend, together, settings=settings, choices=choices, progress=progress)
+        values = find_values(
+            backend,
+            together,
+            settings=settings,
+            choices=choices,
+            value_settings=value_settings,
+            key_layers=layers,
+            progress=progress,
+        )
         before = both_probabilities(backend, bare, old)
         seconds = (time.perf_counter() - started) / len(part)
         return [SolvedRequest(*found, seconds) for found in zip(together, old, before, values, strict=True)]

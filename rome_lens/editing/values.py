@@ -1,7 +1,8 @@
 """The value v*: what the edited layer has to say so that the model gives the target (paper, 3.1, equation 4)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,8 @@ from rome_lens.editing.keys import KeysAndValues
 from rome_lens.editing.outcome import Loss
 from rome_lens.editing.prompts import Batch, RequestRows, make_batch
 from rome_lens.editing.settings import Choices, Settings
+from rome_lens.editing.value_lengths import Shortened, shorten
+from rome_lens.editing.value_settings import AS_ROME, ValueSettings
 from rome_lens.errors import EditError
 from rome_lens.progress import Progress
 
@@ -28,9 +31,14 @@ class Value:
     Attributes:
         known: keys and values before the edit.
         goal: [1, d_model] v*, what the layer has to say at the bare prompt's subject, in float64.
-        curve: the loss at every evaluation.
+        curve: the loss at every evaluation; none of what was scaled afterwards.
         engine: `blocks` or `plain`.
         notes: why it was not `blocks`.
+        scale: what the least scale made of the change that was found; 1 where none was asked for.
+        said: whether the value says the target under every template; None where nothing asked for it.
+        keys: [d_mlp] the mean keys of other layers, and of this one, as far as they were asked for, by layer.
+        resid_bare: [d_model] what leaves the block under the bare prompt, where the change was added to that; with
+            `change` it is MEMIT's z.
     """
 
     known: KeysAndValues
@@ -38,6 +46,15 @@ class Value:
     curve: tuple[Loss, ...]
     engine: str
     notes: tuple[str, ...]
+    scale: float = 1.0
+    said: bool | None = None
+    keys: Mapping[int, Float[Tensor, " d_mlp"]] = field(default_factory=dict)
+    resid_bare: Float[Tensor, " d_model"] | None = None
+
+    @property
+    def change(self) -> Float[Tensor, " d_model"]:
+        """What the layer has to say beyond what it says now, at the bare prompt's subject."""
+        return (self.goal - self.known.bare_value)[0]
 
 
 def find_values(
@@ -46,6 +63,8 @@ def find_values(
     *,
     settings: Settings,
     choices: Choices,
+    value_settings: ValueSettings = AS_ROME,
+    key_layers: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> list[Value]:
     """Optimise the values of requests together; each has its own Adam, clamp and stop.
@@ -55,14 +74,18 @@ def find_values(
         requests: the requests in tokens.
         settings: the layer, and how a value is optimised.
         choices: how rows are weighed, and how the model is run.
+        value_settings: where values are added, when they are enough, and how long they may be.
+        key_layers: layers of which the mean keys are read.
         progress: called after every step.
 
     Raises:
         EditError: a loss is no number, or nothing of a value reaches the end of its prompt.
+        ModelError: what leaves an MLP is not its key times `W_out`, or not what its block adds to its output.
     """
     bare_weight = choices.bare_weight
     assert not isinstance(bare_weight, str)
     batch = make_batch(requests, bare_weight=bare_weight, device=backend.device)
+    keys = _other_keys(backend, batch, [layer for layer in key_layers if layer != settings.layer])
     descent = Descent(
         settings.v_num_grad_steps,
         settings.v_lr,
@@ -72,34 +95,64 @@ def find_values(
         step_after_last=False,
     )
 
-    def optimised(forward: ValueForward, progress: Progress | None) -> tuple[Known, Descended]:
+    at = value_settings.at
+
+    def optimised(forward: ValueForward, progress: Progress | None) -> tuple[Known, Descended, Shortened | None]:
         with forward.ready():
             known = forward.known()
-            backend.check_values(settings.layer, *known)
-            objective = _ValueLoss(forward, known.value, requests, settings, bare_weight)
-            return known, descend(backend, objective, descent, progress=progress)
+            backend.check_values(settings.layer, known.key, known.value)
+            # The descent goes on without the requests that are done.
+            every = copy(forward) if value_settings.looks_again else None
+            objective = _ValueLoss(forward, known.base, requests, settings, bare_weight, value_settings.stop_said)
+            descended = descend(backend, objective, descent, progress=progress)
+            if every is None:
+                return known, descended, None
+            base = known.base[batch.bare_row].double()
+            return known, descended, shorten(every, torch.stack(descended.found), base, value_settings)
 
-    (known, descended), reason = prefer_blocks(
+    (known, descended, shortened), reason = prefer_blocks(
         backend,
         engine=choices.engine,
-        blocks=lambda progress: (optimised(ValueBlocks(backend, settings.layer, batch), progress), None),
-        whole=lambda reason: (optimised(ValueForward(backend, settings.layer, batch), progress), reason),
+        blocks=lambda progress: (optimised(ValueBlocks(backend, settings.layer, batch, at), progress), None),
+        whole=lambda reason: (optimised(ValueForward(backend, settings.layer, batch, at), progress), reason),
         progress=progress,
     )
     way, notes = way_and_notes("values were optimised", reason)
-    return [
-        Value(before, before.bare_value + delta.double(), tuple(Loss(*terms) for terms in curve), way, notes)
-        for before, delta, curve in zip(_keys_and_values(*known, batch), descended.found, descended.curves, strict=True)
-    ]
+    found = []
+    for index, before in enumerate(_keys_and_values(known, batch)):
+        change, more = descended.found[index].double(), {}
+        if shortened is not None:
+            change, said = shortened.change[index], bool(shortened.said[index])
+            more = {"scale": shortened.scale[index].item(), "said": said}
+        if at == "block":
+            more["resid_bare"] = known.base[batch.bare_row[index]].double()
+        mean_keys = {
+            layer: before.mean_key[0] if layer == settings.layer else keys[layer][index] for layer in key_layers
+        }
+        curve = tuple(Loss(*terms) for terms in descended.curves[index])
+        found.append(Value(before, before.bare_value + change, curve, way, notes, keys=mean_keys, **more))
+    return found
 
 
-def _keys_and_values(key: Tensor, value: Tensor, batch: Batch) -> list[KeysAndValues]:
+def _keys_and_values(known: Known, batch: Batch) -> list[KeysAndValues]:
     """Of each request."""
-    key, value = key.double(), value.double()
+    key, value = known.key.double(), known.value.double()
     found = []
     for index, bare in enumerate(batch.bare_row.tolist()):
-        weight = torch.where(batch.request == index, batch.row_weight, 0.0)
+        weight = batch.weights(index)
         found.append(KeysAndValues((weight @ key)[None], (weight @ value)[None], key[[bare]], value[[bare]]))
+    return found
+
+
+def _other_keys(backend: Backend, batch: Batch, layers: Sequence[int]) -> dict[int, list[Tensor]]:
+    """The mean keys of each request at other layers than the one of the values, [d_mlp], from one forward."""
+    if not layers:
+        return {}
+    weights = [batch.weights(index) for index in range(len(batch.bare_row))]
+    found = {}
+    for layer, (key, value) in backend.keys_and_values_at(layers, batch.tokens, batch.subject_last).items():
+        backend.check_values(layer, key, value)
+        found[layer] = [weight @ key.double() for weight in weights]
     return found
 
 
@@ -109,14 +162,17 @@ class _ValueLoss(Objective):
     def __init__(
         self,
         forward: ValueForward,
-        value: Float[Tensor, "row d_model"],
+        base: Float[Tensor, "row d_model"],
         requests: Sequence[RequestRows],
         settings: Settings,
         bare_weight: float | None,
+        stop_said: int | None,
     ) -> None:
         self.forward, self.requests, self.settings, self.bare_weight = forward, requests, settings, bare_weight
-        self.work = torch.promote_types(value.dtype, torch.float32)
-        self.lengths = value[forward.batch.bare_row].to(self.work).norm(dim=1)
+        self.stop_said = stop_said
+        self.steps_left: list[int | None] = [None for _ in requests]
+        self.work = torch.promote_types(base.dtype, torch.float32)
+        self.lengths = base[forward.batch.bare_row].to(self.work).norm(dim=1)
         self.essence: Tensor | None = None
         self.asked = [f"{one.request.text!r} -> {one.request.target_new!r}" for one in requests]
         self.zero = torch.zeros(forward.backend.d_model, dtype=self.work, device=self.lengths.device)
@@ -126,7 +182,22 @@ class _ValueLoss(Objective):
         if self.essence is None:
             # Nothing has been added yet: this is the unedited model.
             self.essence = logits[-len(self.requests) :].detach().to(self.work).log_softmax(dim=-1)
+        if self.stop_said is not None:
+            self._count(self.stop_said, logits.detach())
         return _losses(logits, found, self.forward.batch, self.essence, self.lengths, self.settings)
+
+    def done(self) -> list[int]:
+        return [place for place, left in enumerate(self.steps_left) if left == 0]
+
+    def _count(self, steps: int, logits: Tensor) -> None:
+        """Count the steps that are left to each request since its target was first said under every template."""
+        targets = self.forward.batch.targets
+        said = targets.said(logits[: len(targets.row)]).tolist()
+        for place, left in enumerate(self.steps_left):
+            if left is not None:
+                self.steps_left[place] = left - 1
+            elif said[place]:
+                self.steps_left[place] = steps
 
     def check(self, losses: tuple[Tensor, ...], parameters: Sequence[Tensor], going: list[int]) -> None:
         """Refuse a value of which nothing reaches the end of the prompt.
@@ -157,6 +228,7 @@ class _ValueLoss(Objective):
     def keep(self, going: list[int]) -> None:
         assert self.essence is not None
         self.requests = [self.requests[place] for place in going]
+        self.steps_left = [self.steps_left[place] for place in going]
         self.essence, self.lengths = self.essence[going], self.lengths[going]
         device = self.lengths.device
         batch = make_batch(self.requests, bare_weight=self.bare_weight, device=device)
