@@ -133,14 +133,14 @@ class ValueForward(Forward[Batch]):
         return self.backend.value_hook(self.layer)
 
     def hooks(self, found: Float[Tensor, "request d_model"]) -> list[tuple[str, Hook]]:
-        return [(self.point, self._adding(found[self.batch.request]))]
+        return [(self.point, self._adding(found, self.batch.request))]
 
     def known(self) -> Known:
         """Run the unedited model.
 
         Raises:
             ReplayError: blocks called alone give other numbers than the model. ModelError: they do not show their keys,
-                values or outputs, or a block adds something else than its value to its output, which `at` is.
+                values or outputs, or at `block` what leaves `W_out` is not added to the block's output as it is.
         """
         backend, tokens, leaving = self.backend, self.batch.tokens, {}
         with backend.hooked([] if self.at == "w_out" else [(self.point, lambda x: leaving.update(base=x.clone()))]):
@@ -151,13 +151,13 @@ class ValueForward(Forward[Batch]):
         self._check_reaches(known, lambda: backend.run(tokens, layers=self.layer + 1))
         return known
 
-    def _adding(self, change: Float[Tensor, "row d_model"]) -> Hook:
-        """What adds to each row at its subject's last token."""
-        rows, columns = torch.arange(change.shape[0], device=change.device), self.batch.subject_last
+    def _adding(self, changes: Float[Tensor, "change d_model"], which: Int[Tensor, " row"]) -> Hook:
+        """What adds one of some changes to each row at its subject's last token."""
+        rows, columns = torch.arange(which.shape[0], device=which.device), self.batch.subject_last
 
         def add(x: Tensor) -> Tensor:
             here = torch.zeros_like(x)
-            here[rows, columns] = change.to(x.dtype)
+            here[rows, columns] = changes.to(x.dtype)[which]
             return x + here
 
         return add
@@ -184,13 +184,13 @@ class ValueForward(Forward[Batch]):
         base, seen = known.base.double(), []
         noise = torch.randn(base.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(base)
         change = noise * (base.norm(dim=1) / noise.norm(dim=1))[:, None]
+        rows = torch.arange(base.shape[0], device=base.device)
         hooks = [
-            (self.backend.value_hook(self.layer), self._adding(change)),
+            (self.backend.value_hook(self.layer), self._adding(change, rows)),
             (self.point, lambda x: seen.append(x.clone())),
         ]
         with self.backend.hooked(hooks):
             run()
-        rows = torch.arange(base.shape[0], device=base.device)
         gained = seen[0][rows, self.batch.subject_last].double() - base
         apart = (gained - change).norm() / change.norm().clamp(min=1e-30)
         if not apart <= 8 * torch.finfo(self.backend.dtype).eps:
