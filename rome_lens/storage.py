@@ -212,6 +212,18 @@ def load_tensors(path: str | os.PathLike[str], *, kind: str) -> tuple[dict[str, 
     return tensors, metadata["settings"]
 
 
+def stored_kind(path: str | os.PathLike[str]) -> str | None:
+    """What a file that `save_tensors` wrote says that it holds; None for any other file, or where there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(as_path("the file", path)), framework="pt") as file:
+            kind = json.loads((file.metadata() or {})["rome_lens"])["kind"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return kind if isinstance(kind, str) else None
+
+
 def read_fields(values: object, kinds: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an artefact, each of the kind that it has to be; others are left alone: a later form may add some.
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rome_lens.cli.options import JSON, argument, takes_options
 from rome_lens.cli.output import print_json, say, stdout
 from rome_lens.errors import ArtefactError, RomeLensError
+from rome_lens.storage import stored_kind
 
 _FILES = argument("Edits, second moments or traces that rome-lens saved.", "FILE", default=MISSING, shown=False)
 
@@ -86,18 +87,14 @@ def _kind_of(path: Path, known: tuple[str, ...]) -> str:
     Raises:
         ArtefactError: it is a folder, or holds something that is not shown.
     """
-    from safetensors import SafetensorError, safe_open
-
     if path.is_dir():
         raise ArtefactError(f"cannot show {str(path)!r}: it is a folder; name a file in it")
-    try:
-        with safe_open(path, framework="pt") as file:
-            kind = json.loads((file.metadata() or {})["rome_lens"])["kind"]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
+    kind = stored_kind(path)
+    if kind is None:
         return "edit"
-    if kind not in known and isinstance(kind, str):
+    if kind not in known:
         raise ArtefactError(f"cannot show {str(path)!r}: a {kind}; show reads {', '.join(known)}")
-    return kind if isinstance(kind, str) else "edit"
+    return kind
 
 
 def _size(n_bytes: int) -> str:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor
+
 from rome_lens.checks import as_real, shown
 from rome_lens.editing.export import export_adapter, export_model
 from rome_lens.editing.history import apply_edit, is_applied, revert_edit
@@ -148,17 +150,20 @@ class Edit(Patch):
         Raises:
             ArtefactError: the file cannot be written.
         """
-        tensors = {
-            f"layers.{here.layer}.{name}": tensor
-            for here in self.layers
-            for name, tensor in here.update.tensors.items()
-        }
         settings = {
             "outcomes": [one.to_dict() for one in self.outcomes],
             "layers": [here.to_dict() for here in self.layers],
             "origin": self.origin.to_dict(),
         }
-        save_tensors(path, kind="edit", tensors=tensors, settings=settings, form=FORM)
+        save_tensors(path, kind="edit", tensors=self._update_tensors(), settings=settings, form=FORM)
+
+    def _update_tensors(self) -> dict[str, Tensor]:
+        """What the layers gain, as files hold it."""
+        return {
+            f"layers.{here.layer}.{name}": tensor
+            for here in self.layers
+            for name, tensor in here.update.tensors.items()
+        }
 
 
 MatrixEdit = Edit

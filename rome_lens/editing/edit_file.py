@@ -1,7 +1,6 @@
-"""Reads files of edits, of this version and of 0.1.0."""
+"""What a file of an edit holds, of this version and of 0.1.0, checked field by field."""
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -14,9 +13,7 @@ from rome_lens.editing.edit import Edit
 from rome_lens.editing.outcome import Earlier, Loss, Origin, Outcome, Probabilities
 from rome_lens.editing.patch import EditedLayer
 from rome_lens.editing.weight_update import Dense, LowRank, WeightUpdate
-from rome_lens.errors import ArtefactError, RomeLensError
 from rome_lens.facts import EditRequest
-from rome_lens.storage import load_tensors
 
 _NUMBER = float | int
 # What the fields that are neither tensors nor records have to be, and whether a file may lack them.
@@ -30,27 +27,33 @@ _SHAPES = {"left": ("rank", "d_mlp"), "right": ("rank", "d_model"), "delta": ("d
 _IN_WORDS = re.compile(r"\(layer (\d+)(?:, ([0-9a-f]{16}))?\)$")
 
 
-def load_edit(path: str | os.PathLike[str]) -> Edit:
-    """Read an edit that `Edit.save` wrote, of this version or an earlier one. Fields of a later version are left alone.
+def edit_from(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Edit:
+    """The edit that a file holds, of this version or an earlier one. Fields of a later version are left alone.
 
     Raises:
-        ArtefactError: there is no such file, it is damaged, or it holds something else.
+        RomeLensError, KeyError, TypeError, ValueError, OverflowError, AttributeError: it is damaged.
     """
-    tensors, settings = load_tensors(path, kind="edit")
-    try:
-        if "outcomes" not in settings:
-            tensors, settings = _from_form_1(tensors, settings)
-        layers = tuple(_layer(values, tensors) for values in _list("layers", settings["layers"]))
-        if [here.layer for here in layers] != sorted({here.layer for here in layers}) or not layers:
-            raise ValueError(f"layers {[here.layer for here in layers]}: expected each once, from the lowest")
-        dense = any(here.update.rank is None for here in layers)
-        outcomes = tuple(_outcome(values, dense=dense) for values in _list("outcomes", settings["outcomes"]))
-        if not outcomes:
-            raise ValueError("no outcomes")
-        return Edit(outcomes, layers, _origin(settings["origin"]))
-    except (RomeLensError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
-        raise ArtefactError(f"cannot use {os.fspath(path)!r}: a damaged edit ({reason})") from error
+    if "outcomes" not in settings:
+        tensors, settings = _from_form_1(tensors, settings)
+    layers = layers_from(settings["layers"], tensors)
+    dense = any(here.update.rank is None for here in layers)
+    return Edit(outcomes_from(settings["outcomes"], dense=dense), layers, origin_from(settings["origin"]))
+
+
+def layers_from(held: Any, tensors: Mapping[str, Tensor]) -> tuple[EditedLayer, ...]:
+    """What the layers gain, from the lowest. Raises as `edit_from` does."""
+    layers = tuple(_layer(values, tensors) for values in checked_list("layers", held))
+    if [here.layer for here in layers] != sorted({here.layer for here in layers}) or not layers:
+        raise ValueError(f"layers {[here.layer for here in layers]}: expected each once, from the lowest")
+    return layers
+
+
+def outcomes_from(held: Any, *, dense: bool) -> tuple[Outcome, ...]:
+    """What was asked and what came of it; the losses are numbers where `dense`. Raises as `edit_from` does."""
+    outcomes = tuple(_outcome(values, dense=dense) for values in checked_list("outcomes", held))
+    if not outcomes:
+        raise ValueError("no outcomes")
+    return outcomes
 
 
 def _from_form_1(
@@ -63,12 +66,12 @@ def _from_form_1(
     else:
         fingerprint = Fingerprint.from_dict(settings["fingerprint"])
         for name, width in (("u", fingerprint.d_mlp), ("v", fingerprint.d_model)):
-            _check_tensor(name, tensors[name], (width,))
+            check_tensor(name, tensors[name], (width,))
         for name in ("key_norm", "key_dot"):
-            _check_kind(name, settings[name], _NUMBER)
+            check_kind(name, settings[name], _NUMBER)
         tensors = {prefix + "left": tensors["u"][None], prefix + "right": tensors["v"][None]}
     made_on = []
-    for words in _list("made_on", settings.get("made_on", [])):
+    for words in checked_list("made_on", settings.get("made_on", [])):
         found = _IN_WORDS.search(str(words))
         layers, number = ([int(found[1])], found[2]) if found else ([], None)
         made_on.append({"words": str(words), "layers": layers, "id": number})
@@ -94,11 +97,11 @@ def _update(layer: int, fingerprint: Fingerprint, tensors: Mapping[str, Tensor])
     rank = found["left"].shape[0] if "left" in found and found["left"].ndim else 0
     sizes = {"rank": max(rank, 1), "d_mlp": fingerprint.d_mlp, "d_model": fingerprint.d_model}
     for name, tensor in found.items():
-        _check_tensor(name, tensor, tuple(sizes[size] for size in _SHAPES[name]))
+        check_tensor(name, tensor, tuple(sizes[size] for size in _SHAPES[name]))
     return Dense(layer, **found) if "delta" in found else LowRank(layer, **found)
 
 
-def _check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tensor.shape != shape or not tensor.is_floating_point() or not tensor.isfinite().all():
         raise ValueError(f"{name} is not {' x '.join(map(str, shape))} finite numbers")
 
@@ -108,19 +111,19 @@ def _outcome(values: Mapping[str, Any], *, dense: bool) -> Outcome:
     curve = known.pop("loss_curve")
     if dense:
         for loss in curve:
-            _check_kind("loss_curve", loss, _NUMBER)
+            check_kind("loss_curve", loss, _NUMBER)
     else:
         curve = [_record(Loss, loss, _NUMBER) for loss in curve]
     return Outcome(
         request=_record(EditRequest, values["request"], str | None),
         before=_probabilities(values["before"]),
-        after=_probabilities(values["after"]),
+        after=None if values["after"] is None else _probabilities(values["after"]),
         loss_curve=tuple(curve),
         **known,
     )
 
 
-def _origin(values: Mapping[str, Any]) -> Origin:
+def origin_from(values: Mapping[str, Any]) -> Origin:
     known = _known(values, _ORIGIN, _ORIGIN_OPTIONAL)
     known["notes"] = tuple(str(note) for note in known.get("notes", ()))
     known["made_on"] = tuple(_earlier(one) for one in known.get("made_on", ()))
@@ -130,7 +133,7 @@ def _origin(values: Mapping[str, Any]) -> Origin:
 def _earlier(values: Mapping[str, Any]) -> Earlier:
     known = _known(values, {"words": str}, {"layers": list, "id": str | None})
     for layer in known.get("layers", ()):
-        _check_kind("made_on", layer, int)
+        check_kind("made_on", layer, int)
     return Earlier(known["words"], tuple(known.get("layers", ())), known.get("id"))
 
 
@@ -138,7 +141,7 @@ def _probabilities(values: Mapping[str, Any]) -> Probabilities:
     # Files of earlier versions do not say it.
     said = {name: values[name] for name in ("target_mean", "target_written") if values.get(name) is not None}
     for name, value in said.items():
-        _check_kind(name, value, bool if name == "target_written" else _NUMBER)
+        check_kind(name, value, bool if name == "target_written" else _NUMBER)
     return _record(Probabilities, {name: values[name] for name in ("target", "old")}, _NUMBER, said)
 
 
@@ -146,7 +149,7 @@ def _record(kind: type[Any], values: Mapping[str, Any], of: Any, checked: Mappin
     """A record whose fields are all of one kind, but for some that were looked at already."""
     for f in fields(kind):
         if f.name in values:
-            _check_kind(f.name, values[f.name], of)
+            check_kind(f.name, values[f.name], of)
     return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values}, **(checked or {}))
 
 
@@ -157,15 +160,15 @@ def _known(
     optional = optional or {}
     known = {name: values[name] for name in needed} | {name: values[name] for name in optional if name in values}
     for name, value in known.items():
-        _check_kind(name, value, {**needed, **optional}[name])
+        check_kind(name, value, {**needed, **optional}[name])
     return known
 
 
-def _list(name: str, value: Any) -> list[Any]:
-    _check_kind(name, value, list)
+def checked_list(name: str, value: Any) -> list[Any]:
+    check_kind(name, value, list)
     return value
 
 
-def _check_kind(name: str, value: Any, kind: Any) -> None:
+def check_kind(name: str, value: Any, kind: Any) -> None:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{name} is of type {type(value).__name__}")

@@ -12,7 +12,7 @@ from rome_lens.editing.edit import Edit
 from rome_lens.editing.history import unedited_fingerprint
 from rome_lens.editing.outcome import Earlier, Origin, Outcome, found_on
 from rome_lens.editing.patch import EditedLayer
-from rome_lens.editing.weight_update import LowRank, WeightUpdate
+from rome_lens.editing.weight_update import WeightUpdate
 from rome_lens.tokens import TokenisedPrompt
 
 
@@ -78,15 +78,8 @@ def make_edits(
     edits = []
     for one in found:
         edited = EditedLayer(
-            one.update, fingerprint, _norm(one.update) / norm, module, transposed, one.key_norm, one.key_dot
+            one.update, fingerprint, one.update.norm / norm, module, transposed, one.key_norm, one.key_dot
         )
         said = (f"settings: {settings['source']}", *notes, *others, *alike(one.target, one.old), *one.notes)
         edits.append(Edit((one.outcome,), (edited,), replace(origin, notes=said)))
     return edits
-
-
-def _norm(update: WeightUpdate) -> float:
-    """Frobenius norm; of a rank-one update, whose left factor has length 1, that of the right one."""
-    if isinstance(update, LowRank) and update.rank == 1:
-        return update.right.double().norm().item()
-    return update.matrix.double().norm().item()

@@ -78,7 +78,8 @@ class Patch:
     @property
     def _came_of_it(self) -> str:
         if len(self.outcomes) > 1:
-            return f"{sum(one.after.reached for one in self.outcomes)} targets reached"
+            measured = [one.after for one in self.outcomes if one.after is not None]
+            return f"{sum(one.reached for one in measured)} targets reached" if measured else "not measured"
         return (
             f"p(target) {self.before.target:.3f} -> {self.after.target:.3f}, p({self.old_answer.strip()}) "
             f"{self.before.old:.3f} -> {self.after.old:.3f}{'' if self.after.reached else '; not reached, see notes'}"
@@ -149,8 +150,15 @@ class Patch:
 
     @property
     def after(self) -> Probabilities:
-        """Probabilities with the edit, of an edit of one request."""
-        return self._outcome("after").after
+        """Probabilities with the edit, of an edit of one request.
+
+        Raises:
+            SettingError: they were not measured.
+        """
+        after = self._outcome("after").after
+        if after is None:
+            raise SettingError("what the model says with the edit was not measured; take .measured(model)")
+        return after
 
     @property
     def loss_curve(self) -> tuple[Loss, ...] | tuple[float, ...]:

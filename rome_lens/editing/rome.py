@@ -125,6 +125,11 @@ class ROME:
         with self._backend.evaluating():
             return sample_templates(self._backend, seed=self.seed, prepend_bos=self.prepend_bos)
 
+    @property
+    def choices(self) -> Choices:
+        """How requests are put to the model; the templates are known."""
+        return replace(self._choices, context_templates=self.context_templates)
+
     def edit(self, request: EditRequest, *, progress: Progress | None = None) -> Edit:
         """Find the edit that answers a request. The model is left as it is.
 
@@ -208,7 +213,7 @@ class ROME:
                 self._backend,
                 requests,
                 settings=self.settings,
-                choices=replace(self._choices, context_templates=self.context_templates),
+                choices=self.choices,
                 batch_size=batch_size,
                 progress=progress,
             )

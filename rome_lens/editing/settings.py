@@ -87,15 +87,20 @@ class _Settings:
         return replace(itself, **taken, source=source) if taken else self
 
 
-class SettingsChanges(TypedDict, total=False):
-    """Fields of `Settings` that a caller may choose one by one; None leaves one as the model's settings have it."""
+class OptimiserChanges(TypedDict, total=False):
+    """How a value is optimised: fields of `Settings`; None leaves one as the model's settings have it."""
 
-    layer: int | None
     v_num_grad_steps: int | None
     v_lr: float | None
     v_weight_decay: float | None
     clamp_norm_factor: float | None
     kl_factor: float | None
+
+
+class SettingsChanges(OptimiserChanges, total=False):
+    """Fields of `Settings` that a caller may choose one by one; None leaves one as the model's settings have it."""
+
+    layer: int | None
 
 
 @dataclass(frozen=True)
@@ -266,7 +271,7 @@ def settings_for(backend: Backend) -> Settings:
     layer by its depth: a third of the way up where positions are learned (GPT-2: 8 of 24, 12 of 36, 17 of 48), a sixth
     where they are rotary (GPT-J 5 of 28, Llama and Mistral 5 of 32, SmolLM2 5 of 30).
     """
-    name = _last_part(backend)
+    name = last_part(backend)
     for pattern, settings in _PUBLISHED:
         if re.fullmatch(pattern, name) and settings.layer < backend.n_layers:
             return settings
@@ -286,7 +291,7 @@ def default_layer(backend: Backend) -> int:
     return settings_for(backend).layer
 
 
-def _last_part(backend: Backend) -> str:
+def last_part(backend: Backend) -> str:
     """The model's name, whoever owns the repository."""
     return backend.model_name.rstrip("/").rpartition("/")[2].lower()
 
@@ -312,7 +317,7 @@ def choose_tuning(backend: Backend, *, constrained: bool) -> tuple[int, float | 
     A model without published settings takes those of GPT-2 XL: of the paper's two models it is the one whose FT works
     in a low layer, and low layers were measured to be better on the default model, too.
     """
-    name = _last_part(backend)
+    name = last_part(backend)
     for pattern, free, bounded in _PUBLISHED_TUNING:
         published = bounded if constrained else free
         if published is not None and re.fullmatch(pattern, name) and published[0] < backend.n_layers:

@@ -51,6 +51,11 @@ class WeightUpdate(ABC):
         """What the values of these keys gain, in the keys' precision and on their device."""
 
     @property
+    def norm(self) -> float:
+        """Frobenius norm."""
+        return self.matrix.double().norm().item()
+
+    @property
     def matrix(self) -> Float[Tensor, "d_mlp d_model"]:
         """The whole matrix, in the precision of its tensors."""
         return self.rows(slice(None)).to(next(iter(self.tensors.values())).dtype)
@@ -75,6 +80,13 @@ class LowRank(WeightUpdate):
     @property
     def rank(self) -> int:
         return self.left.shape[0]
+
+    @property
+    def norm(self) -> float:
+        if self.rank == 1:
+            return self.left.double().norm().item() * self.right.double().norm().item()
+        left, right = self.left.double(), self.right.double()
+        return ((left @ left.t()) * (right @ right.t())).sum().clamp(min=0).sqrt().item()
 
     def scaled(self, factor: float) -> Self:
         return replace(self, right=self.right * factor)

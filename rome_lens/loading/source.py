@@ -100,14 +100,14 @@ def describe_model(model: Any) -> dict[str, Any]:
     backend = as_backend(model)
     try:
         known = backend.fingerprint(0).to_dict()
-        known["sketch"] = [_rounded(number) for number in known["sketch"]]
+        known["sketch"] = [rounded(number) for number in known["sketch"]]
     except ModelError:  # layers without one W_out: attention alone, or experts
         some = torch.arange(min(64, backend.d_vocab), device=backend.device)[:, None]
         known = {"model_name": backend.model_name, "n_layers": backend.n_layers, "d_model": backend.d_model}
         known["norm"] = backend.embeddings(some).double().norm().item()
-    known["norm"] = _rounded(known["norm"])
+    known["norm"] = rounded(known["norm"])
     return {"model": known, "backend": backend.name, "dtype": str(backend.dtype).removeprefix("torch.")}
 
 
-def _rounded(number: float) -> float:
+def rounded(number: float) -> float:
     return float(f"{number:.{_DIGITS}g}")

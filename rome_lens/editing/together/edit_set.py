@@ -1,0 +1,587 @@
+"""Many facts as one edit: solved together, any of them taken out again, and what is known of each before it is applied."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rome_lens.backends import Fingerprint, as_backend
+from rome_lens.checks import as_real, shown
+from rome_lens.editing.edit import Edit
+from rome_lens.editing.outcome import Probabilities
+from rome_lens.editing.patch import EditedLayer, layer_names
+from rome_lens.editing.together.kernels import Kernel
+from rome_lens.editing.together.measure import probabilities_with
+from rome_lens.editing.together.set_fact import SetFact, check_requests, facts_named, in_order, stacked
+from rome_lens.editing.together.system import System
+from rome_lens.editing.weight_update import WeightUpdate
+from rome_lens.errors import SettingError
+from rome_lens.facts import EditRequest
+from rome_lens.progress import Progress
+from rome_lens.storage import save_tensors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Spread = Literal["joint", "released"]
+"""How several layers share what is missing: by one system for all of them, or layer by layer as released (MEMIT)."""
+
+KIND = "edit_set"
+"""What files of sets call themselves."""
+
+# Keys that have so much in common count as one (`System.overlaps`).
+_ONE_KEY = 0.9
+
+
+@dataclass(frozen=True)
+class LayerBase:
+    """What a set knows of the unedited model's layer.
+
+    Attributes:
+        fingerprint: identifies it.
+        norm: Frobenius norm of `W_out`.
+        text_energy: `tr(W_outᵀ C W_out)`, the mean squared length of what the layer says over text, without its bias.
+        module: as in `EditedLayer`.
+        module_transposed: the same.
+    """
+
+    fingerprint: Fingerprint
+    norm: float
+    text_energy: float
+    module: str | None = None
+    module_transposed: bool = True
+
+    @property
+    def layer(self) -> int:
+        """The layer, counted from 0."""
+        return self.fingerprint.layer
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return asdict(self) | {"fingerprint": self.fingerprint.to_dict()}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms a set's facts are solved; the same for whatever is made of it.
+
+    Attributes:
+        penalty: what moving a key like those of text costs, in units of d_mlp (`kernels`).
+        spread: how several layers share what is missing.
+        dtype: of the updates.
+        layers: what is known of each layer, from the lowest.
+    """
+
+    penalty: float
+    spread: Spread
+    dtype: torch.dtype
+    layers: tuple[LayerBase, ...]
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The layers, counted from 0."""
+        return tuple(here.layer for here in self.layers)
+
+
+class Finder(Protocol):
+    """What a set asks of the editor that made it."""
+
+    def found(
+        self, requests: Sequence[EditRequest], *, out: str | os.PathLike[str] | None, progress: Progress | None
+    ) -> list[SetFact]:
+        """Facts of requests."""
+        ...
+
+    def spread_out(self, facts: Sequence[SetFact]) -> list[WeightUpdate]:
+        """What each layer gains, layer by layer."""
+        ...
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Two facts that want different answers to what is nearly one key.
+
+    Attributes:
+        one: a fact.
+        other: another.
+        overlap: `(k A k')² / ((k A k) (k' A k'))` of their keys, from 0 to 1.
+    """
+
+    one: SetFact
+    other: SetFact
+    overlap: float
+
+    def __str__(self) -> str:
+        return f"{self.one.words!r} and {self.other.words!r} (overlap {self.overlap:.2f})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EditSet(Edit):
+    """Many facts that were solved together, as one edit: `apply`, `revert`, `hooks`, `to_hf` and so on as of any other.
+
+    Made by `MEMIT`, `EMMET` and `AlphaEdit`. With the facts' keys kept, what the weights gain is a function of the set
+    of facts, in whatever order they came and however often others were put in and taken out between: `without`,
+    `plus` and `replace` give the set that would have been found at once, to the bit, and optimise nothing that is
+    found already.
+
+    !!! example
+        ```python
+        facts = rl.MEMIT(model).edit_together(requests)
+        len(facts), facts[3].request, facts.to_dataframe()
+        fewer = facts.without(facts[3])          # a new set, solved anew in less than a second
+        with fewer.applied(model):
+            ...
+        ```
+
+    Attributes:
+        outcomes: each request with what the model said before and what it says with the set, in the facts' order.
+        layers: what changes, each layer once, from the lowest.
+        origin: what it was made with.
+        facts: the facts, in the order in which they came.
+        terms: on what terms they are solved.
+        kernels: how keys are weighed, a layer each; None for a set from a file that needs none.
+        editor: the editor that made it, which finds values of further requests; None for a set from a file.
+    """
+
+    facts: tuple[SetFact, ...] = ()
+    terms: Terms = field(kw_only=True)
+    kernels: tuple[Kernel, ...] | None = field(default=None, kw_only=True)
+    editor: Finder | None = field(default=None, kw_only=True)
+
+    @classmethod
+    def of(
+        cls,
+        facts: Sequence[SetFact],
+        terms: Terms,
+        origin: Any,
+        *,
+        kernels: Sequence[Kernel] | None,
+        editor: Finder | None,
+    ) -> "EditSet":
+        """Solve facts together.
+
+        Raises:
+            SettingError: there is none.
+            EditError: nothing is given way to, and keys depend on each other.
+        """
+        facts = tuple(facts)
+        if not facts:
+            raise SettingError("the set would be empty; it needs one fact at least")
+        if terms.spread == "released":
+            if editor is None:
+                raise SettingError(
+                    "what several layers gain layer by layer (spread='released') depends on the model, and this set "
+                    "was read from a file; give editor=, such as MEMIT(model, spread='released')"
+                )
+            updates = editor.spread_out([facts[number] for number in in_order(facts)])
+        else:
+            updates = stacked(facts, terms.numbers, terms.penalty, kernels).updates(terms.dtype)
+        layers = tuple(
+            EditedLayer(update, here.fingerprint, update.norm / here.norm, here.module, here.module_transposed)
+            for update, here in zip(updates, terms.layers, strict=True)
+        )
+        outcomes = tuple(fact.outcome for fact in facts)
+        kept = None if kernels is None else tuple(kernels)
+        return cls(outcomes, layers, origin, facts, terms=terms, kernels=kept, editor=editor)
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def __iter__(self) -> Iterator[SetFact]:
+        return iter(self.facts)
+
+    @overload
+    def __getitem__(self, number: int) -> SetFact: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> tuple[SetFact, ...]: ...
+
+    def __getitem__(self, number: int | slice) -> SetFact | tuple[SetFact, ...]:
+        """A fact by its number, or several."""
+        return self.facts[number]
+
+    def __contains__(self, fact: object) -> bool:
+        """Whether a fact, or a request, is in the set."""
+        return any(fact in (one, one.request) for one in self.facts)
+
+    def __repr__(self) -> str:
+        n = len(self.facts)
+        said = [f"{n} fact{'' if n == 1 else 's'}", f"{layer_names(self)} of {self.fingerprint.model_name}"]
+        said += [self.variant, self._came_of_it]
+        if self.terms.spread == "joint":
+            collide = len(self.conflicts())
+            said += [f"{collide} pair{'' if collide == 1 else 's'} in conflict, see conflicts()"] if collide else []
+            said += [f"leverage {self.load:.0%} of what the layers hold"] if self.load > 0.5 else []
+        return f"{type(self).__name__}({', '.join(said)})"
+
+    @cached_property
+    def id(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What two sets share exactly when they hold the same facts and change the same, in whatever order they came."""
+        alone = replace(self, outcomes=tuple(self.outcomes[number] for number in in_order(self.facts)))
+        return Edit(alone.outcomes, alone.layers, alone.origin).id
+
+    # --- other sets of it -------------------------------------------------------------------------------------------
+
+    def without(self, *facts: SetFact | EditRequest | int | str, editor: Finder | None = None) -> "EditSet":
+        """The set without some of its facts, solved anew; the set that would have been found without them.
+
+        What the model says with it is not measured: take `measured`.
+
+        Args:
+            facts: facts, their numbers, their ids or their requests.
+            editor: of a set from a file whose layers gain layer by layer, which has to be looked at anew.
+
+        Raises:
+            SettingError: there is no such fact, or none would be left.
+        """
+        away = set(facts_named(self.facts, facts))
+        return self._of([fact for number, fact in enumerate(self.facts) if number not in away], editor)
+
+    def plus(
+        self,
+        *more: "EditRequest | SetFact | EditSet | Sequence[EditRequest | SetFact]",
+        editor: Finder | None = None,
+        allow_conflicts: bool = False,
+        out: str | os.PathLike[str] | None = None,
+        progress: Progress | None = None,
+    ) -> "EditSet":
+        """The set with further facts, solved anew; of requests the values are found first, those of the set stay.
+
+        Args:
+            more: requests, whose values the editor finds; facts of another set, or all of one.
+            editor: who finds them; None is the one that made this set.
+            allow_conflicts: let one subject have several targets.
+            out: as in `edit_together`.
+            progress: the same.
+
+        Raises:
+            SettingError: nothing is given; a fact is in the set already; a subject would have two targets; facts of
+                other layers or of another kernel; or there is no editor.
+            EditError, PromptError, SubjectError, AnswerError: as `edit_together` raises.
+        """
+        given = list(_flat(more))
+        if not given:
+            raise SettingError("nothing is given to put into the set; expected requests, or facts of another set")
+        requests = [one.request if isinstance(one, SetFact) else one for one in given]
+        check_requests(requests, [fact.request for fact in self.facts], allow_conflicts=allow_conflicts)
+        asked = [one for one in given if isinstance(one, EditRequest)]
+        found = iter(self._finder(editor).found(asked, out=out, progress=progress) if asked else [])
+        new = [self._fitting(one) if isinstance(one, SetFact) else next(found) for one in given]
+        return self._of([*self.facts, *new], editor)
+
+    def replace(
+        self,
+        fact: SetFact | EditRequest | int | str,
+        by: SetFact | EditRequest,
+        *,
+        editor: Finder | None = None,
+        progress: Progress | None = None,
+    ) -> "EditSet":
+        """The set with one fact in place of another, at the same number.
+
+        Args:
+            fact: which one, as in `without`.
+            by: a request, whose value the editor finds, or a fact of another set.
+            editor: as in `plus`.
+            progress: the same.
+
+        Raises:
+            SettingError, EditError, PromptError, SubjectError, AnswerError: as `without` and `plus` raise.
+        """
+        (number,) = facts_named(self.facts, [fact])
+        others = [one.request for place, one in enumerate(self.facts) if place != number]
+        (one,) = _flat([by])
+        check_requests(
+            [one.request if isinstance(one, SetFact) else one], others, allow_conflicts=self._has_conflicting_subjects
+        )
+        if isinstance(one, SetFact):
+            new = self._fitting(one)
+        else:
+            (new,) = self._finder(editor).found([one], out=None, progress=progress)
+        return self._of([*self.facts[:number], new, *self.facts[number + 1 :]], editor)
+
+    def scaled(self, factor: float) -> Edit:
+        """What the layers gain, times a number: an edit, and no set any more.
+
+        Raises:
+            SettingError: it is no finite number.
+        """
+        if as_real(factor) is None:
+            raise SettingError(f"factor is {shown(factor)}; expected a finite number, such as 0.5")
+        return Edit(self.outcomes, self.layers, self.origin).scaled(factor)
+
+    def with_outcomes(self, after: Sequence[Probabilities]) -> "EditSet":
+        """The same set, with what the model says with it.
+
+        Args:
+            after: of each fact, in their order.
+        """
+        facts = tuple(
+            replace(fact, outcome=replace(fact.outcome, after=said))
+            for fact, said in zip(self.facts, after, strict=True)
+        )
+        return replace(self, facts=facts, outcomes=tuple(fact.outcome for fact in facts))
+
+    def measured(self, model: Any) -> "EditSet":
+        """The same set, with what a model says with it, whether the set is in its weights or not.
+
+        Args:
+            model: the model that it was made for.
+
+        Raises:
+            ModelMismatchError: another model; ModelError: not a model of ours.
+        """
+        backend = as_backend(model)
+        hooks = [] if self.is_applied(model) else self.hooks(model)
+        with backend.evaluating():
+            said = probabilities_with(backend, self.facts, hooks, prepend_bos=bool(self.settings["prepend_bos"]))
+        return self.with_outcomes(said)
+
+    def _of(self, facts: Sequence[SetFact], editor: Finder | None) -> "EditSet":
+        """Another set on the same terms. What the model said with this one is no longer so."""
+        forgotten = [replace(fact, outcome=replace(fact.outcome, after=None)) for fact in facts]
+        by = self.editor if editor is None else editor
+        return EditSet.of(forgotten, self.terms, self.origin, kernels=self.kernels, editor=by)
+
+    def _finder(self, editor: Finder | None) -> Finder:
+        by = self.editor if editor is None else editor
+        if by is None:
+            raise SettingError(
+                "this set was read from a file and has no model to find further values on; give editor=, such as "
+                "MEMIT(model), or facts of another set"
+            )
+        return by
+
+    def _fitting(self, fact: SetFact) -> SetFact:
+        """A fact of another set, weighed as those of this one.
+
+        Raises:
+            SettingError: it is of other layers; or weighed by another kernel, and this set does not have its own.
+        """
+        widths = [key.shape for key in fact.keys]
+        if widths != [key.shape for key in self.facts[0].keys] or fact.residual.shape != self.facts[0].residual.shape:
+            raise SettingError(
+                f"the fact {fact.words!r} was found for other layers or another model; find it anew: give its .request"
+            )
+        if fact.kernels == self.facts[0].kernels:
+            return fact
+        if self.kernels is None:
+            raise SettingError(
+                f"the fact {fact.words!r} is weighed by another second moment or null space, and this set, which was "
+                "read from a file, does not have its own; find the fact anew: give its .request and editor="
+            )
+        weighed = tuple(kernel.weigh(key[None])[0] for kernel, key in zip(self.kernels, fact.keys, strict=True))
+        return replace(fact, weighed=weighed, kernels=self.facts[0].kernels)
+
+    @property
+    def _has_conflicting_subjects(self) -> bool:
+        targets = {(fact.request.subject, fact.request.target_new.strip()) for fact in self.facts}
+        return len({subject for subject, _ in targets}) < len(targets)
+
+    # --- what is known of it before it is applied -------------------------------------------------------------------
+
+    @cached_property
+    def system(self) -> System:
+        """The system of equations, its facts in their own order (`order`).
+
+        Raises:
+            SettingError: the layers were solved one after the other, each by a system of its own.
+        """
+        if self.terms.spread == "released":
+            raise SettingError(
+                "layers that gain one after the other (spread='released') have no system in common; shortfall, leverage "
+                "and conflicts are known for spread='joint'"
+            )
+        return stacked(self.facts, self.terms.numbers, self.terms.penalty, self.kernels)
+
+    @cached_property
+    def order(self) -> list[int]:
+        """The numbers of the facts in the order of the system's rows."""
+        return in_order(self.facts)
+
+    def _in_facts_order(self, rows: Tensor) -> Tensor:
+        placed = torch.empty_like(rows)
+        placed[self.order] = rows
+        return placed
+
+    @cached_property
+    def shortfall(self) -> Float[Tensor, " fact"]:
+        """What each fact will lack of its value, as a share of what was missing: 0 is answered in full, 1 not at all."""
+        system = self.system
+        return self._in_facts_order(system.missing.norm(dim=1) / _lengths(system.residual))
+
+    @cached_property
+    def leverage(self) -> Float[Tensor, " fact"]:
+        """How much of the layers each fact takes for itself, from 0 to 1. The sum is at most the layers' `d_mlp`."""
+        return self._in_facts_order(self.system.leverage)
+
+    @cached_property
+    def capacity(self) -> int:
+        """What the leverages can add up to: `d_mlp`, or what a null space has of it, over all layers."""
+        return sum(here.fingerprint.d_mlp for here in self.terms.layers)
+
+    @property
+    def load(self) -> float:
+        """The share of the capacity that is taken."""
+        return self.leverage.sum().item() / self.capacity
+
+    @cached_property
+    def alone(self) -> Float[Tensor, " fact"]:
+        """What each fact would lack if all others were in and it were not, as a share of what was missing.
+
+        Near 0 the fact is redundant: the others say it already.
+        """
+        system = self.system
+        return self._in_facts_order(system.without_itself.norm(dim=1) / _lengths(system.residual))
+
+    @cached_property
+    def disturbed_by(self) -> tuple[tuple[int | None, float], ...]:
+        """For each fact the number of the one that adds most to the value at its key, and how much, as such a share."""
+        number, amount = self.system.disturbance
+        amount = self._in_facts_order(amount / _lengths(self.system.residual)).tolist()
+        numbers = self._in_facts_order(number).tolist()
+        return tuple(
+            (None if other < 0 else self.order[other], how_much if other >= 0 else 0.0)
+            for other, how_much in zip(numbers, amount, strict=True)
+        )
+
+    @cached_property
+    def drift(self) -> float | None:
+        """How much of what the layers say over text will be different: `tr(ΔᵀCΔ) / tr(WᵀCW)`, summed over the layers.
+
+        The mean squared change of their values over that of the values. None for a set that was read from a file
+        without the second moment.
+        """
+        if self.kernels is None:
+            return None
+        moved = [
+            kernel.text_energy(here.update.matrix.double())
+            for kernel, here in zip(self.kernels, self.layers, strict=True)
+        ]
+        return sum(moved) / sum(here.text_energy for here in self.terms.layers)
+
+    def conflicts(self, *, above: float = _ONE_KEY) -> list[Conflict]:
+        """Pairs of facts with other targets and nearly one key, those with most in common first: each spoils the other.
+
+        Args:
+            above: how much keys have in common that count as one, from 0 to 1.
+
+        Raises:
+            SettingError: it is no share.
+        """
+        share = as_real(above)
+        if share is None or not 0 <= share <= 1:
+            raise SettingError(f"above is {shown(above)}; expected a share from 0 to 1")
+        found = []
+        for i, j, overlap in self.system.overlaps(share):
+            one, other = sorted((self.order[i], self.order[j]))
+            if self.facts[one].request.target_new.strip() != self.facts[other].request.target_new.strip():
+                found.append((-overlap, one, other))
+        return [Conflict(self.facts[one], self.facts[other], -overlap) for overlap, one, other in sorted(found)]
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """A fact a row: what was asked, probabilities before and after, and what the set knows of it.
+
+        Columns: `prompt`, `subject`, `target`, `old_answer`; `before`, `after` (probability of the target), `reached`;
+        and for layers that are solved together `shortfall`, `leverage`, `alone`, `disturbed_by` (the other fact's
+        words) and `disturbance`. What was not measured is missing.
+        """
+        import pandas as pd
+
+        rows = []
+        for fact in self.facts:
+            after = fact.outcome.after
+            rows.append(
+                {
+                    "prompt": fact.request.text,
+                    "subject": fact.request.subject,
+                    "target": fact.request.target_new.strip(),
+                    "old_answer": fact.outcome.old_answer.strip(),
+                    "before": fact.outcome.before.target,
+                    "after": None if after is None else after.target,
+                    "reached": None if after is None else after.reached,
+                }
+            )
+        table = pd.DataFrame(rows).astype({"after": "float64", "reached": "boolean"})
+        if self.terms.spread == "joint":
+            others = [number for number, _ in self.disturbed_by]
+            table = table.assign(
+                shortfall=self.shortfall.tolist(),
+                leverage=self.leverage.tolist(),
+                alone=self.alone.tolist(),
+                disturbed_by=[None if number is None else self.facts[number].words for number in others],
+                disturbance=[amount for _, amount in self.disturbed_by],
+            )
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the tensors, as JSON can hold it."""
+        terms: Mapping[str, Any] = {
+            "penalty": self.terms.penalty,
+            "spread": self.terms.spread,
+            "dtype": str(self.terms.dtype).removeprefix("torch."),
+            "layers": [here.to_dict() for here in self.terms.layers],
+        }
+        return {
+            "outcomes": [one.to_dict() for one in self.outcomes],
+            "facts": [{"id": fact.id, "old_ids": list(fact.old_ids), "notes": list(fact.notes)} for fact in self.facts],
+            "layers": [here.to_dict() for here in self.layers],
+            "terms": terms,
+            **self.origin.to_dict(),
+            "made_on": list(self.made_on),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the set to a file (safetensors), with all that `without` and facts of other sets need.
+
+        Where facts are more than a layer's directions, that includes the second moment or the null space.
+
+        Raises:
+            ArtefactError: the file cannot be written.
+        """
+        tensors = self._update_tensors()
+        for place, layer in enumerate(self.terms.numbers):
+            tensors[f"facts.{layer}.keys"] = torch.stack([fact.keys[place] for fact in self.facts])
+            tensors[f"facts.{layer}.weighed"] = torch.stack([fact.weighed[place] for fact in self.facts])
+        tensors["facts.residual"] = torch.stack([fact.residual for fact in self.facts])
+        goals = [fact.goal for fact in self.facts if fact.goal is not None]
+        if len(goals) == len(self.facts):
+            tensors["facts.goal"] = torch.stack(goals)
+        settings = {
+            key: value for key, value in self.to_dict().items() if key in ("outcomes", "facts", "layers", "terms")
+        }
+        settings |= {"origin": self.origin.to_dict(), "fact_kernels": [list(fact.kernels) for fact in self.facts]}
+        if self.kernels is not None and self.terms.spread == "joint" and self.system.by_direction:
+            (kernel,) = self.kernels
+            settings["kernel"] = {"name": kernel.name, "layer": kernel.layer, "numbers": dict(kernel.numbers)}
+            tensors |= {f"kernel.{name}": tensor for name, tensor in kernel.tensors.items()}
+        save_tensors(path, kind=KIND, tensors=tensors, settings=settings)
+
+
+def _flat(given: Sequence[Any]) -> Iterator["EditRequest | SetFact"]:
+    """Requests and facts, one by one.
+
+    Raises:
+        SettingError: something is neither.
+    """
+    for one in given:
+        if isinstance(one, EditRequest | SetFact):
+            yield one
+        elif isinstance(one, EditSet):
+            yield from one.facts
+        elif isinstance(one, Sequence) and not isinstance(one, str):
+            yield from _flat(one)
+        else:
+            raise SettingError(
+                f"{shown(one)} is given; expected an EditRequest, a fact of a set, a set, or a list of these"
+            )
+
+
+def _lengths(rows: Float[Tensor, "fact d_model"]) -> Float[Tensor, " fact"]:
+    """Their lengths, to divide by."""
+    return rows.norm(dim=1).clamp(min=torch.finfo(rows.dtype).tiny)

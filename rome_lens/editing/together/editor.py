@@ -1,0 +1,393 @@
+"""What MEMIT, EMMET and AlphaEdit share: requests in, a set of facts out. They differ in how keys are weighed."""
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, fields, replace
+from functools import cached_property
+from typing import Any, ClassVar, get_args, get_type_hints
+
+import torch
+from torch import Tensor
+
+from rome_lens.backends import Backend, as_backend
+from rome_lens.backends.modules import hugging_face_module
+from rome_lens.backends.origin import loaded_from
+from rome_lens.checks import choice, flag, known_names, shown, whole_numbers
+from rome_lens.editing.history import edits_in_weights, unedited_fingerprint, unedited_matrix
+from rome_lens.editing.outcome import Origin, found_on
+from rome_lens.editing.prompts import EssenceAt, RequestRows, split_requests, tokenise_request
+from rome_lens.editing.rome import ROME
+from rome_lens.editing.second_moment.moment import SecondMoment, moment_of, stats_command
+from rome_lens.editing.second_moment.shipped import shipped_moment
+from rome_lens.editing.settings import Engine, OptimiserChanges, Settings, settings_for
+from rome_lens.editing.together.edit_set import EditSet, LayerBase, Spread, Terms
+from rome_lens.editing.together.finding import Finding
+from rome_lens.editing.together.finding_run import FindingRun, find_facts
+from rome_lens.editing.together.kernels import Kernel, TextKernel
+from rome_lens.editing.together.published import DEFAULT_VALUES, Published, Table, published_for
+from rome_lens.editing.together.released import spread_released
+from rome_lens.editing.together.set_fact import SetFact, check_requests
+from rome_lens.editing.together.system import bytes_to_solve
+from rome_lens.editing.value_settings import ValueChanges, ValueSettings
+from rome_lens.editing.weight_update import WeightUpdate
+from rome_lens.errors import OutOfMemoryError, SettingError
+from rome_lens.facts import EditRequest
+from rome_lens.kinds import requests_of
+from rome_lens.loading.source import ModelSource
+from rome_lens.memory import free_bytes
+from rome_lens.progress import Progress, silent
+from rome_lens.runs import Shard
+
+
+class TogetherChanges(OptimiserChanges, ValueChanges, total=False):
+    """What all editors of many facts take by name: how requests are put to the model, and how values are found."""
+
+    context_templates: Sequence[str] | None
+    bare_weight: float | None
+    essence_at: EssenceAt | None
+    seed: int
+    prepend_bos: bool
+    engine: Engine
+    settings: Settings | None
+
+
+class TogetherEditor(ABC):
+    """An editor that solves many facts together.
+
+    Attributes:
+        model: the model, which no edit changes until it is applied.
+        layers: the layers that are edited, from the lowest; values are found at the last.
+        penalty: what moving costs against the facts, in the kernel's units.
+        spread: how several layers share what is missing.
+        values: where values are added, when they are enough, and how long they may be.
+        second_moments: C of each layer.
+    """
+
+    variant: ClassVar[str]
+    """What its sets are called."""
+    table: ClassVar[Table] = ()
+    """What is published of the method."""
+    penalty: float
+
+    def __init__(
+        self,
+        model: Any,
+        layers: Sequence[int] | int | None,
+        second_moments: Any,
+        spread: Spread,
+        changes: TogetherChanges,
+    ) -> None:
+        """Take what the editors have in common; the arguments are theirs.
+
+        Args:
+            model: theirs.
+            layers: theirs.
+            second_moments: theirs.
+            spread: theirs.
+            changes: theirs, by name.
+        """
+        known_names(f"{type(self).__name__}.__init__", changes, _all_names(TogetherChanges))
+        self._source = ModelSource.of(model)
+        self.model = self._source.open(silent)
+        self._backend = as_backend(self.model)
+        # What is published of a method goes with its layers.
+        self._published = published = published_for(self.table, self._backend) if layers is None else None
+        self.spread: Spread = choice("spread", spread, get_args(Spread))
+        given: dict[str, Any] = dict(changes)
+        of_values = {each.name: given.pop(each.name) for each in fields(ValueSettings) if each.name in given}
+        self.values = replace(DEFAULT_VALUES if published is None else published.values, **of_values)
+        if self.spread == "released" and self.values.at != "block":
+            raise SettingError(
+                "spread='released' shares out what the last block's output lacks, layer by layer, and values are found "
+                f"at {self.values.at!r}; give at='block' with it"
+            )
+        self.layers = _layers(self._backend, layers, second_moments, published)
+        self.second_moments = _moments(self._backend, self.layers, second_moments)
+        top, own = self.layers[-1], given.pop("settings", None)
+        if own is None and published is not None:
+            own = published.settings
+        given.setdefault("bare_weight", "auto")
+        self._rome = ROME(self.model, layer=top, second_moment=self.second_moments[top], settings=own, **given)
+
+    @property
+    def _d_mlp(self) -> int:
+        return self.second_moments[self.layers[-1]].d_mlp
+
+    @property
+    def settings(self) -> Settings:
+        """How values are optimised, at the last of the layers."""
+        return self._rome.settings
+
+    @abstractmethod
+    def _kernel(self, moment: SecondMoment) -> Kernel:
+        """How the keys of a layer are weighed."""
+
+    @abstractmethod
+    def _said(self) -> dict[str, Any]:
+        """What the method was set to, by its own names, as JSON holds it."""
+
+    def _notes(self) -> tuple[str, ...]:
+        """What is worth knowing of the method as it is set; nothing by default."""
+        return ()
+
+    @cached_property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """How the keys of each layer are weighed."""
+        return tuple(self._kernel(self.second_moments[layer]) for layer in self.layers)
+
+    @property
+    def finding(self) -> Finding:
+        """All that decides what is found of a request, but for the model."""
+        return Finding(self.settings, self._rome.choices, self.values, self.layers)
+
+    def edit_together(
+        self,
+        requests: Sequence[EditRequest],
+        *,
+        out: str | os.PathLike[str] | None = None,
+        workers: int | None = None,
+        executor: Executor | None = None,
+        shard: Shard | str | None = None,
+        allow_conflicts: bool = False,
+        skip_failed: bool = False,
+        progress: Progress | None = None,
+    ) -> EditSet:
+        """Find the values of many requests, and solve them together. The model is left as it is.
+
+        On a CPU each value is found in a batch of its own by one thread, so that its bits depend on its request alone,
+        and as many side by side as there are threads (`torch.get_num_threads()`). On a GPU as many go into one batch as
+        memory holds.
+
+        Args:
+            requests: what to edit.
+            out: a folder that keeps every value as soon as it is found, under its request and all else that decides it.
+                A call that was killed goes on there, with the same requests or others; another model, other layers or
+                other settings of values are refused. What they are weighed by is no part of it: the same folder serves
+                MEMIT, EMMET and AlphaEdit.
+            workers: processes that find values side by side on this machine; None is as many as pay, 1 is none.
+            executor: any executor finds them, in processes that load the model themselves: give the editor its name.
+            shard: `2/4` finds the second of four parts; `merge_facts` joins the folders.
+            allow_conflicts: let one subject have several targets.
+            skip_failed: leave out requests that cannot be edited, and say so in the notes.
+            progress: called with (done, total, what), facts as the unit.
+
+        Returns:
+            The set: of a shard, of its own facts.
+
+        Raises:
+            SettingError: there is no request; one is there twice; a subject has two targets; or the folder holds facts
+                found in another way.
+            PromptError, SubjectError, AnswerError: a request does not fit the model, before any is worked on.
+            EditError: requests cannot be edited, which are named; what was found of the others is kept in `out`. Or
+                nothing is given way to, and keys depend on each other.
+            OutOfMemoryError: so many facts are more than memory holds.
+            RunError: a worker was lost; what is finished is kept.
+        """
+        started = time.perf_counter()
+        requests = requests_of(requests)
+        if not requests:
+            raise SettingError("there are no requests; expected one or more")
+        check_requests(requests, allow_conflicts=flag("allow_conflicts", allow_conflicts))
+        self._check_memory(len(requests))
+        how = FindingRun(out, workers, executor, Shard.of(shard), flag("skip_failed", skip_failed), progress)
+        facts, notes = self._facts(requests, how)
+        made_on = edits_in_weights(self._backend)
+        others = found_on(made_on, self.layers[-1], second_moment=True)
+        warned = [note for moment in self.second_moments.values() for note in moment.warnings]
+        origin = Origin(
+            variant=self.variant,
+            settings=self._record(),
+            notes=(f"settings: {self.settings.source}", *self._notes(), *dict.fromkeys(warned), *others, *notes),
+            backend=self._backend.name,
+            dtype=str(self._backend.dtype).removeprefix("torch."),
+            made_on=made_on,
+        )
+        made = EditSet.of(facts, self._terms, origin, kernels=self.kernels, editor=self).measured(self.model)
+        return replace(made, origin=replace(origin, seconds=time.perf_counter() - started))
+
+    def found(
+        self, requests: Sequence[EditRequest], *, out: str | os.PathLike[str] | None, progress: Progress | None
+    ) -> list[SetFact]:
+        """Facts of requests, for a set that gets further ones. Raises as `edit_together` does."""
+        return self._facts(requests, FindingRun(out, progress=progress))[0]
+
+    def spread_out(self, facts: Sequence[SetFact]) -> list[WeightUpdate]:
+        """What each layer gains, layer by layer, each taking its share of what is still missing.
+
+        Raises:
+            SettingError: a fact has no goal, since its value was found at `W_out`.
+        """
+        if any(fact.goal is None for fact in facts):
+            raise SettingError(
+                "a fact whose value was found at W_out has no goal at a block's output to share out; find it anew with "
+                "at='block'"
+            )
+        with torch.inference_mode(False), self._backend.evaluating():
+            rows = self._tokenised([fact.request for fact in facts])
+            return spread_released(
+                self._backend, facts, rows, finding=self.finding, kernels=self.kernels, penalty=self.penalty
+            )
+
+    def _facts(self, requests: Sequence[EditRequest], how: FindingRun) -> tuple[list[SetFact], list[str]]:
+        """Facts of requests, and what is to be noted of those that were left out."""
+        kernels = self.kernels  # what may fail in them fails before the work
+        rows = self._tokenised(requests)
+        batch_size = 1
+        if self._backend.device.type != "cpu":
+            parts = split_requests(self._backend, rows, layer=self.layers[-1], batch_size=None)
+            batch_size = max(map(len, parts))
+        found, notes = find_facts(self._source, self.model, self.finding, requests, how, batch_size=batch_size)
+        weighed = [
+            kernel.weigh(torch.stack([fact.keys[place] for fact in found])) for place, kernel in enumerate(kernels)
+        ]
+        ids = tuple(kernel.id for kernel in kernels)
+        return [
+            SetFact(
+                fact.outcome,
+                fact.keys,
+                tuple(rows[number] for rows in weighed),
+                fact.residual,
+                fact.goal,
+                fact.old_ids,
+                ids,
+                fact.notes,
+            )
+            for number, fact in enumerate(found)
+        ], notes
+
+    def _tokenised(self, requests: Sequence[EditRequest]) -> list[RequestRows]:
+        choices = self.finding.choices
+        assert choices.context_templates is not None
+        assert choices.essence_at is not None
+        return [
+            tokenise_request(
+                self._backend,
+                request,
+                templates=choices.context_templates,
+                prepend_bos=choices.prepend_bos,
+                essence_at=choices.essence_at,
+            )
+            for request in requests
+        ]
+
+    def _check_memory(self, n_facts: int) -> None:
+        """Refuse what cannot be solved before hours of work on it.
+
+        Raises:
+            OutOfMemoryError: so many facts are more than memory holds.
+        """
+        d_mlp = [moment.d_mlp for moment in self.second_moments.values()]
+        needed = bytes_to_solve(n_facts, widths=d_mlp, d_mlp=d_mlp, d_model=self._backend.d_model)
+        free = free_bytes(torch.device("cpu"))
+        if needed > free:
+            raise OutOfMemoryError(
+                f"to solve {n_facts} facts in {len(d_mlp)} layers takes about {needed / 2**30:.1f} GiB, and "
+                f"{free / 2**30:.1f} GiB are free; edit one layer, or fewer facts together"
+            )
+
+    @cached_property
+    def _terms(self) -> Terms:
+        dtype = torch.promote_types(self._backend.dtype, torch.float32)
+        return Terms(self.penalty, self.spread, dtype, tuple(map(self._base, self.layers)))
+
+    def _base(self, layer: int) -> LayerBase:
+        backend, moment = self._backend, self.second_moments[layer]
+        matrix = unedited_matrix(backend, layer)
+        module, transposed = hugging_face_module(backend, layer) or (None, True)
+        return LayerBase(
+            fingerprint=unedited_fingerprint(backend, layer),
+            norm=matrix.double().norm().item(),
+            text_energy=TextKernel(moment).text_energy(matrix),
+            module=module,
+            module_transposed=transposed,
+        )
+
+    def _record(self) -> dict[str, Any]:
+        choices = self.finding.choices
+        moments = [self.second_moments[layer].to_dict() for layer in self.layers]
+        return {
+            **asdict(self.settings),
+            "layers": list(self.layers),
+            "spread": self.spread,
+            **self._said(),
+            **asdict(self.values),
+            "bare_weight": choices.bare_weight,
+            "essence_at": choices.essence_at,
+            "context_templates": list(choices.context_templates or ()),
+            "seed": choices.seed,
+            "prepend_bos": choices.prepend_bos,
+            # A set is handed on, and where files lie on this machine does not belong into it.
+            "second_moments": [{k: v for k, v in one.items() if k != "loaded_from"} for one in moments],
+        }
+
+
+def _layers(
+    backend: Backend, layers: Sequence[int] | int | None, second_moments: Any, published: Published | None
+) -> tuple[int, ...]:
+    """The layers to edit: the caller's, those of the second moments that were given, or the model's own.
+
+    Raises:
+        SettingError: they are none of the model's, or one is there twice.
+    """
+    if layers is None:
+        if published is not None:
+            layers = published.layers
+        elif isinstance(second_moments, SecondMoment):
+            layers = [second_moments.layer]
+        elif isinstance(second_moments, Mapping) and second_moments:
+            layers = sorted(second_moments)
+        else:
+            layers = [settings_for(backend).layer]
+    numbers = [layers] if isinstance(layers, int) else layers
+    numbers = [backend.check_layer(n) for n in whole_numbers("layers", numbers, expected="layers, such as [3, 4, 5]")]
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise SettingError(f"layers is {shown(layers)}; expected one layer or more, each once")
+    return tuple(sorted(numbers))
+
+
+def _moments(backend: Backend, layers: Sequence[int], given: Any) -> dict[int, SecondMoment]:
+    """C of each layer: given, or shipped with the package.
+
+    Raises:
+        SettingError: there is none for one of them. ModelMismatchError: one is of another model, layer or width.
+    """
+    if given is None:
+        by_layer: Mapping[int, Any] = {}
+    elif isinstance(given, Mapping):
+        by_layer = given
+    elif len(layers) == 1 and isinstance(given, SecondMoment | Tensor):
+        by_layer = {layers[0]: given}
+    else:
+        raise SettingError(
+            f"second_moments is {shown(given)}; expected one for each of the layers {list(layers)}, by layer, as "
+            "SecondMoment.collect gives them"
+        )
+    found: dict[int, SecondMoment] = {}
+    missing: list[int] = []
+    for layer in layers:
+        if layer in by_layer:
+            moment = moment_of(by_layer[layer], layer=layer)
+            moment.check(backend, layer, unedited_matrix(backend, layer))
+            found[layer] = moment
+            continue
+        try:
+            found[layer] = shipped_moment(backend, layer)
+        except SettingError:
+            missing.append(layer)
+    if missing:
+        names = ", ".join(map(str, missing))
+        raise SettingError(
+            f"there is no second moment for layer{'s' if len(missing) > 1 else ''} {names} of {backend.model_name}, and "
+            "facts that are solved without one spoil the rest; collect all in one pass, "
+            f"SecondMoment.collect(model, layers={missing}, texts='self'), or in a shell "
+            f"({stats_command(missing[0], loaded_from(backend))} --out FILE), and hand them over as second_moments"
+        )
+    return found
+
+
+def _all_names(kind: Any) -> list[str]:
+    """The names of a TypedDict, its parents' among them."""
+    return list(get_type_hints(kind))

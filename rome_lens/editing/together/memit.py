@@ -1,0 +1,84 @@
+"""MEMIT: many facts by least squares, against what text costs (Meng et al. 2023, 2210.07229, section 4)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Unpack
+
+from torch import Tensor
+
+from rome_lens.checks import not_negative
+from rome_lens.editing.second_moment.moment import SecondMoment
+from rome_lens.editing.together.edit_set import Spread
+from rome_lens.editing.together.editor import TogetherChanges, TogetherEditor
+from rome_lens.editing.together.kernels import Kernel, TextKernel
+from rome_lens.editing.together.published import DEFAULT_PRESERVE, MEMIT_TABLE, Table
+
+
+class MEMIT(TogetherEditor):
+    """Edits many facts of a model together; what is found is a set of facts, any of which can be taken out again.
+
+    Minimises `Σ |Δᵀk - r|² + λ tr(ΔᵀCΔ)` over the facts' keys k and what their values lack, r: `λ` says how much text
+    is kept as it is, against the facts (equation 14, with the residuals of `r-ROME` or of the released code).
+
+    !!! example
+        ```python
+        facts = rl.MEMIT(model).edit_together(requests, out="facts/")
+        facts.to_dataframe()
+        with facts.without(facts[3]).applied(model):
+            ...
+        ```
+
+    Attributes:
+        preserve: λ in units of `d_mlp`: of `λ C`, the mean cost of a key over text is `λ d_mlp`.
+    """
+
+    variant = "memit"
+    table: ClassVar[Table] = MEMIT_TABLE
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        layers: Sequence[int] | int | None = None,
+        second_moments: Mapping[int, SecondMoment | Tensor] | SecondMoment | Tensor | None = None,
+        preserve: float | None = None,
+        ridge: float | None = None,
+        spread: Spread = "joint",
+        **changes: Unpack[TogetherChanges],
+    ) -> None:
+        """Choose how facts are edited. Whatever is None comes from the model's settings, whose source is recorded.
+
+        Args:
+            model: a HookedTransformer or a TransformerBridge; or, for work that other processes share, a name as
+                `load_model` takes it, or a function without arguments that makes a model.
+            layers: the layers to edit; None takes what is published for this model, those of the second moments that are
+                given, or ROME's one layer.
+            second_moments: C of each layer, by layer, as `SecondMoment.collect` gives them in one pass; of one layer its
+                own will do. None takes those that the package ships, and is an error where one is missing.
+            preserve: λ in units of `d_mlp`, 0 or more: 0 answers each key exactly. The published λ count tokens: MEMIT's
+                20,000 for GPT-2 XL are 3.1 in these units.
+            ridge: what is added to the diagonal of C, in units of its mean (ENCORE's λ_n, 2502.01636); None is the least
+                with which C can be inverted.
+            spread: `joint` solves one system for all layers, whose sets are free of order; `released` goes layer by layer
+                with keys read again, as the released code does, and needs `at="block"`.
+            context_templates, bare_weight, essence_at, seed, prepend_bos, engine, settings, v_num_grad_steps, v_lr,
+                v_weight_decay, clamp_norm_factor, kl_factor: as `ROME` takes them; the layer of the values is the last.
+            at, stop_said, least_scale, longest: as `ValueSettings` has them: where a value's change is added, when it is
+                enough, how much of it is kept, and how long it may be.
+
+        Raises:
+            SettingError: a setting is out of its range, or there is no second moment for one of the layers.
+            ModelMismatchError: a second moment belongs to another model, layer or width.
+            ModelError: not a model of TransformerLens, or a layer has no `W_out` of its own.
+        """
+        super().__init__(model, layers, second_moments, spread, changes)
+        known = None if self._published is None else self._published.number / self._d_mlp
+        default = DEFAULT_PRESERVE if known is None else known
+        self.preserve = default if preserve is None else not_negative("preserve", preserve, unit="in units of d_mlp")
+        self.ridge = None if ridge is None else not_negative("ridge", ridge, unit="in units of the diagonal's mean")
+        self.penalty = self.preserve
+
+    def _kernel(self, moment: SecondMoment) -> Kernel:
+        return TextKernel(moment, self.ridge)
+
+    def _said(self) -> dict[str, Any]:
+        return {"preserve": self.preserve, "ridge": self.ridge}
