@@ -6,14 +6,16 @@ It knows nothing of what a record holds, and importing it does not import torch.
 from rome_lens.runs.dask import dask_executor
 from rome_lens.runs.files import digest_of
 from rome_lens.runs.folder import Folder, RunFolder, open_folder
+from rome_lens.runs.forked import forked_map, forked_pool, may_fork
 from rome_lens.runs.merge import merge
-from rome_lens.runs.pool import process_pool
+from rome_lens.runs.pool import n_cores, process_pool
 from rome_lens.runs.runner import run
 from rome_lens.runs.shard import Shard
-from rome_lens.runs.work import RecordMaker, Task, Work, check_batches, check_name
+from rome_lens.runs.work import HeldWork, RecordMaker, Task, Work, check_batches, check_name
 
 __all__ = [
     "Folder",
+    "HeldWork",
     "RecordMaker",
     "RunFolder",
     "Shard",
@@ -23,7 +25,11 @@ __all__ = [
     "check_name",
     "dask_executor",
     "digest_of",
+    "forked_map",
+    "forked_pool",
+    "may_fork",
     "merge",
+    "n_cores",
     "open_folder",
     "process_pool",
     "run",

@@ -32,25 +32,31 @@ def process_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(
         n_workers,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(None if "OMP_NUM_THREADS" in os.environ else max(1, _n_cores() // n_workers),),
+        initializer=begin_worker,
+        initargs=(None if "OMP_NUM_THREADS" in os.environ else max(1, n_cores() // n_workers),),
     )
     try:
         yield pool
     except BaseException:
-        _end(pool)
+        end_workers(pool)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(n_threads: int | None) -> None:
+def begin_worker(n_threads: int | None) -> None:
+    """What a worker process does first.
+
+    Args:
+        n_threads: how many it computes with; None is what the environment says.
+    """
     if n_threads is not None:  # else PyTorch has read the environment
         import torch
 
         torch.set_num_threads(n_threads)  # of this worker process, which is ours alone
     # Ctrl-C reaches every process of the terminal: the one that started the run decides what is done about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked one has its parent's handlers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -62,13 +68,14 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
+def end_workers(pool: ProcessPoolExecutor) -> None:
     """End the workers in the midst of their tasks: what they compute would not be kept."""
     for process in list((getattr(pool, "_processes", None) or {}).values()):  # public from Python 3.14 on
         process.terminate()
 
 
-def _n_cores() -> int:
+def n_cores() -> int:
+    """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rome_lens.checks import whole_number
-from rome_lens.errors import SettingError
+from rome_lens.errors import RunError, SettingError
 from rome_lens.progress import Progress
 
 _PART = re.compile(r"[A-Za-z0-9_+=@][A-Za-z0-9_+=@.,-]{0,120}")
@@ -105,6 +105,28 @@ class Work(ABC):
         Args:
             progress: called with how far the loading is.
         """
+
+
+@dataclass(frozen=True)
+class HeldWork(Work):
+    """Work whose maker is there already, such as one around a model that a caller gave.
+
+    It is pickled without the maker: among other processes, those of `forked_pool` alone can do its tasks.
+
+    Attributes:
+        maker: makes the records; None where this was unpickled.
+    """
+
+    maker: RecordMaker | None = field(repr=False)
+
+    def open(self, progress: Progress) -> RecordMaker:
+        if self.maker is None:
+            raise RunError("a worker was not given what makes the records; expected one of forked_pool for this work")
+        return self.maker
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The name alone."""
+        return {**vars(self), "maker": None}
 
 
 def check_batches(batch_size: int, n_inputs: int, *, of: str) -> int:

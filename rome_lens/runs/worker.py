@@ -30,7 +30,11 @@ class _Station:
     turn: threading.Lock = field(default_factory=threading.Lock)
     token: str | None = None
     maker: RecordMaker | None = None
-    prepared: dict[str, Any] = field(default_factory=dict)
+    prepared: dict[str, Any] | None = None
+
+    def take(self, token: str, maker: RecordMaker) -> RecordMaker:
+        self.token, self.maker, self.prepared = token, maker, None
+        return maker
 
     def drop(self) -> None:
         maker, self.token, self.maker = self.maker, None, None
@@ -47,12 +51,18 @@ _STATION = _Station()
 def compute(work: Work, task: Task) -> Outcome:
     """Do a task in whatever process or thread this is called."""
     with _STATION.turn:
-        if _STATION.maker is None or _STATION.token != work.token:
+        maker = _STATION.maker
+        if maker is None or _STATION.token != work.token:
             _STATION.drop()  # before the next is loaded: two models may not fit
-            _STATION.maker = work.open(silent)
-            _STATION.prepared = _STATION.maker.prepare()
-            _STATION.token = work.token
-        return Outcome(_STATION.prepared, list(_STATION.maker.run(task, silent)))
+            maker = _STATION.take(work.token, work.open(silent))
+        if _STATION.prepared is None:
+            _STATION.prepared = maker.prepare()
+        return Outcome(_STATION.prepared, list(maker.run(task, silent)))
+
+
+def hold(token: str, maker: RecordMaker) -> None:
+    """Keep a maker that this process has already for the tasks of a token."""
+    _STATION.take(token, maker)
 
 
 def forget(token: str) -> None:

@@ -261,7 +261,7 @@ class _ThreadsMaker(ToyMaker):
 
 
 def test_processes_share_the_cores_and_each_opens_one_maker(diary, monkeypatch):
-    monkeypatch.setattr("rome_lens.runs.pool._n_cores", lambda: 7)
+    monkeypatch.setattr("rome_lens.runs.pool.n_cores", lambda: 7)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     folder, next_folder = Folder(), Folder()
     with process_pool(2) as pool:
@@ -275,7 +275,7 @@ def test_processes_share_the_cores_and_each_opens_one_maker(diary, monkeypatch):
 
 
 def test_the_environment_says_how_many_threads_a_worker_has(diary, monkeypatch):
-    monkeypatch.setattr("rome_lens.runs.pool._n_cores", lambda: 7)
+    monkeypatch.setattr("rome_lens.runs.pool.n_cores", lambda: 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)  # dask leaves one behind in the process that starts a cluster
     folder = Folder()
