@@ -36,15 +36,23 @@ if TYPE_CHECKING:
         read_zsre,
     )
     from rome_lens.editing import (
+        EMMET,
+        MEMIT,
         ROME,
+        AlphaEdit,
+        Conflict,
         Edit,
+        EditSet,
         FineTuning,
         MatrixEdit,
         SecondMoment,
+        SetFact,
+        ValueSettings,
         applied_edits,
         forget_edits,
         hooks_for_rows,
         load_edit,
+        merge_facts,
         stale_edits,
     )
     from rome_lens.evaluation import (
@@ -71,16 +79,21 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "EMMET",
+    "MEMIT",
     "ROME",
+    "AlphaEdit",
     "AnswerError",
     "ArtefactError",
     "AverageEffect",
     "CausalTrace",
+    "Conflict",
     "CounterFactRecord",
     "DownloadError",
     "Edit",
     "EditError",
     "EditRequest",
+    "EditSet",
     "EditStateError",
     "EditorScores",
     "Estimate",
@@ -100,8 +113,10 @@ __all__ = [
     "RomeLensError",
     "RunError",
     "SecondMoment",
+    "SetFact",
     "SettingError",
     "SubjectError",
+    "ValueSettings",
     "ZsreRecord",
     "__version__",
     "applied_edits",
@@ -116,6 +131,7 @@ __all__ = [
     "load_edit",
     "load_model",
     "merge_averages",
+    "merge_facts",
     "merge_runs",
     "read_average",
     "read_counterfact",
@@ -128,8 +144,8 @@ __all__ = [
 
 _ROOMS = {
     "data": "CounterFactRecord RecordSet ZsreRecord builtin_counterfact builtin_facts read_counterfact read_zsre",
-    "editing": "ROME Edit FineTuning MatrixEdit SecondMoment applied_edits forget_edits hooks_for_rows load_edit "
-    "stale_edits",
+    "editing": "EMMET MEMIT ROME AlphaEdit Conflict Edit EditSet FineTuning MatrixEdit SecondMoment SetFact "
+    "ValueSettings applied_edits forget_edits hooks_for_rows load_edit merge_facts stale_edits",
     "evaluation": "EditorScores LayerSuggestion Measures Report evaluate_counterfact evaluate_zsre merge_runs read_run "
     "suggest_layer",
     "facts": "EditRequest Fact read_known_facts",

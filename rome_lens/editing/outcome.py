@@ -104,7 +104,7 @@ class Outcome:
         old_answer: what the model said before: the request's `target_true`, or the model's own answer: its next
             token, or as many as it takes to differ from the target.
         before: probabilities in the unedited model.
-        after: probabilities with the edit; None where they were not measured, as of a set that others were taken out of.
+        after: probabilities with the edit; None where they were not measured, as of a set that some were taken out of.
         loss_curve: the loss at every evaluation: a `Loss` each of a value, a number each of fine-tuning.
     """
 

@@ -23,7 +23,7 @@ from rome_lens.editing.rome import ROME
 from rome_lens.editing.second_moment.moment import SecondMoment, moment_of, stats_command
 from rome_lens.editing.second_moment.shipped import shipped_moment
 from rome_lens.editing.settings import Engine, OptimiserChanges, Settings, settings_for
-from rome_lens.editing.together.edit_set import EditSet, LayerBase, Spread, Terms
+from rome_lens.editing.together.edit_set import EditSet
 from rome_lens.editing.together.finding import Finding
 from rome_lens.editing.together.finding_run import FindingRun, find_facts
 from rome_lens.editing.together.kernels import Kernel, TextKernel
@@ -31,6 +31,7 @@ from rome_lens.editing.together.published import DEFAULT_VALUES, Published, Tabl
 from rome_lens.editing.together.released import spread_released
 from rome_lens.editing.together.set_fact import SetFact, check_requests
 from rome_lens.editing.together.system import bytes_to_solve
+from rome_lens.editing.together.terms import LayerBase, Spread, Terms
 from rome_lens.editing.value_settings import ValueChanges, ValueSettings
 from rome_lens.editing.weight_update import WeightUpdate
 from rome_lens.errors import OutOfMemoryError, SettingError
@@ -380,8 +381,8 @@ def _moments(backend: Backend, layers: Sequence[int], given: Any) -> dict[int, S
     if missing:
         names = ", ".join(map(str, missing))
         raise SettingError(
-            f"there is no second moment for layer{'s' if len(missing) > 1 else ''} {names} of {backend.model_name}, and "
-            "facts that are solved without one spoil the rest; collect all in one pass, "
+            f"there is no second moment for layer{'s' if len(missing) > 1 else ''} {names} of {backend.model_name}, "
+            "and facts that are solved without one spoil the rest; collect all in one pass, "
             f"SecondMoment.collect(model, layers={missing}, texts='self'), or in a shell "
             f"({stats_command(missing[0], loaded_from(backend))} --out FILE), and hand them over as second_moments"
         )

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from rome_lens.checks import not_negative, positive
 from rome_lens.editing.second_moment.moment import SecondMoment
-from rome_lens.editing.together.edit_set import Spread
 from rome_lens.editing.together.editor import TogetherChanges, TogetherEditor
 from rome_lens.editing.together.kernels import Kernel, TextKernel
+from rome_lens.editing.together.terms import Spread
 
 
 class EMMET(TogetherEditor):
@@ -43,20 +43,20 @@ class EMMET(TogetherEditor):
         Args:
             model: a HookedTransformer or a TransformerBridge; or, for work that other processes share, a name as
                 `load_model` takes it, or a function without arguments that makes a model.
-            layers: the layers to edit; None takes what is published for this model, those of the second moments that are
-                given, or ROME's one layer.
-            second_moments: C of each layer, by layer, as `SecondMoment.collect` gives them in one pass; of one layer its
-                own will do. None takes those that the package ships, and is an error where one is missing.
+            layers: the layers to edit; None takes what is published for this model, those of the second moments that
+                are given, or ROME's one layer.
+            second_moments: C of each layer, by layer, as `SecondMoment.collect` gives them in one pass; of one layer
+                its own will do. None takes those that the package ships, and is an error where one is missing.
             weight: what C is multiplied by; the released code has 1 for GPT-J and Llama-2, 1000 for GPT-2 XL.
             epsilon: what is added to the diagonal of `Kᵀ(weight C)⁻¹K`; the released code has 0.1, and 0 answers each
                 key exactly, where they do not depend on each other.
             ridge: as `MEMIT` takes it; over `weight`, what the released code adds to C.
-            spread: `joint` solves one system for all layers, whose sets are free of order; `released` goes layer by layer
-                with keys read again, as the released code does, and needs `at="block"`.
+            spread: `joint` solves one system for all layers, whose sets are free of order; `released` goes layer by
+                layer with keys read again, as the released code does, and needs `at="block"`.
             context_templates, bare_weight, essence_at, seed, prepend_bos, engine, settings, v_num_grad_steps, v_lr,
                 v_weight_decay, clamp_norm_factor, kl_factor: as `ROME` takes them; the layer of the values is the last.
-            at, stop_said, least_scale, longest: as `ValueSettings` has them: where a value's change is added, when it is
-                enough, how much of it is kept, and how long it may be.
+            at, stop_said, least_scale, longest: as `ValueSettings` has them: where a value's change is added, when it
+                is enough, how much of it is kept, and how long it may be.
 
         Raises:
             SettingError: a setting is out of its range, or there is no second moment for one of the layers.

@@ -1,7 +1,7 @@
 """The values of many requests, found side by side and kept in a folder that survives."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 
 from rome_lens.backends import as_backend
 from rome_lens.checks import whole_number
-from rome_lens.editing.prompts import n_side_by_side
+from rome_lens.editing.side_by_side import side_by_side
 from rome_lens.editing.together.finding import (
     KIND,
     FactMaker,
@@ -26,7 +26,7 @@ from rome_lens.errors import EditError
 from rome_lens.facts import EditRequest
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
-from rome_lens.runs import Folder, HeldWork, Shard, Task, forked_pool, merge, open_folder, run
+from rome_lens.runs import Folder, HeldWork, Shard, Task, forked_pool, may_fork, merge, open_folder, run
 from rome_lens.version import __version__
 
 # Of the requests that cannot be edited an error names so many.
@@ -137,9 +137,9 @@ def _run_here(maker: FactMaker, tasks: Sequence[Task], folder: Folder, how: Find
     """In this process, or in processes forked from it, one thread each on a CPU."""
     device, left = as_backend(maker.model).device, [t for t in tasks if not set(t.keys) <= folder.finished()]
     work = HeldWork(maker)
-    n_workers = n_side_by_side(len(left), device) if how.workers is None else min(how.workers, max(1, len(left)))
-    if n_workers > 1 and how.workers is not None:
-        n_workers = n_workers if device.type == "cpu" and may_fork() else 1
+    n_workers = side_by_side(len(left), device)
+    if how.workers is not None:
+        n_workers = min(how.workers, len(left)) if device.type == "cpu" and may_fork() else 1
     if n_workers > 1:
         with forked_pool(work, n_workers) as pool:
             run(work, tasks, folder, executor=pool, shard=how.shard, progress=how.progress)

@@ -1,4 +1,4 @@
-"""What it costs to move a layer's `W_out`, as a kernel between keys: by the second moment of text, or by its null space.
+"""What it costs to move a layer's `W_out`, as a kernel between keys: by the text's second moment or its null space.
 
 All editors of many facts minimise `Σ |Δᵀk - r|² + penalty · tr(Δᵀ M Δ)` and differ in M alone. With `A = M⁻¹`, the
 update is `Σ outer(A k_j, c_j)`, where `A k_j` depends on its own key only, and `kᵀ A k'` is all that a key knows of

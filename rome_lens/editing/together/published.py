@@ -46,7 +46,15 @@ Table = Sequence[tuple[str, Published]]
 
 
 def _of(
-    first: int, last: int, number: float, steps: int, lr: float, clamp: float, decay: float, source: str, **null_space: float
+    first: int,
+    last: int,
+    number: float,
+    steps: int,
+    lr: float,
+    clamp: float,
+    decay: float,
+    source: str,
+    **null_space: float,
 ) -> Published:
     settings = Settings(last, steps, lr, decay, clamp, 0.0625, source)
     return Published(tuple(range(first, last + 1)), settings, _AT_BLOCK, number, **null_space)

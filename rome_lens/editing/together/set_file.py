@@ -16,9 +16,10 @@ from rome_lens.editing.edit_file import (
     outcomes_from,
 )
 from rome_lens.editing.second_moment.moment import SecondMoment
-from rome_lens.editing.together.edit_set import EditSet, LayerBase, Terms
+from rome_lens.editing.together.edit_set import EditSet
 from rome_lens.editing.together.kernels import Kernel, NullSpaceKernel, TextKernel
 from rome_lens.editing.together.set_fact import SetFact
+from rome_lens.editing.together.terms import LayerBase, Terms
 from rome_lens.storage import read_fields
 
 _NUMBER = float | int

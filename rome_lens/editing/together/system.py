@@ -1,8 +1,8 @@
 """The system of equations of a set of facts: one for all layers, solved once, from which all that a set knows follows.
 
 With `G = Σ_l K_l A_l K_lᵀ` over the layers, the coefficients are `c = (G + penalty)⁻¹ R`, and layer l gains
-`Σ_j outer(A_l k_lj, c_j)`. What fact j lacks afterwards at its own key is `penalty · c_j`. One layer with more facts than
-directions is solved in these directions instead: the same numbers by a smaller matrix. All in float64.
+`Σ_j outer(A_l k_lj, c_j)`. What fact j lacks afterwards at its own key is `penalty · c_j`. One layer with more facts
+than directions is solved in these directions instead: the same numbers by a smaller matrix. All in float64.
 """
 
 from collections.abc import Iterator, Sequence
