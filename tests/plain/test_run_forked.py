@@ -116,6 +116,7 @@ def test_a_map_gives_what_any_function_gives_in_order_and_says_how_far_it_is():
     ]
     assert heard == [1, 2, 3]
     assert forked_map(slow_at_first, [2], n_workers=2) == [(4, False, False)]
+    assert forked_map(slow_at_first, [], n_workers=2) == []
 
 
 def test_a_map_raises_what_was_raised_for_the_first_item_of_all_that_fail():
