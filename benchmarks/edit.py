@@ -2,7 +2,8 @@
 
 The plain implementation is the released code's way: all layers, all positions, all logits, at every step. It and the
 editor take turns in one run, so that a machine that changes its speed changes both. Both are given the same templates,
-second moment and settings, and the difference between their updates is printed.
+second moment and settings, and the difference between their updates is printed. The last columns are the same many
+requests with the batches one after the other in this process, where they are otherwise worked on side by side.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 from machine import installed_backends, machine_line
@@ -35,7 +37,10 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=16, help="requests of edit_many")
     options = parser.parse_args()
     print(machine_line(options.device))
-    print("backend             plain s  one s   ratio  largest difference   many: s/edit alone  together   ratio")
+    print(
+        "backend             plain s  one s   ratio  largest difference   many: s/edit alone  together   ratio"
+        "   in one process  processes   ratio"
+    )
     for backend in options.backend or installed_backends():
         model = rl.load_model(options.model, backend=backend, device=options.device)
         print(_row(model, backend, edits=options.edits, many=options.many), flush=True)
@@ -54,13 +59,22 @@ def _row(model: Any, name: str, *, edits: int, many: int) -> str:
         difference = (edit.update.double() - expected.update.cpu()).norm() / expected.update.norm().cpu()
         apart = max(apart, difference.item())
     alone = [_timed(lambda request=request: editor.edit(request))[0] for request in requests[: many // 2]]
-    together = _timed(lambda: editor.edit_many(requests))[0] / many
+    said: list[str] = []
+    together = _timed(lambda: editor.edit_many(requests, progress=lambda *call: said.append(call[2])))[0] / many
+    with patch("rome_lens.editing.side_by_side.may_fork", lambda: False):
+        in_one = _timed(lambda: editor.edit_many(requests))[0] / many
     alone += [_timed(lambda request=request: editor.edit(request))[0] for request in requests[many // 2 :]]
     each = statistics.fmean(alone)
     return (
         f"{name:18} {sum(plain) / edits:8.2f} {sum(one) / edits:6.2f} {sum(plain) / sum(one):6.1f}x {apart:19.1e} "
-        f"{each:20.2f} {together:9.2f} {each / together:6.2f}x"
+        f"{each:20.2f} {together:9.2f} {each / together:6.2f}x {in_one:16.2f} {_processes(said):10} "
+        f"{in_one / together:6.2f}x"
     )
+
+
+def _processes(said: list[str]) -> str:
+    """How many processes worked side by side, as progress says it."""
+    return next((what.split()[2] for what in said if what.endswith(" processes")), "1")
 
 
 def _requests(count: int) -> list[rl.EditRequest]:

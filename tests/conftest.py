@@ -59,6 +59,19 @@ def unchecked():
     config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def no_child_left():
+    """Every process that a test starts has ended with it."""
+    import psutil
+
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    left = set(psutil.Process().children(recursive=True)) - before
+    for child in left:
+        child.kill()
+    assert not left
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """Two layers of random weights, in the class that `load_model` would take; not to be changed."""

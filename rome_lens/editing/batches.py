@@ -6,6 +6,7 @@ from typing import TypeVar
 from rome_lens.backends import Backend
 from rome_lens.memory import free_bytes
 from rome_lens.progress import Progress
+from rome_lens.runs import forked_map
 
 _T = TypeVar("_T")
 
@@ -44,20 +45,37 @@ def in_parts(
     *,
     what: str,
     progress: Progress | None,
+    n_workers: int = 1,
 ) -> list[_T]:
-    """Work on one batch after the other.
+    """Work on one batch after the other, or on several side by side.
 
     Args:
         parts: numbers of requests, a batch each.
         work: gives something for each request of a batch.
         what: what progress is reported as; the progress of a request that is alone is passed on as it is.
         progress: called with (done, total, what).
+        n_workers: forked processes that work on the batches; 1 is this process. Then what `work` gives is pickled.
 
     Returns:
         What `work` gave, in the order of the requests.
+
+    Raises:
+        RunError: a process was lost, or cannot be started.
+        Exception: what `work` raised, for the first batch of those for which it did.
     """
     found: dict[int, _T] = {}
     total = sum(map(len, parts))
+    if n_workers > 1:
+
+        def parts_done(n: int) -> None:
+            if progress is not None:
+                progress(sum(map(len, parts[:n])), total, f"{what} in {n_workers} processes")
+
+        parts_done(0)
+        several = forked_map(lambda part: work(part, None), parts, n_workers=n_workers, done=parts_done)
+        for part, given in zip(parts, several, strict=True):
+            found |= zip(part, given, strict=True)
+        return [found[index] for index in range(total)]
 
     def requests_done(step: int, steps: int, doing: str) -> None:
         assert progress is not None

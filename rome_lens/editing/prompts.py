@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from math import ceil
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from rome_lens.backends import Backend
 from rome_lens.backends.decoding import pad_rows
 from rome_lens.checks import is_list, shown
 from rome_lens.editing.batches import batch_size_for, kept_for_gradients, split_by_length
+from rome_lens.editing.side_by_side import side_by_side
 from rome_lens.errors import PromptError, SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.tokens import TokenisedPrompt, joint, tokenise_span
@@ -265,17 +267,37 @@ def make_batch(requests: Sequence[RequestRows], *, bare_weight: float | None, de
     )
 
 
+def processes_for(backend: Backend, requests: Sequence[RequestRows], *, layer: int, batch_size: int | None) -> int:
+    """In how many processes these requests are best worked on while gradients are taken.
+
+    Args:
+        backend: the model.
+        requests: the requests in tokens.
+        layer: the edited layer.
+        batch_size: requests that are worked on together; None leaves it open.
+    """
+    together = batch_size or 1
+    n_bytes = min(together, len(requests)) * _most_bytes(backend, requests, layer)
+    return side_by_side(ceil(len(requests) / together), backend.device, n_bytes=n_bytes)
+
+
 def split_requests(
-    backend: Backend, requests: Sequence[RequestRows], *, layer: int, batch_size: int | None
+    backend: Backend, requests: Sequence[RequestRows], *, layer: int, batch_size: int | None, n_processes: int = 1
 ) -> list[list[int]]:
     """Requests in batches, by number: as many as asked for, or as memory holds while gradients are taken.
 
-    Requests of like length go together, since all rows of a batch are as long as its longest.
+    Requests of like length go together, since all rows of a batch are as long as its longest. Several processes, each
+    with a batch of its own, share the memory, and none is left without a batch.
     """
     if batch_size is None:
-        per_request = max((_bytes(backend, request, layer) for request in requests), default=1)
-        batch_size = batch_size_for(backend, per_request, most=_MOST_TOGETHER)
+        batch_size = batch_size_for(backend, n_processes * _most_bytes(backend, requests, layer), most=_MOST_TOGETHER)
+        batch_size = min(batch_size, ceil(len(requests) / n_processes) or 1)
     return split_by_length([request.n_suffix for request in requests], batch_size=batch_size)
+
+
+def _most_bytes(backend: Backend, requests: Sequence[RequestRows], layer: int) -> int:
+    """Roughly what the largest of the requests holds."""
+    return max((_bytes(backend, request, layer) for request in requests), default=1)
 
 
 def _bytes(backend: Backend, request: RequestRows, layer: int) -> int:

@@ -145,9 +145,14 @@ class ROME:
     ) -> list[Edit]:
         """Find an edit for each of many requests, as if each were the only one, many in one batch.
 
+        On the CPU, batches are worked on side by side where that is faster: in forked processes that share the model's
+        weights, one thread each, as many as PyTorch has threads here (`torch.set_num_threads`). So it is on Linux, in a
+        process without other threads of Python's (a notebook has some) that is no worker itself. Only `progress` says
+        it: edits do not depend on it, up to rounding.
+
         Args:
             requests: what to edit.
-            batch_size: requests that are optimised together; None takes as many as fit into memory.
+            batch_size: requests that are optimised together; None takes as many as fit into memory and pay.
             progress: called with (done, total, what) now and then.
 
         Returns:
@@ -156,6 +161,7 @@ class ROME:
         Raises:
             SettingError: batch_size is no whole number from 1.
             PromptError, SubjectError, AnswerError, EditError, ModelError: as `edit` raises, for the first that fails.
+            RunError: one of the processes was lost: killed, or out of memory.
         """
         return self.edits(self.solve(requests, batch_size=batch_size, progress=progress))
 
@@ -180,7 +186,8 @@ class ROME:
 
         Raises:
             ModelMismatchError: a second moment belongs to another model, layer or width.
-            SettingError, PromptError, SubjectError, AnswerError, EditError, ModelError: as `edit_many` raises.
+            SettingError, PromptError, SubjectError, AnswerError, EditError, ModelError, RunError: as `edit_many`
+                raises.
         """
         if isinstance(second_moments, SecondMoment | Tensor) or not is_list(second_moments):
             raise SettingError(f"second_moments is {shown(second_moments)}; expected a list of second moments")
@@ -202,7 +209,8 @@ class ROME:
             What `edits` makes edits of, as often as you like and with any second moment.
 
         Raises:
-            SettingError, PromptError, SubjectError, AnswerError, EditError, ModelError: as `edit_many` raises.
+            SettingError, PromptError, SubjectError, AnswerError, EditError, ModelError, RunError: as `edit_many`
+                raises.
         """
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, least=1, expected="a whole number of requests")

@@ -10,7 +10,7 @@ from rome_lens.editing.batches import in_parts
 from rome_lens.editing.history import edits_in_weights
 from rome_lens.editing.hooks import Hook
 from rome_lens.editing.outcome import Earlier, Probabilities
-from rome_lens.editing.prompts import RequestRows, split_requests, tokenise_request
+from rome_lens.editing.prompts import RequestRows, processes_for, split_requests, tokenise_request
 from rome_lens.editing.settings import Choices, Settings
 from rome_lens.editing.value_settings import AS_ROME, ValueSettings
 from rome_lens.editing.values import Value, find_values
@@ -66,7 +66,7 @@ def solve_requests(
     key_layers: Sequence[int] = (),
     progress: Progress | None,
 ) -> Solved:
-    """Find keys and values of requests, each as if it were the only one, many in one batch.
+    """Find keys and values of requests, each as if it were the only one: many in one batch, batches side by side.
 
     Args:
         backend: the model, in evaluation mode.
@@ -80,8 +80,13 @@ def solve_requests(
 
     Raises:
         PromptError, SubjectError, AnswerError: a request does not fit the model, or it says the target already.
+<<<<<<< HEAD
         EditError: a loss is no number. ModelError: what leaves the layer's MLP is not its key times `W_out`, or not
             what its block adds to its output. SettingError: the model has no such layer.
+=======
+        EditError: a loss is no number. ModelError: what leaves the layer's MLP is not its key times `W_out`.
+        RunError: one of the processes was lost.
+>>>>>>> w_pool
     """
     layers = [backend.check_layer(layer) for layer in key_layers]
     essence_at, templates = choices.essence_at, choices.context_templates
@@ -91,7 +96,8 @@ def solve_requests(
         tokenise_request(backend, request, templates=templates, prepend_bos=choices.prepend_bos, essence_at=essence_at)
         for request in requests
     ]
-    parts = split_requests(backend, rows, layer=settings.layer, batch_size=batch_size)
+    n_processes = processes_for(backend, rows, layer=settings.layer, batch_size=batch_size)
+    parts = split_requests(backend, rows, layer=settings.layer, batch_size=batch_size, n_processes=n_processes)
 
     def solved_together(part: Sequence[int], progress: Progress | None) -> list[SolvedRequest]:
         started = time.perf_counter()
@@ -111,7 +117,7 @@ def solve_requests(
         seconds = (time.perf_counter() - started) / len(part)
         return [SolvedRequest(*found, seconds) for found in zip(together, old, before, values, strict=True)]
 
-    found = in_parts(parts, solved_together, what="editing", progress=progress)
+    found = in_parts(parts, solved_together, what="editing", progress=progress, n_workers=n_processes)
     return Solved(settings.layer, tuple(found), tuple(map(tuple, parts)), edits_in_weights(backend))
 
 

@@ -89,7 +89,7 @@ def forked_map(
     tasks = [Task(str(number), (str(number),), item) for number, item in enumerate(items)]
     found: list[_R] = []
     try:
-        with forked_pool(work, min(n_workers, len(items))) as pool:
+        with forked_pool(work, max(1, min(n_workers, len(items)))) as pool:
             for future in [_submit(pool, work, task) for task in tasks]:
                 ((_, record),) = future.result().records
                 found.append(pickle.loads(record["pickled"]))

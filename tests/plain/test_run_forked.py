@@ -1,5 +1,6 @@
 """Forked workers: they have what this process has, send back what they make, and none is left behind."""
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -18,7 +19,10 @@ from rome_lens.errors import ModelError, RunError
 from rome_lens.progress import silent
 from rome_lens.runs import HeldWork, RunFolder, forked_map, forked_pool, may_fork, run
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone"),
+    pytest.mark.usefixtures("no_child_left"),
+]
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 # The parent of two workers that are slow; it is killed when both have begun.
@@ -32,16 +36,6 @@ work = HeldWork(ToyMaker(ToyWork(pause=60, diary=Path(sys.argv[1]))))
 with forked_pool(work, 2) as pool:
     run(work, toy_tasks(4), Folder(), executor=pool)
 """
-
-
-@pytest.fixture(autouse=True)
-def _no_child_left():
-    before = set(psutil.Process().children(recursive=True))
-    yield
-    left = set(psutil.Process().children(recursive=True)) - before
-    for child in left:
-        child.kill()
-    assert not left
 
 
 def _held(**how):
@@ -122,6 +116,7 @@ def test_a_map_gives_what_any_function_gives_in_order_and_says_how_far_it_is():
     ]
     assert heard == [1, 2, 3]
     assert forked_map(slow_at_first, [2], n_workers=2) == [(4, False, False)]
+    assert forked_map(slow_at_first, [], n_workers=2) == []
 
 
 def test_a_map_raises_what_was_raised_for_the_first_item_of_all_that_fail():
@@ -172,6 +167,11 @@ def test_nothing_is_forked_beside_another_thread():
     assert not may_fork()
     end.set()
     other.join()
+
+
+def test_a_worker_forks_nothing(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "the one that evaluates")
+    assert not may_fork()
 
 
 def test_what_is_forked_ignores_ctrl_c_and_has_the_usual_way_to_be_ended():
