@@ -80,13 +80,9 @@ def solve_requests(
 
     Raises:
         PromptError, SubjectError, AnswerError: a request does not fit the model, or it says the target already.
-<<<<<<< HEAD
         EditError: a loss is no number. ModelError: what leaves the layer's MLP is not its key times `W_out`, or not
-            what its block adds to its output. SettingError: the model has no such layer.
-=======
-        EditError: a loss is no number. ModelError: what leaves the layer's MLP is not its key times `W_out`.
-        RunError: one of the processes was lost.
->>>>>>> w_pool
+            what its block adds to its output. SettingError: the model has no such layer. RunError: one of the processes
+            was lost.
     """
     layers = [backend.check_layer(layer) for layer in key_layers]
     essence_at, templates = choices.essence_at, choices.context_templates
