@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         builtin_counterfact,
         builtin_facts,
         read_counterfact,
+        read_requests,
         read_zsre,
     )
     from rome_lens.editing import (
@@ -136,6 +137,7 @@ __all__ = [
     "read_average",
     "read_counterfact",
     "read_known_facts",
+    "read_requests",
     "read_run",
     "read_zsre",
     "stale_edits",
@@ -143,7 +145,8 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "data": "CounterFactRecord RecordSet ZsreRecord builtin_counterfact builtin_facts read_counterfact read_zsre",
+    "data": "CounterFactRecord RecordSet ZsreRecord builtin_counterfact builtin_facts read_counterfact read_requests "
+    "read_zsre",
     "editing": "EMMET MEMIT ROME AlphaEdit Conflict Edit EditSet FineTuning MatrixEdit SecondMoment SetFact "
     "ValueSettings applied_edits forget_edits hooks_for_rows load_edit merge_facts stale_edits",
     "evaluation": "EditorScores LayerSuggestion Measures Report evaluate_counterfact evaluate_zsre merge_runs read_run "

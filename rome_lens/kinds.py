@@ -1,5 +1,6 @@
 """Facts and requests that callers give, each of its kind; of anything else it is said what to write instead."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +48,9 @@ def requests_of(given: object) -> list[EditRequest]:
     if isinstance(given, EditRequest):
         raise SettingError("requests is one EditRequest; edit_many takes a list of them, and edit takes one")
     if not is_list(given):
-        raise SettingError(f"requests is {_named(given)}; expected a list of EditRequest, such as [{_REQUEST}]")
+        is_path = isinstance(given, str | os.PathLike)
+        written = "such as read_requests(path) reads from a file" if is_path else f"such as [{_REQUEST}]"
+        raise SettingError(f"requests is {_named(given)}; expected a list of EditRequest, {written}")
     return [request_of(one, what=f"request {index}") for index, one in enumerate(given)]  # pyright: ignore[reportArgumentType]
 
 

@@ -11,6 +11,7 @@ from rome_lens.data.records import ZsreRecord as ZsreRecord
 from rome_lens.data.records import builtin_counterfact as builtin_counterfact
 from rome_lens.data.records import read_counterfact as read_counterfact
 from rome_lens.data.records import read_zsre as read_zsre
+from rome_lens.data.requests import read_requests as read_requests
 from rome_lens.facts import Fact
 
 

@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from rome_lens.checks import as_path, as_text, as_texts, keep, whole_number
+from rome_lens.data.fields import (
+    REWRITE,
+    FieldError,
+    in_question,
+    joined_in,
+    joined_of_rewrite,
+    member,
+    request_from,
+    text_in,
+    texts_in,
+)
 from rome_lens.data.sources import HUB, JSON_LINES, hub_records, json_lines, parsed, reading
-from rome_lens.errors import AnswerError, ArtefactError, PromptError, SettingError, SubjectError
+from rome_lens.errors import ArtefactError
 from rome_lens.facts import EditRequest
-from rome_lens.joining import check_joined
 from rome_lens.kinds import request_of
-from rome_lens.subjects import in_text
 
 
 @dataclass(frozen=True)
@@ -190,10 +199,6 @@ def builtin_counterfact() -> RecordSet[CounterFactRecord]:
     return _collect(content, _counterfact, "CounterFact", "built-in")
 
 
-class _FieldError(Exception):
-    """The field that is at fault, and what is wrong with it."""
-
-
 def _read(source: str | os.PathLike[str], convert: Callable[[int, Any], R], what: str) -> RecordSet[R]:
     name = as_path("the file", source)
     if name.startswith(HUB):
@@ -227,7 +232,7 @@ def _collect(found: Iterable[Any], convert: Callable[[int, Any], R], what: str, 
     for number, record in enumerate(found):
         try:
             records.append(convert(number, record))
-        except _FieldError as error:
+        except FieldError as error:
             rejected.append(Rejected(number, *error.args))
     if not records:
         first = f"; {rejected[0]}" if rejected else ""
@@ -236,102 +241,40 @@ def _collect(found: Iterable[Any], convert: Callable[[int, Any], R], what: str, 
 
 
 def _counterfact(number: int, record: Any) -> CounterFactRecord:
-    rewrite = _member(record, "requested_rewrite", "", Mapping, "an object")
-    inside = "requested_rewrite."
+    rewrite, inside = member(record, REWRITE, "", Mapping, "an object"), f"{REWRITE}."
     targets = [
-        _text(_member(rewrite, name, inside, Mapping, "an object with the text str"), "str", f"{inside}{name}.")
+        text_in(member(rewrite, name, inside, Mapping, "an object with the text str"), "str", f"{inside}{name}.")
         for name in ("target_new", "target_true")
     ]
-    asked = _text(rewrite, "prompt", inside), _text(rewrite, "subject", inside)
-    beside = rewrite.get("answer_joined") is None
-    joined = _joined(record if beside else rewrite, "" if beside else inside)
-    request = _request(*asked, *targets, joined, inside=inside)
+    asked = text_in(rewrite, "prompt", inside), text_in(rewrite, "subject", inside)
+    joined = joined_of_rewrite(record, rewrite)
+    request = request_from(*asked, *targets, joined, inside=inside)
     relation = rewrite.get("relation_id")
     if relation is not None and not isinstance(relation, str):
-        raise _FieldError(f"{inside}relation_id", f"is {type(relation).__name__}; expected a text")
+        raise FieldError(f"{inside}relation_id", f"is {type(relation).__name__}; expected a text")
     case_id = number if record.get("case_id") is None else record["case_id"]
     if isinstance(case_id, bool) or not isinstance(case_id, int | str):
-        raise _FieldError("case_id", f"is {type(case_id).__name__}; expected a whole number or a text")
+        raise FieldError("case_id", f"is {type(case_id).__name__}; expected a whole number or a text")
     return CounterFactRecord(
         number=number,
         case_id=case_id,
         relation=relation,
         request=request,
-        paraphrases=_texts(record, "paraphrase_prompts"),
-        neighbours=_texts(record, "neighborhood_prompts"),
-        generation_prompts=_texts(record, "generation_prompts", least=0),
+        paraphrases=texts_in(record, "paraphrase_prompts"),
+        neighbours=texts_in(record, "neighborhood_prompts"),
+        generation_prompts=texts_in(record, "generation_prompts", least=0),
     )
 
 
 def _zsre(number: int, record: Any) -> ZsreRecord:
-    question, subject = _text(record, "src", ""), _text(record, "subject", "")
-    answers = _texts(record, "answers")
-    try:
-        # The first occurrence, as a word of its own if there is one; braces in a question are text.
-        prompt, named = in_text(question, subject)
-    except SubjectError as error:
-        raise _FieldError("subject", f"{subject!r} is not in src {question!r}") from error
-    except PromptError as error:
-        raise _FieldError("src", f"makes no request: {error}") from error
+    question, subject = text_in(record, "src", ""), text_in(record, "subject", "")
+    answers = texts_in(record, "answers")
+    prompt, named = in_question(question, subject)
     return ZsreRecord(
         number=number,
         case_id=number,
-        request=_request(prompt, named, answers[0], None, _joined(record, ""), field="src"),
-        rephrase=_text(record, "rephrase", ""),
-        unrelated=_text(record, "loc", "") + "?",
-        unrelated_answer=_text(record, "loc_ans", ""),
+        request=request_from(prompt, named, answers[0], None, joined_in(record, ""), field="src"),
+        rephrase=text_in(record, "rephrase", ""),
+        unrelated=text_in(record, "loc", "") + "?",
+        unrelated_answer=text_in(record, "loc_ans", ""),
     )
-
-
-def _joined(record: Mapping[str, Any], inside: str) -> str | None:
-    """What stands between a record's prompts and its answers, where it says so."""
-    joined = record.get("answer_joined")
-    try:
-        return None if joined is None else check_joined(joined)
-    except SettingError as error:
-        raise _FieldError(f"{inside}answer_joined", f"is {joined!r}; expected '' or white space") from error
-
-
-def _request(*asked: Any, inside: str = "", field: str = "prompt") -> EditRequest:
-    try:
-        return EditRequest(*asked)
-    except PromptError as error:
-        at_fault = "target_new.str" if isinstance(error, AnswerError) else field
-        raise _FieldError(inside + at_fault, f"makes no request: {error}") from error
-
-
-def _member(record: Any, name: str, inside: str, kind: type[Any], expected: str) -> Any:
-    if not isinstance(record, Mapping):
-        raise _FieldError(inside.rstrip(".") or "itself", f"is {type(record).__name__}; expected an object")
-    # A data set of the hub fills up what a record lacks.
-    if record.get(name) is None:
-        raise _FieldError(inside + name, f"is missing; expected {expected}")
-    if not isinstance(record[name], kind):
-        raise _FieldError(inside + name, f"is {type(record[name]).__name__}; expected {expected}")
-    return record[name]
-
-
-def _text(record: Any, name: str, inside: str) -> str:
-    return _checked(_member(record, name, inside, str, "a text"), inside + name)
-
-
-def _checked(text: Any, field: str) -> str:
-    """A text that a tokenizer takes."""
-    if not isinstance(text, str):
-        problem = f"is {type(text).__name__}"
-    elif not text.strip():
-        problem = "is empty"
-    elif any("\ud800" <= character <= "\udfff" for character in text):
-        problem = "holds half a character (a lone surrogate)"
-    else:
-        return text
-    raise _FieldError(field, f"{problem}; expected a text")
-
-
-def _texts(record: Any, name: str, *, least: int = 1) -> tuple[str, ...]:
-    if least == 0 and record.get(name) is None:
-        return ()
-    texts = _member(record, name, "", list, "a list of texts")
-    if len(texts) < least:
-        raise _FieldError(name, "is an empty list; expected a text at least")
-    return tuple(_checked(text, f"{name}[{index}]") for index, text in enumerate(texts))

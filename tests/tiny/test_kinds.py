@@ -1,5 +1,7 @@
 """What callers give in the place of requests, facts, moments and edits: refused in one line, with advice."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,12 @@ def test_what_is_no_request(tiny, given, advice):
 def test_what_are_no_requests(tiny, given):
     for editor in (rome(tiny), rl.FineTuning(tiny, layer=0)):
         assert refused(rl.SettingError, editor.edit_many, given).startswith("requests is ")
+
+
+@pytest.mark.parametrize("given", ["requests.json", Path("requests.json")], ids=lambda value: type(value).__name__)
+def test_a_file_of_requests_is_read_first(tiny, given):
+    said = refused(rl.SettingError, rome(tiny).edit_many, given)
+    assert said.endswith("expected a list of EditRequest, such as read_requests(path) reads from a file")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +162,7 @@ def test_what_is_no_path_no_shard_and_no_settings(tiny):
         rl.CausalTrace.load,
         rl.load_model,
         rl.read_counterfact,
+        rl.read_requests,
         rl.read_known_facts,
     ):
         assert "expected a path" in refused(rl.SettingError, read, None)
