@@ -1,4 +1,4 @@
-"""Values at the block's output, the early stop, the least scale and the bound, against whole forwards; keys of layers."""
+"""Values at the block's output, early stops, least scales and bounds, against whole forwards; keys of layers."""
 
 from types import SimpleNamespace
 
@@ -112,8 +112,8 @@ def test_values_at_the_block_equal_the_oracle(name, backend):
     assert (value.engine, value.scale, value.said) == ("blocks", 1.0, None)
     assert_equals(value, oracle, backend=backend)
     torch.testing.assert_close(value.resid_bare, oracle.base.double(), rtol=1e-6, atol=1e-6)
-    # The clamp was reached: it goes by the block's output, which is longer than the value, or shorter.
-    assert value.change.norm().item() == pytest.approx(0.4 * oracle.base.norm().item(), rel=1e-6)
+    # Clamp and decay go by the block's output, which is longer than the value, or shorter.
+    assert value.change.norm() <= 0.4 * oracle.base.norm() * (1 + 1e-6)
     assert abs(oracle.base.norm() / oracle.bare_value.norm() - 1) > 0.01
 
 
@@ -161,8 +161,13 @@ def test_rounding_is_no_reason_to_refuse(dtype, backend):
     model = architecture("llama", backend, dtype)
     (value,) = values(model, [REQUEST], SETTINGS, layer=1, templates=TEMPLATES, at="block")
     assert value.change.norm() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_rounding_hides_no_scale(dtype):
+    model = architecture("granite", BRIDGE, dtype)
     with pytest.raises(rl.errors.ModelError, match="is not added to the block's output as it is"):
-        values(architecture("olmo2", BRIDGE, dtype), [REQUEST], SETTINGS, layer=1, templates=TEMPLATES, at="block")
+        values(model, [REQUEST], SETTINGS, layer=1, templates=TEMPLATES, at="block")
 
 
 @pytest.mark.parametrize("engine", ["auto", "plain"])
@@ -216,25 +221,27 @@ def test_parallel_attention_stops_and_scales_as_whole_forwards_say(name, host, a
 def test_the_least_scale_says_it_and_less_does_not(backend, at, engine):
     model = words(backend)
     whole = values(model, REQUESTS, WORDS, engine=engine, at=at)
+
+    def said(request, change):
+        return says(model, request, change, layer=0, templates=WORD_TEMPLATES, at=at)
+
+    grids = [
+        [said(r, value.change * step / 32) for step in range(33)] for r, value in zip(REQUESTS, whole, strict=True)
+    ]
+    assert [grid[-1] for grid in grids] == [True, True, False, False]
     for margin in (1, 1.2, 100):
         scaled = values(model, REQUESTS, WORDS, engine=engine, at=at, least_scale=margin)
-        for request, value, before in zip(REQUESTS, scaled, whole, strict=True):
-            grid = [
-                says(model, request, before.change * step / 64, layer=0, templates=WORD_TEMPLATES, at=at)
-                for step in range(65)
-            ]
-            assert value.said == grid[-1]
+        for request, value, before, grid in zip(REQUESTS, scaled, whole, grids, strict=True):
+            assert value.said == grid[-1] == said(request, value.change)
             assert (value.change - value.scale * before.change).norm() <= 1e-10 * before.change.norm()
             assert value.curve == before.curve
             if not grid[-1]:
                 assert value.scale == 1
                 continue
-            least = grid.index(True) / 64
-            assert all(grid[grid.index(True) :])  # else more scales than one would be right
-            boundary = value.scale / margin if value.scale < 1 else least
-            assert least - 1 / 64 <= boundary <= least + 1 / 32
-            assert value.scale == min(1, margin * boundary) or value.scale == 1
-            assert says(model, request, value.change, layer=0, templates=WORD_TEMPLATES, at=at)
+            least = grid.index(True)
+            assert least > 1
+            assert all(grid[least:])  # else more scales than one would be right
+            assert value.scale == min(1, margin * (least / 32))
             assert (margin < 100) == (value.scale < 1)
 
 
@@ -316,7 +323,7 @@ def test_keys_of_several_layers_come_from_one_forward(monkeypatch, name, host, e
 
 
 def test_key_layers_are_refused_before_long_work(gpt2):
-    with pytest.raises(rl.errors.SettingError, match="layer is 4; .* has layers 0 to 3, counted from 0"):
+    with pytest.raises(rl.errors.SettingError, match=r"layer is 4; .* has layers 0 to 3, counted from 0"):
         values(gpt2, [REQUEST], SETTINGS, layer=1, templates=TEMPLATES, key_layers=(0, 4))
 
 
@@ -325,7 +332,7 @@ def test_a_key_layer_whose_values_are_something_else_is_refused():
     model = own("gpt2", HOOKED)
     with (
         model.hooks(fwd_hooks=[("blocks.0.hook_mlp_out", lambda x, hook: x * 0.5)]),
-        pytest.raises(rl.errors.ModelError, match="what leaves the MLP of layer 0 of .* is not its key times W_out"),
+        pytest.raises(rl.errors.ModelError, match=r"what leaves the MLP of layer 0 of .* is not its key times W_out"),
     ):
         values(model, [REQUEST], SETTINGS, layer=1, templates=TEMPLATES, key_layers=(0, 1))
 
