@@ -206,7 +206,7 @@ class TogetherEditor(ABC):
             dtype=str(self._backend.dtype).removeprefix("torch."),
             made_on=made_on,
         )
-        made = EditSet.of(facts, self._terms, origin, kernels=self.kernels, editor=self).measured(self.model)
+        made = EditSet.of(facts, self.terms, origin, kernels=self.kernels, editor=self).measured(self.model)
         return replace(made, origin=replace(origin, seconds=time.perf_counter() - started))
 
     def found(
@@ -290,7 +290,8 @@ class TogetherEditor(ABC):
             )
 
     @cached_property
-    def _terms(self) -> Terms:
+    def terms(self) -> Terms:
+        """On what terms facts are solved."""
         dtype = torch.promote_types(self._backend.dtype, torch.float32)
         return Terms(self.penalty, self.spread, dtype, tuple(map(self._base, self.layers)))
 
