@@ -22,11 +22,11 @@ from rome_lens.editing.together.finding import (
     key_of,
     tasks_of,
 )
-from rome_lens.errors import EditError
+from rome_lens.errors import EditError, SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
-from rome_lens.runs import Folder, HeldWork, Shard, Task, forked_pool, may_fork, merge, open_folder, run
+from rome_lens.runs import Folder, HeldWork, Shard, Task, can_fork, forked_pool, merge, open_folder, run
 from rome_lens.version import __version__
 
 # Of the requests that cannot be edited an error names so many.
@@ -139,7 +139,12 @@ def _run_here(maker: FactMaker, tasks: Sequence[Task], folder: Folder, how: Find
     work = HeldWork(maker)
     n_workers = side_by_side(len(left), device)
     if how.workers is not None:
-        n_workers = min(how.workers, len(left)) if device.type == "cpu" and may_fork() else 1
+        n_workers = min(how.workers, len(left))
+        if n_workers > 1 and not (device.type == "cpu" and can_fork()):
+            raise SettingError(
+                f"workers is {how.workers}, and processes can share the model on a CPU under Linux alone; give 1, or "
+                "an executor and the model's name"
+            )
     if n_workers > 1:
         with forked_pool(work, n_workers) as pool:
             run(work, tasks, folder, executor=pool, shard=how.shard, progress=how.progress)

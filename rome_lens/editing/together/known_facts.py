@@ -93,7 +93,7 @@ class KnownFacts(Edit):
     @cached_property
     def capacity(self) -> int:
         """What the leverages can add up to: `d_mlp`, or what a null space has of it, over all layers."""
-        return sum(here.fingerprint.d_mlp for here in self.terms.layers)
+        return sum(here.capacity for here in self.terms.layers)
 
     @property
     def load(self) -> float:
