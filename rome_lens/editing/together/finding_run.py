@@ -136,7 +136,8 @@ def merge_facts(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLik
 
 def _run_here(maker: FactMaker, tasks: Sequence[Task], folder: Folder, how: FindingRun) -> None:
     """In this process, or in processes forked from it, one thread each on a CPU."""
-    device, left = as_backend(maker.model).device, [t for t in tasks if not set(t.keys) <= folder.finished()]
+    device, there = as_backend(maker.model).device, folder.finished()
+    left = [task for task in tasks if not set(task.keys) <= there]
     work = HeldWork(maker)
     n_workers = side_by_side(len(left), device)
     if how.workers is not None:
