@@ -292,9 +292,10 @@ class TogetherEditor(ABC):
     @cached_property
     def _terms(self) -> Terms:
         dtype = torch.promote_types(self._backend.dtype, torch.float32)
-        return Terms(self.penalty, self.spread, dtype, tuple(map(self._base, self.layers)))
+        return Terms(self.penalty, self.spread, dtype, tuple(map(self._base, self.kernels)))
 
-    def _base(self, layer: int) -> LayerBase:
+    def _base(self, kernel: Kernel) -> LayerBase:
+        layer = kernel.layer
         backend, moment = self._backend, self.second_moments[layer]
         matrix = unedited_matrix(backend, layer)
         module, transposed = hugging_face_module(backend, layer) or (None, True)
@@ -302,6 +303,7 @@ class TogetherEditor(ABC):
             fingerprint=unedited_fingerprint(backend, layer),
             norm=matrix.double().norm().item(),
             text_energy=TextKernel(moment).text_energy(matrix),
+            width=kernel.width,
             module=module,
             module_transposed=transposed,
         )
