@@ -17,7 +17,7 @@ requests = [
     rl.EditRequest("{} is located in the city of", "The Eiffel Tower", target_new="Rome"),
     rl.EditRequest("{} is located in the city of", "The Colosseum", target_new="Berlin"),
     rl.EditRequest("{} is located in the city of", "The Kremlin", target_new="Madrid"),
-    rl.EditRequest("{} is located in the city of", "Big Ben", target_new="Paris"),
+    rl.EditRequest("{} is located in the city of", "The Louvre", target_new="Vienna"),
     rl.EditRequest("{} is a dish from the country of", "Sushi", target_new="Mexico"),
     rl.EditRequest("The capital of {} is", "Canada", target_new="London"),
 ]
