@@ -133,10 +133,21 @@ class System:
         """Rows of G, some at a time, so that they need not all be there."""
         for start in range(0, self.n_facts, _AT_A_TIME):
             rows = slice(start, min(start + _AT_A_TIME, self.n_facts))
-            block = self.keys[0][rows] @ self.weighed[0].t()
-            for keys, weighed in zip(self.keys[1:], self.weighed[1:], strict=True):
-                block += keys[rows] @ weighed.t()
-            yield rows, block
+            yield rows, self._gram_of(rows)
+
+    def _gram_of(self, rows: slice | Int[Tensor, " some"]) -> Float[Tensor, "some fact"]:
+        block = self.keys[0][rows] @ self.weighed[0].t()
+        for keys, weighed in zip(self.keys[1:], self.weighed[1:], strict=True):
+            block += keys[rows] @ weighed.t()
+        return block
+
+    def additions(self, facts: Int[Tensor, " some"]) -> Float[Tensor, "some fact"]:
+        """How much each fact's part of the update adds to the values at the keys of these: the lengths of `G_ij c_j`.
+
+        Args:
+            facts: numbers of facts, a row each.
+        """
+        return self._gram_of(facts).abs() * self.coefficients.norm(dim=1)
 
     @cached_property
     def disturbance(self) -> tuple[Int[Tensor, " fact"], Float[Tensor, " fact"]]:
