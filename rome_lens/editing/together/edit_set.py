@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import Any, Protocol, overload
 
 import torch
 
@@ -17,6 +17,7 @@ from rome_lens.editing.together.kernels import Kernel
 from rome_lens.editing.together.known_facts import KnownFacts
 from rome_lens.editing.together.measure import probabilities_with
 from rome_lens.editing.together.set_fact import SetFact, check_requests, facts_named, in_order, stacked
+from rome_lens.editing.together.system import prefers_directions
 from rome_lens.editing.together.terms import Terms
 from rome_lens.editing.weight_update import WeightUpdate
 from rome_lens.errors import SettingError
@@ -24,15 +25,17 @@ from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
 from rome_lens.storage import save_tensors
 
-if TYPE_CHECKING:
-    pass
-
 KIND = "edit_set"
 """What files of sets call themselves."""
 
 
 class Finder(Protocol):
     """What a set asks of the editor that made it."""
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """How the keys of each layer are weighed."""
+        ...
 
     def found(
         self, requests: Sequence[EditRequest], *, out: str | os.PathLike[str] | None, progress: Progress | None
@@ -88,7 +91,7 @@ class EditSet(KnownFacts):
         """Solve facts together.
 
         Raises:
-            SettingError: there is none.
+            SettingError: there is none; or the kernels or the editor are needed, and not there.
             EditError: nothing is given way to, and keys depend on each other.
         """
         facts = tuple(facts)
@@ -102,6 +105,13 @@ class EditSet(KnownFacts):
                 )
             updates = editor.spread_out([facts[number] for number in in_order(facts)])
         else:
+            widths = [here.width for here in terms.layers]
+            if kernels is None and prefers_directions(len(facts), widths):
+                raise SettingError(
+                    f"{len(facts)} facts are more than the {widths[0]} directions of layer {terms.numbers[0]}, in "
+                    "which they are solved, and this set was read from a file of fewer, without its second moment or "
+                    "null space; give editor=, set as the one that made it"
+                )
             updates = stacked(facts, terms.numbers, terms.penalty, kernels).updates(terms.dtype)
         layers = tuple(
             EditedLayer(update, here.fingerprint, update.norm / here.norm, here.module, here.module_transposed)
@@ -191,8 +201,9 @@ class EditSet(KnownFacts):
         check_requests(requests, [fact.request for fact in self.facts], allow_conflicts=allow_conflicts)
         asked = [one for one in given if isinstance(one, EditRequest)]
         found = iter(self._finder(editor).found(asked, out=out, progress=progress) if asked else [])
-        new = [self._fitting(one) if isinstance(one, SetFact) else next(found) for one in given]
-        return self._of([*self.facts, *new], editor)
+        whole = replace(self, kernels=self._kernels_of([editor, *(one for one in more if isinstance(one, EditSet))]))
+        new = [whole._fitting(one) if isinstance(one, SetFact) else next(found) for one in given]
+        return whole._of([*self.facts, *new], editor)
 
     def replace(
         self,
@@ -266,7 +277,16 @@ class EditSet(KnownFacts):
         """Another set on the same terms. What the model said with this one is no longer so."""
         forgotten = [replace(fact, outcome=replace(fact.outcome, after=None)) for fact in facts]
         by = self.editor if editor is None else editor
-        return EditSet.of(forgotten, self.terms, self.origin, kernels=self.kernels, editor=by)
+        kernels = self._kernels_of([editor])
+        return EditSet.of(forgotten, self.terms, self.origin, kernels=kernels, editor=by)
+
+    def _kernels_of(self, others: Sequence[Any]) -> tuple[Kernel, ...] | None:
+        """This set's kernels; of a set from a file those of another set or editor that weighs as this one."""
+        for one in (self, *others):
+            kernels = getattr(one, "kernels", None)
+            if kernels is not None and tuple(kernel.id for kernel in kernels) == self.facts[0].kernels:
+                return kernels
+        return None
 
     def _finder(self, editor: Finder | None) -> Finder:
         by = self.editor if editor is None else editor

@@ -190,9 +190,9 @@ class NullSpaceKernel(Kernel):
         if not n:
             given = f"energy is {energy:g}" if threshold is None else f"threshold is {threshold:g}"
             raise SettingError(
-                f"{given}, and no direction of layer {moment.layer} may be moved: the smallest eigenvalue of its second "
-                f"moment is {values[0].item():.3g}, a share of {values[0].item() / total:.2g} of the text's energy; "
-                "give more"
+                f"{given}, and no direction of layer {moment.layer} may be moved: the smallest eigenvalue of its "
+                f"second moment is {values[0].item():.3g}, a share of {values[0].item() / total:.2g} of the text's "
+                "energy; give more"
             )
         basis, of_basis = vectors[:, :n].contiguous(), values[:n].contiguous()
         return cls(moment.layer, basis, of_basis, total, total if scale is None else scale)
