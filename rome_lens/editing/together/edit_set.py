@@ -226,12 +226,14 @@ class EditSet(KnownFacts):
         """
         (number,) = facts_named(self.facts, [fact])
         others = [one.request for place, one in enumerate(self.facts) if place != number]
-        (one,) = _flat([by])
+        if not isinstance(by, EditRequest | SetFact):
+            raise SettingError(f"by is {shown(by)}; expected an EditRequest, or a fact of a set")
+        one = by
         check_requests(
             [one.request if isinstance(one, SetFact) else one], others, allow_conflicts=self._has_conflicting_subjects
         )
         if isinstance(one, SetFact):
-            new = self._fitting(one)
+            new = replace(self, kernels=self._kernels_of([editor]))._fitting(one)
         else:
             (new,) = self._finder(editor).found([one], out=None, progress=progress)
         return self._of([*self.facts[:number], new, *self.facts[number + 1 :]], editor)
@@ -303,8 +305,9 @@ class EditSet(KnownFacts):
         Raises:
             SettingError: it is of other layers; or weighed by another kernel, and this set does not have its own.
         """
-        widths = [key.shape for key in fact.keys]
-        if widths != [key.shape for key in self.facts[0].keys] or fact.residual.shape != self.facts[0].residual.shape:
+        mine = tuple(here.fingerprint for here in self.terms.layers)
+        apart = [one.difference(other) for one, other in zip(mine, fact.found_on, strict=False)]
+        if len(fact.found_on) != len(mine) or any(apart):
             raise SettingError(
                 f"the fact {fact.words!r} was found for other layers or another model; find it anew: give its .request"
             )

@@ -244,7 +244,7 @@ class TogetherEditor(ABC):
         weighed = [
             kernel.weigh(torch.stack([fact.keys[place] for fact in found])) for place, kernel in enumerate(kernels)
         ]
-        ids = tuple(kernel.id for kernel in kernels)
+        ids, found_on = tuple(kernel.id for kernel in kernels), tuple(here.fingerprint for here in self._terms.layers)
         return [
             SetFact(
                 fact.outcome,
@@ -255,6 +255,7 @@ class TogetherEditor(ABC):
                 fact.old_ids,
                 ids,
                 fact.notes,
+                found_on,
             )
             for number, fact in enumerate(found)
         ], notes

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rome_lens.backends import Fingerprint
 from rome_lens.checks import shown
 from rome_lens.editing.outcome import Outcome
 from rome_lens.editing.together.kernels import Kernel
@@ -32,6 +33,7 @@ class SetFact:
         old_ids: token ids of the old answer.
         kernels: ids of the kernels that the keys are weighed by.
         notes: what is worth knowing of this fact.
+        found_on: identifies the model's layers that the keys are of.
     """
 
     outcome: Outcome
@@ -42,6 +44,7 @@ class SetFact:
     old_ids: tuple[int, ...]
     kernels: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    found_on: tuple[Fingerprint, ...] = ()
 
     @property
     def request(self) -> EditRequest:
@@ -57,7 +60,8 @@ class SetFact:
     def id(self) -> str:
         """What two facts share exactly when they ask for the same and the same was found: 16 hexadecimal digits."""
         digest = hashlib.sha256(repr(self.request).encode())
-        for tensor in (*self.keys, *self.weighed, self.residual):
+        goal = () if self.goal is None else (self.goal,)
+        for tensor in (*self.keys, *self.weighed, self.residual, *goal):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
