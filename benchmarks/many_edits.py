@@ -199,12 +199,12 @@ def _random_facts(editor: Any, n: int) -> list[SetFact]:
     keys = (torch.randn(n, kernel.width, generator=generator, dtype=torch.float64) @ factor.t()).float()
     residual = torch.randn(n, as_backend(editor.model).d_model, generator=generator)
     said = Probabilities(0.0, 0.0)
-    made_for = tuple(here.fingerprint for here in editor.terms.layers)
+    found_on = tuple(here.fingerprint for here in editor.terms.layers)
     found = []
     for number, (key, weighed, missing) in enumerate(zip(keys, kernel.weigh(keys), residual, strict=True)):
         request = rl.EditRequest("{} is in", subject=f"Place {number}", target_new="Rome")
         outcome = Outcome(request, "Paris", said, None, ())
-        found.append(SetFact(outcome, (key,), (weighed,), missing, None, (), (kernel.id,), made_for))
+        found.append(SetFact(outcome, (key,), (weighed,), missing, None, (), (kernel.id,), found_on=found_on))
     return found
 
 

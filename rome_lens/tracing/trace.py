@@ -11,7 +11,7 @@ import torch
 from rome_lens.backends import as_backend
 from rome_lens.checks import is_list, shown
 from rome_lens.errors import SettingError
-from rome_lens.facts import EditRequest, Fact
+from rome_lens.facts import Fact
 from rome_lens.progress import Progress
 from rome_lens.subjects import find_subject
 from rome_lens.tokens import check_prompt, tokenise
@@ -31,8 +31,8 @@ class EditLike(Protocol):
     """What tracing needs of an edit; `rome_lens.Edit` implements it, and your own class may."""
 
     @property
-    def request(self) -> EditRequest:
-        """What was asked."""
+    def words(self) -> str:
+        """What was asked, for people to read. A class without it has a `request`, whose words are taken."""
         ...
 
     def applied(self, model: Any) -> AbstractContextManager[Any]:
@@ -175,7 +175,7 @@ def causal_trace(
             engine=found.engine,
             notes=(*notes, *found.notes, *little),
             seconds=time.perf_counter() - since,
-            edits=tuple(edit.request.words for edit in carried),
+            edits=tuple(_words(edit) for edit in carried),
             unedited=unedited,
         )
 
@@ -216,6 +216,11 @@ def _little_effect(grids: Grids, *, sure: bool) -> tuple[str, ...]:
         f"with the subject corrupted the answer keeps {kept} of its probability, so there is little to bring back: "
         f"{doubt}the answer depends little on the subject, or the corruption is too weak",
     )
+
+
+def _words(edit: Any) -> str:
+    """What was asked of an edit; one of many requests has words, and no request of its own."""
+    return edit.words if hasattr(edit, "words") else edit.request.words
 
 
 @contextmanager

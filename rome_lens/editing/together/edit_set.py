@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import Any, Protocol, overload
 
 import torch
 
@@ -17,6 +17,7 @@ from rome_lens.editing.together.kernels import Kernel
 from rome_lens.editing.together.known_facts import KnownFacts
 from rome_lens.editing.together.measure import probabilities_with
 from rome_lens.editing.together.set_fact import SetFact, check_requests, facts_named, in_order, stacked
+from rome_lens.editing.together.system import prefers_directions
 from rome_lens.editing.together.terms import Terms
 from rome_lens.editing.weight_update import WeightUpdate
 from rome_lens.errors import SettingError
@@ -24,15 +25,17 @@ from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress
 from rome_lens.storage import save_tensors
 
-if TYPE_CHECKING:
-    pass
-
 KIND = "edit_set"
 """What files of sets call themselves."""
 
 
 class Finder(Protocol):
     """What a set asks of the editor that made it."""
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """How the keys of each layer are weighed."""
+        ...
 
     def found(
         self,
@@ -93,7 +96,7 @@ class EditSet(KnownFacts):
         """Solve facts together.
 
         Raises:
-            SettingError: there is none.
+            SettingError: there is none; or the kernels or the editor are needed, and not there.
             EditError: nothing is given way to, and keys depend on each other.
         """
         facts = tuple(facts)
@@ -107,6 +110,13 @@ class EditSet(KnownFacts):
                 )
             updates = editor.spread_out([facts[n] for n in in_order(facts)], made_on=origin.made_on)
         else:
+            widths = [here.width for here in terms.layers]
+            if kernels is None and prefers_directions(len(facts), widths):
+                raise SettingError(
+                    f"{len(facts)} facts are more than the {widths[0]} directions of layer {terms.numbers[0]}, in "
+                    "which they are solved, and this set was read from a file of fewer, without its second moment or "
+                    "null space; give editor=, set as the one that made it"
+                )
             updates = stacked(facts, terms.numbers, terms.penalty, kernels).updates(terms.dtype)
         layers = tuple(
             EditedLayer(update, here.fingerprint, update.norm / here.norm, here.module, here.module_transposed)
@@ -196,8 +206,9 @@ class EditSet(KnownFacts):
         check_requests(requests, [fact.request for fact in self.facts], allow_conflicts=allow_conflicts)
         asked = [one for one in given if isinstance(one, EditRequest)]
         found = iter(self._found(asked, editor, out=out, progress=progress) if asked else [])
-        new = [self._fitting(one if isinstance(one, SetFact) else next(found)) for one in given]
-        return self._of([*self.facts, *new], editor)
+        whole = replace(self, kernels=self._kernels_of([editor, *(one for one in more if isinstance(one, EditSet))]))
+        new = [whole._fitting(one if isinstance(one, SetFact) else next(found)) for one in given]
+        return whole._of([*self.facts, *new], editor)
 
     def replace(
         self,
@@ -220,13 +231,16 @@ class EditSet(KnownFacts):
         """
         (number,) = facts_named(self.facts, [fact])
         others = [one.request for place, one in enumerate(self.facts) if place != number]
-        (one,) = _flat([by])
+        if not isinstance(by, EditRequest | SetFact):
+            raise SettingError(f"by is {shown(by)}; expected an EditRequest, or a fact of a set")
+        one = by
         check_requests(
             [one.request if isinstance(one, SetFact) else one], others, allow_conflicts=self._has_conflicting_subjects
         )
         if isinstance(one, EditRequest):
             (one,) = self._found([one], editor, out=None, progress=progress)
-        return self._of([*self.facts[:number], self._fitting(one), *self.facts[number + 1 :]], editor)
+        new = replace(self, kernels=self._kernels_of([editor]))._fitting(one)
+        return self._of([*self.facts[:number], new, *self.facts[number + 1 :]], editor)
 
     def scaled(self, factor: float) -> Edit:
         """What the layers gain, times a number: an edit, and no set any more.
@@ -269,7 +283,16 @@ class EditSet(KnownFacts):
         """Another set on the same terms. What the model said with this one is no longer so."""
         forgotten = [replace(fact, outcome=replace(fact.outcome, after=None)) for fact in facts]
         by = self.editor if editor is None else editor
-        return EditSet.of(forgotten, self.terms, self.origin, kernels=self.kernels, editor=by)
+        kernels = self._kernels_of([editor])
+        return EditSet.of(forgotten, self.terms, self.origin, kernels=kernels, editor=by)
+
+    def _kernels_of(self, others: Sequence[Any]) -> tuple[Kernel, ...] | None:
+        """This set's kernels; of a set from a file those of another set or editor that weighs as this one."""
+        for one in (self, *others):
+            kernels = getattr(one, "kernels", None)
+            if kernels is not None and tuple(kernel.id for kernel in kernels) == self.facts[0].kernels:
+                return kernels
+        return None
 
     def _found(
         self,
@@ -298,18 +321,12 @@ class EditSet(KnownFacts):
         Raises:
             SettingError: it is of other layers; or weighed by another kernel, and this set does not have its own.
         """
-        if len(fact.made_for) != len(self.terms.layers):
+        mine = tuple(here.fingerprint for here in self.terms.layers)
+        apart = [one.difference(other) for one, other in zip(mine, fact.found_on, strict=False)]
+        if len(fact.found_on) != len(mine) or any(apart):
             raise SettingError(
-                f"the fact {fact.words!r} was found for {len(fact.made_for)} layers, and this set changes "
-                f"{len(self.terms.layers)}; find it anew: give its .request"
+                f"the fact {fact.words!r} was found for other layers or another model; find it anew: give its .request"
             )
-        for theirs, here in zip(fact.made_for, self.terms.layers, strict=True):
-            difference = here.fingerprint.difference(theirs)
-            if difference is not None:
-                raise SettingError(
-                    f"the fact {fact.words!r} was found for another model or layer than this set's ({difference}); "
-                    "find it anew: give its .request"
-                )
         if fact.kernels == self.facts[0].kernels:
             return fact
         if self.kernels is None:

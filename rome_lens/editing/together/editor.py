@@ -275,8 +275,7 @@ class TogetherEditor(ABC):
         weighed = [
             kernel.weigh(torch.stack([fact.keys[place] for fact in found])) for place, kernel in enumerate(kernels)
         ]
-        ids = tuple(kernel.id for kernel in kernels)
-        made_for = tuple(here.fingerprint for here in self.terms.layers)
+        ids, found_on = tuple(kernel.id for kernel in kernels), tuple(here.fingerprint for here in self.terms.layers)
         return [
             SetFact(
                 fact.outcome,
@@ -286,8 +285,8 @@ class TogetherEditor(ABC):
                 fact.goal,
                 fact.old_ids,
                 ids,
-                made_for,
                 fact.notes,
+                found_on,
             )
             for number, fact in enumerate(found)
         ], notes

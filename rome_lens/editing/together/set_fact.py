@@ -32,8 +32,8 @@ class SetFact:
             found at `W_out`.
         old_ids: token ids of the old answer.
         kernels: ids of the kernels that the keys are weighed by.
-        made_for: what identifies the layers that its keys are of.
         notes: what is worth knowing of this fact.
+        found_on: identifies the model's layers that the keys are of.
     """
 
     outcome: Outcome
@@ -43,8 +43,8 @@ class SetFact:
     goal: Float[Tensor, " d_model"] | None
     old_ids: tuple[int, ...]
     kernels: tuple[str, ...]
-    made_for: tuple[Fingerprint, ...]
     notes: tuple[str, ...] = ()
+    found_on: tuple[Fingerprint, ...] = ()
 
     @property
     def request(self) -> EditRequest:
@@ -60,7 +60,8 @@ class SetFact:
     def id(self) -> str:
         """What two facts share exactly when they ask for the same and the same was found: 16 hexadecimal digits."""
         digest = hashlib.sha256(repr(self.request).encode())
-        for tensor in (*self.keys, *self.weighed, self.residual):
+        goal = () if self.goal is None else (self.goal,)
+        for tensor in (*self.keys, *self.weighed, self.residual, *goal):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 

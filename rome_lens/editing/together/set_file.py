@@ -40,7 +40,7 @@ def set_from(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Edit
         raise ValueError(f"the layers are {terms.numbers}, and the updates of others")
     facts = _facts(settings, tensors, terms)
     kernel = settings.get("kernel")
-    kernels = None if kernel is None else (_kernel(kernel, tensors),)
+    kernels = None if kernel is None else (_kernel(kernel, tensors, terms),)
     return EditSet(
         tuple(fact.outcome for fact in facts),
         layers,
@@ -97,17 +97,25 @@ def _facts(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], terms: Te
                 tuple(map(str, ids)),
                 tuple(here.fingerprint for here in terms.layers),
                 tuple(map(str, known["notes"])),
+                tuple(here.fingerprint for here in terms.layers),
             )
         )
     return tuple(found)
 
 
-def _kernel(held: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Kernel:
-    layer, numbers = held["layer"], held["numbers"]
-    check_kind("layer", layer, int)
+def _kernel(held: Mapping[str, Any], tensors: Mapping[str, Tensor], terms: Terms) -> Kernel:
+    (here,) = terms.layers
+    d_mlp, numbers = here.fingerprint.d_mlp, held["numbers"]
     if held["name"] == TextKernel.name:
-        moment = SecondMoment.from_matrix(tensors["kernel.second_moment"], layer=layer)
-        return TextKernel(moment, numbers["ridge"])
+        matrix = tensors["kernel.second_moment"]
+        check_tensor("second_moment", matrix, (d_mlp, d_mlp))
+        if numbers["ridge"] is not None:
+            check_kind("ridge", numbers["ridge"], _NUMBER)
+        return TextKernel(SecondMoment.from_matrix(matrix, layer=here.layer), numbers["ridge"])
     if held["name"] == NullSpaceKernel.name:
-        return NullSpaceKernel(layer, tensors["kernel.basis"], tensors["kernel.values"], **numbers)
+        basis, values = tensors["kernel.basis"], tensors["kernel.values"]
+        check_tensor("basis", basis, (d_mlp, here.width))
+        check_tensor("values", values, (here.width,))
+        known = read_fields(numbers, {"total": _NUMBER, "scale": _NUMBER})
+        return NullSpaceKernel(here.layer, basis, values, **known)
     raise ValueError(f"the kernel is {held['name']!r}")

@@ -198,12 +198,13 @@ class System:
             n, d_mlp = self.keys[place].shape
             d_model = self.residual.shape[1]
             if n * (d_mlp + d_model) >= d_mlp * d_model:
-                found.append(Dense(layer, self.matrix(place).to(dtype)))
+                found.append(Dense(layer, self.matrix(place).to(dtype).contiguous()))
                 continue
             length = torch.stack([row.norm() for row in self.weighed[place]])
             length = torch.where(length > 0, length, 1.0)
             left, right = self.weighed[place] / length[:, None], self.coefficients * length[:, None]
-            found.append(LowRank(layer, left.to(dtype), right.to(dtype)))
+            # Row by row, as they come from a file: the bits of a product depend on how its factors lie.
+            found.append(LowRank(layer, left.to(dtype).contiguous(), right.to(dtype).contiguous()))
         return found
 
 
