@@ -10,6 +10,8 @@
 # | `experiments/causal_trace.py`, `calculate_hidden_flow` | [`rl.causal_trace`](../reference.md#rome_lens.causal_trace), `rome-lens trace` |
 # | the averages of its notebooks | `rl.average_causal_effect`, `rome-lens average` |
 # | `apply_rome_to_model(model, tok, [request], hparams)` | `rl.ROME(model).edit(request)`, then `edit.applied(model)` |
+# | MEMIT's `apply_memit_to_model(model, tok, requests, hparams)` | `rl.MEMIT(model).edit_together(requests)`; `spread="released", at="block"` for its way through several layers |
+# | `mom2_update_weight: 20000` (MEMIT), `L2`, `nullspace_threshold` (AlphaEdit) | `preserve=20000 / d_mlp`, `l2_absolute`, `threshold` |
 # | `rome/layer_stats.py` | `rl.SecondMoment.collect`, `rome-lens stats` |
 # | `data/stats/…/*.npz` | `rl.SecondMoment.from_npz(path, layer=17)` |
 # | `data/known_1000.json` | `rl.read_known_facts(path)` |
@@ -68,7 +70,8 @@ print(f"{trace.noise_rule}: high {trace.high:.4f}, low {trace.low:.4f}")
 # | `BaseEditor.from_hparams(hparams)` | `rl.ROME(model)` |
 # | `editor.edit(prompts=…, subject=…, target_new=…, ground_truth=…)` | `editor.edit(rl.EditRequest(prompt, subject, target_new, target_true))` |
 # | `hparams/ROME/*.yaml` | the defaults, or `rl.ROME(…)`'s arguments |
-# | `sequential_edit=True` | `edit.apply(model)` between one `edit` and the next |
+# | `sequential_edit=True` | `edit.apply(model)` between one `edit` and the next; better [all at once](../many-facts.md) |
+# | `editor.batch_edit(…)` with MEMIT, EMMET, AlphaEdit | `rl.MEMIT(model).edit_together(requests)`, `rl.EMMET`, `rl.AlphaEdit` |
 # | R-ROME as an editor of its own | `variant="r-rome"`, the default |
 # | `metrics[i]["post"]["rewrite_acc"]` | `report.scores`, by CounterFact's and zsRE's names |
 #

@@ -6,7 +6,7 @@ It knows nothing of what a record holds, and importing it does not import torch.
 from rome_lens.runs.dask import dask_executor
 from rome_lens.runs.files import digest_of
 from rome_lens.runs.folder import Folder, RunFolder, open_folder
-from rome_lens.runs.forked import forked_map, forked_pool, may_fork
+from rome_lens.runs.forked import can_fork, forked_map, forked_pool, may_fork
 from rome_lens.runs.merge import merge
 from rome_lens.runs.pool import n_cores, process_pool
 from rome_lens.runs.runner import run
@@ -21,6 +21,7 @@ __all__ = [
     "Shard",
     "Task",
     "Work",
+    "can_fork",
     "check_batches",
     "check_name",
     "dask_executor",

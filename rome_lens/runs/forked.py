@@ -23,17 +23,21 @@ _R = TypeVar("_R")
 _HARMLESS = ("tqdm.",)
 
 
+def can_fork() -> bool:
+    """Whether processes can be forked here at all: on Linux, in a process that is no worker itself."""
+    return sys.platform == "linux" and multiprocessing.parent_process() is None
+
+
 def may_fork() -> bool:
     """Whether processes can be forked here without fear of a lock that another thread held.
 
-    So it is on Linux, in the main thread of a process that is no worker itself and has no other threads of Python's, as
-    the kernel of a notebook has them; those of PyTorch's own are no obstacle to workers that compute with one thread.
+    So it is where `can_fork`, in the main thread of a process that has no other threads of Python's, as the kernel of a
+    notebook has them; those of PyTorch's own are no obstacle to workers that compute with one thread.
     """
     main = threading.main_thread()
     others = [thread for thread in threading.enumerate() if thread is not main]
     return (
-        sys.platform == "linux"
-        and multiprocessing.parent_process() is None
+        can_fork()
         and threading.current_thread() is main
         and all(type(thread).__module__.startswith(_HARMLESS) for thread in others)
     )

@@ -31,7 +31,9 @@ class PlainEdit:
         goal: v*, [d_model].
         key: the key in the denominator, which is answered with `goal`, [d_mlp].
         value: what the layer said to it before, [d_model].
-        bare_value: v0, [d_model], whose length bounds that of delta.
+        bare_value: v0, [d_model].
+        base: what delta is added to under the bare prompt, whose length bounds that of delta: v0, or what leaves the
+            block, [d_model].
     """
 
     u: Tensor
@@ -42,6 +44,7 @@ class PlainEdit:
     key: Tensor
     value: Tensor
     bare_value: Tensor
+    base: Tensor
 
     @property
     def update(self) -> Tensor:
@@ -72,6 +75,7 @@ def plain_rome(
     clamp_norm_factor: float = 4.0,
     kl_factor: float = 0.0625,
     ridge: float = 1e-6,
+    at: str = "w_out",
 ) -> PlainEdit:
     """Find one edit (SPEC 2).
 
@@ -87,10 +91,11 @@ def plain_rome(
         prepend_bos: put BOS in front of every row.
         v_num_grad_steps: evaluations of the loss, at most; the last is followed by no step.
         v_lr: Adam's learning rate.
-        v_weight_decay: factor of `|delta| / |v0|^2`.
-        clamp_norm_factor: `|delta|` never exceeds so many times `|v0|`.
+        v_weight_decay: factor of `|delta| / |base|^2`.
+        clamp_norm_factor: `|delta|` never exceeds so many times `|base|`.
         kl_factor: factor of the divergence from the unedited model.
         ridge: what is added to C's diagonal, in units of its mean (the first of `second_moment.RIDGES`).
+        at: delta is added to what leaves `W_out`, or at `block` to what leaves the block (MEMIT's compute_z).
     """
     tokenizer = model.tokenizer
     rows = []
@@ -106,15 +111,15 @@ def plain_rome(
     weight = torch.full((n,), 1 / n, dtype=torch.float64)
     if bare_weight is not None and n > 1:
         weight = torch.tensor([bare_weight, *[(1 - bare_weight) / (n - 1)] * (n - 1)], dtype=torch.float64)
-    key_hook, value_hook = f"blocks.{layer}.mlp.hook_post", f"blocks.{layer}.mlp.out.hook_out"
-    if not hasattr(type(model), "boot_transformers"):
-        value_hook = f"blocks.{layer}.hook_mlp_out"
+    key_hook, value_hook = f"blocks.{layer}.mlp.hook_post", _point(model, layer, "w_out")
     every = torch.arange(n + 1, device=device)
 
     with _frozen(model):
         keys, values = _keys_and_values(model, tokens, key_hook, value_hook)
         keys, values = keys[every, last], values[every, last]
-        v0 = values[0].to(torch.promote_types(values.dtype, torch.float32))
+        _, base = _keys_and_values(model, tokens, key_hook, _point(model, layer, at))
+        base = base[0, last[0]]
+        v0 = base.to(torch.promote_types(values.dtype, torch.float32))
 
         delta = torch.zeros_like(v0, requires_grad=True)
         optimiser = torch.optim.Adam([delta], lr=v_lr)
@@ -128,7 +133,7 @@ def plain_rome(
         curve, deltas = [], []
         for step in range(v_num_grad_steps):
             optimiser.zero_grad()
-            logits = forward(model, tokens, [(value_hook, add_delta)])
+            logits = forward(model, tokens, [(_point(model, layer, at), add_delta)])
             log_probs = logits.to(v0.dtype).log_softmax(dim=-1)
             said = [_mean_log_prob(log_probs[i], row) for i, row in enumerate(rows)]
             target = -(torch.stack(said) * weight.to(v0)).sum()
@@ -161,7 +166,36 @@ def plain_rome(
     u = u / u.norm()
     goal = values[0] + delta.detach().double()
     v = (goal - value) / (u @ answered)
-    return PlainEdit(u, v, curve, torch.stack(deltas), goal, answered, value, values[0])
+    return PlainEdit(u, v, curve, torch.stack(deltas), goal, answered, value, values[0], base)
+
+
+@torch.no_grad()
+def says(
+    model: Any, request: EditRequest, delta: Tensor, *, layer: int, templates: Sequence[str], at: str = "w_out"
+) -> bool:
+    """Whether a change says the target under every template: one whole forward a template, all logits."""
+    for template in templates:
+        text, first = template.replace("{}", request.text), template.index("{}")
+        last_character = first + request.subject_span[1] - 1
+        row = _tokenise(model.tokenizer, text, last_character, " " + request.target_new.strip(), False)
+
+        def add_delta(x: Tensor, hook: Any = None, place: int = row.subject_last) -> Tensor:
+            x = x.clone()
+            x[0, place] = x[0, place] + delta.to(x.dtype)
+            return x
+
+        logits = forward(model, torch.tensor([row.ids], device=delta.device), [(_point(model, layer, at), add_delta)])
+        for position in range(len(row.ids) - row.n_target, len(row.ids)):
+            if logits[0, position - 1].argmax() != row.ids[position]:
+                return False
+    return True
+
+
+def _point(model: Any, layer: int, at: str) -> str:
+    """Name of the hook point behind `W_out`, or behind the block."""
+    if at == "block":
+        return f"blocks.{layer}.hook_resid_post"
+    return f"blocks.{layer}." + ("mlp.out.hook_out" if hasattr(type(model), "boot_transformers") else "hook_mlp_out")
 
 
 def _tokenise(tokenizer: Any, text: str, last_character: int, target: str, prepend_bos: bool) -> _Row:

@@ -31,11 +31,12 @@ HERE = os.getpid()
 
 @pytest.fixture
 def forks(monkeypatch):
-    """Lets this process fork whatever runs the tests; the number of threads alone decides."""
+    """Lets this process fork for the smallest model, whatever runs the tests; the number of threads alone decides."""
     if sys.platform != "linux":
         pytest.skip("processes are forked on Linux alone")
     monkeypatch.setattr("rome_lens.editing.side_by_side.may_fork", lambda: True)
     monkeypatch.setattr("rome_lens.editing.side_by_side.n_cores", lambda: 16)
+    monkeypatch.setattr("rome_lens.editing.side_by_side._LEAST_BYTES", 0)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
 
 
@@ -167,6 +168,9 @@ def test_where_nothing_is_forked(forks, monkeypatch):
     monkeypatch.setattr("rome_lens.editing.side_by_side.free_bytes", lambda device: 900)
     assert [side_by_side(4, CPU, n_bytes=n) for n in (0, 50, 100, 150, 151, 400)] == [4, 4, 3, 2, 1, 1]
     assert side_by_side(4, torch.device("meta")) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("rome_lens.editing.side_by_side._LEAST_BYTES", 401)
+        assert [side_by_side(4, CPU, n_bytes=n) for n in (0, 100)] == [4, 1]
     with monkeypatch.context() as patch:
         patch.setattr(torch.accelerator, "is_available", lambda: True)
         assert side_by_side(4, CPU) == 1

@@ -62,10 +62,23 @@ class AlphaEdit(TogetherEditor):
             l2_absolute: the same in squared activations; the released code has 10.
             spread: `joint` solves one system for all layers, whose sets are free of order; `released` goes layer by
                 layer with keys read again, as the released code does, and needs `at="block"`.
-            context_templates, bare_weight, essence_at, seed, prepend_bos, engine, settings, v_num_grad_steps, v_lr,
-                v_weight_decay, clamp_norm_factor, kl_factor: as `ROME` takes them; the layer of the values is the last.
-            at, stop_said, least_scale, longest: as `ValueSettings` has them: where a value's change is added, when it
-                is enough, how much of it is kept, and how long it may be.
+            at: where a value's change is added: `w_out` or `block` (`ValueSettings`, as the three that follow).
+            stop_said: stop so many steps after the target is first said under every template.
+            least_scale: scale a value down to so many times the least that says its target; 1.2 where nothing is
+                published for the model.
+            longest: the length that a value may have.
+            v_num_grad_steps: evaluations of the loss, at most; this and the four that follow as `ROME` takes them.
+            v_lr: Adam's learning rate.
+            v_weight_decay: factor of `|delta| / |v0|^2` in the loss.
+            clamp_norm_factor: the largest `|delta|`, in units of `|v0|`.
+            kl_factor: factor of the divergence of "{subject} is a".
+            context_templates: texts that end with `{}`; None lets the model write 20 of them, by `seed`.
+            bare_weight: share of the bare prompt among the templates; a half by default, None is an equal share.
+            essence_at: `last` or `subject`: where "{subject} is a" is read.
+            seed: seed of the context templates.
+            prepend_bos: put BOS in front of every row.
+            engine: `auto`, or `plain` to optimise by whole forwards.
+            settings: the optimiser's settings in place of the model's; their layer gives way to the last of `layers`.
 
         Raises:
             SettingError: a setting is out of its range, or there is no second moment for one of the layers.
@@ -89,9 +102,16 @@ class AlphaEdit(TogetherEditor):
         self.penalty = self.l2_absolute if self.l2 is None else self.l2  # pyright: ignore[reportAttributeAccessIssue]
 
     def _kernel(self, moment: SecondMoment) -> Kernel:
-        return NullSpaceKernel.of(
+        kernel = NullSpaceKernel.of(
             moment, energy=self.energy, threshold=self.threshold, scale=None if self.l2_absolute is None else 1.0
         )
+        if not kernel.width:
+            what = f"a share of {self.energy}" if self.threshold is None else f"a threshold of {self.threshold}"
+            raise SettingError(
+                f"no direction of layer {moment.layer} may be moved by {what}; raise "
+                f"{'energy' if self.threshold is None else 'threshold'}"
+            )
+        return kernel
 
     def _said(self) -> dict[str, Any]:
         return {

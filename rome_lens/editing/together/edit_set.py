@@ -11,7 +11,7 @@ import torch
 from rome_lens.backends import as_backend
 from rome_lens.checks import as_real, shown
 from rome_lens.editing.edit import Edit
-from rome_lens.editing.outcome import Probabilities
+from rome_lens.editing.outcome import Earlier, Origin, Probabilities
 from rome_lens.editing.patch import EditedLayer, layer_names
 from rome_lens.editing.together.kernels import Kernel
 from rome_lens.editing.together.known_facts import KnownFacts
@@ -35,12 +35,17 @@ class Finder(Protocol):
     """What a set asks of the editor that made it."""
 
     def found(
-        self, requests: Sequence[EditRequest], *, out: str | os.PathLike[str] | None, progress: Progress | None
+        self,
+        requests: Sequence[EditRequest],
+        *,
+        made_on: Sequence[Earlier],
+        out: str | os.PathLike[str] | None,
+        progress: Progress | None,
     ) -> list[SetFact]:
-        """Facts of requests."""
+        """Facts of requests, found on weights with these edits in them."""
         ...
 
-    def spread_out(self, facts: Sequence[SetFact]) -> list[WeightUpdate]:
+    def spread_out(self, facts: Sequence[SetFact], *, made_on: Sequence[Earlier]) -> list[WeightUpdate]:
         """What each layer gains, layer by layer."""
         ...
 
@@ -80,7 +85,7 @@ class EditSet(KnownFacts):
         cls,
         facts: Sequence[SetFact],
         terms: Terms,
-        origin: Any,
+        origin: Origin,
         *,
         kernels: Sequence[Kernel] | None,
         editor: Finder | None,
@@ -100,7 +105,7 @@ class EditSet(KnownFacts):
                     "what several layers gain layer by layer (spread='released') depends on the model, and this set "
                     "was read from a file; give editor=, such as MEMIT(model, spread='released')"
                 )
-            updates = editor.spread_out([facts[number] for number in in_order(facts)])
+            updates = editor.spread_out([facts[n] for n in in_order(facts)], made_on=origin.made_on)
         else:
             updates = stacked(facts, terms.numbers, terms.penalty, kernels).updates(terms.dtype)
         layers = tuple(
@@ -190,8 +195,8 @@ class EditSet(KnownFacts):
         requests = [one.request if isinstance(one, SetFact) else one for one in given]
         check_requests(requests, [fact.request for fact in self.facts], allow_conflicts=allow_conflicts)
         asked = [one for one in given if isinstance(one, EditRequest)]
-        found = iter(self._finder(editor).found(asked, out=out, progress=progress) if asked else [])
-        new = [self._fitting(one) if isinstance(one, SetFact) else next(found) for one in given]
+        found = iter(self._found(asked, editor, out=out, progress=progress) if asked else [])
+        new = [self._fitting(one if isinstance(one, SetFact) else next(found)) for one in given]
         return self._of([*self.facts, *new], editor)
 
     def replace(
@@ -219,11 +224,9 @@ class EditSet(KnownFacts):
         check_requests(
             [one.request if isinstance(one, SetFact) else one], others, allow_conflicts=self._has_conflicting_subjects
         )
-        if isinstance(one, SetFact):
-            new = self._fitting(one)
-        else:
-            (new,) = self._finder(editor).found([one], out=None, progress=progress)
-        return self._of([*self.facts[:number], new, *self.facts[number + 1 :]], editor)
+        if isinstance(one, EditRequest):
+            (one,) = self._found([one], editor, out=None, progress=progress)
+        return self._of([*self.facts[:number], self._fitting(one), *self.facts[number + 1 :]], editor)
 
     def scaled(self, factor: float) -> Edit:
         """What the layers gain, times a number: an edit, and no set any more.
@@ -268,14 +271,26 @@ class EditSet(KnownFacts):
         by = self.editor if editor is None else editor
         return EditSet.of(forgotten, self.terms, self.origin, kernels=self.kernels, editor=by)
 
-    def _finder(self, editor: Finder | None) -> Finder:
+    def _found(
+        self,
+        requests: Sequence[EditRequest],
+        editor: Finder | None,
+        *,
+        out: str | os.PathLike[str] | None,
+        progress: Progress | None,
+    ) -> list[SetFact]:
+        """Facts of requests.
+
+        Raises:
+            SettingError: there is no editor.
+        """
         by = self.editor if editor is None else editor
         if by is None:
             raise SettingError(
                 "this set was read from a file and has no model to find further values on; give editor=, such as "
                 "MEMIT(model), or facts of another set"
             )
-        return by
+        return by.found(requests, made_on=self.origin.made_on, out=out, progress=progress)
 
     def _fitting(self, fact: SetFact) -> SetFact:
         """A fact of another set, weighed as those of this one.
@@ -283,11 +298,18 @@ class EditSet(KnownFacts):
         Raises:
             SettingError: it is of other layers; or weighed by another kernel, and this set does not have its own.
         """
-        widths = [key.shape for key in fact.keys]
-        if widths != [key.shape for key in self.facts[0].keys] or fact.residual.shape != self.facts[0].residual.shape:
+        if len(fact.made_for) != len(self.terms.layers):
             raise SettingError(
-                f"the fact {fact.words!r} was found for other layers or another model; find it anew: give its .request"
+                f"the fact {fact.words!r} was found for {len(fact.made_for)} layers, and this set changes "
+                f"{len(self.terms.layers)}; find it anew: give its .request"
             )
+        for theirs, here in zip(fact.made_for, self.terms.layers, strict=True):
+            difference = here.fingerprint.difference(theirs)
+            if difference is not None:
+                raise SettingError(
+                    f"the fact {fact.words!r} was found for another model or layer than this set's ({difference}); "
+                    "find it anew: give its .request"
+                )
         if fact.kernels == self.facts[0].kernels:
             return fact
         if self.kernels is None:

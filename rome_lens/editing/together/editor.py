@@ -17,7 +17,7 @@ from rome_lens.backends.modules import hugging_face_module
 from rome_lens.backends.origin import loaded_from
 from rome_lens.checks import choice, flag, known_names, shown, whole_numbers
 from rome_lens.editing.history import edits_in_weights, unedited_fingerprint, unedited_matrix
-from rome_lens.editing.outcome import Origin, found_on
+from rome_lens.editing.outcome import Earlier, Origin, found_on
 from rome_lens.editing.prompts import EssenceAt, RequestRows, split_requests, tokenise_request
 from rome_lens.editing.rome import ROME
 from rome_lens.editing.second_moment.moment import SecondMoment, moment_of, stats_command
@@ -34,7 +34,7 @@ from rome_lens.editing.together.system import bytes_to_solve
 from rome_lens.editing.together.terms import LayerBase, Spread, Terms
 from rome_lens.editing.value_settings import ValueChanges, ValueSettings
 from rome_lens.editing.weight_update import WeightUpdate
-from rome_lens.errors import OutOfMemoryError, SettingError
+from rome_lens.errors import EditStateError, OutOfMemoryError, SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import requests_of
 from rome_lens.loading.source import ModelSource
@@ -206,21 +206,52 @@ class TogetherEditor(ABC):
             dtype=str(self._backend.dtype).removeprefix("torch."),
             made_on=made_on,
         )
-        made = EditSet.of(facts, self._terms, origin, kernels=self.kernels, editor=self).measured(self.model)
+        made = EditSet.of(facts, self.terms, origin, kernels=self.kernels, editor=self).measured(self.model)
         return replace(made, origin=replace(origin, seconds=time.perf_counter() - started))
 
     def found(
-        self, requests: Sequence[EditRequest], *, out: str | os.PathLike[str] | None, progress: Progress | None
+        self,
+        requests: Sequence[EditRequest],
+        *,
+        made_on: Sequence[Earlier],
+        out: str | os.PathLike[str] | None,
+        progress: Progress | None,
     ) -> list[SetFact]:
-        """Facts of requests, for a set that gets further ones. Raises as `edit_together` does."""
-        return self._facts(requests, FindingRun(out, progress=progress))[0]
+        """Facts of requests, for a set that gets further ones.
 
-    def spread_out(self, facts: Sequence[SetFact]) -> list[WeightUpdate]:
-        """What each layer gains, layer by layer, each taking its share of what is still missing.
+        Args:
+            requests: what is asked for.
+            made_on: the edits that were in the weights when the set was made.
+            out: as in `edit_together`.
+            progress: the same.
 
         Raises:
+            EditStateError: the edits in the weights are others now, such as the set itself. And as `edit_together`
+                raises.
+        """
+        self._check_edits(made_on)
+        return self._facts(requests, FindingRun(out, progress=progress))[0]
+
+    def _check_edits(self, made_on: Sequence[Earlier]) -> None:
+        """Refuse to go on with facts on other weights than those that they were begun on."""
+        if tuple(edits_in_weights(self._backend)) != tuple(made_on):
+            raise EditStateError(
+                "the edits in the model's weights are others than when this set was made, and what is found now would "
+                "not fit it; put them back as they were: revert the set itself, if it is applied"
+            )
+
+    def spread_out(self, facts: Sequence[SetFact], *, made_on: Sequence[Earlier]) -> list[WeightUpdate]:
+        """What each layer gains, layer by layer, each taking its share of what is still missing.
+
+        Args:
+            facts: with their goals, in an order of their own.
+            made_on: as in `found`.
+
+        Raises:
+            EditStateError: the same.
             SettingError: a fact has no goal, since its value was found at `W_out`.
         """
+        self._check_edits(made_on)
         if any(fact.goal is None for fact in facts):
             raise SettingError(
                 "a fact whose value was found at W_out has no goal at a block's output to share out; find it anew with "
@@ -245,6 +276,7 @@ class TogetherEditor(ABC):
             kernel.weigh(torch.stack([fact.keys[place] for fact in found])) for place, kernel in enumerate(kernels)
         ]
         ids = tuple(kernel.id for kernel in kernels)
+        made_for = tuple(here.fingerprint for here in self.terms.layers)
         return [
             SetFact(
                 fact.outcome,
@@ -254,6 +286,7 @@ class TogetherEditor(ABC):
                 fact.goal,
                 fact.old_ids,
                 ids,
+                made_for,
                 fact.notes,
             )
             for number, fact in enumerate(found)
@@ -290,11 +323,13 @@ class TogetherEditor(ABC):
             )
 
     @cached_property
-    def _terms(self) -> Terms:
+    def terms(self) -> Terms:
+        """On what terms facts are solved."""
         dtype = torch.promote_types(self._backend.dtype, torch.float32)
-        return Terms(self.penalty, self.spread, dtype, tuple(map(self._base, self.layers)))
+        return Terms(self.penalty, self.spread, dtype, tuple(map(self._base, self.kernels)))
 
-    def _base(self, layer: int) -> LayerBase:
+    def _base(self, kernel: Kernel) -> LayerBase:
+        layer = kernel.layer
         backend, moment = self._backend, self.second_moments[layer]
         matrix = unedited_matrix(backend, layer)
         module, transposed = hugging_face_module(backend, layer) or (None, True)
@@ -302,6 +337,7 @@ class TogetherEditor(ABC):
             fingerprint=unedited_fingerprint(backend, layer),
             norm=matrix.double().norm().item(),
             text_energy=TextKernel(moment).text_energy(matrix),
+            width=kernel.width,
             module=module,
             module_transposed=transposed,
         )

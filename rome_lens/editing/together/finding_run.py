@@ -22,11 +22,12 @@ from rome_lens.editing.together.finding import (
     key_of,
     tasks_of,
 )
-from rome_lens.errors import EditError
+from rome_lens.errors import EditError, SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
-from rome_lens.runs import Folder, HeldWork, Shard, Task, forked_pool, may_fork, merge, open_folder, run
+from rome_lens.runs import Folder, HeldWork, Shard, Task, can_fork, forked_pool, merge, open_folder, run
+from rome_lens.runs.runner import UNIT
 from rome_lens.version import __version__
 
 # Of the requests that cannot be edited an error names so many.
@@ -96,7 +97,7 @@ def find_facts(
                 folder,
                 executor=how.executor,
                 shard=how.shard,
-                progress=how.progress,
+                progress=_saying("facts", how.progress),
             )
         else:
             _run_here(maker, tasks, folder, how)
@@ -135,17 +136,31 @@ def merge_facts(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLik
 
 def _run_here(maker: FactMaker, tasks: Sequence[Task], folder: Folder, how: FindingRun) -> None:
     """In this process, or in processes forked from it, one thread each on a CPU."""
-    device, left = as_backend(maker.model).device, [t for t in tasks if not set(t.keys) <= folder.finished()]
+    device, there = as_backend(maker.model).device, folder.finished()
+    left = [task for task in tasks if not set(task.keys) <= there]
     work = HeldWork(maker)
     n_workers = side_by_side(len(left), device)
     if how.workers is not None:
-        n_workers = min(how.workers, len(left)) if device.type == "cpu" and may_fork() else 1
+        n_workers = min(how.workers, len(left))
+        if n_workers > 1 and not (device.type == "cpu" and can_fork()):
+            raise SettingError(
+                f"workers is {how.workers}, and processes can share the model on a CPU under Linux alone; give 1, or "
+                "an executor and the model's name"
+            )
     if n_workers > 1:
         with forked_pool(work, n_workers) as pool:
-            run(work, tasks, folder, executor=pool, shard=how.shard, progress=how.progress)
+            told = _saying(f"facts in {n_workers} processes", how.progress)
+            run(work, tasks, folder, executor=pool, shard=how.shard, progress=told)
         return
     with _one_thread(device):
-        run(work, tasks, folder, shard=how.shard, progress=how.progress)
+        run(work, tasks, folder, shard=how.shard, progress=_saying("facts", how.progress))
+
+
+def _saying(unit: str, progress: Progress | None) -> Progress | None:
+    """Progress that calls a run's records by another name."""
+    if progress is None:
+        return None
+    return lambda done, total, what: progress(done, total, unit + what.removeprefix(UNIT))
 
 
 @contextmanager

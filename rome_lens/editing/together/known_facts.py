@@ -92,13 +92,13 @@ class KnownFacts(Edit):
 
     @cached_property
     def leverage(self) -> Float[Tensor, " fact"]:
-        """How much of the layers each fact takes for itself, from 0 to 1. The sum is at most the layers' `d_mlp`."""
+        """How much of the layers each fact takes for itself, from 0 to 1. The sum is at most `capacity`."""
         return self._in_facts_order(self.system.leverage)
 
     @cached_property
     def capacity(self) -> int:
         """What the leverages can add up to: `d_mlp`, or what a null space has of it, over all layers."""
-        return sum(here.fingerprint.d_mlp for here in self.terms.layers)
+        return sum(here.width for here in self.terms.layers)
 
     @property
     def load(self) -> float:

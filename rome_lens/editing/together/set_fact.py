@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rome_lens.backends import Fingerprint
 from rome_lens.checks import shown
 from rome_lens.editing.outcome import Outcome
 from rome_lens.editing.together.kernels import Kernel
@@ -31,6 +32,7 @@ class SetFact:
             found at `W_out`.
         old_ids: token ids of the old answer.
         kernels: ids of the kernels that the keys are weighed by.
+        made_for: what identifies the layers that its keys are of.
         notes: what is worth knowing of this fact.
     """
 
@@ -41,6 +43,7 @@ class SetFact:
     goal: Float[Tensor, " d_model"] | None
     old_ids: tuple[int, ...]
     kernels: tuple[str, ...]
+    made_for: tuple[Fingerprint, ...]
     notes: tuple[str, ...] = ()
 
     @property

@@ -24,7 +24,7 @@ from rome_lens.storage import read_fields
 
 _NUMBER = float | int
 _TERMS = {"penalty": _NUMBER, "spread": str, "dtype": str, "layers": list}
-_BASE = {"norm": _NUMBER, "text_energy": _NUMBER, "module": str | None, "module_transposed": bool}
+_BASE = {"norm": _NUMBER, "text_energy": _NUMBER, "width": int, "module": str | None, "module_transposed": bool}
 _FACT = {"old_ids": list, "notes": list}
 
 
@@ -95,6 +95,7 @@ def _facts(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], terms: Te
                 None if goals is None else goals[number],
                 tuple(known["old_ids"]),
                 tuple(map(str, ids)),
+                tuple(here.fingerprint for here in terms.layers),
                 tuple(map(str, known["notes"])),
             )
         )

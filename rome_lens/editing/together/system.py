@@ -68,6 +68,8 @@ class System:
         Raises:
             EditError: nothing is given way to, and keys depend on each other.
         """
+        if self.by_direction and not self.penalty:
+            raise _dependent()  # more keys than directions
         if self.by_direction:
             system = self._kernel.metric.mul_(self.penalty)
             system.addmm_(self._features.t(), self._features)
@@ -77,10 +79,7 @@ class System:
         largest = system.diagonal().max()
         factor, failed = torch.linalg.cholesky_ex(system)
         if failed or (not self.penalty and factor.diagonal().square().min() < _DEPENDENT * largest):
-            raise EditError(
-                "the keys of these facts depend on each other, so no update answers each with its value: leave out "
-                "facts about the same subject, or preserve more than 0"
-            )
+            raise _dependent()
         return factor
 
     @property
@@ -206,6 +205,13 @@ class System:
             left, right = self.weighed[place] / length[:, None], self.coefficients * length[:, None]
             found.append(LowRank(layer, left.to(dtype), right.to(dtype)))
         return found
+
+
+def _dependent() -> EditError:
+    return EditError(
+        "the keys of these facts depend on each other, so no update answers each with its value: leave out facts about "
+        "the same subject, or preserve more than 0"
+    )
 
 
 def prefers_directions(n_facts: int, widths: Sequence[int]) -> bool:
