@@ -23,7 +23,7 @@ class _ApplyOptions:
     to_hf: Path | None = OUT("Write the edited model, for transformers.", metavar="FOLDER")
     to_peft: Path | None = OUT(
         "Write a LoRA adapter, for peft; it needs no model, its rank is the number of facts on a layer; "
-        "fine-tuned edits, and sets of so many facts that a whole matrix is smaller, have none.",
+        "fine-tuned edits, and sets whose factors are larger than the matrix, have none.",
         metavar="FOLDER",
     )
     save: Path | None = OUT("Write the set of facts that --without leaves.")

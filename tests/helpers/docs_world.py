@@ -133,7 +133,9 @@ def write_files(folder: Path) -> None:
         }
         for fact in FACTS[:2]
     ]
+    asked = [{"prompt": fact.prompt, "subject": fact.subject, "target_new": "Berlin"} for fact in FACTS[:2]]
     for name, content in {
+        "requests.json": asked,
         "known_1000.json": known,
         "known_dev.json": known,
         "counterfact.json": counterfact,

@@ -65,6 +65,16 @@ def write_facts(model, path):
     path.write_text(json.dumps(records))
 
 
+REQUESTS = [
+    ("where stands {}", "the tower", "rome"),
+    ("{} is in the city of", "paris", "berlin"),
+    ("{} was built in", "the old museum", "paris"),
+]
+MORE = [("{} stands", "a river", "rome")]
+MANY = ("edit", "--requests", "REQUESTS", "--second-moment", C, "--template", "{}", "--steps", "2")
+PLUS = ("edit", "--plus", "SET", "--second-moment", C)
+
+
 class TinyHouse:
     """A folder with the model, its second moments (`C0`, `C1`) and an edit (`EDIT`); made once."""
 
@@ -80,6 +90,22 @@ class TinyHouse:
             moment.save(self.places[f"C{layer}"])
         self.edit = rl.ROME(self.model, layer=1, second_moment=moments[1]).edit(rl.EditRequest(PROMPT, SUBJECT, TARGET))
         self.edit.save(self.places["EDIT"])
+
+    def add_set(self):
+        """A file of requests (`REQUESTS`), one of another (`MORE`), and a set of the facts of the first (`SET`)."""
+        for name, requests in (("REQUESTS", REQUESTS), ("MORE", MORE)):
+            self.places[name] = str(self.folder / f"{name}.json")
+            fields = ("prompt", "subject", "target_new")
+            Path(self.places[name]).write_text(json.dumps([dict(zip(fields, each, strict=True)) for each in requests]))
+        self.moment = rl.SecondMoment.load(self.places["C1"])
+        self.facts = self.editor().edit_together([rl.EditRequest(*each) for each in REQUESTS])
+        self.places["SET"] = str(self.folder / "set.safetensors")
+        self.facts.save(self.places["SET"])
+        return self
+
+    def editor(self, kind=rl.MEMIT, **settings):
+        """The editor of `SET`."""
+        return kind(self.model, second_moments=self.moment, context_templates=["{}"], v_num_grad_steps=2, **settings)
 
     def shell(self, monkeypatch):
         """A shell in which names of places become paths."""

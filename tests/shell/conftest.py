@@ -19,6 +19,12 @@ def shell(house, monkeypatch):
     return house.shell(monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def many(house):
+    """The house with files of requests, and a set of facts."""
+    return house.add_set()
+
+
 @pytest.fixture
 def page():
     """Let the pages of runs be drawn for real."""

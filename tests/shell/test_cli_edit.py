@@ -7,6 +7,7 @@ import pytest
 import torch
 from architectures import BRIDGE, architecture
 from hosts import needs_hooked
+from set_options import SET_EFFECTS, SET_ELSEWHERE
 from tiny_shell import (
     EDIT,
     FAST,
@@ -202,7 +203,8 @@ ELSEWHERE = {"--save", "--json", "--seed"}
 
 def test_every_option_of_edit_has_a_test():
     # What --settings does is in test_cli_suggest.py.
-    assert options_of("edit") == {*EFFECTS, *LOADING, *ELSEWHERE, "--settings"}
+    # Those of many facts are in test_cli_edit_set.py.
+    assert options_of("edit") == {*EFFECTS, *LOADING, *ELSEWHERE, "--settings", *SET_EFFECTS, *SET_ELSEWHERE}
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +216,8 @@ def plain_report(house):
 @pytest.mark.parametrize("option", EFFECTS)
 def test_options_that_change_the_report(shell, plain_report, option):
     args, path, expected = EFFECTS[option]
-    result = shell.run(*FAST, *args, "--json")
+    fast = FAST if "--second-moment" not in args else [arg for arg in FAST if arg not in ("--second-moment", C)]
+    result = shell.run(*fast, *args, "--json")
     before, after = plain_report, json.loads(result.stdout)
     for step in path:
         before, after = before[step], after[step]
@@ -286,7 +289,15 @@ BEFORE_LOADING = {
     "folder": (1, "--save /nowhere/edit", "cannot write '/nowhere/edit': there is no folder '/nowhere'"),
     "no moment": (1, [*EDIT[:6], "--second-moment", "/nowhere/C"], "there is no file '/nowhere/C'; expected one"),
     "other layer": (1, "--layer 0", "the second moment is of layer 1, and layer 0 was asked for; collect"),
-    "an edit as a moment": (1, "--second-moment EDIT", "cannot use 'EDIT': expected a second_moment of"),
+    "2 layers": (2, "--layer 0 --layer 1", "--layer is given 2 times, and ROME edits one layer; give it once, or a"),
+    "2 moments": (2, "--second-moment C0", "--second-moment is given 2 times, and ROME edits one layer; give it"),
+    "workers": (2, "--workers 2", "--workers goes with many facts; give --requests, --plus or a --method for many"),
+    "preserve": (2, "--method rome --preserve 1", "--preserve goes with many facts; give --requests, --plus or a"),
+    "an edit as a moment": (
+        1,
+        [*EDIT[:6], "--second-moment", "EDIT"],
+        "cannot use 'EDIT': expected a second_moment of",
+    ),
 }
 AFTER_LOADING = {
     "layer": (2, [*EDIT[:6], "--layer", "3"], "layer is 3; tiny has layers 0 to 2, counted from 0"),

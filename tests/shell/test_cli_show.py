@@ -143,7 +143,7 @@ def _damaged(shell, tmp_path):
         (written("cut", whole[:-9]), "cannot read 'PATH': it is cut short, damaged or no safetensors file"),
         (written("head", whole[:99]), "cannot read 'PATH': it is cut short, damaged or no safetensors file"),
         (tmp_path / "foreign", "cannot use 'PATH': expected a"),
-        (tmp_path / "sums", "cannot show 'PATH': a checkpoint; show reads edit, second_moment, causal_trace"),
+        (tmp_path / "sums", "cannot show 'PATH': a checkpoint; show reads edit, edit_set, second_moment, causal_trace"),
         (edited("width", tensors={"u": torch.ones(3), "v": shell.edit.v}), "cannot use 'PATH': a damaged edit (u is"),
         (edited("names", tensors={"u": shell.edit.u}), "cannot use 'PATH': a damaged edit (KeyError: 'v')"),
         (edited("layer", layer=2), "cannot use 'PATH': a damaged edit (layer 2 with the fingerprint of layer 1)"),
@@ -279,7 +279,9 @@ def test_what_is_refused(shell, tmp_path, monkeypatch, code, args, start):
 
 def test_every_option_of_show_and_apply_has_a_test():
     assert options_of("show") == {"--json"}
-    assert options_of("apply") == {"--to-hf", "--to-peft", "--model", "--dtype", "--json"}
+    # What --without and --save do is in test_cli_sets.py.
+    loading, out = {"--model", "--dtype"}, {"--to-hf", "--to-peft", "--save", "--json"}
+    assert options_of("apply") == {*loading, *out, "--without"}
     assert [p.name for name in ("show", "apply") for p in command_of(name).params if not p.help] == []
 
 
