@@ -145,8 +145,10 @@ print(f"the Eiffel Tower's shortfall: {facts.shortfall[0]:.2f} alone, {both.shor
 # ## A hundred
 #
 # ```python
+# import rome_lens as rl
+#
 # requests = rl.read_requests("facts.jsonl")  # JSON, JSON lines or CSV: prompt, subject, target_new
-# facts = rl.MEMIT(model).edit_together(requests, out="values", skip_failed=True)
+# facts = rl.MEMIT(rl.load_model()).edit_together(requests, out="values", skip_failed=True)
 # facts.save("facts.safetensors")
 # ```
 #
