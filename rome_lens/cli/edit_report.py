@@ -33,7 +33,7 @@ _MOST_SAID = 17
 # More templates than these are not printed.
 _MOST_TEMPLATES = 6
 # What is printed in a place of its own.
-_ELSEWHERE = {"layer", "source", "context_templates", "second_moment"}
+_ELSEWHERE = {"layer", "layers", "source", "context_templates", "second_moment", "second_moments"}
 _OPTIONS = SettingNames(
     layer="--layer",
     steps="--steps",
@@ -62,7 +62,7 @@ def print_edit(console: Console, made: Edit, measured: Measured, device: str, *,
     print_measured(console, made, measured, texts_seed=texts_seed)
     console.print()
     _print_size(console, made)
-    _print_sources(console, made)
+    print_sources(console, made)
     console.print(f"edited in {made.seconds:.1f} s")
 
 
@@ -74,18 +74,14 @@ def print_saved_edit(console: Console, edit: Edit) -> None:
     names = {name: f"p({shorten(answer.strip(), 20)})" for answer, name in answers.items()}
     width = max(map(len, names.values()))
     for name, title in names.items():
-        console.print(f"{title:{width}}  {_change(getattr(edit.before, name), getattr(edit.after, name))}")
+        console.print(f"{title:{width}}  {change(getattr(edit.before, name), getattr(edit.after, name))}")
         if name == "target" and edit.after.target_mean not in (None, edit.after.target):
-            console.print(f"{'a token':{width}}  {_change(edit.before.target_mean, edit.after.target_mean)} on average")
+            console.print(f"{'a token':{width}}  {change(edit.before.target_mean, edit.after.target_mean)} on average")
     _print_size(console, edit)
-    _print_sources(console, edit)
+    print_sources(console, edit)
     module = edit.module or "unknown: it can go into a model folder, and not into an adapter"
     print_labelled(console, "module", visible(module))
-    templates = [str(template) for template in edit.settings.get("context_templates", ())]
-    for number, template in enumerate(templates[:_MOST_TEMPLATES]):
-        print_labelled(console, "" if number else "templates", shorten(template, max(20, console.width - LABEL)))
-    if len(templates) > _MOST_TEMPLATES:
-        print_labelled(console, "", f"and {len(templates) - _MOST_TEMPLATES} more (--json shows all)")
+    print_templates(console, edit)
     print_labelled(console, "id", edit.id)
     console.print(f"edited in {edit.seconds:.1f} s")
 
@@ -109,8 +105,8 @@ def advice_for_options(made: Edit, measured: Measured) -> str | None:
 
 
 def heading(edit: Edit) -> str:
-    """The prompt and what it is to be followed by."""
-    joined = edit.request.answer_joined
+    """The prompt and what it is to be followed by; of many requests the first, and how many more there are."""
+    joined = edit.request.answer_joined if len(edit.outcomes) == 1 else None
     how = "" if joined is None else f" (joined by {joined!r})"
     return f"{visible(edit.words)}{how}"
 
@@ -128,22 +124,37 @@ def _print_size(console: Console, edit: Edit) -> None:
         steps = edit.settings.get("v_num_grad_steps", edit.settings.get("num_steps"))
         most = f", of at most {steps}" if isinstance(steps, int) and steps != len(losses) else ""
         taken = f"{count(len(losses), 'step')}{most}"
-        print_labelled(console, "loss", f"{_change(losses[0], losses[-1])} in {taken}  {curve(losses)}")
+        print_labelled(console, "loss", f"{change(losses[0], losses[-1])} in {taken}  {curve(losses)}")
 
 
-def _print_sources(console: Console, edit: Edit) -> None:
-    """Settings, second moment and notes."""
+def print_templates(console: Console, edit: Edit) -> None:
+    """The texts in front of the prompt, the first of them."""
+    templates = [str(template) for template in edit.settings.get("context_templates", ())]
+    for number, template in enumerate(templates[:_MOST_TEMPLATES]):
+        print_labelled(console, "" if number else "templates", shorten(template, max(20, console.width - LABEL)))
+    if len(templates) > _MOST_TEMPLATES:
+        print_labelled(console, "", f"and {len(templates) - _MOST_TEMPLATES} more (--json shows all)")
+
+
+def print_sources(console: Console, edit: Edit) -> None:
+    """Settings, second moments and notes."""
     settings = edit.settings
     values = ", ".join(f"{name} {value}" for name, value in settings.items() if name not in _ELSEWHERE)
     if values:
         print_labelled(console, "settings", visible(values))
     if "source" in settings:
         print_labelled(console, "", visible(f"from: {settings['source']}"))
-    moment = settings.get("second_moment")
-    if isinstance(moment, Mapping):
-        made_on = "" if moment.get("model_name") is None else f", from {moment['model_name']}"
-        print_labelled(console, "C", visible(f"second moment of {text_in_words(moment)}{made_on}"))
+    moments = settings.get("second_moments", [settings.get("second_moment")])
+    # Those of several layers come from one pass, as a rule.
+    print_labelled(
+        console, "C", *dict.fromkeys(_moment_in_words(each) for each in moments if isinstance(each, Mapping))
+    )
     print_labelled(console, "note", *(visible(note) for note in edit.notes if not note.startswith("settings: ")))
+
+
+def _moment_in_words(moment: Mapping[str, Any]) -> str:
+    made_on = "" if moment.get("model_name") is None else f", from {moment['model_name']}"
+    return visible(f"second moment of {text_in_words(moment)}{made_on}")
 
 
 def print_measured(console: Console, edit: Edit, measured: Measured, *, texts_seed: int) -> None:
@@ -180,8 +191,8 @@ def print_measured(console: Console, edit: Edit, measured: Measured, *, texts_se
                 words = _cut(words, (said_width - len(_ARROW)) // 2)
             print_row(
                 _GAP + shorten(effect.prompt, prompt_width - len(_GAP)),
-                _change(before.target, after.target),
-                _change(before.old, after.old),
+                change(before.target, after.target),
+                change(before.old, after.old),
                 _ARROW.join(words),
             )
     if measured.continuations is not None:
@@ -190,8 +201,9 @@ def print_measured(console: Console, edit: Edit, measured: Measured, *, texts_se
             print_labelled(console, label, f"{visible(edit.request.text)}{visible(text)}")
 
 
-def _change(before: float | None, after: float | None) -> str:
-    return f"{before:.3f}{_ARROW}{after:.3f}"
+def change(before: float | None, after: float | None) -> str:
+    """Two numbers, before and after; a dash for what was not measured."""
+    return f"{before:.3f}{_ARROW}{'–' if after is None else f'{after:.3f}'}"
 
 
 def _cut(words: Sequence[str], width: int) -> list[str]:

@@ -123,6 +123,18 @@ def _shown(name: str, kind: Any, declared: Field[Any]) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
+def typed(context: typer.Context) -> dict[str, str]:
+    """What stands on the command line: the option as it is written, by the name of its field."""
+    given: dict[str, str] = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        # typer brings its own copy of click, so the source is known by its name.
+        if parameter.name is not None and source is not None and source.name == "COMMANDLINE":
+            is_option = parameter.param_type_name == "option"
+            given[parameter.name] = parameter.opts[0] if is_option else str(parameter.metavar)
+    return given
+
+
 def filled(kind: Callable[..., _Kind], group: Any, **changed: Any) -> _Kind:
     """A dataclass of the library, made of the fields of a group that have the names of its own.
 

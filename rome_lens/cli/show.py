@@ -13,12 +13,17 @@ from rome_lens.cli.output import print_json, say, stdout
 from rome_lens.errors import ArtefactError, RomeLensError
 from rome_lens.storage import stored_kind
 
-_FILES = argument("Edits, second moments or traces that rome-lens saved.", "FILE", default=MISSING, shown=False)
+_FILES = argument(
+    "Edits, sets of facts, second moments or traces that rome-lens saved.", "FILE", default=MISSING, shown=False
+)
 
 
 @takes_options
 def show(files: list[Path] = _FILES, as_json: bool = JSON) -> None:
-    """Say what is in a file of rome-lens: an edit, a second moment or a trace. No model is needed.
+    """Say what is in a file of rome-lens: an edit, a set of facts, a second moment or a trace.
+
+    No model is needed. Of a set of facts the table shows the worst first, with
+    their numbers, which 'rome-lens apply --without' takes.
 
     A file that cannot be read is named on stderr, and the others are shown all
     the same; the command then exits with 1.
@@ -52,6 +57,7 @@ def _entry(path: Path, console: Console, *, as_json: bool) -> Any:
     """
     from rome_lens.cli.edit_report import print_saved_edit
     from rome_lens.cli.moment_report import print_moment
+    from rome_lens.cli.set_report import print_saved_set, set_as_json
     from rome_lens.cli.trace_report import print_saved_trace
     from rome_lens.editing import SecondMoment, load_edit
     from rome_lens.figures import visible
@@ -60,6 +66,7 @@ def _entry(path: Path, console: Console, *, as_json: bool) -> Any:
     # By the name that a file gives to its own kind.
     kinds = {
         "edit": ("an edit", load_edit, print_saved_edit),
+        "edit_set": ("a set of facts", load_edit, print_saved_set),
         "second_moment": ("a second moment", SecondMoment.load, print_moment),
         "causal_trace": ("a trace", CausalTrace.load, print_saved_trace),
     }
@@ -70,7 +77,7 @@ def _entry(path: Path, console: Console, *, as_json: bool) -> Any:
         if as_json:
             # Everything but the tensors; of edits with the id, which is made of them.
             entry = {"id": content.id} if hasattr(content, "id") else {}
-            entry |= content.to_dict()
+            entry |= set_as_json(content) if kind == "edit_set" else content.to_dict()
             json.dumps(entry, allow_nan=False)
             return {"path": str(path), "kind": kind, **entry}
         with console.capture() as shown:

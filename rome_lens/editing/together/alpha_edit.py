@@ -102,16 +102,9 @@ class AlphaEdit(TogetherEditor):
         self.penalty = self.l2_absolute if self.l2 is None else self.l2  # pyright: ignore[reportAttributeAccessIssue]
 
     def _kernel(self, moment: SecondMoment) -> Kernel:
-        kernel = NullSpaceKernel.of(
+        return NullSpaceKernel.of(
             moment, energy=self.energy, threshold=self.threshold, scale=None if self.l2_absolute is None else 1.0
         )
-        if not kernel.width:
-            what = f"a share of {self.energy}" if self.threshold is None else f"a threshold of {self.threshold}"
-            raise SettingError(
-                f"no direction of layer {moment.layer} may be moved by {what}; raise "
-                f"{'energy' if self.threshold is None else 'threshold'}"
-            )
-        return kernel
 
     def _said(self) -> dict[str, Any]:
         return {

@@ -326,9 +326,10 @@ class TogetherEditor(ABC):
     def terms(self) -> Terms:
         """On what terms facts are solved."""
         dtype = torch.promote_types(self._backend.dtype, torch.float32)
-        return Terms(self.penalty, self.spread, dtype, tuple(map(self._base, self.layers)))
+        return Terms(self.penalty, self.spread, dtype, tuple(map(self._base, self.kernels)))
 
-    def _base(self, layer: int) -> LayerBase:
+    def _base(self, kernel: Kernel) -> LayerBase:
+        layer = kernel.layer
         backend, moment = self._backend, self.second_moments[layer]
         matrix = unedited_matrix(backend, layer)
         module, transposed = hugging_face_module(backend, layer) or (None, True)
@@ -336,7 +337,7 @@ class TogetherEditor(ABC):
             fingerprint=unedited_fingerprint(backend, layer),
             norm=matrix.double().norm().item(),
             text_energy=TextKernel(moment).text_energy(matrix),
-            capacity=self.kernels[self.layers.index(layer)].width,
+            width=kernel.width,
             module=module,
             module_transposed=transposed,
         )

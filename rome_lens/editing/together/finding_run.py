@@ -109,7 +109,7 @@ def find_facts(
         raise EditError(
             f"{len(failed)} of {len(held)} requests cannot be edited: {_named(failed)}; "
             f"{'what was found of the others is kept in ' + repr(os.fspath(how.out)) + '; ' if how.out else ''}leave "
-            "them out, or give skip_failed=True"
+            "them out, or give skip_failed=True (in a shell: --skip-failed)"
         )
     notes = [f"left out, since it cannot be edited: {request.words!r} ({reason})" for request, reason in failed]
     return [FoundFact.from_dict(record) for _, record in held if failure_of(record) is None], notes

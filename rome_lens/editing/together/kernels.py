@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.editing.second_moment.moment import SecondMoment
+from rome_lens.errors import SettingError
 
 # Keys are weighed in blocks of one shape, so that the bits of one do not depend on how many others there are.
 _AT_A_TIME = 32
@@ -177,14 +178,22 @@ class NullSpaceKernel(Kernel):
             threshold: instead: those whose eigenvalue is below this, as the released code takes them, in units of
                 squared activations.
             scale: as the attribute; None is the mean squared length of a key, so that a penalty has no unit.
+
+        Raises:
+            SettingError: no direction may be moved.
         """
         values, vectors = torch.linalg.eigh(moment.matrix.to("cpu", torch.float64))
         values = values.clamp(min=0)
-        total = values.sum().item()
-        if threshold is not None:
-            n = int((values < threshold).sum())
-        else:
-            n = int((values.cumsum(0) <= energy * total).sum())
+        held = values.cumsum(0)
+        total = held[-1].item()
+        n = int((values < threshold).sum()) if threshold is not None else int((held <= energy * total).sum())
+        if not n:
+            given = f"energy is {energy:g}" if threshold is None else f"threshold is {threshold:g}"
+            raise SettingError(
+                f"{given}, and no direction of layer {moment.layer} may be moved: the smallest eigenvalue of its "
+                f"second moment is {values[0].item():.3g}, a share of {values[0].item() / total:.2g} of the text's "
+                "energy; give more"
+            )
         basis, of_basis = vectors[:, :n].contiguous(), values[:n].contiguous()
         return cls(moment.layer, basis, of_basis, total, total if scale is None else scale)
 

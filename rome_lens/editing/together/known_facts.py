@@ -4,23 +4,28 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.checks import as_real, shown
 from rome_lens.editing.edit import Edit
+from rome_lens.editing.patch import layer_names
 from rome_lens.editing.together.kernels import Kernel
 from rome_lens.editing.together.set_fact import SetFact, in_order, stacked
 from rome_lens.editing.together.system import System
 from rome_lens.editing.together.terms import Terms
 from rome_lens.errors import SettingError
+from rome_lens.figures.disturbances import DisturbedFact, disturbance_figure
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Keys that have so much in common count as one (`System.overlaps`).
 _ONE_KEY = 0.9
+# More facts than these are not drawn: their names could not be read.
+_DRAWN = 40
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,13 @@ class KnownFacts(Edit):
 
     @cached_property
     def leverage(self) -> Float[Tensor, " fact"]:
-        """How much of the layers each fact takes for itself, from 0 to 1. The sum is at most the layers' `d_mlp`."""
+        """How much of the layers each fact takes for itself, from 0 to 1. The sum is at most `capacity`."""
         return self._in_facts_order(self.system.leverage)
 
     @cached_property
     def capacity(self) -> int:
         """What the leverages can add up to: `d_mlp`, or what a null space has of it, over all layers."""
-        return sum(here.capacity for here in self.terms.layers)
+        return sum(here.width for here in self.terms.layers)
 
     @property
     def load(self) -> float:
@@ -153,6 +158,51 @@ class KnownFacts(Edit):
             if self.facts[one].request.target_new.strip() != self.facts[other].request.target_new.strip():
                 found.append((-overlap, one, other))
         return [Conflict(self.facts[one], self.facts[other], -overlap) for overlap, one, other in sorted(found)]
+
+    def figure(self) -> go.Figure:
+        """Who disturbs whom, as an interactive plotly figure: of many facts the 40 that are in it most.
+
+        A row for each fact, a column for each that adds to the value at its key, as a share of what was missing there;
+        beside it what each falls short by. The most disturbed comes first, and behind it what disturbs it.
+
+        Raises:
+            SettingError: the layers were solved one after the other.
+        """
+        drawn = self._most_in_it()
+        row_of = {number: row for row, number in enumerate(self.order)}
+        rows = torch.tensor([row_of[number] for number in drawn])
+        added = self.system.additions(rows)[:, rows] / _lengths(self.system.residual[rows])[:, None]
+        facts = [
+            DisturbedFact(
+                number,
+                f"{self.facts[number].request.subject} → {self.facts[number].request.target_new.strip()}",
+                self.facts[number].words,
+                self.shortfall[number].item(),
+                shares.tolist(),
+            )
+            for number, shares in zip(drawn, added, strict=True)
+        ]
+        n, shown = len(self.facts), len(drawn)
+        which = (
+            f"{n} fact{'' if n == 1 else 's'}"
+            if n == shown
+            else f"{shown} of {n} facts, the most disturbed and what disturbs them"
+        )
+        layers = layer_names(self)
+        return disturbance_figure(
+            facts,
+            title=f"Who disturbs whom · {self.fingerprint.model_name}, {self.variant}, {layers}",
+            subtitle=f"{which}; grey is a fact's own part",
+        )
+
+    def _most_in_it(self) -> list[int]:
+        """Numbers of facts, the most disturbed first and each followed by the one that disturbs it, up to a bound."""
+        worst = sorted(range(len(self.facts)), key=lambda number: (-self.disturbed_by[number][1], number))
+        drawn: dict[int, None] = {}
+        for number in worst:
+            other = self.disturbed_by[number][0]
+            drawn |= dict.fromkeys([number] if other is None else [number, other])
+        return list(drawn)[:_DRAWN]
 
     def to_dataframe(self) -> "pd.DataFrame":
         """A fact a row: what was asked, probabilities before and after, and what the set knows of it.

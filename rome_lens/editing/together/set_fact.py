@@ -133,7 +133,7 @@ def check_requests(
             raise SettingError(
                 f"the subject {one.subject!r} has two targets: {other.text!r} -> {other.target_new!r} and "
                 f"{one.text!r} -> {one.target_new!r}; their keys are nearly one, and each would spoil the other: leave "
-                "one out, or give allow_conflicts=True"
+                "one out, or give allow_conflicts=True (in a shell: --allow-conflicts)"
             )
 
 

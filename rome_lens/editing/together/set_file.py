@@ -24,7 +24,7 @@ from rome_lens.storage import read_fields
 
 _NUMBER = float | int
 _TERMS = {"penalty": _NUMBER, "spread": str, "dtype": str, "layers": list}
-_BASE = {"capacity": int, "norm": _NUMBER, "text_energy": _NUMBER, "module": str | None, "module_transposed": bool}
+_BASE = {"norm": _NUMBER, "text_energy": _NUMBER, "width": int, "module": str | None, "module_transposed": bool}
 _FACT = {"old_ids": list, "notes": list}
 
 

@@ -68,6 +68,8 @@ class System:
         Raises:
             EditError: nothing is given way to, and keys depend on each other.
         """
+        if self.by_direction and not self.penalty:
+            raise _dependent()  # more keys than directions
         if self.by_direction:
             system = self._kernel.metric.mul_(self.penalty)
             system.addmm_(self._features.t(), self._features)
@@ -77,10 +79,7 @@ class System:
         largest = system.diagonal().max()
         factor, failed = torch.linalg.cholesky_ex(system)
         if failed or (not self.penalty and factor.diagonal().square().min() < _DEPENDENT * largest):
-            raise EditError(
-                "the keys of these facts depend on each other, so no update answers each with its value: leave out "
-                "facts about the same subject, or preserve more than 0"
-            )
+            raise _dependent()
         return factor
 
     @property
@@ -134,10 +133,21 @@ class System:
         """Rows of G, some at a time, so that they need not all be there."""
         for start in range(0, self.n_facts, _AT_A_TIME):
             rows = slice(start, min(start + _AT_A_TIME, self.n_facts))
-            block = self.keys[0][rows] @ self.weighed[0].t()
-            for keys, weighed in zip(self.keys[1:], self.weighed[1:], strict=True):
-                block += keys[rows] @ weighed.t()
-            yield rows, block
+            yield rows, self._gram_of(rows)
+
+    def _gram_of(self, rows: slice | Int[Tensor, " some"]) -> Float[Tensor, "some fact"]:
+        block = self.keys[0][rows] @ self.weighed[0].t()
+        for keys, weighed in zip(self.keys[1:], self.weighed[1:], strict=True):
+            block += keys[rows] @ weighed.t()
+        return block
+
+    def additions(self, facts: Int[Tensor, " some"]) -> Float[Tensor, "some fact"]:
+        """How much each fact's part of the update adds to the values at the keys of these: the lengths of `G_ij c_j`.
+
+        Args:
+            facts: numbers of facts, a row each.
+        """
+        return self._gram_of(facts).abs() * self.coefficients.norm(dim=1)
 
     @cached_property
     def disturbance(self) -> tuple[Int[Tensor, " fact"], Float[Tensor, " fact"]]:
@@ -195,6 +205,13 @@ class System:
             left, right = self.weighed[place] / length[:, None], self.coefficients * length[:, None]
             found.append(LowRank(layer, left.to(dtype), right.to(dtype)))
         return found
+
+
+def _dependent() -> EditError:
+    return EditError(
+        "the keys of these facts depend on each other, so no update answers each with its value: leave out facts about "
+        "the same subject, or preserve more than 0"
+    )
 
 
 def prefers_directions(n_facts: int, widths: Sequence[int]) -> bool:

@@ -19,7 +19,7 @@ class LayerBase:
         fingerprint: identifies it.
         norm: Frobenius norm of `W_out`.
         text_energy: `tr(W_outᵀ C W_out)`, the mean squared length of what the layer says over text, without its bias.
-        capacity: what the leverages of facts in this layer can add up to: `d_mlp`, or the directions of a null space.
+        width: how many directions of keys may be moved: `d_mlp`, or what a null space has of it.
         module: as in `EditedLayer`.
         module_transposed: the same.
     """
@@ -27,7 +27,7 @@ class LayerBase:
     fingerprint: Fingerprint
     norm: float
     text_energy: float
-    capacity: int
+    width: int
     module: str | None = None
     module_transposed: bool = True
 
