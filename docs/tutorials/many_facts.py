@@ -64,6 +64,12 @@ print(f"{facts.leverage.sum():.2f} of {facts.capacity} directions are taken")
 print(f"what the layer says over text will change by {facts.drift:.2%} of its energy")
 
 # %% [markdown]
+# Who disturbs whom:
+
+# %%
+facts.figure()
+
+# %% [markdown]
 # ## Apply it
 #
 # A set is one edit: one product and one write a layer.
