@@ -64,6 +64,12 @@ print(f"{facts.leverage.sum():.2f} of {facts.capacity} directions are taken")
 print(f"what the layer says over text will change by {facts.drift:.2%} of its energy")
 
 # %% [markdown]
+# Who disturbs whom:
+
+# %%
+facts.figure()
+
+# %% [markdown]
 # ## Apply it
 #
 # A set is one edit: one product and one write a layer.
@@ -145,8 +151,10 @@ print(f"the Eiffel Tower's shortfall: {facts.shortfall[0]:.2f} alone, {both.shor
 # ## A hundred
 #
 # ```python
+# import rome_lens as rl
+#
 # requests = rl.read_requests("facts.jsonl")  # JSON, JSON lines or CSV: prompt, subject, target_new
-# facts = rl.MEMIT(model).edit_together(requests, out="values", skip_failed=True)
+# facts = rl.MEMIT(rl.load_model()).edit_together(requests, out="values", skip_failed=True)
 # facts.save("facts.safetensors")
 # ```
 #

@@ -143,6 +143,9 @@ def write_files(folder: Path) -> None:
         "zsre.json": zsre,
     }.items():
         (folder / name).write_text(json.dumps(content), "utf-8")
+    asked = [record.request for record in records()]
+    lines = [json.dumps({"prompt": one.prompt, "subject": one.subject, "target_new": one.target_new}) for one in asked]
+    (folder / "facts.jsonl").write_text("\n".join(lines), "utf-8")
     (folder / "corpus.txt").write_text("\n\n".join(page.read_text("utf-8") for page in PAGES[:3]), "utf-8")
     (folder / "my_editors.py").write_text(
         "import rome_lens as rl\n\n\ndef tuned(model, layer=1):\n    return rl.FineTuning(model, layer=layer)\n",

@@ -134,9 +134,13 @@ class TogetherEditor(ABC):
         """What is worth knowing of the method as it is set; nothing by default."""
         return ()
 
-    @cached_property
+    @property
     def kernels(self) -> tuple[Kernel, ...]:
         """How the keys of each layer are weighed."""
+        return self._kernels
+
+    @cached_property
+    def _kernels(self) -> tuple[Kernel, ...]:
         return tuple(self._kernel(self.second_moments[layer]) for layer in self.layers)
 
     @property

@@ -95,7 +95,6 @@ def _facts(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], terms: Te
                 None if goals is None else goals[number],
                 tuple(known["old_ids"]),
                 tuple(map(str, ids)),
-                tuple(here.fingerprint for here in terms.layers),
                 tuple(map(str, known["notes"])),
                 tuple(here.fingerprint for here in terms.layers),
             )
