@@ -3,38 +3,36 @@
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, get_args, get_type_hints
 
 import torch
-from torch import Tensor
 
-from rome_lens.backends import Backend, as_backend
+from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
-from rome_lens.backends.origin import loaded_from
-from rome_lens.checks import choice, flag, known_names, shown, whole_numbers
+from rome_lens.checks import choice, flag, known_names
 from rome_lens.editing.history import edits_in_weights, unedited_fingerprint, unedited_matrix
 from rome_lens.editing.outcome import Earlier, Origin, found_on
 from rome_lens.editing.prompts import EssenceAt, RequestRows, split_requests, tokenise_request
 from rome_lens.editing.rome import ROME
-from rome_lens.editing.second_moment.moment import SecondMoment, moment_of, stats_command
-from rome_lens.editing.second_moment.shipped import shipped_moment
-from rome_lens.editing.settings import Engine, OptimiserChanges, Settings, settings_for
+from rome_lens.editing.second_moment.moment import SecondMoment
+from rome_lens.editing.settings import Engine, OptimiserChanges, Settings
 from rome_lens.editing.together.edit_set import EditSet
 from rome_lens.editing.together.finding import Finding
-from rome_lens.editing.together.finding_run import FindingRun, find_facts
+from rome_lens.editing.together.finding_run import FindingRun, find_facts, left_out
 from rome_lens.editing.together.kernels import Kernel, TextKernel
-from rome_lens.editing.together.published import DEFAULT_VALUES, Published, Table, published_for
+from rome_lens.editing.together.layers import layers_for, moments_for
+from rome_lens.editing.together.published import DEFAULT_VALUES, Table, published_for
 from rome_lens.editing.together.released import spread_released
 from rome_lens.editing.together.set_fact import SetFact, check_requests
 from rome_lens.editing.together.system import bytes_to_solve
 from rome_lens.editing.together.terms import LayerBase, Spread, Terms
 from rome_lens.editing.value_settings import ValueChanges, ValueSettings
 from rome_lens.editing.weight_update import WeightUpdate
-from rome_lens.errors import EditStateError, OutOfMemoryError, SettingError
+from rome_lens.errors import AnswerError, EditStateError, OutOfMemoryError, PromptError, SettingError, SubjectError
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import requests_of
 from rome_lens.loading.source import ModelSource
@@ -105,8 +103,8 @@ class TogetherEditor(ABC):
                 "spread='released' shares out what the last block's output lacks, layer by layer, and values are found "
                 f"at {self.values.at!r}; give at='block' with it"
             )
-        self.layers = _layers(self._backend, layers, second_moments, published)
-        self.second_moments = _moments(self._backend, self.layers, second_moments)
+        self.layers = layers_for(self._backend, layers, second_moments, published)
+        self.second_moments = moments_for(self._backend, self.layers, second_moments)
         top, own = self.layers[-1], given.pop("settings", None)
         if own is None and published is not None:
             own = published.settings
@@ -270,7 +268,7 @@ class TogetherEditor(ABC):
     def _facts(self, requests: Sequence[EditRequest], how: FindingRun) -> tuple[list[SetFact], list[str]]:
         """Facts of requests, and what is to be noted of those that were left out."""
         kernels = self.kernels  # what may fail in them fails before the work
-        rows = self._tokenised(requests)
+        requests, rows, unfit = self._fitting(requests, how)
         batch_size = 1
         if self._backend.device.type != "cpu":
             parts = split_requests(self._backend, rows, layer=self.layers[-1], batch_size=None)
@@ -293,7 +291,28 @@ class TogetherEditor(ABC):
                 found_on,
             )
             for number, fact in enumerate(found)
-        ], notes
+        ], [*unfit, *notes]
+
+    def _fitting(
+        self, requests: Sequence[EditRequest], how: FindingRun
+    ) -> tuple[list[EditRequest], list[RequestRows], list[str]]:
+        """The requests that fit the model, in tokens, and what is to be noted of the others.
+
+        Raises:
+            PromptError, SubjectError, AnswerError: one does not, which is named; or none does.
+        """
+        fit: list[tuple[EditRequest, RequestRows]] = []
+        unfit: list[str] = []
+        for number, request in enumerate(requests):
+            try:
+                (rows,) = self._tokenised([request])
+            except (PromptError, SubjectError, AnswerError) as error:
+                if not how.skip_failed or (number == len(requests) - 1 and not fit):
+                    raise type(error)(f"request {number}, {request.words!r}: {error}") from error
+                unfit.append(left_out(request, str(error)))
+            else:
+                fit.append((request, rows))
+        return [request for request, _ in fit], [rows for _, rows in fit], unfit
 
     def _tokenised(self, requests: Sequence[EditRequest]) -> list[RequestRows]:
         choices = self.finding.choices
@@ -362,70 +381,6 @@ class TogetherEditor(ABC):
             # A set is handed on, and where files lie on this machine does not belong into it.
             "second_moments": [{k: v for k, v in one.items() if k != "loaded_from"} for one in moments],
         }
-
-
-def _layers(
-    backend: Backend, layers: Sequence[int] | int | None, second_moments: Any, published: Published | None
-) -> tuple[int, ...]:
-    """The layers to edit: the caller's, those of the second moments that were given, or the model's own.
-
-    Raises:
-        SettingError: they are none of the model's, or one is there twice.
-    """
-    if layers is None:
-        if published is not None:
-            layers = published.layers
-        elif isinstance(second_moments, SecondMoment):
-            layers = [second_moments.layer]
-        elif isinstance(second_moments, Mapping) and second_moments:
-            layers = sorted(second_moments)
-        else:
-            layers = [settings_for(backend).layer]
-    numbers = [layers] if isinstance(layers, int) else layers
-    numbers = [backend.check_layer(n) for n in whole_numbers("layers", numbers, expected="layers, such as [3, 4, 5]")]
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise SettingError(f"layers is {shown(layers)}; expected one layer or more, each once")
-    return tuple(sorted(numbers))
-
-
-def _moments(backend: Backend, layers: Sequence[int], given: Any) -> dict[int, SecondMoment]:
-    """C of each layer: given, or shipped with the package.
-
-    Raises:
-        SettingError: there is none for one of them. ModelMismatchError: one is of another model, layer or width.
-    """
-    if given is None:
-        by_layer: Mapping[int, Any] = {}
-    elif isinstance(given, Mapping):
-        by_layer = given
-    elif len(layers) == 1 and isinstance(given, SecondMoment | Tensor):
-        by_layer = {layers[0]: given}
-    else:
-        raise SettingError(
-            f"second_moments is {shown(given)}; expected one for each of the layers {list(layers)}, by layer, as "
-            "SecondMoment.collect gives them"
-        )
-    found: dict[int, SecondMoment] = {}
-    missing: list[int] = []
-    for layer in layers:
-        if layer in by_layer:
-            moment = moment_of(by_layer[layer], layer=layer)
-            moment.check(backend, layer, unedited_matrix(backend, layer))
-            found[layer] = moment
-            continue
-        try:
-            found[layer] = shipped_moment(backend, layer)
-        except SettingError:
-            missing.append(layer)
-    if missing:
-        names = ", ".join(map(str, missing))
-        raise SettingError(
-            f"there is no second moment for layer{'s' if len(missing) > 1 else ''} {names} of {backend.model_name}, "
-            "and facts that are solved without one spoil the rest; collect all in one pass, "
-            f"SecondMoment.collect(model, layers={missing}, texts='self'), or in a shell "
-            f"({stats_command(missing[0], loaded_from(backend))} --out FILE), and hand them over as second_moments"
-        )
-    return found
 
 
 def _all_names(kind: Any) -> list[str]:

@@ -111,7 +111,7 @@ def find_facts(
             f"{'what was found of the others is kept in ' + repr(os.fspath(how.out)) + '; ' if how.out else ''}leave "
             "them out, or give skip_failed=True (in a shell: --skip-failed)"
         )
-    notes = [f"left out, since it cannot be edited: {request.words!r} ({reason})" for request, reason in failed]
+    notes = [left_out(request, reason) for request, reason in failed]
     return [FoundFact.from_dict(record) for _, record in held if failure_of(record) is None], notes
 
 
@@ -175,6 +175,11 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(n_threads)
+
+
+def left_out(request: EditRequest, reason: str) -> str:
+    """What is noted of a request that is no part of the set."""
+    return f"left out, since it cannot be edited: {request.words!r} ({reason})"
 
 
 def _named(failed: Sequence[tuple[EditRequest, str]]) -> str:
