@@ -17,7 +17,7 @@ from rome_lens.editing.edit import Edit
 from rome_lens.editing.together.edit_set import EditSet
 from rome_lens.editing.together.set_fact import check_requests
 from rome_lens.editing.weight_update import Dense
-from rome_lens.errors import ArtefactError, EditStateError, SettingError
+from rome_lens.errors import ArtefactError, EditError, EditStateError, SettingError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens")
 
@@ -423,5 +423,5 @@ def test_folders(tmp_path, found, facts):
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 3
     whole = set_of(like, random_facts(editor, like[0], REQUESTS[:20]))
     assert whole.rank is None
-    said = refused(SettingError, whole.to_peft, tmp_path / "whole")
-    assert "to_hf" in said
+    said = refused(EditError, whole.to_peft, tmp_path / "whole")
+    assert "changes a whole matrix, and an adapter holds edits of low rank; write a whole model with to_hf" in said
