@@ -3,7 +3,6 @@
 import copy
 import tempfile
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import effort
 import torch
 from architectures import BACKENDS, own
 from edits import assert_close, random_edit
+from fact_sets import random_facts, requests, set_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -23,11 +23,7 @@ from rome_lens.editing.together.edit_set import EditSet
 from rome_lens.errors import EditStateError, SettingError
 
 # Enough for a whole matrix to be smaller than the factors, and for more than a null space holds.
-SUBJECTS = ("The tower", "A bridge", "Big Ben", "The Louvre", "My car", "Rain", "This ship", "Her hat") * 2
-REQUESTS = tuple(
-    rl.EditRequest("{} is in", subject=f"{subject} {n}", target_new=("Rome", "Oslo", "Bonn")[n % 3])
-    for n, subject in enumerate(SUBJECTS)
-)
+REQUESTS = requests(16)
 FOUND = {"v_num_grad_steps": 2, "context_templates": ["{}", "Well. {}"], "least_scale": None}
 LAYER = 1
 EDITORS = {
@@ -60,23 +56,7 @@ def found_one(name):
 
 @cache
 def facts_of(name, kind=None):
-    """Facts of random numbers, which are quicker to have than those that are found; weighed as an editor does."""
-    (found,), editor = found_one(name).facts, editor_of(name, kind)
-    generator = torch.Generator().manual_seed(1)
-    facts = []
-    for request in REQUESTS:
-        keys = tuple(torch.randn(key.shape, generator=generator).to(key) for key in found.keys)
-        facts.append(
-            replace(
-                found,
-                outcome=replace(found.outcome, request=request),
-                keys=keys,
-                weighed=tuple(kernel.weigh(key[None])[0] for kernel, key in zip(editor.kernels, keys, strict=True)),
-                residual=torch.randn(found.residual.shape, generator=generator).to(found.residual),
-                kernels=tuple(kernel.id for kernel in editor.kernels),
-            )
-        )
-    return tuple(facts)
+    return random_facts(editor_of(name, kind), found_one(name)[0], REQUESTS)
 
 
 def foreign_facts_of(name):
@@ -91,8 +71,7 @@ def solved_at_once(name, numbers):
 
 
 def solved(name, facts):
-    like = found_one(name)
-    return EditSet.of(facts, like.terms, like.origin, kernels=like.kernels, editor=None)
+    return set_of(found_one(name), facts)
 
 
 @cache
