@@ -295,7 +295,11 @@ def test_what_is_refused_before_anything_is_loaded(shell, code, args, start):
 
 AFTER_LOADING = {
     "no moment": (2, MANY[:3], "there is no second moment for layer 1 of tiny, and facts that are solved without one"),
-    "a word": (1, ["edit", "in {} it is", "-s", "rome", "-t", "Paris", *PLUS[1:]], "the answer 'Paris' becomes"),
+    "a word": (
+        1,
+        ["edit", "in {} it is", "-s", "rome", "-t", "Paris", *PLUS[1:]],
+        "request 0, 'in rome it is → Paris': the answer 'Paris' becomes",
+    ),
     "moment of the set": (2, [*PLUS[:3], "--requests", "MORE"], "there is no second moment for layer 1 of tiny, and"),
 }
 

@@ -164,7 +164,7 @@ def test_requests_that_one_set_cannot_serve(editor):
     )
     two = refused(SettingError, editor.edit_together, [one, other, twice])
     assert two.startswith(f"the subject {one.subject!r} has two targets: {one.text!r} -> 'Rome' and")
-    assert two.endswith("leave one out, or give allow_conflicts=True")
+    assert two.endswith("leave one out, or give allow_conflicts=True (in a shell: --allow-conflicts)")
     check_requests([one, twice], allow_conflicts=True)
     check_requests([replace(one, prompt="{} lies in"), one], allow_conflicts=False)
     assert "allow_conflicts is 3" in refused(SettingError, lambda: editor.edit_together([one], allow_conflicts=3))

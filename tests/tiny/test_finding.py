@@ -124,7 +124,9 @@ def test_requests_that_cannot_be_edited_are_named_and_the_others_kept(model, who
     folder, editor = tmp_path / "facts", facts_editor(model)
     said = refused(EditError, lambda: editor.edit_together(REQUESTS[:3], out=folder, workers=1))
     assert said.startswith(f"1 of 3 requests cannot be edited: {REQUESTS[1].words!r}: nothing comes of it; what was")
-    assert said.endswith(f"is kept in {str(folder)!r}; leave them out, or give skip_failed=True")
+    assert said.endswith(
+        f"is kept in {str(folder)!r}; leave them out, or give skip_failed=True (in a shell: --skip-failed)"
+    )
     assert looked_for == [REQUESTS[0].subject, REQUESTS[2].subject]
     left = editor.edit_together(REQUESTS[:3], out=folder, skip_failed=True)
     assert len(looked_for) == 2

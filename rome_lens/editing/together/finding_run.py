@@ -90,6 +90,8 @@ def find_facts(
     tasks = tasks_of(requests, batch_size=batch_size)
     with open_folder(how.out, settings) as folder:
         maker = FactMaker(model, finding)
+        # Also where all that is asked for is there: a run that has nothing left to do looks at no model.
+        folder.note_prepared(maker.prepare())
         if how.executor is not None:
             run(
                 FindingWork(source, finding),
