@@ -101,7 +101,8 @@ def _edit(model: Any, way: str, records: Sequence[Any], given: dict[str, Any], o
     values = {name: value for name, value in asdict(editor.values).items() if value is not None}
     kept = "-".join(map(str, (*editor.layers, *(part for pair in sorted(values.items()) for part in pair))))
     folder = None if out is None else Path(out) / kept
-    Path(out or ".").mkdir(exist_ok=True)
+    if folder is not None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
     made = editor.edit_together(
         [one.request for one in records], out=folder, allow_conflicts=True, skip_failed=True, progress=None
     )
