@@ -21,7 +21,7 @@ from tokenizers import Regex, pre_tokenizers
 import rome_lens as rl
 import rome_lens.editing.export
 import rome_lens.editing.rome
-import rome_lens.editing.together.editor
+import rome_lens.editing.together.layers
 import rome_lens.evaluation.evaluate
 import rome_lens.evaluation.opened
 import rome_lens.evaluation.suggest
@@ -201,7 +201,7 @@ def enter(monkeypatch: Any, folder: Path) -> None:
         monkeypatch.setattr(room, "load_model", load_model)
     monkeypatch.setattr(rome_lens.editing.export, "load_pretrained", lambda *_, **__: deepcopy(pretrained()))
     monkeypatch.setattr(rome_lens.loading, "default_model_folder", lambda: folder / "gpt2")
-    for module in (rome_lens.editing.rome, rome_lens.editing.together.editor):
+    for module in (rome_lens.editing.rome, rome_lens.editing.together.layers):
         monkeypatch.setattr(module, "shipped_moment", lambda _, layer: moment(layer))
     stand_ins = {"builtin_facts": lambda: FACTS, "builtin_counterfact": records}
     stand_ins |= dict.fromkeys(("process_pool", "dask_executor"), one_thread)
