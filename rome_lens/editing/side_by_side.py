@@ -13,9 +13,9 @@ _LEAST_BYTES = 64 * 2**20
 def side_by_side(n_tasks: int, device: torch.device, *, n_bytes: int = 0) -> int:
     """In how many forked processes to do tasks that do not need each other; 1 is to do them here, one after the other.
 
-    Several threads on one task are seldom much faster than one: 16 tasks side by side, a thread each, took
-    0.74 of the time of all one after the other with two threads (SmolLM2-135M, two cores). Here stay small tasks, too
-    few for half of the threads, those of a model that is not on the CPU, and all where PyTorch sees an accelerator (autograd has a
+    Several threads on one task are seldom much faster than one: 16 tasks side by side, a thread each, took 0.74 of the
+    time of all one after the other with two threads (SmolLM2-135M, two cores). Here stay small tasks, too few for half
+    of the threads, those of a model that is not on the CPU, and all where PyTorch sees an accelerator (autograd has a
     thread for it, which no fork survives) or `may_fork` refuses.
 
     Args:
