@@ -72,6 +72,19 @@ def no_child_left():
     assert not left
 
 
+@pytest.fixture(scope="module")
+def one_thread_everywhere():
+    """Sums of floats depend on the number of threads: the same bits come from this process, its workers and dask's."""
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """Two layers of random weights, in the class that `load_model` would take; not to be changed."""

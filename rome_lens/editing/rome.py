@@ -309,14 +309,9 @@ class ROME:
     def _record(self, one: SolvedRequest, moment: SecondMoment) -> dict[str, Any]:
         return {
             **asdict(self.settings),
-            "bare_weight": self.bare_weight,
-            "essence_at": self.essence_at,
-            "context_templates": list(self.context_templates),
-            "seed": self.seed,
-            "prepend_bos": self.prepend_bos,
+            **self.choices.of_rows(),
             "engine": one.value.engine,
-            # An edit is handed on, and where files lie on this machine does not belong into it.
-            "second_moment": {k: v for k, v in moment.to_dict().items() if k != "loaded_from"},
+            "second_moment": moment.handed_on(),
         }
 
 

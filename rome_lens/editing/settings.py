@@ -230,6 +230,16 @@ class Choices:
             context_templates=None if self.context_templates is None else check_templates(self.context_templates),
         )
 
+    def of_rows(self) -> dict[str, Any]:
+        """How rows are made and weighed, as edits hold it; the templates are known."""
+        return {
+            "bare_weight": self.bare_weight,
+            "essence_at": self.essence_at,
+            "context_templates": list(self.context_templates or ()),
+            "seed": self.seed,
+            "prepend_bos": self.prepend_bos,
+        }
+
 
 def _share(bare_weight: object) -> float:
     share = as_real(bare_weight)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from rome_lens.errors import RunError
 from rome_lens.progress import Progress
-from rome_lens.runs.pool import begin_worker, end_workers
+from rome_lens.runs.pool import begin_worker, ending
 from rome_lens.runs.work import HeldWork, RecordMaker, Task
 from rome_lens.runs.worker import Outcome, compute, hold, lost_worker
 
@@ -62,13 +62,8 @@ def forked_pool(work: HeldWork, n_workers: int) -> Iterator[ProcessPoolExecutor]
         initializer=_begin,
         initargs=(work.token, work.maker),  # as they are: what is forked is not pickled
     )
-    try:
+    with ending(pool):
         yield pool
-    except BaseException:
-        end_workers(pool)
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def forked_map(

@@ -35,10 +35,21 @@ def process_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
         initializer=begin_worker,
         initargs=(None if "OMP_NUM_THREADS" in os.environ else max(1, n_cores() // n_workers),),
     )
-    try:
+    with ending(pool):
         yield pool
+
+
+@contextmanager
+def ending(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Ends a pool's processes: when they are done, or in the midst of their tasks where the block is left by an error.
+
+    Args:
+        pool: the pool.
+    """
+    try:
+        yield
     except BaseException:
-        end_workers(pool)
+        _end_workers(pool)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -68,7 +79,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def end_workers(pool: ProcessPoolExecutor) -> None:
+def _end_workers(pool: ProcessPoolExecutor) -> None:
     """End the workers in the midst of their tasks: what they compute would not be kept."""
     for process in list((getattr(pool, "_processes", None) or {}).values()):  # public from Python 3.14 on
         process.terminate()

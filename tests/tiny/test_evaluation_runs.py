@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 from architectures import BACKENDS, architecture
 from earlier_files import StoppedError, no_model, stop_after
 from effort import slow
@@ -25,18 +24,7 @@ from rome_lens.runs import dask_executor, process_pool
 HELPERS = Path(__file__).parents[1] / "helpers"
 
 # Runs and folders are under test here; what is computed has tests of its own.
-pytestmark = pytest.mark.usefixtures("unchecked")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread_everywhere():
-    """Sums of floats depend on the number of threads: the same bits come from this process, its workers and dask's."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("unchecked", "one_thread_everywhere")
 
 
 @pytest.fixture(scope="module")

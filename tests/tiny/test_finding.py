@@ -20,19 +20,9 @@ from rome_lens.runs import dask_executor, process_pool
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 pytestmark = [
-    pytest.mark.usefixtures("unchecked"),
+    pytest.mark.usefixtures("unchecked", "one_thread_everywhere"),
     pytest.mark.filterwarnings("ignore::UserWarning:transformer_lens"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread_everywhere():
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(n_threads)
 
 
 @pytest.fixture(scope="module")

@@ -252,6 +252,10 @@ class SecondMoment:
         fingerprint = None if mark is None else mark.to_dict() | {"sketch": list(mark.sketch)}
         return {**plain, "versions": dict(self.versions), "fingerprint": fingerprint}
 
+    def handed_on(self) -> dict[str, Any]:
+        """The history as edits hold it, which are handed on: where files lie on this machine does not belong there."""
+        return {name: value for name, value in self.to_dict().items() if name != "loaded_from"}
+
     def check(self, backend: Backend, layer: int, matrix: Float[Tensor, "d_mlp d_model"] | None = None) -> None:
         """Refuse to serve another model, layer or width than this C was collected from.
 

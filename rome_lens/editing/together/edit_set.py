@@ -9,7 +9,7 @@ from typing import Any, Protocol, overload
 import torch
 
 from rome_lens.backends import as_backend
-from rome_lens.checks import as_real, shown
+from rome_lens.checks import shown
 from rome_lens.editing.edit import Edit
 from rome_lens.editing.outcome import Earlier, Origin, Probabilities
 from rome_lens.editing.patch import EditedLayer, layer_names
@@ -159,8 +159,7 @@ class EditSet(KnownFacts):
     @cached_property
     def id(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What two sets share exactly when they hold the same facts and change the same, in whatever order."""
-        alone = replace(self, outcomes=tuple(self.outcomes[number] for number in in_order(self.facts)))
-        return Edit(alone.outcomes, alone.layers, alone.origin).id
+        return Edit(tuple(self.outcomes[number] for number in self.order), self.layers, self.origin).id
 
     def without(self, *facts: SetFact | EditRequest | int | str, editor: Finder | None = None) -> "EditSet":
         """The set without some of its facts, solved anew; the set that would have been found without them.
@@ -175,7 +174,8 @@ class EditSet(KnownFacts):
             SettingError: there is no such fact, or none would be left.
         """
         away = set(facts_named(self.facts, facts))
-        return self._of([fact for number, fact in enumerate(self.facts) if number not in away], editor)
+        left = [fact for number, fact in enumerate(self.facts) if number not in away]
+        return self._of(left, editor, self._kernels_of([editor]))
 
     def plus(
         self,
@@ -206,9 +206,9 @@ class EditSet(KnownFacts):
         check_requests(requests, [fact.request for fact in self.facts], allow_conflicts=allow_conflicts)
         asked = [one for one in given if isinstance(one, EditRequest)]
         found = iter(self._found(asked, editor, out=out, progress=progress) if asked else [])
-        whole = replace(self, kernels=self._kernels_of([editor, *(one for one in more if isinstance(one, EditSet))]))
-        new = [whole._fitting(one if isinstance(one, SetFact) else next(found)) for one in given]
-        return whole._of([*self.facts, *new], editor)
+        kernels = self._kernels_of([editor, *(one for one in more if isinstance(one, EditSet))])
+        new = [self._fitting(one if isinstance(one, SetFact) else next(found), kernels) for one in given]
+        return self._of([*self.facts, *new], editor, kernels)
 
     def replace(
         self,
@@ -233,14 +233,13 @@ class EditSet(KnownFacts):
         others = [one.request for place, one in enumerate(self.facts) if place != number]
         if not isinstance(by, EditRequest | SetFact):
             raise SettingError(f"by is {shown(by)}; expected an EditRequest, or a fact of a set")
-        one = by
-        check_requests(
-            [one.request if isinstance(one, SetFact) else one], others, allow_conflicts=self._has_conflicting_subjects
-        )
-        if isinstance(one, EditRequest):
-            (one,) = self._found([one], editor, out=None, progress=progress)
-        new = replace(self, kernels=self._kernels_of([editor]))._fitting(one)
-        return self._of([*self.facts[:number], new, *self.facts[number + 1 :]], editor)
+        request = by.request if isinstance(by, SetFact) else by
+        check_requests([request], others, allow_conflicts=self._has_conflicting_subjects)
+        if isinstance(by, EditRequest):
+            (by,) = self._found([by], editor, out=None, progress=progress)
+        kernels = self._kernels_of([editor])
+        new = self._fitting(by, kernels)
+        return self._of([*self.facts[:number], new, *self.facts[number + 1 :]], editor, kernels)
 
     def scaled(self, factor: float) -> Edit:
         """What the layers gain, times a number: an edit, and no set any more.
@@ -248,8 +247,6 @@ class EditSet(KnownFacts):
         Raises:
             SettingError: it is no finite number.
         """
-        if as_real(factor) is None:
-            raise SettingError(f"factor is {shown(factor)}; expected a finite number, such as 0.5")
         return Edit(self.outcomes, self.layers, self.origin).scaled(factor)
 
     def with_outcomes(self, after: Sequence[Probabilities]) -> "EditSet":
@@ -279,11 +276,10 @@ class EditSet(KnownFacts):
             said = probabilities_with(backend, self.facts, hooks, prepend_bos=bool(self.settings["prepend_bos"]))
         return self.with_outcomes(said)
 
-    def _of(self, facts: Sequence[SetFact], editor: Finder | None) -> "EditSet":
+    def _of(self, facts: Sequence[SetFact], editor: Finder | None, kernels: tuple[Kernel, ...] | None) -> "EditSet":
         """Another set on the same terms. What the model said with this one is no longer so."""
         forgotten = [replace(fact, outcome=replace(fact.outcome, after=None)) for fact in facts]
         by = self.editor if editor is None else editor
-        kernels = self._kernels_of([editor])
         return EditSet.of(forgotten, self.terms, self.origin, kernels=kernels, editor=by)
 
     def _kernels_of(self, others: Sequence[Any]) -> tuple[Kernel, ...] | None:
@@ -315,11 +311,15 @@ class EditSet(KnownFacts):
             )
         return by.found(requests, made_on=self.origin.made_on, out=out, progress=progress)
 
-    def _fitting(self, fact: SetFact) -> SetFact:
+    def _fitting(self, fact: SetFact, kernels: tuple[Kernel, ...] | None) -> SetFact:
         """A fact of another set, weighed as those of this one.
 
+        Args:
+            fact: the fact.
+            kernels: this set's, if they are known.
+
         Raises:
-            SettingError: it is of other layers; or weighed by another kernel, and this set does not have its own.
+            SettingError: it is of other layers; or weighed by another kernel, and this set's own are not known.
         """
         mine = tuple(here.fingerprint for here in self.terms.layers)
         apart = [one.difference(other) for one, other in zip(mine, fact.found_on, strict=False)]
@@ -329,12 +329,12 @@ class EditSet(KnownFacts):
             )
         if fact.kernels == self.facts[0].kernels:
             return fact
-        if self.kernels is None:
+        if kernels is None:
             raise SettingError(
                 f"the fact {fact.words!r} is weighed by another second moment or null space, and this set, which was "
                 "read from a file, does not have its own; find the fact anew: give its .request and editor="
             )
-        weighed = tuple(kernel.weigh(key[None])[0] for kernel, key in zip(self.kernels, fact.keys, strict=True))
+        weighed = tuple(kernel.weigh(key[None])[0] for kernel, key in zip(kernels, fact.keys, strict=True))
         return replace(fact, weighed=weighed, kernels=self.facts[0].kernels)
 
     @property
@@ -344,13 +344,15 @@ class EditSet(KnownFacts):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON can hold it."""
+        return {**self._held(), **self.origin.to_dict(), "made_on": list(self.made_on)}
+
+    def _held(self) -> dict[str, Any]:
+        """What files and `to_dict` hold alike."""
         return {
             "outcomes": [one.to_dict() for one in self.outcomes],
             "facts": [{"id": fact.id, "old_ids": list(fact.old_ids), "notes": list(fact.notes)} for fact in self.facts],
             "layers": [here.to_dict() for here in self.layers],
             "terms": self.terms.to_dict(),
-            **self.origin.to_dict(),
-            "made_on": list(self.made_on),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -369,10 +371,10 @@ class EditSet(KnownFacts):
         goals = [fact.goal for fact in self.facts if fact.goal is not None]
         if len(goals) == len(self.facts):
             tensors["facts.goal"] = torch.stack(goals)
-        settings = {
-            key: value for key, value in self.to_dict().items() if key in ("outcomes", "facts", "layers", "terms")
+        settings = self._held() | {
+            "origin": self.origin.to_dict(),
+            "fact_kernels": [list(fact.kernels) for fact in self.facts],
         }
-        settings |= {"origin": self.origin.to_dict(), "fact_kernels": [list(fact.kernels) for fact in self.facts]}
         if self.kernels is not None and self.terms.spread == "joint" and self.system.by_direction:
             (kernel,) = self.kernels
             settings["kernel"] = {"name": kernel.name, "layer": kernel.layer, "numbers": dict(kernel.numbers)}

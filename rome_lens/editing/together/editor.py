@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, ClassVar, get_args
 
 import torch
 
@@ -88,7 +88,7 @@ class TogetherEditor(ABC):
             spread: theirs.
             changes: theirs, by name.
         """
-        known_names(f"{type(self).__name__}.__init__", changes, _all_names(TogetherChanges))
+        known_names(f"{type(self).__name__}.__init__", changes, TogetherChanges.__annotations__)
         self._source = ModelSource.of(model)
         self.model = self._source.open(silent)
         self._backend = as_backend(self.model)
@@ -365,24 +365,12 @@ class TogetherEditor(ABC):
         )
 
     def _record(self) -> dict[str, Any]:
-        choices = self.finding.choices
-        moments = [self.second_moments[layer].to_dict() for layer in self.layers]
         return {
             **asdict(self.settings),
             "layers": list(self.layers),
             "spread": self.spread,
             **self._said(),
             **asdict(self.values),
-            "bare_weight": choices.bare_weight,
-            "essence_at": choices.essence_at,
-            "context_templates": list(choices.context_templates or ()),
-            "seed": choices.seed,
-            "prepend_bos": choices.prepend_bos,
-            # A set is handed on, and where files lie on this machine does not belong into it.
-            "second_moments": [{k: v for k, v in one.items() if k != "loaded_from"} for one in moments],
+            **self._rome.choices.of_rows(),
+            "second_moments": [self.second_moments[layer].handed_on() for layer in self.layers],
         }
-
-
-def _all_names(kind: Any) -> list[str]:
-    """The names of a TypedDict, its parents' among them."""
-    return list(get_type_hints(kind))

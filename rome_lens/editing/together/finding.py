@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,11 @@ class FactMaker(RecordMaker):
 
     def prepare(self) -> dict[str, Any]:
         """What identifies the model: of every layer, since a value depends on all above its own, with its edits."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        # Asked for by the folder, by the run and by every worker; a maker sees no other weights in its life.
         held = [earlier.id or earlier.words for earlier in edits_in_weights(self._backend)]
         return describe_model(self.model) | {"layers": _sketches(self._backend), "made_on": held}
 

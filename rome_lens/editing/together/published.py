@@ -35,11 +35,6 @@ class Published:
     number: float
     threshold: float | None = None
 
-    @property
-    def source(self) -> str:
-        """Where it comes from, in words."""
-        return self.settings.source
-
 
 Table = Sequence[tuple[str, Published]]
 """What is published of one method, by a pattern of the model's name."""

@@ -115,7 +115,7 @@ def check_requests(
     Raises:
         SettingError: a request is there twice; or a subject has two targets.
     """
-    known: dict[tuple[str, str, str], str] = {(r.text, r.subject, r.target_new): "is in the set already" for r in there}
+    known = {(one.text, one.subject, one.target_new) for one in there}
     places: dict[tuple[str, str, str], int] = {}
     targets: dict[str, EditRequest] = {}
     for one in there:
@@ -123,7 +123,7 @@ def check_requests(
     for number, one in enumerate(requests):
         same = (one.text, one.subject, one.target_new)
         if same in known or same in places:
-            where = known.get(same) or f"is request {places[same]}, too"
+            where = "is in the set already" if same in known else f"is request {places[same]}, too"
             raise SettingError(
                 f"request {number}, {one.text!r} -> {one.target_new!r}, {where}; ask for it once, since twice would "
                 "count it double"

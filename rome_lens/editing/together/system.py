@@ -56,10 +56,7 @@ class System:
     @cached_property
     def gram(self) -> Float[Tensor, "fact fact"]:
         """G: what each key has in common with each."""
-        total = self.keys[0] @ self.weighed[0].t()
-        for keys, weighed in zip(self.keys[1:], self.weighed[1:], strict=True):
-            total += keys @ weighed.t()
-        return total
+        return self._gram_of(slice(None))
 
     @cached_property
     def _factor(self) -> Tensor:
