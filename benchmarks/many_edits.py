@@ -32,10 +32,14 @@ from rome_lens.editing.outcome import Origin, Outcome, Probabilities
 from rome_lens.editing.together.set_fact import SetFact
 from rome_lens.editing.weight_update import LowRank
 
-# The ways of editing, by the editor and what is changed of its defaults; those with the same values find them in the
-# same folder.
+STACKED = "stacked"
+# The ways of editing, by the editor and what is changed of its defaults; those with the same values and keys find them
+# in the same folder.
 WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
     "default": (rl.MEMIT, {}),
+    STACKED: (rl.MEMIT, {"keys": "mean"}),
+    "mean key": (rl.MEMIT, {"keys": "mean"}),
+    "each key": (rl.MEMIT, {"keys": "each"}),
     "preserve 0.01": (rl.MEMIT, {"preserve": 0.01}),
     "preserve 0.03": (rl.MEMIT, {"preserve": 0.03}),
     "preserve 0.3": (rl.MEMIT, {"preserve": 0.3}),
@@ -46,7 +50,6 @@ WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
     "stop when said": (rl.MEMIT, {"least_scale": None, "stop_said": 0}),
     "at the block": (rl.MEMIT, {"at": "block"}),
 }
-STACKED = "stacked"
 _BATCH = 64
 _MEASURES = rl.Measures(n_texts=0)
 
@@ -61,9 +64,10 @@ def main() -> None:
     parser.add_argument("--neighbours", type=int, default=3, help="neighbourhood prompts of a record that are asked")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--out", default=None, help="a folder that keeps values; by default they are lost")
-    parser.add_argument("--way", action="append", choices=[*WAYS, STACKED], help="repeat it; default and stacked else")
+    parser.add_argument("--way", action="append", choices=list(WAYS), help="repeat it; default and stacked else")
     parser.add_argument("--second-moment", action="append", default=[], help="a file; repeat it for several layers")
     parser.add_argument("--speed", action="store_true", help="time it instead")
+    parser.add_argument("--keys", default="split", choices=["mean", "split"], help="with --speed: keys of each fact")
     parser.add_argument("--requests", type=int, default=16, help="with --speed: whose values are found")
     parser.add_argument("--memory", type=int, default=None, help="with --speed: solve so many random facts, alone")
     asked = parser.parse_args()
@@ -96,7 +100,7 @@ def _quality(asked: argparse.Namespace) -> None:
 
 
 def _edit(model: Any, way: str, records: Sequence[Any], given: dict[str, Any], out: str | None) -> rl.Edit:
-    kind, changed = WAYS["default" if way == STACKED else way]
+    kind, changed = WAYS[way]
     editor = kind(model, **given, **changed)
     values = {name: value for name, value in asdict(editor.values).items() if value is not None}
     kept = "-".join(map(str, (*editor.layers, *(part for pair in sorted(values.items()) for part in pair))))
@@ -110,10 +114,10 @@ def _edit(model: Any, way: str, records: Sequence[Any], given: dict[str, Any], o
 
 
 def _stacked(facts: rl.EditSet) -> rl.Edit:
-    """The sum of each fact's own rank-one edit."""
+    """The sum of each fact's own rank-one edit, of r-ROME: its mean key is answered with its value."""
     (here,) = facts.layers
-    left = torch.stack([fact.weighed[0] for fact in facts])
-    keys = torch.stack([fact.keys[0] for fact in facts]).double()
+    left = torch.cat([fact.weighed[0] for fact in facts])
+    keys = torch.cat([fact.keys[0] for fact in facts]).double()
     right = torch.stack([fact.residual for fact in facts]).double() / (left * keys).sum(dim=1, keepdim=True)
     update = LowRank(here.layer, left.float(), right.float())
     return rl.Edit(facts.outcomes, (replace(here, update=update),), facts.origin)
@@ -155,7 +159,7 @@ def _speed(asked: argparse.Namespace) -> None:
     model = rl.load_model(asked.model)
     moments = [rl.SecondMoment.load(path) for path in asked.second_moment]
     given: dict[str, Any] = {"second_moments": {one.layer: one for one in moments}} if moments else {}
-    editor = rl.MEMIT(model, least_scale=None, **given)
+    editor = rl.MEMIT(model, least_scale=None, keys=asked.keys, **given)
     if asked.memory:
         _memory(editor, asked.memory)
         return
@@ -167,7 +171,7 @@ def _speed(asked: argparse.Namespace) -> None:
     print(f": {alone / together:.2f} times as fast")
     facts = _random_facts(editor, 1_000)
     (kernel,) = editor.kernels
-    keys = torch.stack([fact.keys[0] for fact in facts])
+    keys = torch.cat([fact.keys[0] for fact in facts])
     weighed = _seconds(lambda: kernel.weigh(keys))
     made = _set(editor, facts)
     solved, fewer = _seconds(lambda: _set(editor, facts)), _seconds(lambda: made.without(500))
@@ -193,19 +197,23 @@ def _memory(editor: Any, n: int) -> None:
 
 
 def _random_facts(editor: Any, n: int) -> list[SetFact]:
-    """Facts with keys and values that nobody asked for."""
+    """Facts with keys and values that nobody asked for: two keys of a fact that are nearly one, or one."""
     (kernel,) = editor.kernels
+    n_keys = 1 if editor.values.keys == "mean" else 2
     generator = torch.Generator().manual_seed(0)
     factor = torch.linalg.cholesky(kernel.moment.matrix.double() + 1e-6 * torch.eye(kernel.width))
-    keys = (torch.randn(n, kernel.width, generator=generator, dtype=torch.float64) @ factor.t()).float()
+    about = torch.randn(n, 1, kernel.width, generator=generator, dtype=torch.float64)
+    apart = torch.randn(n, n_keys, kernel.width, generator=generator, dtype=torch.float64)
+    keys = ((about + 0.3 * apart) @ factor.t()).float()
     residual = torch.randn(n, as_backend(editor.model).d_model, generator=generator)
-    said = Probabilities(0.0, 0.0)
+    said, shares = Probabilities(0.0, 0.0), (1 / n_keys,) * n_keys
     found_on = tuple(here.fingerprint for here in editor.terms.layers)
     found = []
-    for number, (key, weighed, missing) in enumerate(zip(keys, kernel.weigh(keys), residual, strict=True)):
+    weighed = kernel.weigh(keys.flatten(0, 1)).unflatten(0, (n, n_keys))
+    for number, (own, of_own, missing) in enumerate(zip(keys, weighed, residual, strict=True)):
         request = rl.EditRequest("{} is in", subject=f"Place {number}", target_new="Rome")
         outcome = Outcome(request, "Paris", said, None, ())
-        found.append(SetFact(outcome, (key,), (weighed,), missing, None, (), (kernel.id,), found_on=found_on))
+        found.append(SetFact(outcome, (own,), (of_own,), shares, missing, None, (), (kernel.id,), found_on=found_on))
     return found
 
 

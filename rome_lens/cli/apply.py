@@ -22,7 +22,7 @@ class _ApplyOptions:
     )
     to_hf: Path | None = OUT("Write the edited model, for transformers.", metavar="FOLDER")
     to_peft: Path | None = OUT(
-        "Write a LoRA adapter, for peft; it needs no model, its rank is the number of facts on a layer; "
+        "Write a LoRA adapter, for peft; it needs no model, its rank is the number of keys on a layer; "
         "fine-tuned edits, and sets whose factors are larger than the matrix, have none.",
         metavar="FOLDER",
     )

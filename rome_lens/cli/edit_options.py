@@ -172,6 +172,11 @@ class ManyOptions:
         metavar="X",
         shown="1.2, or as published",
     )
+    keys: str | None = _MANY(
+        "Which keys of a fact are answered: their mean; split, the bare prompt's and the mean of the others; or each.",
+        metavar="NAME",
+        shown="split, or as published",
+    )
     allow_conflicts: bool = _MANY("Let one subject have several targets.", "--allow-conflicts", default=False)
     skip_failed: bool = _MANY("Leave out requests that cannot be edited.", "--skip-failed", default=False)
     workers: int | None = _MANY("Processes that find values side by side.", shown="as many as pay")
@@ -189,7 +194,7 @@ class ManyOptions:
         """
         from rome_lens.editing import ValueSettings
 
-        names = (*METHODS.values(), "spread", "at", "stop_said")
+        names = (*METHODS.values(), "spread", "at", "stop_said", "keys")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         for name in given.keys() & {"preserve", "epsilon"}:
             not_negative(name, given[name])

@@ -170,8 +170,8 @@ def _print_joint(console: Console, facts: EditSet) -> None:
         print_labelled(console, "conflict", f"{pair} have one key (overlap {each.overlap:.2f}) and other targets")
     if len(conflicts) > _CONFLICTS:
         print_labelled(console, "", f"and {len(conflicts) - _CONFLICTS} more (--json shows all)")
-    _print_numbers(console, "short", "lack more than half of their value", facts.shortfall > _SHORT)
-    _print_numbers(console, "redundant", "are said by the others already", facts.alone < _REDUNDANT)
+    _print_numbers(console, "short", "with more than half of the value missing", facts.shortfall > _SHORT)
+    _print_numbers(console, "redundant", "said by the others already", facts.alone < _REDUNDANT)
 
 
 def _print_numbers(console: Console, label: str, what: str, chosen: Tensor) -> None:

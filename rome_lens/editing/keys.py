@@ -11,6 +11,10 @@ Variant = Literal["r-rome", "rome", "p-rome"]
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
+KeysOfFact = Literal["mean", "split", "each"]
+"""Which keys of a fact a set of facts answers: the mean over the context templates, as published; the bare prompt's
+and the mean of the others; or each template's own."""
+
 
 @dataclass(frozen=True)
 class Keys:

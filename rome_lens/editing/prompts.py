@@ -14,6 +14,7 @@ from rome_lens.backends import Backend
 from rome_lens.backends.decoding import pad_rows
 from rome_lens.checks import is_list, shown
 from rome_lens.editing.batches import batch_size_for, kept_for_gradients, split_by_length
+from rome_lens.editing.keys import KeysOfFact
 from rome_lens.editing.side_by_side import side_by_side
 from rome_lens.errors import PromptError, SettingError
 from rome_lens.facts import EditRequest
@@ -165,6 +166,21 @@ class Batch(Rows):
     def weights(self, index: int) -> Float[Tensor, " row"]:
         """Shares of all rows in a request's mean key."""
         return torch.where(self.request == index, self.row_weight, 0.0)
+
+    def keys_of(self, index: int, which: KeysOfFact) -> tuple[Float[Tensor, "key row"], tuple[float, ...]]:
+        """What each key of a request is the mean of, as shares of all rows, and the keys' own shares of the request."""
+        weights = self.weights(index)
+        if which == "mean":
+            return weights[None], (1.0,)
+        counted = weights > 0
+        if which == "each":
+            groups = torch.nn.functional.one_hot(counted.nonzero()[:, 0], len(weights)).to(weights)
+        else:
+            bare = torch.zeros_like(weights)
+            bare[self.bare_row[index]] = 1
+            others = weights * (counted & (bare == 0))
+            groups = torch.stack([bare, others / others.sum()]) if others.any() else bare[None]
+        return groups, tuple(((groups > 0) * weights).sum(dim=1).tolist())
 
     def suffix(self, x: Float[Tensor, "row pos d"]) -> Float[Tensor, "row n_suffix d"]:
         """Positions from each row's subject's last token on; past the text's end the last one again."""

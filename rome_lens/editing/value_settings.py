@@ -1,9 +1,10 @@
-"""Settings of how a value is found beside ROME's: where its change is added, when it is enough, how long it may be."""
+"""Settings of values beside ROME's: where a change is added, when it is enough, how long it may be, what it answers."""
 
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
 
 from rome_lens.checks import as_real, choice, keep, positive, shown, whole_number
+from rome_lens.editing.keys import KeysOfFact
 from rome_lens.errors import SettingError
 
 At = Literal["w_out", "block"]
@@ -17,6 +18,7 @@ class ValueChanges(TypedDict, total=False):
     stop_said: int | None
     least_scale: float | None
     longest: float | None
+    keys: KeysOfFact
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class ValueSettings:
             every template, 1 at most; such as 1.2. None leaves it as it is.
         longest: a value that is longer than this is scaled back to this length (the norm anchor of NAS, 2602.02543):
             what leaves `W_out`, or at `block` the block, with the change. In the model's own units; it comes last.
+        keys: which keys of a fact a set answers. `mean` is one key, the mean over the context templates, as ROME and
+            MEMIT have it; what is missing there is `v* - W k` at `w_out`, as of `r-rome`. `split` are two, the bare
+            prompt's and the mean of the others, each by its weight; `each` is every template's own. Of these the change
+            itself is missing, which is what was optimised under each template. Where many facts press on one another, a
+            mean that is answered leaves its parts short: the bare prompt's first of all.
 
     Raises:
         SettingError: one of them is out of its range.
@@ -46,6 +53,7 @@ class ValueSettings:
     stop_said: int | None = None
     least_scale: float | None = None
     longest: float | None = None
+    keys: KeysOfFact = "mean"
 
     def __post_init__(self) -> None:
         keep(
@@ -54,12 +62,24 @@ class ValueSettings:
             stop_said=None if self.stop_said is None else _steps(self.stop_said),
             least_scale=None if self.least_scale is None else _margin(self.least_scale),
             longest=None if self.longest is None else positive("longest", self.longest, or_else="None"),
+            keys=choice("keys", self.keys, get_args(KeysOfFact)),
         )
 
     @property
     def looks_again(self) -> bool:
         """Whether a change is looked at once more when its optimisation has ended."""
         return any(setting is not None for setting in (self.stop_said, self.least_scale, self.longest))
+
+    def n_keys(self, n_templates: int, bare_weight: float | None) -> int:
+        """How many keys a fact has.
+
+        Args:
+            n_templates: the context templates, the bare one among them.
+            bare_weight: the bare one's share.
+        """
+        if self.keys == "mean" or bare_weight == 1:
+            return 1
+        return n_templates if self.keys == "each" else min(2, n_templates)
 
 
 AS_ROME = ValueSettings()

@@ -36,7 +36,8 @@ class Value:
         notes: why it was not `blocks`.
         scale: what the least scale made of the change that was found; 1 where none was asked for.
         said: whether the value says the target under every template; None where nothing asked for it.
-        keys: [d_mlp] the mean keys of other layers, and of this one, as far as they were asked for, by layer.
+        keys: [key, d_mlp] the keys that a set answers, by layer, as far as they were asked for.
+        shares: of each of these keys.
         resid_bare: [d_model] what leaves the block under the bare prompt, where the change was added to that; with
             `change` it is MEMIT's z.
     """
@@ -48,7 +49,8 @@ class Value:
     notes: tuple[str, ...]
     scale: float = 1.0
     said: bool | None = None
-    keys: Mapping[int, Float[Tensor, " d_mlp"]] = field(default_factory=dict)
+    keys: Mapping[int, Float[Tensor, "key d_mlp"]] = field(default_factory=dict)
+    shares: tuple[float, ...] = (1.0,)
     resid_bare: Float[Tensor, " d_model"] | None = None
 
     @property
@@ -74,8 +76,8 @@ def find_values(
         requests: the requests in tokens.
         settings: the layer, and how a value is optimised.
         choices: how rows are weighed, and how the model is run.
-        value_settings: where values are added, when they are enough, and how long they may be.
-        key_layers: layers of which the mean keys are read.
+        value_settings: where values are added, when they are enough, how long they may be, and which keys they answer.
+        key_layers: layers of which keys are read.
         progress: called after every step.
 
     Raises:
@@ -85,7 +87,7 @@ def find_values(
     bare_weight = choices.bare_weight
     assert not isinstance(bare_weight, str)
     batch = make_batch(requests, bare_weight=bare_weight, device=backend.device)
-    keys = _other_keys(backend, batch, [layer for layer in key_layers if layer != settings.layer])
+    read = _other_keys(backend, batch, [layer for layer in key_layers if layer != settings.layer])
     descent = Descent(
         settings.v_num_grad_steps,
         settings.v_lr,
@@ -118,7 +120,7 @@ def find_values(
         progress=progress,
     )
     way, notes = way_and_notes("values were optimised", reason)
-    found = []
+    found, read = [], {**read, settings.layer: known.key.double()}
     for index, before in enumerate(_keys_and_values(known, batch)):
         change, more = descended.found[index].double(), {}
         if shortened is not None:
@@ -126,11 +128,12 @@ def find_values(
             more = {"scale": shortened.scale[index].item(), "said": said}
         if at == "block":
             more["resid_bare"] = known.base[batch.bare_row[index]].double()
-        mean_keys = {
-            layer: before.mean_key[0] if layer == settings.layer else keys[layer][index] for layer in key_layers
-        }
+        groups, shares = batch.keys_of(index, value_settings.keys)
+        # A key at a time, so that its bits do not depend on how many there are.
+        keys = {layer: torch.stack([group @ read[layer] for group in groups]) for layer in key_layers}
         curve = tuple(Loss(*terms) for terms in descended.curves[index])
-        found.append(Value(before, before.bare_value + change, curve, way, notes, keys=mean_keys, **more))
+        value = Value(before, before.bare_value + change, curve, way, notes, keys=keys, shares=shares, **more)
+        found.append(value)
     return found
 
 
@@ -144,15 +147,14 @@ def _keys_and_values(known: Known, batch: Batch) -> list[KeysAndValues]:
     return found
 
 
-def _other_keys(backend: Backend, batch: Batch, layers: Sequence[int]) -> dict[int, list[Tensor]]:
-    """The mean keys of each request at other layers than the one of the values, [d_mlp], from one forward."""
+def _other_keys(backend: Backend, batch: Batch, layers: Sequence[int]) -> dict[int, Float[Tensor, "row d_mlp"]]:
+    """The keys of all rows at other layers than the one of the values, from one forward."""
     if not layers:
         return {}
-    weights = [batch.weights(index) for index in range(len(batch.bare_row))]
     found = {}
     for layer, (key, value) in backend.keys_and_values_at(layers, batch.tokens, batch.subject_last).items():
         backend.check_values(layer, key, value)
-        found[layer] = [weight @ key.double() for weight in weights]
+        found[layer] = key.double()
     return found
 
 

@@ -36,7 +36,7 @@ def random_facts(editor, like, asked, *, seed=1):
                 like,
                 outcome=replace(like.outcome, request=request),
                 keys=keys,
-                weighed=tuple(kernel.weigh(key[None])[0] for kernel, key in zip(editor.kernels, keys, strict=True)),
+                weighed=tuple(kernel.weigh(each) for kernel, each in zip(editor.kernels, keys, strict=True)),
                 residual=torch.randn(like.residual.shape, generator=generator).to(like.residual),
                 kernels=tuple(kernel.id for kernel in editor.kernels),
             )

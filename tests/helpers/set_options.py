@@ -10,5 +10,6 @@ SET_EFFECTS = {
     "--at": (["--at", "block"], (*SETTINGS, "at"), "block"),
     "--stop-said": (["--stop-said", "0"], (*SETTINGS, "stop_said"), 0),
     "--least-scale": (["--least-scale", "none"], (*SETTINGS, "least_scale"), None),
+    "--keys": (["--keys", "mean"], (*SETTINGS, "keys"), "mean"),
 }
 SET_ELSEWHERE = {"--requests", "--plus", "--allow-conflicts", "--skip-failed", "--workers", "--out"}

@@ -30,7 +30,7 @@ def size(model):
 
 def together(kind, model, layers=(1,), **changes):
     moments = {layer: moment(size(model)) for layer in layers}
-    settings = {"context_templates": TEMPLATES, "least_scale": None, **SETTINGS, **changes}
+    settings = {"context_templates": TEMPLATES, "least_scale": None, "keys": "mean", **SETTINGS, **changes}
     return kind(model, layers=layers, second_moments=moments, **settings)
 
 
@@ -40,7 +40,7 @@ def close(one, other, within=1e-9):
 
 def of_facts(found, place=0):
     """Keys [fact, d_mlp] and what is missing [fact, d_model]."""
-    return torch.stack([f.keys[place] for f in found]), torch.stack([f.residual for f in found])
+    return torch.cat([f.keys[place] for f in found]), torch.stack([f.residual for f in found])
 
 
 def matrix(found, place=0):
@@ -75,7 +75,7 @@ def test_facts_and_what_is_made_of_them(name, backend, tmp_path):
     found = editor.edit_together(REQUESTS[:2], out=tmp_path, workers=1)
     oracles = [oracle_of(editor, request) for request in REQUESTS[:2]]
     for fact, oracle in zip(found, oracles, strict=True):
-        close(fact.keys[0], oracle.key, within)
+        close(fact.keys[0], oracle.key[None], within)
         close(fact.residual, oracle.goal - oracle.value, within)
     keys, lacks = of_facts(found)
     close(matrix(found), torch.linalg.solve(0.05 * d_mlp * cost(model) + keys.t() @ keys, keys.t() @ lacks))
@@ -91,6 +91,40 @@ def test_facts_and_what_is_made_of_them(name, backend, tmp_path):
 
     exact = together(rl.EMMET, model, epsilon=0).edit_together(REQUESTS[:1], out=tmp_path)
     close(matrix(exact), oracles[0].update, within)
+
+
+@pytest.mark.parametrize(("name", "backend"), [("gpt2", BACKENDS[0]), ("llama", BRIDGE), slow("gptj", BACKENDS[0])])
+@pytest.mark.parametrize("layers", [(1,), slow((0, 2))], ids=str)
+def test_several_keys_of_a_fact(name, backend, layers):
+    model, within = architecture(name, backend), 1e-9 if backend != BRIDGE else 5e-6
+    one = [
+        [
+            [read(model, request, layer=layer, last=2, templates=[text], bare_weight=1)[0] for text in TEMPLATES]
+            for layer in layers
+        ]
+        for request in REQUESTS
+    ]
+    n_others = len(TEMPLATES) - 1
+    for keys, shares in (("split", [0.7, 0.3]), ("each", [0.7, *[0.3 / n_others] * n_others])):
+        editor = together(rl.MEMIT, model, layers, keys=keys, bare_weight=0.7, preserve=0.05)
+        found = editor.edit_together(REQUESTS, workers=1)
+        system = 0.05 * size(model) * torch.block_diag(*[cost(model)] * len(layers))
+        wanted = torch.zeros(len(system), found[0].residual.shape[0], dtype=torch.float64)
+        for fact, by_layer, request in zip(found, one, REQUESTS, strict=True):
+            oracle = oracle_of(editor, request)
+            close(fact.residual, oracle.goal - oracle.bare_value, within)
+            assert fact.shares == pytest.approx(shares)
+            for read_keys, apart in zip(fact.keys, by_layer, strict=True):
+                expected = apart if keys == "each" else [apart[0], torch.stack(apart[1:]).mean(dim=0)]
+                close(read_keys, torch.stack(expected), within)
+            for share, *of_layers in zip(fact.shares, *fact.keys, strict=True):
+                key = torch.cat(of_layers)
+                system = system + share * torch.outer(key, key)
+                wanted += share * torch.outer(key, fact.residual)
+        expected = torch.linalg.solve(system, wanted).split(size(model))
+        for place in range(len(layers)):
+            close(matrix(found, place), expected[place])
+        assert matrix(found.without(1)).shape == matrix(found).shape
 
 
 def test_one_fact_that_is_answered_exactly_is_an_edit_of_rome(backend):
@@ -118,7 +152,7 @@ def test_several_layers_by_one_system(name, backend):
     how = {"templates": TEMPLATES, "bare_weight": editor.finding.choices.bare_weight}
     for fact in found:
         for key, layer in zip(fact.keys, layers, strict=True):
-            close(key, read(model, fact.request, layer=layer, last=2, **how)[0], 1e-9 if backend != BRIDGE else 5e-6)
+            close(key[0], read(model, fact.request, layer=layer, last=2, **how)[0], 1e-9 if backend != BRIDGE else 5e-6)
     keys, lacks = torch.cat([of_facts(found, place)[0] for place in (0, 1)], dim=1), of_facts(found)[1]
     whole = 0.05 * size(model) * torch.block_diag(cost(model), cost(model))
     expected = torch.linalg.solve(whole + keys.t() @ keys, keys.t() @ lacks).split(size(model))

@@ -312,14 +312,14 @@ def test_keys_of_several_layers_come_from_one_forward(monkeypatch, name, host, e
     monkeypatch.undo()
     for value, without in zip(several, plain, strict=True):
         assert list(value.keys) == [2, 1, 0, 3]
-        assert torch.equal(value.keys[1], without.known.mean_key[0])
+        assert torch.equal(value.keys[1], without.known.mean_key)
         assert torch.equal(value.goal, without.goal)
         assert without.keys == {}
     for layer in (0, 2):
         there = values(model, requests, short, layer=layer, templates=TEMPLATES, engine=engine)
         for value, other in zip(several, there, strict=True):
             assert value.keys[layer].dtype == torch.float64
-            torch.testing.assert_close(value.keys[layer], other.known.mean_key[0], rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(value.keys[layer], other.known.mean_key, rtol=1e-6, atol=1e-6)
 
 
 def test_key_layers_are_refused_before_long_work(gpt2):

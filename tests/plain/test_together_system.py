@@ -368,6 +368,93 @@ def test_equal_layers_are_one_at_a_lower_price():
         close(both.matrix(place), memit(keys, residual, number=LAMBDA / 2).matrix(0) / 2)
 
 
+# --- several keys a fact --------------------------------------------------------------------------------------------
+
+
+def several_keys(kernel, n, *, known=True, penalty=LAMBDA / D, seed=0):
+    """Facts of three keys each, with shares of their own, as (system, keys, residual, shares); a fact a row."""
+    keys, residual = random(n, 3, D, seed=31 + seed), random(n, D_MODEL, seed=32 + seed)
+    shares = random(n, 3, seed=33 + seed).softmax(dim=1)
+    return of_several(kernel, keys, residual, shares, known=known, penalty=penalty), keys, residual, shares
+
+
+def of_several(kernel, keys, residual, shares, *, known=True, penalty=LAMBDA / D):
+    root = shares.sqrt()[:, :, None]
+    rows = (keys * root).flatten(0, 1)
+    lacks = (residual[:, None] * root).flatten(0, 1)
+    kernels = (kernel,) if known else None
+    return System((kernel.layer,), (rows,), (kernel.weigh(rows),), lacks, penalty, kernels, shares)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("n", [1, 5, 12])
+def test_several_keys_share_a_fact(n, known):
+    """The squared misfit of a fact is the mean over its keys, by their shares: one weighted least squares problem."""
+    found, keys, residual, shares = several_keys(text_kernel(), n, known=known)
+    assert (found.n_facts, found.n_keys, found.by_direction) == (n, 3, known and n == 12)
+    system = LAMBDA * second_moment()
+    wanted = torch.zeros(D, D_MODEL, dtype=torch.float64)
+    for i in range(n):
+        for j in range(3):
+            system = system + shares[i, j] * torch.outer(keys[i, j], keys[i, j])
+            wanted += shares[i, j] * torch.outer(keys[i, j], residual[i])
+    change = torch.linalg.solve(system, wanted)
+    close(found.matrix(0), change)
+    for i in range(n):
+        misfit = sum(shares[i, j] * (residual[i] - keys[i, j] @ change).square().sum() for j in range(3))
+        close(found.lengths(found.missing)[i], misfit.sqrt())
+        close(found.lengths(found.residual)[i], residual[i].norm())
+        others = [other for other in range(n) if other != i]
+        if not others:
+            continue
+        without = of_several(text_kernel(), keys[others], residual[others], shares[others], known=known).matrix(0)
+        misfit = sum(shares[i, j] * (residual[i] - keys[i, j] @ without).square().sum() for j in range(3))
+        close(found.lengths(found.without_itself)[i], misfit.sqrt())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_facts_of_several_keys_do_to_each_other(known):
+    n = 12
+    found, keys, _, shares = several_keys(text_kernel(), n, known=known)
+    hat = found.gram @ torch.linalg.inv(found.gram + LAMBDA / D * torch.eye(3 * n, dtype=torch.float64))
+    close(found.leverage, hat.diagonal().unflatten(0, (n, 3)).sum(dim=1))
+    assert found.leverage.sum() < D
+    parts = found.coefficients.unflatten(0, (n, 3))
+    weighed = found.weighed[0].unflatten(0, (n, 3))
+    added, overlap = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    means = (keys * shares[:, :, None]).sum(dim=1)
+    cost = torch.linalg.inv(second_moment())
+    for i in range(n):
+        for j in range(n):
+            at_keys = keys[i] @ sum(torch.outer(weighed[j, b], parts[j, b]) for b in range(3))
+            added[i, j] = (shares[i] * at_keys.square().sum(dim=1)).sum().sqrt()
+            overlap[i, j] = (means[i] @ cost @ means[j]) ** 2
+    overlap = overlap / (overlap.diagonal()[:, None] * overlap.diagonal()).sqrt()
+    close(found.additions(torch.tensor([4, 0, 11])), added[[4, 0, 11]])
+    others = added.clone().fill_diagonal_(-1)
+    numbers, amounts = found.disturbance
+    close(amounts, others.max(dim=1).values)
+    assert torch.equal(numbers, others.argmax(dim=1))
+    pairs = {(i, j): overlap[i, j].item() for i in range(n) for j in range(i + 1, n) if overlap[i, j] > 0.1}
+    assert pairs
+    assert {(i, j): share for i, j, share in found.overlaps(0.1)} == pytest.approx(pairs)
+
+
+def test_one_key_of_the_whole_share_is_a_fact_of_one_key():
+    keys, residual = facts(FEW)
+    one, plainly = (
+        of_several(text_kernel(), keys[:, None], residual, torch.ones(FEW, 1, dtype=torch.float64)),
+        memit(keys, residual),
+    )
+    assert torch.equal(one.matrix(0), plainly.matrix(0))
+    for what in ("leverage", "coefficients", "without_itself"):
+        close(getattr(one, what), getattr(plainly, what))
+    thirds = torch.full((FEW, 3), 1 / 3, dtype=torch.float64)
+    same = of_several(text_kernel(), keys[:, None].repeat(1, 3, 1), residual, thirds)
+    close(same.matrix(0), plainly.matrix(0))
+    close(same.lengths(same.missing), plainly.lengths(plainly.missing))
+
+
 # --- the two ways to solve ------------------------------------------------------------------------------------------
 
 

@@ -61,7 +61,7 @@ def test_facts_that_do_not_get_on_are_named(shell, many, tmp_path):
     facts.save(tmp_path / "set")
     said = " ".join(fitting(ok(shell.run("show", tmp_path / "set"))).split())
     assert "conflict 0 and 3 have one key (overlap 1.00) and other targets" in said
-    assert re.search(r"short \d facts? lack more than half of their value: \d", said)
+    assert re.search(r"short \d facts? with more than half of the value missing: \d", said)
     (conflict,) = in_json(shell.run("show", tmp_path / "set", "--json"))[0]["known"]["conflicts"]
     assert conflict == {"facts": [0, 3], "overlap": pytest.approx(1)}
 

@@ -27,7 +27,7 @@ REQUESTS = requests(100)
 
 
 def editor_of(model, kind=rl.MEMIT, layer=LAYER, **changes):
-    return kind(model, layers=[layer], second_moments={layer: moment(D_MLP)}, **FOUND, **changes)
+    return kind(model, layers=[layer], second_moments={layer: moment(D_MLP)}, **{**FOUND, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +171,34 @@ def test_requests_that_one_set_cannot_serve(editor):
     assert "there are no requests" in refused(SettingError, editor.edit_together, [])
 
 
+def test_facts_of_other_keys_do_not_mix(model, editor, found):
+    assert (editor.values.keys, len(found[0].shares)) == ("split", 2)
+    other = editor_of(model, keys="mean").edit_together(REQUESTS[2:3], workers=1)
+    for one, more, n, theirs in ((found, other, "1 key", 2), (other, found, "2 keys", 1)):
+        said = refused(SettingError, one.plus, more)
+        assert f"has {n}, and those of this set have {theirs}; find it anew as they were found" in said
+    # Of two templates each is as good as split.
+    each = editor_of(model, keys="each").edit_together(REQUESTS[:2], workers=1)
+    assert same_bits(each, found)
+
+
+def test_layer_by_layer_goes_by_the_mean_key(model):
+    released = editor_of(model, spread="released", at="block")
+    assert released.values.keys == "mean"
+    said = refused(SettingError, lambda: editor_of(model, spread="released", at="block", keys="each"))
+    assert said.endswith("and keys is 'each'; give keys='mean' with it, or spread='joint'")
+    said = refused(SettingError, lambda: editor_of(model, keys="all"))
+    assert said == "keys is 'all'; choose one of mean, split, each"
+
+
+def test_one_template_is_one_key(model):
+    for keys in ("mean", "split", "each"):
+        (fact,) = editor_of(model, keys=keys, context_templates=["{}"]).edit_together(REQUESTS[:1], workers=1)
+        assert (fact.shares, len(fact.keys[0])) == ((1.0,), 1)
+    (fact,) = editor_of(model, keys="split", bare_weight=1).edit_together(REQUESTS[:1], workers=1)
+    assert (fact.shares, len(fact.keys[0])) == ((1.0,), 1)
+
+
 def test_conflicts(found, facts):
     nearly = tuple(key * 1.01 for key in facts[0].keys)
     weighed = tuple(key * 1.01 for key in facts[0].weighed)
@@ -237,7 +265,8 @@ def test_what_is_known_comes_in_the_facts_order(found, facts):
     assert [(N - 1 - other, much) for other, much in turned.disturbed_by[::-1]] == list(some.disturbed_by)
     keys = torch.stack([fact.keys[0] for fact in facts[:N]]).double()
     lacks = torch.stack([fact.residual for fact in facts[:N]]).double()
-    left = (lacks - keys @ some.layers[0].update.matrix.double()).norm(dim=1) / lacks.norm(dim=1)
+    misfit = (lacks[:, None] - keys @ some.layers[0].update.matrix.double()).square().sum(dim=2)
+    left = (misfit * torch.tensor([fact.shares for fact in facts[:N]])).sum(dim=1).sqrt() / lacks.norm(dim=1)
     torch.testing.assert_close(some.shortfall, left, rtol=1e-4, atol=1e-6)
 
 
@@ -420,7 +449,7 @@ def test_folders(tmp_path, found, facts):
         torch.testing.assert_close(logits(edited), logits(model), rtol=1e-3, atol=1e-4)
     assert TOKENS.shape[0] == 2
     some.to_peft(tmp_path / "adapter")
-    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 3
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 6  # two keys a fact
     whole = set_of(like, random_facts(editor, like[0], REQUESTS[:20]))
     assert whole.rank is None
     said = refused(EditError, whole.to_peft, tmp_path / "whole")

@@ -30,7 +30,8 @@ def _by_hand(facts):
     order = facts.order
     for i, disturbed in enumerate(facts):
         for j, disturber in enumerate(facts):
-            alike = sum(k.double() @ a.double() for k, a in zip(disturbed.keys, disturber.weighed, strict=True))
+            pairs = zip(disturbed.keys, disturber.weighed, strict=True)
+            alike = sum(key[0].double() @ weighed[0].double() for key, weighed in pairs)
             added = alike * facts.system.coefficients[order.index(j)]
             shares[i, j] = added.norm() / disturbed.residual.double().norm()
     return shares

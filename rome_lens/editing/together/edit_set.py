@@ -111,9 +111,10 @@ class EditSet(KnownFacts):
             updates = editor.spread_out([facts[n] for n in in_order(facts)], made_on=origin.made_on)
         else:
             widths = [here.width for here in terms.layers]
-            if kernels is None and prefers_directions(len(facts), widths):
+            n_keys = sum(len(fact.shares) for fact in facts)
+            if kernels is None and prefers_directions(n_keys, widths):
                 raise SettingError(
-                    f"{len(facts)} facts are more than the {widths[0]} directions of layer {terms.numbers[0]}, in "
+                    f"{n_keys} keys are more than the {widths[0]} directions of layer {terms.numbers[0]}, in "
                     "which they are solved, and this set was read from a file of fewer, without its second moment or "
                     "null space; give editor=, set as the one that made it"
                 )
@@ -319,13 +320,20 @@ class EditSet(KnownFacts):
             kernels: this set's, if they are known.
 
         Raises:
-            SettingError: it is of other layers; or weighed by another kernel, and this set's own are not known.
+            SettingError: it is of other layers; has another number of keys; or is weighed by another kernel, and this
+                set's own are not known.
         """
         mine = tuple(here.fingerprint for here in self.terms.layers)
         apart = [one.difference(other) for one, other in zip(mine, fact.found_on, strict=False)]
         if len(fact.found_on) != len(mine) or any(apart):
             raise SettingError(
                 f"the fact {fact.words!r} was found for other layers or another model; find it anew: give its .request"
+            )
+        n_keys, theirs = len(self.facts[0].shares), len(fact.shares)
+        if theirs != n_keys:
+            raise SettingError(
+                f"the fact {fact.words!r} has {theirs} key{'' if theirs == 1 else 's'}, and those of this set have "
+                f"{n_keys}; find it anew as they were found (the editor's keys= and templates): give its .request"
             )
         if fact.kernels == self.facts[0].kernels:
             return fact
@@ -334,7 +342,7 @@ class EditSet(KnownFacts):
                 f"the fact {fact.words!r} is weighed by another second moment or null space, and this set, which was "
                 "read from a file, does not have its own; find the fact anew: give its .request and editor="
             )
-        weighed = tuple(kernel.weigh(key[None])[0] for kernel, key in zip(kernels, fact.keys, strict=True))
+        weighed = tuple(kernel.weigh(keys) for kernel, keys in zip(kernels, fact.keys, strict=True))
         return replace(fact, weighed=weighed, kernels=self.facts[0].kernels)
 
     @property
@@ -350,7 +358,10 @@ class EditSet(KnownFacts):
         """What files and `to_dict` hold alike."""
         return {
             "outcomes": [one.to_dict() for one in self.outcomes],
-            "facts": [{"id": fact.id, "old_ids": list(fact.old_ids), "notes": list(fact.notes)} for fact in self.facts],
+            "facts": [
+                {"id": fact.id, "old_ids": list(fact.old_ids), "shares": list(fact.shares), "notes": list(fact.notes)}
+                for fact in self.facts
+            ],
             "layers": [here.to_dict() for here in self.layers],
             "terms": self.terms.to_dict(),
         }
@@ -358,7 +369,7 @@ class EditSet(KnownFacts):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set to a file (safetensors), with all that `without` and facts of other sets need.
 
-        Where facts are more than a layer's directions, that includes the second moment or the null space.
+        Where keys are more than a layer's directions, that includes the second moment or the null space.
 
         Raises:
             ArtefactError: the file cannot be written.

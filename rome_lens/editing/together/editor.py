@@ -61,7 +61,7 @@ class TogetherEditor(ABC):
         layers: the layers that are edited, from the lowest; values are found at the last.
         penalty: what moving costs against the facts, in the kernel's units.
         spread: how several layers share what is missing.
-        values: where values are added, when they are enough, and how long they may be.
+        values: where values are added, when they are enough, how long they may be, and which keys they answer.
         second_moments: C of each layer.
     """
 
@@ -97,11 +97,18 @@ class TogetherEditor(ABC):
         self.spread: Spread = choice("spread", spread, get_args(Spread))
         given: dict[str, Any] = dict(changes)
         of_values = {each.name: given.pop(each.name) for each in fields(ValueSettings) if each.name in given}
+        if self.spread == "released":
+            of_values.setdefault("keys", "mean")
         self.values = replace(DEFAULT_VALUES if published is None else published.values, **of_values)
         if self.spread == "released" and self.values.at != "block":
             raise SettingError(
                 "spread='released' shares out what the last block's output lacks, layer by layer, and values are found "
                 f"at {self.values.at!r}; give at='block' with it"
+            )
+        if self.spread == "released" and self.values.keys != "mean":
+            raise SettingError(
+                "spread='released' reads the mean keys of each layer again, as the released code does, and keys is "
+                f"{self.values.keys!r}; give keys='mean' with it, or spread='joint'"
             )
         self.layers = layers_for(self._backend, layers, second_moments, published)
         self.second_moments = moments_for(self._backend, self.layers, second_moments)
@@ -274,8 +281,10 @@ class TogetherEditor(ABC):
             parts = split_requests(self._backend, rows, layer=self.layers[-1], batch_size=None)
             batch_size = max(map(len, parts))
         found, notes = find_facts(self._source, self.model, self.finding, requests, how, batch_size=batch_size)
+        n_keys = [len(fact.shares) for fact in found]
         weighed = [
-            kernel.weigh(torch.stack([fact.keys[place] for fact in found])) for place, kernel in enumerate(kernels)
+            kernel.weigh(torch.cat([fact.keys[place] for fact in found])).split(n_keys)
+            for place, kernel in enumerate(kernels)
         ]
         ids, found_on = tuple(kernel.id for kernel in kernels), tuple(here.fingerprint for here in self.terms.layers)
         return [
@@ -283,6 +292,7 @@ class TogetherEditor(ABC):
                 fact.outcome,
                 fact.keys,
                 tuple(rows[number] for rows in weighed),
+                fact.shares,
                 fact.residual,
                 fact.goal,
                 fact.old_ids,
@@ -336,7 +346,11 @@ class TogetherEditor(ABC):
             OutOfMemoryError: so many facts are more than memory holds.
         """
         d_mlp = [moment.d_mlp for moment in self.second_moments.values()]
-        needed = bytes_to_solve(n_facts, widths=d_mlp, d_mlp=d_mlp, d_model=self._backend.d_model)
+        choices = self.finding.choices
+        assert choices.context_templates is not None
+        assert not isinstance(choices.bare_weight, str)
+        n_keys = n_facts * self.values.n_keys(len(choices.context_templates), choices.bare_weight)
+        needed = bytes_to_solve(n_keys, widths=d_mlp, d_mlp=d_mlp, d_model=self._backend.d_model)
         free = free_bytes(torch.device("cpu"))
         if needed > free:
             raise OutOfMemoryError(

@@ -53,11 +53,12 @@ class EMMET(TogetherEditor):
             ridge: as `MEMIT` takes it; over `weight`, what the released code adds to C.
             spread: `joint` solves one system for all layers, whose sets are free of order; `released` goes layer by
                 layer with keys read again, as the released code does, and needs `at="block"`.
-            at: where a value's change is added: `w_out` or `block` (`ValueSettings`, as the three that follow).
+            at: where a value's change is added: `w_out` or `block` (`ValueSettings`, as the four that follow).
             stop_said: stop so many steps after the target is first said under every template.
             least_scale: scale a value down to so many times the least that says its target; 1.2 where nothing is
                 published for the model.
             longest: the length that a value may have.
+            keys: which keys of a fact are answered: `mean`, `split` or `each`; `split` where nothing is published.
             v_num_grad_steps: evaluations of the loss, at most; this and the four that follow as `ROME` takes them.
             v_lr: Adam's learning rate.
             v_weight_decay: factor of `|delta| / |v0|^2` in the loss.

@@ -39,7 +39,7 @@ class Finding:
     Attributes:
         settings: the layer of the value, and how it is optimised.
         choices: how rows are made and weighed; its templates are known.
-        values: where values are added, when they are enough, and how long they may be.
+        values: where values are added, when they are enough, how long they may be, and which keys they answer.
         layers: the layers whose keys are read, from the lowest; the last is that of the value.
     """
 
@@ -62,7 +62,8 @@ class FoundFact:
     Attributes:
         outcome: the request, the old answer, what the model said before, and the losses.
         old_ids: token ids of the old answer.
-        keys: [d_mlp] for each layer, in the model's precision, float32 at least.
+        keys: [key, d_mlp] for each layer, in the model's precision, float32 at least.
+        shares: of each key.
         residual: [d_model] what the layers' values lack together.
         goal: [d_model] what the last layer's block is to give; None for values at `W_out`.
         notes: what is worth knowing of it.
@@ -71,7 +72,8 @@ class FoundFact:
 
     outcome: Outcome
     old_ids: tuple[int, ...]
-    keys: tuple[Float[Tensor, " d_mlp"], ...]
+    keys: tuple[Float[Tensor, "key d_mlp"], ...]
+    shares: tuple[float, ...]
     residual: Float[Tensor, " d_model"]
     goal: Float[Tensor, " d_model"] | None
     notes: tuple[str, ...]
@@ -81,18 +83,19 @@ class FoundFact:
     def of(cls, solved: SolvedRequest, finding: Finding, dtype: torch.dtype) -> "FoundFact":
         """From what was solved for a request.
 
-        At `W_out` what is missing is `v* - W k`, k the mean key, as for r-ROME; at the block what was added to the bare
-        prompt's, as in MEMIT's released code (MANY_EDITS: the two differ by `v0 - W k`).
+        Of a mean key at `W_out` what is missing is `v* - W k`, as for r-ROME; at the block, and of several keys, what
+        was added under each template, as in MEMIT's released code (the two differ by `v0 - W k`).
         """
         value = solved.value
-        at_block = value.resid_bare is not None
-        residual = value.change if at_block else (value.goal - value.known.mean_value)[0]
+        as_rome = finding.values.at == "w_out" and finding.values.keys == "mean"
+        residual = (value.goal - value.known.mean_value)[0] if as_rome else value.change
         goal = None if value.resid_bare is None else (value.resid_bare + value.change).to("cpu", dtype)
         notes = () if value.said in (None, True) else ("the value does not say the target under every template",)
         return cls(
             Outcome(solved.rows.request, solved.old.answer, solved.before, None, value.curve),
             tuple(solved.old.answer_ids),
             tuple(value.keys[layer].to("cpu", dtype) for layer in finding.layers),
+            value.shares,
             residual.to("cpu", dtype),
             goal,
             (*notes, *value.notes),
@@ -104,7 +107,8 @@ class FoundFact:
         return {
             "outcome": self.outcome.to_dict(),
             "old_ids": list(self.old_ids),
-            "keys": [_as_text(key) for key in self.keys],
+            "keys": [_as_text(keys) for keys in self.keys],
+            "shares": list(self.shares),
             "residual": _as_text(self.residual),
             "goal": None if self.goal is None else _as_text(self.goal),
             "notes": list(self.notes),
@@ -124,7 +128,8 @@ class FoundFact:
                 tuple(Loss(**loss) for loss in outcome["loss_curve"]),
             ),
             tuple(held["old_ids"]),
-            tuple(map(_as_tensor, held["keys"])),
+            tuple(_as_tensor(keys).reshape(len(held["shares"]), -1) for keys in held["keys"]),
+            tuple(held["shares"]),
             _as_tensor(held["residual"]),
             None if held["goal"] is None else _as_tensor(held["goal"]),
             tuple(held["notes"]),

@@ -88,11 +88,11 @@ class KnownFacts(Edit):
     def shortfall(self) -> Float[Tensor, " fact"]:
         """What each fact will lack of its value, as a share of what was missing: 0 is answered in full, 1 not."""
         system = self.system
-        return self._in_facts_order(system.missing.norm(dim=1) / _lengths(system.residual))
+        return self._in_facts_order(system.lengths(system.missing) / _asked(system))
 
     @cached_property
     def leverage(self) -> Float[Tensor, " fact"]:
-        """How much of the layers each fact takes for itself, from 0 to 1. The sum is at most `capacity`."""
+        """How much of the layers each fact takes for itself, from 0 to 1 a key. The sum is at most `capacity`."""
         return self._in_facts_order(self.system.leverage)
 
     @cached_property
@@ -112,13 +112,13 @@ class KnownFacts(Edit):
         Near 0 the fact is redundant: the others say it already.
         """
         system = self.system
-        return self._in_facts_order(system.without_itself.norm(dim=1) / _lengths(system.residual))
+        return self._in_facts_order(system.lengths(system.without_itself) / _asked(system))
 
     @cached_property
     def disturbed_by(self) -> tuple[tuple[int | None, float], ...]:
         """For each fact the number of the one that adds most to the value at its key, and how much, as such a share."""
         number, amount = self.system.disturbance
-        amount = self._in_facts_order(amount / _lengths(self.system.residual)).tolist()
+        amount = self._in_facts_order(amount / _asked(self.system)).tolist()
         numbers = self._in_facts_order(number).tolist()
         return tuple(
             (None if other < 0 else self.order[other], how_much if other >= 0 else 0.0)
@@ -171,7 +171,7 @@ class KnownFacts(Edit):
         drawn = self._most_in_it()
         row_of = {number: row for row, number in enumerate(self.order)}
         rows = torch.tensor([row_of[number] for number in drawn])
-        added = self.system.additions(rows)[:, rows] / _lengths(self.system.residual[rows])[:, None]
+        added = self.system.additions(rows)[:, rows] / _asked(self.system)[rows, None]
         facts = [
             DisturbedFact(
                 number,
@@ -240,6 +240,6 @@ class KnownFacts(Edit):
         return table
 
 
-def _lengths(rows: Float[Tensor, "fact d_model"]) -> Float[Tensor, " fact"]:
-    """Their lengths, to divide by."""
-    return rows.norm(dim=1).clamp(min=torch.finfo(rows.dtype).tiny)
+def _asked(system: System) -> Float[Tensor, " fact"]:
+    """How much is missing of each fact, to divide by."""
+    return system.lengths(system.residual).clamp(min=torch.finfo(system.residual.dtype).tiny)

@@ -8,8 +8,8 @@ from rome_lens.backends import Backend
 from rome_lens.editing.settings import Settings, last_part
 from rome_lens.editing.value_settings import ValueSettings
 
-DEFAULT_VALUES = ValueSettings(least_scale=1.2)
-"""How values are found where nothing is published: as ROME's, no longer than they need to be."""
+DEFAULT_VALUES = ValueSettings(least_scale=1.2, keys="split")
+"""How values are found where nothing is published: as ROME's, no longer than they need to be, for two keys a fact."""
 
 DEFAULT_PRESERVE = 0.1
 """λ in units of d_mlp where nothing is published."""

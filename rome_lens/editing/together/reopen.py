@@ -65,7 +65,7 @@ def _check(facts: EditSet, editor: TogetherEditor) -> None:
     """
     first = facts.facts[0]
     for place, kernel in enumerate(editor.kernels):
-        weighed = kernel.weigh(first.keys[place][None])[0]
+        weighed = kernel.weigh(first.keys[place])
         if (weighed - first.weighed[place]).norm() > _ALIKE * first.weighed[place].norm():
             raise SettingError(
                 f"the set was solved with another second moment of layer {kernel.layer}; give the one that it was "

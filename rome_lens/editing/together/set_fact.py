@@ -24,10 +24,11 @@ class SetFact:
 
     Attributes:
         outcome: the request, what the model said before, and what it says with the set, if that was measured.
-        keys: [d_mlp] for each layer of the set, what the layer reads at the subject's last token in the unedited model,
-            the mean over the context templates.
-        weighed: [d_mlp] for each layer, the key as the set's kernel weighs it, in float64.
-        residual: [d_model] what the layers' values lack together.
+        keys: [key, d_mlp] for each layer of the set, what the layer reads at the subject's last token in the unedited
+            model: the mean over the context templates, or several keys (`keys` of the editor).
+        weighed: [key, d_mlp] for each layer, the keys as the set's kernel weighs them, in float64.
+        shares: of each key, how much of the fact's misfit it is; they add up to 1.
+        residual: [d_model] what the layers' values lack together, at each of the keys.
         goal: [d_model] what the last layer's block is to give at the bare prompt's subject; None for values that are
             found at `W_out`.
         old_ids: token ids of the old answer.
@@ -37,8 +38,9 @@ class SetFact:
     """
 
     outcome: Outcome
-    keys: tuple[Float[Tensor, " d_mlp"], ...]
-    weighed: tuple[Float[Tensor, " d_mlp"], ...]
+    keys: tuple[Float[Tensor, "key d_mlp"], ...]
+    weighed: tuple[Float[Tensor, "key d_mlp"], ...]
+    shares: tuple[float, ...]
     residual: Float[Tensor, " d_model"]
     goal: Float[Tensor, " d_model"] | None
     old_ids: tuple[int, ...]
@@ -59,7 +61,7 @@ class SetFact:
     @cached_property
     def id(self) -> str:
         """What two facts share exactly when they ask for the same and the same was found: 16 hexadecimal digits."""
-        digest = hashlib.sha256(repr(self.request).encode())
+        digest = hashlib.sha256(repr((self.request, self.shares)).encode())
         goal = () if self.goal is None else (self.goal,)
         for tensor in (*self.keys, *self.weighed, self.residual, *goal):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -86,19 +88,26 @@ def stacked(
     """The system of facts, in their own order.
 
     Args:
-        facts: in any order.
+        facts: in any order, with as many keys each.
         layers: the layers that their keys are of.
         penalty: what moving costs.
         kernels: of the layers, if they are known.
     """
     ordered = [facts[number] for number in in_order(facts)]
+    shares = torch.tensor([fact.shares for fact in ordered], dtype=torch.float64)
+    root = shares.sqrt()[:, :, None]
+
+    def rows(of_facts: Sequence[Float[Tensor, "#key any"]]) -> Float[Tensor, "row any"]:
+        return (torch.stack(list(of_facts)).double() * root).flatten(0, 1)
+
     return System(
         tuple(layers),
-        tuple(torch.stack([fact.keys[place] for fact in ordered]).double() for place in range(len(layers))),
-        tuple(torch.stack([fact.weighed[place] for fact in ordered]) for place in range(len(layers))),
-        torch.stack([fact.residual for fact in ordered]).double(),
+        tuple(rows([fact.keys[place] for fact in ordered]) for place in range(len(layers))),
+        tuple(rows([fact.weighed[place] for fact in ordered]) for place in range(len(layers))),
+        rows([fact.residual[None] for fact in ordered]),
         penalty,
         None if kernels is None else tuple(kernels),
+        None if shares.shape[1] == 1 else shares,
     )
 
 

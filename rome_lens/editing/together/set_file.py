@@ -1,6 +1,6 @@
 """What a file of a set holds, checked field by field."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from rome_lens.storage import read_fields
 _NUMBER = float | int
 _TERMS = {"penalty": _NUMBER, "spread": str, "dtype": str, "layers": list}
 _BASE = {"norm": _NUMBER, "text_energy": _NUMBER, "width": int, "module": str | None, "module_transposed": bool}
-_FACT = {"old_ids": list, "notes": list}
+_FACT = {"old_ids": list, "notes": list, "shares": list}
 
 
 def set_from(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> EditSet:
@@ -66,24 +66,23 @@ def _terms(held: Any) -> Terms:
 
 def _facts(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], terms: Terms) -> tuple[SetFact, ...]:
     outcomes = outcomes_from(settings["outcomes"], dense=False)
-    n, d_model = len(outcomes), terms.layers[0].fingerprint.d_model
+    held = [read_fields(one, _FACT) for one in checked_list("facts", settings["facts"])]
+    n, d_model, shares = len(outcomes), terms.layers[0].fingerprint.d_model, _shares(held)
     keys, weighed = [], []
     for here in terms.layers:
         for name, into in (("keys", keys), ("weighed", weighed)):
             tensor = tensors[f"facts.{here.layer}.{name}"]
-            check_tensor(name, tensor, (n, here.fingerprint.d_mlp))
+            check_tensor(name, tensor, (n, len(shares[0]), here.fingerprint.d_mlp))
             into.append(tensor)
     goals = tensors.get("facts.goal")
     for name, tensor in (("residual", tensors["facts.residual"]), ("goal", goals)):
         if tensor is not None:
             check_tensor(name, tensor, (n, d_model))
-    held = checked_list("facts", settings["facts"])
     kernels = checked_list("fact_kernels", settings["fact_kernels"])
     if not len(held) == len(kernels) == n:
         raise ValueError(f"{n} outcomes of {len(held)} facts")
     found = []
-    for number, (outcome, values, ids) in enumerate(zip(outcomes, held, kernels, strict=True)):
-        known = read_fields(values, _FACT)
+    for number, (outcome, known, ids) in enumerate(zip(outcomes, held, kernels, strict=True)):
         for token in known["old_ids"]:
             check_kind("old_ids", token, int)
         found.append(
@@ -91,6 +90,7 @@ def _facts(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], terms: Te
                 outcome,
                 tuple(tensor[number] for tensor in keys),
                 tuple(tensor[number].double() for tensor in weighed),
+                shares[number],
                 tensors["facts.residual"][number],
                 None if goals is None else goals[number],
                 tuple(known["old_ids"]),
@@ -100,6 +100,16 @@ def _facts(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], terms: Te
             )
         )
     return tuple(found)
+
+
+def _shares(facts: Sequence[Mapping[str, Any]]) -> list[tuple[float, ...]]:
+    """Of each fact's keys."""
+    found = [tuple(map(float, fact["shares"])) for fact in facts]
+    if not found or {len(shares) for shares in found} != {max(1, len(found[0]))}:
+        raise ValueError("facts have other numbers of keys")
+    if not all(0 < share <= 1 + 1e-9 for shares in found for share in shares):
+        raise ValueError("a key's share is not above 0 and at most 1")
+    return found
 
 
 def _kernel(held: Mapping[str, Any], tensors: Mapping[str, Tensor], terms: Terms) -> Kernel:

@@ -1,8 +1,11 @@
 """The system of equations of a set of facts: one for all layers, solved once, from which all that a set knows follows.
 
 With `G = Σ_l K_l A_l K_lᵀ` over the layers, the coefficients are `c = (G + penalty)⁻¹ R`, and layer l gains
-`Σ_j outer(A_l k_lj, c_j)`. What fact j lacks afterwards at its own key is `penalty · c_j`. One layer with more facts
+`Σ_j outer(A_l k_lj, c_j)`. What fact j lacks afterwards at its own key is `penalty · c_j`. One layer with more keys
 than directions is solved in these directions instead: the same numbers by a smaller matrix. All in float64.
+
+A fact may have several keys, each with a share of it; a key and what is missing at it are rows, times the root of the
+share, so that the squared misfit of a fact is the mean over its keys.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,32 +32,44 @@ class System:
 
     Attributes:
         layers: the layers, from the lowest.
-        keys: [fact, d_mlp] for each layer, float64.
-        weighed: [fact, d_mlp] for each layer, `A k`, float64.
-        residual: [fact, d_model] what the layers' values lack together, float64.
+        keys: [row, d_mlp] for each layer, float64; a fact's rows stand together.
+        weighed: [row, d_mlp] for each layer, `A k`, float64.
+        residual: [row, d_model] what the layers' values lack together, float64.
         penalty: what moving costs, against the facts: 0 answers each key exactly.
         kernels: of each layer; None where they are not known, as of a set that was read from a file.
+        shares: [fact, key] of each fact's keys, with the roots of which rows are multiplied; None is one key a fact.
     """
 
     layers: tuple[int, ...]
-    keys: tuple[Float[Tensor, "fact d_mlp"], ...]
-    weighed: tuple[Float[Tensor, "fact d_mlp"], ...]
-    residual: Float[Tensor, "fact d_model"]
+    keys: tuple[Float[Tensor, "row d_mlp"], ...]
+    weighed: tuple[Float[Tensor, "row d_mlp"], ...]
+    residual: Float[Tensor, "row d_model"]
     penalty: float
     kernels: tuple[Kernel, ...] | None = None
+    shares: Float[Tensor, "fact key"] | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """How many keys there are."""
+        return len(self.residual)
+
+    @property
+    def n_keys(self) -> int:
+        """How many keys a fact has."""
+        return 1 if self.shares is None else self.shares.shape[1]
 
     @property
     def n_facts(self) -> int:
         """How many facts there are."""
-        return len(self.residual)
+        return self.n_rows // self.n_keys
 
     @property
     def by_direction(self) -> bool:
-        """Whether it is solved in the kernel's directions, of which there are fewer than facts."""
-        return self.kernels is not None and prefers_directions(self.n_facts, [kernel.width for kernel in self.kernels])
+        """Whether it is solved in the kernel's directions, of which there are fewer than keys."""
+        return self.kernels is not None and prefers_directions(self.n_rows, [kernel.width for kernel in self.kernels])
 
     @cached_property
-    def gram(self) -> Float[Tensor, "fact fact"]:
+    def gram(self) -> Float[Tensor, "row row"]:
         """G: what each key has in common with each."""
         return self._gram_of(slice(None))
 
@@ -85,7 +100,7 @@ class System:
         return self.kernels[0]
 
     @cached_property
-    def _features(self) -> Float[Tensor, "fact direction"]:
+    def _features(self) -> Float[Tensor, "row direction"]:
         return self._kernel.features(self.keys[0])
 
     @cached_property
@@ -94,45 +109,58 @@ class System:
         return torch.cholesky_solve(self._features.t() @ self.residual, self._factor)
 
     @cached_property
-    def coefficients(self) -> Float[Tensor, "fact d_model"]:
-        """c: what each fact's weighed key is multiplied by."""
+    def coefficients(self) -> Float[Tensor, "row d_model"]:
+        """c: what each weighed key is multiplied by."""
         if not self.by_direction:
             return torch.cholesky_solve(self.residual, self._factor)
         return (self.residual - self._features @ self._moved) / self.penalty
 
     @property
-    def missing(self) -> Float[Tensor, "fact d_model"]:
-        """What the value at each fact's own key still lacks with the update in."""
+    def missing(self) -> Float[Tensor, "row d_model"]:
+        """What the value at each key still lacks with the update in."""
         return self.penalty * self.coefficients
 
     @cached_property
     def leverage(self) -> Float[Tensor, " fact"]:
-        """How much of each fact's own answer is its own doing, from 0 to 1; the sum is at most the layers' width."""
-        if self.by_direction:
-            half = torch.linalg.solve_triangular(self._factor, self._features.t(), upper=False)
-            return half.square().sum(dim=0)
-        return 1 - self.penalty * self._inverse_diagonal
+        """How much of each fact's answer is its own doing, from 0 to 1 a key; in sum at most the layers' width."""
+        return self._leverages.diagonal(dim1=1, dim2=2).sum(dim=1)
 
     @cached_property
-    def _inverse_diagonal(self) -> Float[Tensor, " fact"]:
-        """Of `(G + penalty)⁻¹`."""
+    def _leverages(self) -> Float[Tensor, "fact key key"]:
+        """Of `1 - penalty (G + penalty)⁻¹` what stands at each fact's own keys."""
         if self.by_direction:
-            return (1 - self.leverage) / self.penalty
-        half = torch.linalg.solve_triangular(self._factor, torch.eye(self.n_facts, dtype=torch.float64), upper=False)
-        return half.square().sum(dim=0)
+            return self._own_squares(torch.linalg.solve_triangular(self._factor, self._features.t(), upper=False))
+        return torch.eye(self.n_keys, dtype=torch.float64) - self.penalty * self._inverses
 
     @cached_property
-    def without_itself(self) -> Float[Tensor, "fact d_model"]:
-        """What each fact's value would lack if all facts but this one were in."""
-        return self.coefficients / self._inverse_diagonal[:, None]
+    def _inverses(self) -> Float[Tensor, "fact key key"]:
+        """Of `(G + penalty)⁻¹` what stands at each fact's own keys."""
+        one = torch.eye(self.n_keys, dtype=torch.float64)
+        if self.by_direction:
+            return (one - self._leverages) / self.penalty
+        every = torch.eye(self.n_rows, dtype=torch.float64)
+        return self._own_squares(torch.linalg.solve_triangular(self._factor, every, upper=False))
 
-    def _gram_rows(self) -> Iterator[tuple[slice, Float[Tensor, "some fact"]]]:
-        """Rows of G, some at a time, so that they need not all be there."""
-        for start in range(0, self.n_facts, _AT_A_TIME):
-            rows = slice(start, min(start + _AT_A_TIME, self.n_facts))
-            yield rows, self._gram_of(rows)
+    def _own_squares(self, half: Float[Tensor, "any row"]) -> Float[Tensor, "fact key key"]:
+        """Of `halfᵀ half` what stands at each fact's own keys."""
+        if self.n_keys == 1:
+            return half.square().sum(dim=0)[:, None, None]
+        by_fact = half.t().unflatten(0, (self.n_facts, self.n_keys))
+        return by_fact @ by_fact.mT
 
-    def _gram_of(self, rows: slice | Int[Tensor, " some"]) -> Float[Tensor, "some fact"]:
+    @cached_property
+    def without_itself(self) -> Float[Tensor, "row d_model"]:
+        """What the value at each key would lack if all facts but its own were in."""
+        if self.n_keys == 1:
+            return self.coefficients / self._inverses[:, 0]
+        by_fact = self.coefficients.unflatten(0, (self.n_facts, self.n_keys))
+        return torch.linalg.solve(self._inverses, by_fact).flatten(0, 1)
+
+    def lengths(self, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, " fact"]:
+        """The length of each fact's rows together, such as of what it lacks."""
+        return rows.norm(dim=1) if self.n_keys == 1 else rows.unflatten(0, (self.n_facts, self.n_keys)).norm(dim=(1, 2))
+
+    def _gram_of(self, rows: slice | Int[Tensor, " some"]) -> Float[Tensor, "some row"]:
         block = self.keys[0][rows] @ self.weighed[0].t()
         for keys, weighed in zip(self.keys[1:], self.weighed[1:], strict=True):
             block += keys[rows] @ weighed.t()
@@ -144,7 +172,27 @@ class System:
         Args:
             facts: numbers of facts, a row each.
         """
-        return self._gram_of(facts).abs() * self.coefficients.norm(dim=1)
+        n_keys = self.n_keys
+        if n_keys == 1:
+            return self._gram_of(facts).abs() * self._coefficient_lengths
+        rows = (facts[:, None] * n_keys + torch.arange(n_keys)).flatten()
+        # |Σ_b G_ab c_b|² of the keys b of a fact, by the products of their coefficients.
+        block = self._gram_of(rows).unflatten(1, (self.n_facts, n_keys))
+        squares = torch.einsum("afb,fbc,afc->af", block, self._coefficient_products, block)
+        return squares.clamp(min=0).unflatten(0, (len(facts), n_keys)).sum(dim=1).sqrt()
+
+    @cached_property
+    def _coefficient_lengths(self) -> Float[Tensor, " row"]:
+        return self.coefficients.norm(dim=1)
+
+    @cached_property
+    def _coefficient_products(self) -> Float[Tensor, "fact key key"]:
+        by_fact = self.coefficients.unflatten(0, (self.n_facts, self.n_keys))
+        return by_fact @ by_fact.mT
+
+    def _some_facts(self) -> Iterator[Int[Tensor, " some"]]:
+        """Numbers of facts, some at a time, so that not all of G need be there."""
+        yield from torch.arange(self.n_facts).split(max(1, _AT_A_TIME // self.n_keys))
 
     @cached_property
     def disturbance(self) -> tuple[Int[Tensor, " fact"], Float[Tensor, " fact"]]:
@@ -158,25 +206,30 @@ class System:
         number = torch.full((self.n_facts,), -1)
         amount = torch.zeros(self.n_facts, dtype=torch.float64)
         if self.n_facts > 1:
-            length = self.coefficients.norm(dim=1)
-            for rows, block in self._gram_rows():
-                added = block.abs() * length
-                added[:, rows].diagonal().fill_(-1)
-                amount[rows], number[rows] = added.max(dim=1)
+            for facts in self._some_facts():
+                added = self.additions(facts)
+                added[torch.arange(len(facts)), facts] = -1
+                amount[facts], number[facts] = added.max(dim=1)
         return number, amount
 
     def overlaps(self, above: float) -> list[tuple[int, int, float]]:
-        """Pairs of facts whose keys are nearly one, with `G_ij² / (G_ii G_jj)`, from 0 to 1."""
-        own = torch.zeros(self.n_facts, dtype=torch.float64)
-        for keys, weighed in zip(self.keys, self.weighed, strict=True):
-            own += (keys * weighed).sum(dim=1)
+        """Pairs of facts whose mean keys are nearly one, with `G_ij² / (G_ii G_jj)`, from 0 to 1."""
+        keys, weighed = (torch.cat(list(map(self._means, each)), dim=1) for each in (self.keys, self.weighed))
+        own = (keys * weighed).sum(dim=1)
         found = []
-        for rows, block in self._gram_rows():
-            share = block.square() / (own[rows, None] * own)
+        for facts in self._some_facts():
+            block = keys[facts] @ weighed.t()
+            share = block.square() / (own[facts, None] * own)
             for i, j in (share > above).nonzero().tolist():
-                if rows.start + i < j:
-                    found.append((rows.start + i, j, share[i, j].item()))
+                if facts[0] + i < j:
+                    found.append((int(facts[0]) + i, j, share[i, j].item()))
         return found
+
+    def _means(self, rows: Float[Tensor, "row d_mlp"]) -> Float[Tensor, "fact d_mlp"]:
+        """Of each fact's keys by their shares; rows hold the roots of these."""
+        if self.shares is None:
+            return rows
+        return (rows.unflatten(0, self.shares.shape) * self.shares.sqrt()[:, :, None]).sum(dim=1)
 
     def matrix(self, place: int) -> Float[Tensor, "d_mlp d_model"]:
         """What one of the layers gains, by its place among them."""
@@ -185,7 +238,7 @@ class System:
         return self.weighed[place].t() @ self.coefficients
 
     def updates(self, dtype: torch.dtype) -> list[WeightUpdate]:
-        """What the layers gain: factors of as many rows as there are facts, or the whole matrix where that is smaller.
+        """What the layers gain: factors of as many rows as there are keys, or the whole matrix where that is smaller.
 
         Args:
             dtype: of their tensors.
@@ -212,17 +265,17 @@ def _dependent() -> EditError:
     )
 
 
-def prefers_directions(n_facts: int, widths: Sequence[int]) -> bool:
-    """Whether a system is solved in a kernel's directions: of one layer, where these are fewer than the facts.
+def prefers_directions(n_rows: int, widths: Sequence[int]) -> bool:
+    """Whether a system is solved in a kernel's directions: of one layer, where these are fewer than the keys.
 
     Args:
-        n_facts: how many facts there are.
+        n_rows: how many keys there are, of all facts.
         widths: how many directions each layer's kernel has.
     """
-    return len(widths) == 1 and n_facts > widths[0]
+    return len(widths) == 1 and n_rows > widths[0]
 
 
-def bytes_to_solve(n_facts: int, *, widths: Sequence[int], d_mlp: Sequence[int], d_model: int) -> int:
+def bytes_to_solve(n_rows: int, *, widths: Sequence[int], d_mlp: Sequence[int], d_model: int) -> int:
     """How much memory solving takes, in bytes: keys and weighed keys, and the system with its factor."""
-    side = widths[0] if prefers_directions(n_facts, widths) else n_facts
-    return 8 * (2 * n_facts * (2 * sum(d_mlp) + d_model) + 3 * side * side)
+    side = widths[0] if prefers_directions(n_rows, widths) else n_rows
+    return 8 * (2 * n_rows * (2 * sum(d_mlp) + d_model) + 3 * side * side)
