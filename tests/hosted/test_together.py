@@ -21,7 +21,15 @@ REQUESTS = (
     rl.EditRequest("We saw {} in", subject="my car", target_new="Oslo"),
 )
 RIDGE = 1e-6
+# Of these the code of transformers rounds to float32 on the way (norms, rotary positions, the softmax), whatever the
+# model's precision, so that how rows are put together shows.
+ROUNDED = ("llama", "gemma2", "gptj", "bloom")
 CASES = [(name, backend) for backend in BACKENDS for name in SIX if backend == BRIDGE or name in HOOKED_HOSTS]
+
+
+def near(name, backend, within=1e-9):
+    """How close two ways of running a float64 model come."""
+    return 5e-6 if backend == BRIDGE and name in ROUNDED else within
 
 
 def size(model):
@@ -70,7 +78,7 @@ def oracle_of(editor, request):
 @pytest.mark.parametrize(("name", "backend"), CASES)
 def test_facts_and_what_is_made_of_them(name, backend, tmp_path):
     model = architecture(name, backend)
-    d_mlp, within = size(model), 1e-9 if backend != BRIDGE else 5e-6
+    d_mlp, within = size(model), near(name, backend)
     editor = together(rl.MEMIT, model, preserve=0.05)
     found = editor.edit_together(REQUESTS[:2], out=tmp_path, workers=1)
     oracles = [oracle_of(editor, request) for request in REQUESTS[:2]]
@@ -96,7 +104,7 @@ def test_facts_and_what_is_made_of_them(name, backend, tmp_path):
 @pytest.mark.parametrize(("name", "backend"), [("gpt2", BACKENDS[0]), ("llama", BRIDGE), slow("gptj", BACKENDS[0])])
 @pytest.mark.parametrize("layers", [(1,), slow((0, 2))], ids=str)
 def test_several_keys_of_a_fact(name, backend, layers):
-    model, within = architecture(name, backend), 1e-9 if backend != BRIDGE else 5e-6
+    model, within = architecture(name, backend), near(name, backend)
     one = [
         [
             [read(model, request, layer=layer, last=2, templates=[text], bare_weight=1)[0] for text in TEMPLATES]
@@ -144,7 +152,9 @@ def test_one_fact_that_is_answered_exactly_is_an_edit_of_rome(backend):
     assert one[0].outcome.after.target == pytest.approx(edit.after.target, rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "backend"), [("gpt2", BACKENDS[0]), slow("llama", BRIDGE), slow("gptj", BRIDGE)])
+@pytest.mark.parametrize(
+    ("name", "backend"), [("gpt2", BACKENDS[0]), slow("gpt2", BRIDGE), slow("llama", BRIDGE), slow("gptj", BRIDGE)]
+)
 def test_several_layers_by_one_system(name, backend):
     model, layers = architecture(name, backend), (0, 2)
     editor = together(rl.MEMIT, model, layers, preserve=0.05)
@@ -152,7 +162,7 @@ def test_several_layers_by_one_system(name, backend):
     how = {"templates": TEMPLATES, "bare_weight": editor.finding.choices.bare_weight}
     for fact in found:
         for key, layer in zip(fact.keys, layers, strict=True):
-            close(key[0], read(model, fact.request, layer=layer, last=2, **how)[0], 1e-9 if backend != BRIDGE else 5e-6)
+            close(key[0], read(model, fact.request, layer=layer, last=2, **how)[0], near(name, backend))
     keys, lacks = torch.cat([of_facts(found, place)[0] for place in (0, 1)], dim=1), of_facts(found)[1]
     whole = 0.05 * size(model) * torch.block_diag(cost(model), cost(model))
     expected = torch.linalg.solve(whole + keys.t() @ keys, keys.t() @ lacks).split(size(model))
@@ -160,7 +170,9 @@ def test_several_layers_by_one_system(name, backend):
         close(matrix(found, place), expected[place])
 
 
-@pytest.mark.parametrize(("name", "backend"), [("gpt2", BACKENDS[0]), ("llama", BRIDGE), ("gptj", BRIDGE)])
+@pytest.mark.parametrize(
+    ("name", "backend"), [("gpt2", BACKENDS[0]), ("gpt2", BRIDGE), ("llama", BRIDGE), slow("gptj", BRIDGE)]
+)
 @pytest.mark.parametrize("layers", [(1, 2), slow((0, 1, 2))], ids=str)
 def test_layer_by_layer_as_the_released_code_has_it(name, backend, layers, tmp_path):
     model = own(name, backend)
@@ -179,13 +191,13 @@ def test_layer_by_layer_as_the_released_code_has_it(name, backend, layers, tmp_p
         goals = torch.stack([fact.goal for fact in found])
         expected = inserted(model, REQUESTS, goals, solve, layers=layers, **how)
         for place, update in enumerate(expected):
-            close(matrix(found, place), update, 1e-8 if backend != BRIDGE else 5e-6)
+            close(matrix(found, place), update, near(name, backend, 1e-8))
             assert torch.equal(as_backend(model).w_out(layers[place]).matrix, before[place])
         # Another set of the facts, as if the others had never been there.
         fewer = found.without(1)
         expected = inserted(model, [REQUESTS[0], REQUESTS[2]], goals[[0, 2]], solve, layers=layers, **how)
         for place, update in enumerate(expected):
-            close(matrix(fewer, place), update, 1e-8 if backend != BRIDGE else 5e-6)
+            close(matrix(fewer, place), update, near(name, backend, 1e-8))
 
 
 def test_a_model_that_adds_something_else_is_refused_at_the_block():
