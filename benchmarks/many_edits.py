@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--second-moment", action="append", default=[], help="a file; repeat it for several layers")
     parser.add_argument("--speed", action="store_true", help="time it instead")
     parser.add_argument("--keys", default="split", choices=["mean", "split"], help="with --speed: keys of each fact")
-    parser.add_argument("--requests", type=int, default=16, help="with --speed: whose values are found")
+    parser.add_argument("--requests", type=int, default=16, help="with --speed: whose values are found; 0 for none")
     parser.add_argument("--memory", type=int, default=None, help="with --speed: solve so many random facts, alone")
     asked = parser.parse_args()
     print(machine_line("cpu"))
@@ -163,12 +163,8 @@ def _speed(asked: argparse.Namespace) -> None:
     if asked.memory:
         _memory(editor, asked.memory)
         return
-    requests = [one.request for one in rl.read_counterfact(asked.data)[: asked.requests]]
-    rome = rl.ROME(model, layer=editor.layers[-1], context_templates=editor.finding.choices.context_templates)
-    alone = _seconds(lambda: [rome.solve([request]) for request in requests])
-    together = _seconds(lambda: editor.edit_together(requests, allow_conflicts=True))
-    print(f"values of {len(requests)} requests: one after the other {alone:.1f} s, together {together:.1f} s", end="")
-    print(f": {alone / together:.2f} times as fast")
+    if asked.requests:
+        _values(editor, [one.request for one in rl.read_counterfact(asked.data)[: asked.requests]])
     facts = _random_facts(editor, 1_000)
     (kernel,) = editor.kernels
     keys = torch.cat([fact.keys[0] for fact in facts])
@@ -184,6 +180,16 @@ def _speed(asked: argparse.Namespace) -> None:
     print(f"1,000 random facts, {torch.get_num_threads()} threads, in seconds: weighed {weighed:.2f}, ", end="")
     print(f"solved {solved:.2f}, one taken out {fewer:.2f}, applied {applied:.2f}, saved {saved:.2f}, ", end="")
     print(f"loaded {loaded:.2f}, all that is known of each {known:.2f}")
+
+
+def _values(editor: Any, requests: Sequence[rl.EditRequest]) -> None:
+    """What it takes to find values one after the other, and together."""
+    templates = editor.finding.choices.context_templates
+    rome = rl.ROME(editor.model, layer=editor.layers[-1], context_templates=templates)
+    alone = _seconds(lambda: [rome.solve([request]) for request in requests])
+    together = _seconds(lambda: editor.edit_together(requests, allow_conflicts=True))
+    print(f"values of {len(requests)} requests: one after the other {alone:.1f} s, together {together:.1f} s", end="")
+    print(f": {alone / together:.2f} times as fast")
 
 
 def _memory(editor: Any, n: int) -> None:
