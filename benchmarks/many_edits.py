@@ -42,6 +42,7 @@ WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
     "each key": (rl.MEMIT, {"keys": "each"}),
     "preserve 0.01": (rl.MEMIT, {"preserve": 0.01}),
     "preserve 0.03": (rl.MEMIT, {"preserve": 0.03}),
+    "preserve 0.05": (rl.MEMIT, {"preserve": 0.05}),
     "preserve 0.3": (rl.MEMIT, {"preserve": 0.3}),
     "preserve 1": (rl.MEMIT, {"preserve": 1.0}),
     "emmet": (rl.EMMET, {}),
