@@ -40,6 +40,7 @@ WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
     STACKED: (rl.MEMIT, {"keys": "mean"}),
     "mean key": (rl.MEMIT, {"keys": "mean"}),
     "each key": (rl.MEMIT, {"keys": "each"}),
+    "each key, 0.05": (rl.MEMIT, {"keys": "each", "preserve": 0.05}),
     "preserve 0.01": (rl.MEMIT, {"preserve": 0.01}),
     "preserve 0.03": (rl.MEMIT, {"preserve": 0.03}),
     "preserve 0.05": (rl.MEMIT, {"preserve": 0.05}),

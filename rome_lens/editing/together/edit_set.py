@@ -279,7 +279,10 @@ class EditSet(KnownFacts):
 
     def _of(self, facts: Sequence[SetFact], editor: Finder | None, kernels: tuple[Kernel, ...] | None) -> "EditSet":
         """Another set on the same terms. What the model said with this one is no longer so."""
-        forgotten = [replace(fact, outcome=replace(fact.outcome, after=None)) for fact in facts]
+        forgotten = [
+            fact if fact.outcome.after is None else replace(fact, outcome=replace(fact.outcome, after=None))
+            for fact in facts
+        ]
         by = self.editor if editor is None else editor
         return EditSet.of(forgotten, self.terms, self.origin, kernels=kernels, editor=by)
 
