@@ -148,8 +148,9 @@ class SetsOfFacts(RuleBasedStateMachine):
         self.asked += numbers
 
     def too_many(self, more):
-        """More facts than directions need what the file of few does not hold."""
-        return len(self.set.layers) == 1 and len(self.asked) + more > self.set.terms.layers[0].width
+        """More keys than directions need what the file of few does not hold."""
+        n_keys = (len(self.asked) + more) * len(self.set[0].shares)
+        return len(self.set.layers) == 1 and n_keys > self.set.terms.layers[0].width
 
     @precondition(lambda self: len(self.asked) > 1)
     @rule(data=st.data(), how=how_named)
