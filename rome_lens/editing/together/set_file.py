@@ -122,7 +122,8 @@ def _kernel(held: Mapping[str, Any], tensors: Mapping[str, Tensor], terms: Terms
             check_kind("ridge", numbers["ridge"], _NUMBER)
         return TextKernel(SecondMoment.from_matrix(matrix, layer=here.layer), numbers["ridge"])
     if held["name"] == NullSpaceKernel.name:
-        basis, values = tensors["kernel.basis"], tensors["kernel.values"]
+        # A copy lies as a new tensor does: products of what lies at an odd place of a file may round otherwise.
+        basis, values = tensors["kernel.basis"].clone(), tensors["kernel.values"].clone()
         check_tensor("basis", basis, (d_mlp, here.width))
         check_tensor("values", values, (here.width,))
         known = read_fields(numbers, {"total": _NUMBER, "scale": _NUMBER})
