@@ -122,8 +122,7 @@ def _kernel(held: Mapping[str, Any], tensors: Mapping[str, Tensor], terms: Terms
             check_kind("ridge", numbers["ridge"], _NUMBER)
         return TextKernel(SecondMoment.from_matrix(matrix, layer=here.layer), numbers["ridge"])
     if held["name"] == NullSpaceKernel.name:
-        # A copy lies as a new tensor does: products of what lies at an odd place of a file may round otherwise.
-        basis, values = tensors["kernel.basis"].clone(), tensors["kernel.values"].clone()
+        basis, values = tensors["kernel.basis"], tensors["kernel.values"]
         check_tensor("basis", basis, (d_mlp, here.width))
         check_tensor("values", values, (here.width,))
         known = read_fields(numbers, {"total": _NUMBER, "scale": _NUMBER})
