@@ -172,15 +172,11 @@ class Batch(Rows):
         weights = self.weights(index)
         if which == "mean":
             return weights[None], (1.0,)
-        counted = weights > 0
-        if which == "each":
-            groups = torch.nn.functional.one_hot(counted.nonzero()[:, 0], len(weights)).to(weights)
-        else:
-            bare = torch.zeros_like(weights)
-            bare[self.bare_row[index]] = 1
-            others = weights * (counted & (bare == 0))
-            groups = torch.stack([bare, others / others.sum()]) if others.any() else bare[None]
-        return groups, tuple(((groups > 0) * weights).sum(dim=1).tolist())
+        groups = torch.stack(
+            [torch.zeros_like(weights).index_copy(0, r, weights[r]) for r in _key_rows(weights, which)]
+        )
+        shares = groups.sum(dim=1)
+        return groups / shares[:, None], tuple(shares.tolist())
 
     def suffix(self, x: Float[Tensor, "row pos d"]) -> Float[Tensor, "row n_suffix d"]:
         """Positions from each row's subject's last token on; past the text's end the last one again."""
@@ -283,6 +279,17 @@ def make_batch(requests: Sequence[RequestRows], *, bare_weight: float | None, de
     )
 
 
+def n_keys_of(n_templates: int, *, bare_weight: float | None, which: KeysOfFact) -> int:
+    """How many keys a fact has.
+
+    Args:
+        n_templates: the context templates, the bare one among them.
+        bare_weight: its share; None is the same share as the others'.
+        which: which keys these are.
+    """
+    return len(_key_rows(torch.tensor(_row_weights(n_templates, bare_weight)), which))
+
+
 def processes_for(backend: Backend, requests: Sequence[RequestRows], *, layer: int, batch_size: int | None) -> int:
     """In how many processes these requests are best worked on while gradients are taken.
 
@@ -326,6 +333,15 @@ def _bytes(backend: Backend, request: RequestRows, layer: int) -> int:
 def _run(rows: Sequence[TokenisedPrompt], device: torch.device) -> Int[Tensor, "row pos"]:
     """What is run of these rows: all but the answer's last token."""
     return pad_rows([row.ids[:-1] if row.answer_ids else row.ids for row in rows], device)
+
+
+def _key_rows(weights: Float[Tensor, " row"], which: KeysOfFact) -> Sequence[Int[Tensor, " some"]]:
+    """The rows that make up each key of a request, among rows of these shares; the first that counts is bare."""
+    counted = weights.nonzero()[:, 0]
+    if which == "each":
+        return counted.split(1)
+    parts = [counted] if which == "mean" else [counted[:1], counted[1:]]
+    return [part for part in parts if len(part)]
 
 
 def _row_weights(n_rows: int, bare_weight: float | None) -> list[float]:

@@ -70,17 +70,6 @@ class ValueSettings:
         """Whether a change is looked at once more when its optimisation has ended."""
         return any(setting is not None for setting in (self.stop_said, self.least_scale, self.longest))
 
-    def n_keys(self, n_templates: int, bare_weight: float | None) -> int:
-        """How many keys a fact has.
-
-        Args:
-            n_templates: the context templates, the bare one among them.
-            bare_weight: the bare one's share.
-        """
-        if self.keys == "mean" or bare_weight == 1:
-            return 1
-        return n_templates if self.keys == "each" else min(2, n_templates)
-
 
 AS_ROME = ValueSettings()
 """As ROME finds a value."""

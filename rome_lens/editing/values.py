@@ -120,7 +120,8 @@ def find_values(
         progress=progress,
     )
     way, notes = way_and_notes("values were optimised", reason)
-    found, read = [], {**read, settings.layer: known.key.double()}
+    found = []
+    read[settings.layer] = known.key.double()
     for index, before in enumerate(_keys_and_values(known, batch)):
         change, more = descended.found[index].double(), {}
         if shortened is not None:
@@ -132,8 +133,8 @@ def find_values(
         # A key at a time, so that its bits do not depend on how many there are.
         keys = {layer: torch.stack([group @ read[layer] for group in groups]) for layer in key_layers}
         curve = tuple(Loss(*terms) for terms in descended.curves[index])
-        value = Value(before, before.bare_value + change, curve, way, notes, keys=keys, shares=shares, **more)
-        found.append(value)
+        goal = before.bare_value + change
+        found.append(Value(before, goal, curve, way, notes, keys=keys, shares=shares, **more))
     return found
 
 

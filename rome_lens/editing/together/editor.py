@@ -16,7 +16,7 @@ from rome_lens.backends.modules import hugging_face_module
 from rome_lens.checks import choice, flag, known_names
 from rome_lens.editing.history import edits_in_weights, unedited_fingerprint, unedited_matrix
 from rome_lens.editing.outcome import Earlier, Origin, found_on
-from rome_lens.editing.prompts import EssenceAt, RequestRows, split_requests, tokenise_request
+from rome_lens.editing.prompts import EssenceAt, RequestRows, n_keys_of, split_requests, tokenise_request
 from rome_lens.editing.rome import ROME
 from rome_lens.editing.second_moment.moment import SecondMoment
 from rome_lens.editing.settings import Engine, OptimiserChanges, Settings
@@ -100,16 +100,8 @@ class TogetherEditor(ABC):
         if self.spread == "released":
             of_values.setdefault("keys", "mean")
         self.values = replace(DEFAULT_VALUES if published is None else published.values, **of_values)
-        if self.spread == "released" and self.values.at != "block":
-            raise SettingError(
-                "spread='released' shares out what the last block's output lacks, layer by layer, and values are found "
-                f"at {self.values.at!r}; give at='block' with it"
-            )
-        if self.spread == "released" and self.values.keys != "mean":
-            raise SettingError(
-                "spread='released' reads the mean keys of each layer again, as the released code does, and keys is "
-                f"{self.values.keys!r}; give keys='mean' with it, or spread='joint'"
-            )
+        if self.spread == "released":
+            _check_released(self.values)
         self.layers = layers_for(self._backend, layers, second_moments, published)
         self.second_moments = moments_for(self._backend, self.layers, second_moments)
         top, own = self.layers[-1], given.pop("settings", None)
@@ -349,8 +341,9 @@ class TogetherEditor(ABC):
         choices = self.finding.choices
         assert choices.context_templates is not None
         assert not isinstance(choices.bare_weight, str)
-        n_keys = n_facts * self.values.n_keys(len(choices.context_templates), choices.bare_weight)
-        needed = bytes_to_solve(n_keys, widths=d_mlp, d_mlp=d_mlp, d_model=self._backend.d_model)
+        n_templates, bare_weight = len(choices.context_templates), choices.bare_weight
+        n_keys = n_keys_of(n_templates, bare_weight=bare_weight, which=self.values.keys)
+        needed = bytes_to_solve(n_facts * n_keys, widths=d_mlp, d_mlp=d_mlp, d_model=self._backend.d_model)
         free = free_bytes(torch.device("cpu"))
         if needed > free:
             raise OutOfMemoryError(
@@ -388,3 +381,21 @@ class TogetherEditor(ABC):
             **self._rome.choices.of_rows(),
             "second_moments": [self.second_moments[layer].handed_on() for layer in self.layers],
         }
+
+
+def _check_released(values: ValueSettings) -> None:
+    """Refuse values that cannot be spread out layer by layer.
+
+    Raises:
+        SettingError: they are not found at the block, or answer other keys than the mean.
+    """
+    if values.at != "block":
+        raise SettingError(
+            "spread='released' shares out what the last block's output lacks, layer by layer, and values are found "
+            f"at {values.at!r}; give at='block' with it"
+        )
+    if values.keys != "mean":
+        raise SettingError(
+            "spread='released' reads the mean keys of each layer again, as the released code does, and keys is "
+            f"{values.keys!r}; give keys='mean' with it, or spread='joint'"
+        )

@@ -105,8 +105,9 @@ def _facts(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], terms: Te
 def _shares(facts: Sequence[Mapping[str, Any]]) -> list[tuple[float, ...]]:
     """Of each fact's keys."""
     found = [tuple(map(float, fact["shares"])) for fact in facts]
-    if not found or {len(shares) for shares in found} != {max(1, len(found[0]))}:
-        raise ValueError("facts have other numbers of keys")
+    n_keys = {len(shares) for shares in found}
+    if len(n_keys) != 1 or 0 in n_keys:
+        raise ValueError(f"facts have {sorted(n_keys)} keys")
     if not all(0 < share <= 1 + 1e-9 for shares in found for share in shares):
         raise ValueError("a key's share is not above 0 and at most 1")
     return found
