@@ -371,19 +371,18 @@ def test_equal_layers_are_one_at_a_lower_price():
 # --- several keys a fact --------------------------------------------------------------------------------------------
 
 
-def several_keys(kernel, n, *, known=True, penalty=LAMBDA / D, seed=0):
+def several_keys(kernel, n, *, known=True):
     """Facts of three keys each, with shares of their own, as (system, keys, residual, shares); a fact a row."""
-    keys, residual = random(n, 3, D, seed=31 + seed), random(n, D_MODEL, seed=32 + seed)
-    shares = random(n, 3, seed=33 + seed).softmax(dim=1)
-    return of_several(kernel, keys, residual, shares, known=known, penalty=penalty), keys, residual, shares
+    keys, residual, shares = random(n, 3, D, seed=31), random(n, D_MODEL, seed=32), random(n, 3, seed=33).softmax(dim=1)
+    return of_several(kernel, keys, residual, shares, known=known), keys, residual, shares
 
 
-def of_several(kernel, keys, residual, shares, *, known=True, penalty=LAMBDA / D):
+def of_several(kernel, keys, residual, shares, *, known=True):
     root = shares.sqrt()[:, :, None]
     rows = (keys * root).flatten(0, 1)
     lacks = (residual[:, None] * root).flatten(0, 1)
     kernels = (kernel,) if known else None
-    return System((kernel.layer,), (rows,), (kernel.weigh(rows),), lacks, penalty, kernels, shares)
+    return System((kernel.layer,), (rows,), (kernel.weigh(rows),), lacks, LAMBDA / D, kernels, shares)
 
 
 @pytest.mark.parametrize("known", [True, False])

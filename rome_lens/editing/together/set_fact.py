@@ -107,7 +107,7 @@ def stacked(
         rows([fact.residual[None] for fact in ordered]),
         penalty,
         None if kernels is None else tuple(kernels),
-        None if shares.shape[1] == 1 else shares,
+        shares,
     )
 
 

@@ -20,7 +20,7 @@ from rome_lens.editing.together.kernels import Kernel
 from rome_lens.editing.weight_update import Dense, LowRank, WeightUpdate
 from rome_lens.errors import EditError
 
-# Facts whose rows of the inverse are looked at together.
+# Rows of G that are looked at together.
 _AT_A_TIME = 256
 # Below this, in units of the largest, the squared diagonal of a Cholesky factor says that keys depend on each other.
 _DEPENDENT = 1e-12
@@ -143,22 +143,19 @@ class System:
 
     def _own_squares(self, half: Float[Tensor, "any row"]) -> Float[Tensor, "fact key key"]:
         """Of `halfᵀ half` what stands at each fact's own keys."""
-        if self.n_keys == 1:
-            return half.square().sum(dim=0)[:, None, None]
-        by_fact = half.t().unflatten(0, (self.n_facts, self.n_keys))
-        return by_fact @ by_fact.mT
+        return _squares(self._by_fact(half.t()))
 
     @cached_property
     def without_itself(self) -> Float[Tensor, "row d_model"]:
         """What the value at each key would lack if all facts but its own were in."""
-        if self.n_keys == 1:
-            return self.coefficients / self._inverses[:, 0]
-        by_fact = self.coefficients.unflatten(0, (self.n_facts, self.n_keys))
-        return torch.linalg.solve(self._inverses, by_fact).flatten(0, 1)
+        return torch.linalg.solve(self._inverses, self._by_fact(self.coefficients)).flatten(0, 1)
 
     def lengths(self, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, " fact"]:
         """The length of each fact's rows together, such as of what it lacks."""
-        return rows.norm(dim=1) if self.n_keys == 1 else rows.unflatten(0, (self.n_facts, self.n_keys)).norm(dim=(1, 2))
+        return self._by_fact(rows).norm(dim=(1, 2))
+
+    def _by_fact(self, rows: Float[Tensor, "row any"]) -> Float[Tensor, "fact key any"]:
+        return rows.unflatten(0, (self.n_facts, self.n_keys))
 
     def _gram_of(self, rows: slice | Int[Tensor, " some"]) -> Float[Tensor, "some row"]:
         block = self.keys[0][rows] @ self.weighed[0].t()
@@ -172,23 +169,15 @@ class System:
         Args:
             facts: numbers of facts, a row each.
         """
-        n_keys = self.n_keys
-        if n_keys == 1:
-            return self._gram_of(facts).abs() * self._coefficient_lengths
-        rows = (facts[:, None] * n_keys + torch.arange(n_keys)).flatten()
+        rows = (facts[:, None] * self.n_keys + torch.arange(self.n_keys)).flatten()
         # |Σ_b G_ab c_b|² of the keys b of a fact, by the products of their coefficients.
-        block = self._gram_of(rows).unflatten(1, (self.n_facts, n_keys))
-        squares = torch.einsum("afb,fbc,afc->af", block, self._coefficient_products, block)
-        return squares.clamp(min=0).unflatten(0, (len(facts), n_keys)).sum(dim=1).sqrt()
+        block = self._gram_of(rows).unflatten(1, (self.n_facts, self.n_keys))
+        squares = torch.einsum("afb,fbc,afc->af", block, self._coefficient_squares, block)
+        return squares.clamp(min=0).unflatten(0, (len(facts), self.n_keys)).sum(dim=1).sqrt()
 
     @cached_property
-    def _coefficient_lengths(self) -> Float[Tensor, " row"]:
-        return self.coefficients.norm(dim=1)
-
-    @cached_property
-    def _coefficient_products(self) -> Float[Tensor, "fact key key"]:
-        by_fact = self.coefficients.unflatten(0, (self.n_facts, self.n_keys))
-        return by_fact @ by_fact.mT
+    def _coefficient_squares(self) -> Float[Tensor, "fact key key"]:
+        return _squares(self._by_fact(self.coefficients))
 
     def _some_facts(self) -> Iterator[Int[Tensor, " some"]]:
         """Numbers of facts, some at a time, so that not all of G need be there."""
@@ -229,7 +218,7 @@ class System:
         """Of each fact's keys by their shares; rows hold the roots of these."""
         if self.shares is None:
             return rows
-        return (rows.unflatten(0, self.shares.shape) * self.shares.sqrt()[:, :, None]).sum(dim=1)
+        return (self._by_fact(rows) * self.shares.sqrt()[:, :, None]).sum(dim=1)
 
     def matrix(self, place: int) -> Float[Tensor, "d_mlp d_model"]:
         """What one of the layers gains, by its place among them."""
@@ -256,6 +245,11 @@ class System:
             # Row by row, as they come from a file: the bits of a product depend on how its factors lie.
             found.append(LowRank(layer, left.to(dtype).contiguous(), right.to(dtype).contiguous()))
         return found
+
+
+def _squares(by_fact: Float[Tensor, "fact key any"]) -> Float[Tensor, "fact key key"]:
+    """What each fact's keys have in common with one another."""
+    return by_fact @ by_fact.mT
 
 
 def _dependent() -> EditError:
