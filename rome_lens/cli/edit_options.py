@@ -19,6 +19,9 @@ _LOOK = Panel("What is looked at before and after")
 METHODS = {"memit": "preserve", "emmet": "epsilon", "alphaedit": "energy"}
 """The methods for many facts, each with the option that it alone has."""
 
+HOW_SOLVED = (*METHODS.values(), "spread", "at", "stop_said", "least_scale", "keys")
+"""The options that say how many facts are found and solved, as the editors take them."""
+
 _EIFFEL = EditRequest("{} is located in the city of", subject="The Eiffel Tower", target_new="Rome")
 
 
@@ -194,8 +197,7 @@ class ManyOptions:
         """
         from rome_lens.editing import ValueSettings
 
-        names = (*METHODS.values(), "spread", "at", "stop_said", "keys")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = {name: value for name in HOW_SOLVED if (value := getattr(self, name)) is not None}
         for name in given.keys() & {"preserve", "epsilon"}:
             not_negative(name, given[name])
         if self.energy is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rome_lens.checks import choice
-from rome_lens.cli.edit_options import METHODS, EditorOptions, LookOptions, ManyOptions, RequestOptions
+from rome_lens.cli.edit_options import HOW_SOLVED, METHODS, EditorOptions, LookOptions, ManyOptions, RequestOptions
 from rome_lens.cli.options import ModelOptions
 from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.errors import ModelNotFoundError, SettingError
@@ -18,12 +18,10 @@ _REQUEST = ("prompt", "subject", "target", "old", "answer_joined")
 # What is looked at, or read, for one request alone.
 _OF_ONE = ("variant", "paraphrase", "neighbour", "generate")
 # What one fact has no use for.
-_OF_MANY = (*METHODS.values(), "spread", "at", "stop_said", "least_scale", "keys", "allow_conflicts", "skip_failed")
-_OF_MANY += ("workers", "out")
+_OF_MANY = (*HOW_SOLVED, "allow_conflicts", "skip_failed", "workers", "out")
 # What a set says of itself, so that whatever is put into it is found alike; and what `plus` has no use for.
 _OF_SET = ("method", "layer", "settings", "context_templates", "seed", "bare_weight", "prepend_bos", "v_num_grad_steps")
-_OF_SET += ("v_lr", "v_weight_decay", "clamp_norm_factor", "kl_factor", *METHODS.values())
-_OF_SET += ("spread", "at", "stop_said", "least_scale", "keys")
+_OF_SET += ("v_lr", "v_weight_decay", "clamp_norm_factor", "kl_factor", *HOW_SOLVED)
 _NOT_PLUS = ("skip_failed", "workers")
 
 
