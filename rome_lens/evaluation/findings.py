@@ -70,8 +70,8 @@ def evaluated(
         before, after = found.perplexity
         ratio = after / before
         flagged = not 1 / perplexity_bound <= ratio <= perplexity_bound
-        perplexity = {"before": _finite(before), "after": _finite(after), "flagged": flagged}
-        scores["PPL"] = _finite(ratio)
+        perplexity = {"before": finite(before), "after": finite(after), "flagged": flagged}
+        scores["PPL"] = finite(ratio)
     failed = isinstance(edit, RomeLensError)
     return EvaluatedRecord(
         **_asked(record, name),
@@ -160,6 +160,6 @@ def _asked(record: Record, name: str) -> dict[str, Any]:
     }
 
 
-def _finite(number: float) -> float:
+def finite(number: float) -> float:
     """JSON has no infinity: a ruined model's perplexity is as large as a number gets."""
     return min(number, 1e300) if number == number else 1e300

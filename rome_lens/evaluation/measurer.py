@@ -1,10 +1,11 @@
 """RecordMeasurer: a batch of records at a time, put to a model as it is and under an editor's edits."""
 
 import inspect
+import math
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -12,11 +13,11 @@ import torch
 
 from rome_lens.backends import Backend, ReplayError, as_backend
 from rome_lens.editing.hooks import RowUpdates
-from rome_lens.errors import RomeLensError, SettingError
+from rome_lens.errors import EditError, RomeLensError, SettingError
 from rome_lens.evaluation.answering import Answered, open_answerer
-from rome_lens.evaluation.findings import Findings, Record, as_edits, evaluated, unfit
+from rome_lens.evaluation.findings import Findings, Record, as_edits, evaluated, finite, unfit
 from rome_lens.evaluation.measures import Measures
-from rome_lens.evaluation.opened import FREE_MARGIN, Batch, OpenModel, writes_texts
+from rome_lens.evaluation.opened import FREE_MARGIN, Batch, OpenModel, perplexity, writes_texts
 from rome_lens.evaluation.questions import Question, questions_of, text_question
 from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.progress import Progress
@@ -53,6 +54,8 @@ class RecordMeasurer:
         self._open: OpenModel | None = None
         self._batch: Batch | None = None
         self._watched: Answered | None = None
+        # What the unedited model gave to batches that are asked again and again.
+        self._known: dict[tuple[Record, ...], Batch] = {}
         # Why the model's blocks are not called alone any more.
         self._failed: str | None = None
 
@@ -89,6 +92,66 @@ class RecordMeasurer:
             bound = self.measures.perplexity_bound
             known = evaluated(record, name, edit, found, seconds=seconds, perplexity_bound=bound)
             yield replace(known, engine=answerer.name, notes=notes)
+
+    def measure_edited(
+        self,
+        records: Sequence[Record],
+        name: str,
+        edited: Callable[[], AbstractContextManager[Any]],
+        *,
+        failed: Mapping[int, str],
+    ) -> Iterator[EvaluatedRecord]:
+        """Measure a batch of records with one edit of many facts in the weights.
+
+        Args:
+            records: the batch; the same batches give the same numbers to the last bit.
+            name: the editor's name.
+            edited: puts the edit into the weights, for as long as its block lasts.
+            failed: number of a record -> why its fact could not be put in.
+
+        Yields:
+            All that is known of each record: first of those that cannot be put to this model, then of the others.
+        """
+        given = tuple(records)
+        batch = self._known.get(given) or self._or_plainly(lambda: self._put(given))
+        # What the unedited model gave is asked for at every checkpoint; what entered its layers is not.
+        self._known[given] = batch = replace(
+            batch, answered=replace(batch.answered, chunks=(), entering=()), watched=None
+        )
+
+        def ask() -> dict[int, Findings]:
+            opened = self._opened(batch.n_tokens)
+            with edited():
+                after = opened.answerer.ask(batch.answered.questions).readings
+                return opened.findings(batch, dict(enumerate(after)), None)
+
+        found = self._or_plainly(ask)
+        answerer = self._opened(batch.n_tokens).answerer
+        notes = [answerer.reason] if answerer.reason else []
+        for record, reason in batch.unfit:
+            yield unfit(record, name, reason)
+        for place, record in enumerate(batch.records):
+            error = EditError(failed[record.number]) if record.number in failed else None
+            known = evaluated(record, name, error, found[place], seconds=0.0, perplexity_bound=math.inf)
+            yield replace(known, engine=answerer.name, notes=notes)
+
+    def perplexities(self, edited: Callable[[], AbstractContextManager[Any]]) -> tuple[float, float]:
+        """Perplexity of the watched texts without and with an edit in the weights.
+
+        Args:
+            edited: as `measure_edited` takes it.
+        """
+
+        def ask() -> tuple[float, float]:
+            watched = self._read_watched()
+            assert watched is not None
+            n_tokens = max(len(question.answers[0].ids) for _, question in watched.questions)
+            answerer = self._opened(n_tokens).answerer
+            with edited():
+                after = answerer.ask(watched.questions).readings
+            return finite(perplexity(watched, watched.readings)), finite(perplexity(watched, after))
+
+        return self._or_plainly(ask)
 
     def references(self, objects: Sequence[str]) -> list[list[str]]:
         """Texts about new objects: the user's, or what the unedited model writes; none where the user gave none.

@@ -82,7 +82,7 @@ class OpenModel:
                     now = self.answerer.ask(watched.questions).readings
                 else:
                     now = self.answerer.ask_again(watched, updates.of(place))
-                one.perplexity = _perplexity(watched, watched.readings), _perplexity(watched, now)
+                one.perplexity = perplexity(watched, watched.readings), perplexity(watched, now)
         return found
 
     def texts(self, asked: Sequence[tuple[int, str, tuple[int, ...]]], updates: RowUpdates | None) -> list[str]:
@@ -132,7 +132,7 @@ def _prompts_to_write_from(record: Record) -> tuple[str, ...]:
     return record.generation_prompts if isinstance(record, CounterFactRecord) else ()
 
 
-def _perplexity(asked: Answered, readings: Sequence[tuple[Reading, ...]]) -> float:
+def perplexity(asked: Answered, readings: Sequence[tuple[Reading, ...]]) -> float:
     """Of texts, every token of which but the first is an answer."""
     lengths = [len(question.answers[0].answer_ids) for _, question in asked.questions]
     total = sum(reading.nll * length for (reading,), length in zip(readings, lengths, strict=True))

@@ -1,7 +1,7 @@
 """An evaluation as work for the runner: what each worker receives, and how it evaluates a batch of records."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,7 @@ class EvaluationTasks(RecordMaker):
     def run(self, task: Task, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
         names, records = task.payload
         if names == (REFERENCES,):
-            found = self._measurer.references([name for _, name in records])
-            for (key, name), texts in zip(records, found, strict=True):
-                yield key, {"object": name, "texts": texts}
+            yield from reference_records(self._measurer, records)
             return
         for name in names:
             # An editor whose records are all there is not asked again; numbers do not depend on it.
@@ -115,12 +113,38 @@ def tasks_of(
         for group in groups:
             keys = tuple(key_of(name, record.number) for name in group for record in several)
             tasks.append(Task(f"{'+'.join(group)}/{part}", keys, (group, several), part))
+    named = reference_tasks(records, measures)
+    return [*tasks, *(replace(task, payload=((REFERENCES,), task.payload)) for task in named)]
+
+
+def reference_tasks(records: Sequence[Record], measures: Measures) -> list[Task]:
+    """A task for the texts about some new objects each; none where no texts are written.
+
+    Args:
+        records: the records.
+        measures: what is measured.
+    """
     objects = sorted({r.request.target_new for r in records if isinstance(r, CounterFactRecord) and measures.n_texts})
+    tasks = []
     for part, start in enumerate(range(0, len(objects), _OBJECTS)):
         several = objects[start : start + _OBJECTS]
         named = tuple((key_of(REFERENCES, number), name) for number, name in enumerate(several, start))
-        tasks.append(Task(f"{REFERENCES}/{part}", tuple(key for key, _ in named), ((REFERENCES,), named), part))
+        tasks.append(Task(f"{REFERENCES}/{part}", tuple(key for key, _ in named), named, part))
     return tasks
+
+
+def reference_records(
+    measurer: RecordMeasurer, named: Sequence[tuple[str, str]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of such a task.
+
+    Args:
+        measurer: what asks the model.
+        named: keys, each with its new object.
+    """
+    found = measurer.references([name for _, name in named])
+    for (key, name), texts in zip(named, found, strict=True):
+        yield key, {"object": name, "texts": texts}
 
 
 def _groups(editors: Sequence[EditorSpec]) -> list[tuple[str, ...]]:

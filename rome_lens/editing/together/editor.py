@@ -194,8 +194,22 @@ class TogetherEditor(ABC):
             raise SettingError("there are no requests; expected one or more")
         check_requests(requests, allow_conflicts=flag("allow_conflicts", allow_conflicts))
         self._check_memory(len(requests))
-        how = FindingRun(out, workers, executor, Shard.of(shard), flag("skip_failed", skip_failed), progress)
-        facts, notes = self._facts(requests, how)
+        how = FindingRun(out, workers, executor, None, Shard.of(shard), flag("skip_failed", skip_failed), progress)
+        facts, failed = self.facts_of(requests, how)
+        notes = [left_out(request, reason) for request, reason in failed]
+        made = self.solve(facts, notes).measured(self.model)
+        return replace(made, origin=replace(made.origin, seconds=time.perf_counter() - started))
+
+    def solve(self, facts: Sequence[SetFact], notes: Sequence[str] = ()) -> EditSet:
+        """Facts that `facts_of` found, solved together. What the model says with them is not measured.
+
+        Args:
+            facts: the facts.
+            notes: what else is worth knowing of the set.
+
+        Raises:
+            EditError: nothing is given way to, and keys depend on each other.
+        """
         made_on = edits_in_weights(self._backend)
         others = found_on(made_on, self.layers[-1], second_moment=True)
         warned = [note for moment in self.second_moments.values() for note in moment.warnings]
@@ -207,8 +221,7 @@ class TogetherEditor(ABC):
             dtype=str(self._backend.dtype).removeprefix("torch."),
             made_on=made_on,
         )
-        made = EditSet.of(facts, self.terms, origin, kernels=self.kernels, editor=self).measured(self.model)
-        return replace(made, origin=replace(origin, seconds=time.perf_counter() - started))
+        return EditSet.of(facts, self.terms, origin, kernels=self.kernels, editor=self)
 
     def found(
         self,
@@ -231,7 +244,7 @@ class TogetherEditor(ABC):
                 raises.
         """
         self._check_edits(made_on)
-        return self._facts(requests, FindingRun(out, progress=progress))[0]
+        return self.facts_of(requests, FindingRun(out, progress=progress))[0]
 
     def _check_edits(self, made_on: Sequence[Earlier]) -> None:
         """Refuse to go on with facts on other weights than those that they were begun on."""
@@ -264,15 +277,26 @@ class TogetherEditor(ABC):
                 self._backend, facts, rows, finding=self.finding, kernels=self.kernels, penalty=self.penalty
             )
 
-    def _facts(self, requests: Sequence[EditRequest], how: FindingRun) -> tuple[list[SetFact], list[str]]:
-        """Facts of requests, and what is to be noted of those that were left out."""
+    def facts_of(
+        self, requests: Sequence[EditRequest], how: FindingRun
+    ) -> tuple[list[SetFact], list[tuple[EditRequest, str]]]:
+        """Facts of requests, in their order, and those that were left out, each with the reason.
+
+        Args:
+            requests: each once.
+            how: how the work is done.
+
+        Raises:
+            PromptError, SubjectError, AnswerError, EditError, SettingError, RunError: as `edit_together` raises.
+        """
         kernels = self.kernels  # what may fail in them fails before the work
-        requests, rows, unfit = self._fitting(requests, how)
+        requests, rows, unfit = self.fitting(requests, skip_failed=how.skip_failed)
         batch_size = 1
         if self._backend.device.type != "cpu":
             parts = split_requests(self._backend, rows, layer=self.layers[-1], batch_size=None)
             batch_size = max(map(len, parts))
-        found, notes = find_facts(self._source, self.model, self.finding, requests, how, batch_size=batch_size)
+        source = self._source if how.source is None else how.source
+        found, failed = find_facts(source, self.model, self.finding, requests, how, batch_size=batch_size)
         n_keys = [len(fact.shares) for fact in found]
         weighed = [
             kernel.weigh(torch.cat([fact.keys[place] for fact in found])).split(n_keys)
@@ -293,25 +317,25 @@ class TogetherEditor(ABC):
                 found_on,
             )
             for number, fact in enumerate(found)
-        ], [*unfit, *notes]
+        ], [*unfit, *failed]
 
-    def _fitting(
-        self, requests: Sequence[EditRequest], how: FindingRun
-    ) -> tuple[list[EditRequest], list[RequestRows], list[str]]:
-        """The requests that fit the model, in tokens, and what is to be noted of the others.
+    def fitting(
+        self, requests: Sequence[EditRequest], *, skip_failed: bool
+    ) -> tuple[list[EditRequest], list[RequestRows], list[tuple[EditRequest, str]]]:
+        """The requests that fit the model, in tokens, and the others, each with the reason.
 
         Raises:
             PromptError, SubjectError, AnswerError: one does not, which is named; or none does.
         """
         fit: list[tuple[EditRequest, RequestRows]] = []
-        unfit: list[str] = []
+        unfit: list[tuple[EditRequest, str]] = []
         for number, request in enumerate(requests):
             try:
                 (rows,) = self._tokenised([request])
             except (PromptError, SubjectError, AnswerError) as error:
-                if not how.skip_failed or (number == len(requests) - 1 and not fit):
+                if not skip_failed or (number == len(requests) - 1 and not fit):
                     raise type(error)(f"request {number}, {request.words!r}: {error}") from error
-                unfit.append(left_out(request, str(error)))
+                unfit.append((request, str(error)))
             else:
                 fit.append((request, rows))
         return [request for request, _ in fit], [rows for _, rows in fit], unfit

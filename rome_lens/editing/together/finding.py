@@ -1,6 +1,5 @@
 """Keys and values of facts, found one by one and kept as they are found: what takes the time, whatever solves them."""
 
-import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +7,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,6 +16,7 @@ from rome_lens.editing.history import edits_in_weights, unedited_fingerprint
 from rome_lens.editing.outcome import Loss, Outcome, Probabilities
 from rome_lens.editing.settings import Choices, Settings
 from rome_lens.editing.solved import SolvedRequest, solve_requests
+from rome_lens.editing.tensor_text import as_tensor, as_text
 from rome_lens.editing.value_settings import ValueSettings
 from rome_lens.errors import ModelError, OutOfMemoryError, RomeLensError
 from rome_lens.facts import EditRequest
@@ -107,10 +106,10 @@ class FoundFact:
         return {
             "outcome": self.outcome.to_dict(),
             "old_ids": list(self.old_ids),
-            "keys": [_as_text(keys) for keys in self.keys],
+            "keys": [as_text(keys) for keys in self.keys],
             "shares": list(self.shares),
-            "residual": _as_text(self.residual),
-            "goal": None if self.goal is None else _as_text(self.goal),
+            "residual": as_text(self.residual),
+            "goal": None if self.goal is None else as_text(self.goal),
             "notes": list(self.notes),
             "engine": self.engine,
         }
@@ -128,10 +127,10 @@ class FoundFact:
                 tuple(Loss(**loss) for loss in outcome["loss_curve"]),
             ),
             tuple(held["old_ids"]),
-            tuple(_as_tensor(keys).reshape(len(held["shares"]), -1) for keys in held["keys"]),
+            tuple(as_tensor(keys).reshape(len(held["shares"]), -1) for keys in held["keys"]),
             tuple(held["shares"]),
-            _as_tensor(held["residual"]),
-            None if held["goal"] is None else _as_tensor(held["goal"]),
+            as_tensor(held["residual"]),
+            None if held["goal"] is None else as_tensor(held["goal"]),
             tuple(held["notes"]),
             held["engine"],
         )
@@ -176,7 +175,7 @@ class FactMaker(RecordMaker):
     def run(self, task: Task, progress: Progress) -> Iterator[tuple[str, dict[str, Any]]]:
         requests: tuple[EditRequest, ...] = task.payload
         try:
-            found = self._find(requests, progress)
+            found = self.find(requests, progress)
         except OutOfMemoryError:
             raise
         except RomeLensError as error:
@@ -189,7 +188,12 @@ class FactMaker(RecordMaker):
         for request, fact in zip(requests, found, strict=True):
             yield key_of(request), fact.to_dict()
 
-    def _find(self, requests: Sequence[EditRequest], progress: Progress) -> list[FoundFact]:
+    def find(self, requests: Sequence[EditRequest], progress: Progress) -> list[FoundFact]:
+        """Keys and values of requests on the model as it is now, optimised together.
+
+        Raises:
+            PromptError, SubjectError, AnswerError, EditError, ModelError: a request cannot be edited.
+        """
         finding, backend = self._finding, self._backend
         dtype = torch.promote_types(backend.dtype, torch.float32)
         # A caller's inference mode would leave nothing to differentiate.
@@ -243,14 +247,3 @@ def _sketches(backend: Backend) -> list[list[float] | None]:
             continue
         found.append([rounded(known.norm), *map(rounded, known.sketch)])
     return found
-
-
-def _as_text(tensor: Tensor) -> str:
-    """A tensor's numbers as text, to the bit: their type, and their bytes in base 64."""
-    array = tensor.detach().cpu().contiguous().numpy()
-    return f"{array.dtype.str}:{base64.b64encode(array.tobytes()).decode()}"
-
-
-def _as_tensor(text: str) -> Tensor:
-    kind, _, numbers = text.partition(":")
-    return torch.from_numpy(np.frombuffer(base64.b64decode(numbers), dtype=np.dtype(kind)).copy())

@@ -42,6 +42,7 @@ class FindingRun:
         out: the folder that keeps what is found; None keeps it in memory.
         workers: processes on this machine; None is as many as pay.
         executor: an executor of the caller's.
+        source: where other processes load the model from; None is where the editor has it from.
         shard: the part of the requests that is worked on.
         skip_failed: leave out requests that cannot be edited.
         progress: called with (done, total, what).
@@ -50,6 +51,7 @@ class FindingRun:
     out: str | os.PathLike[str] | None = None
     workers: int | None = None
     executor: Executor | None = None
+    source: ModelSource | None = None
     shard: Shard | None = None
     skip_failed: bool = False
     progress: Progress | None = None
@@ -67,7 +69,7 @@ def find_facts(
     how: FindingRun,
     *,
     batch_size: int,
-) -> tuple[list[FoundFact], list[str]]:
+) -> tuple[list[FoundFact], list[tuple[EditRequest, str]]]:
     """Find the values of requests.
 
     Args:
@@ -79,7 +81,7 @@ def find_facts(
         batch_size: requests that are optimised together.
 
     Returns:
-        What was found, in the requests' order, and what is to be noted of those that were left out.
+        What was found, in the requests' order, and the requests that were left out, each with the reason.
 
     Raises:
         EditError: requests cannot be edited. SettingError: the folder holds facts found in another way.
@@ -113,8 +115,7 @@ def find_facts(
             f"{'what was found of the others is kept in ' + repr(os.fspath(how.out)) + '; ' if how.out else ''}leave "
             "them out, or give skip_failed=True (in a shell: --skip-failed)"
         )
-    notes = [left_out(request, reason) for request, reason in failed]
-    return [FoundFact.from_dict(record) for _, record in held if failure_of(record) is None], notes
+    return [FoundFact.from_dict(record) for _, record in held if failure_of(record) is None], failed
 
 
 def merge_facts(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> list[str]:

@@ -168,11 +168,24 @@ class KnownFacts(Edit):
         Raises:
             SettingError: the layers were solved one after the other.
         """
+        drawn, layers = self.disturbed_facts(), layer_names(self)
+        return disturbance_figure(
+            drawn,
+            title=f"Who disturbs whom · {self.fingerprint.model_name}, {self.variant}, {layers}",
+            subtitle=f"{which_facts(len(drawn), len(self.facts))}; grey is a fact's own part",
+        )
+
+    def disturbed_facts(self) -> list[DisturbedFact]:
+        """What `figure` draws: the facts that are in it most, with what each adds to the others' values.
+
+        Raises:
+            SettingError: the layers were solved one after the other.
+        """
         drawn = self._most_in_it()
         row_of = {number: row for row, number in enumerate(self.order)}
         rows = torch.tensor([row_of[number] for number in drawn])
         added = self.system.additions(rows)[:, rows] / _asked(self.system)[rows, None]
-        facts = [
+        return [
             DisturbedFact(
                 number,
                 f"{self.facts[number].request.subject} → {self.facts[number].request.target_new.strip()}",
@@ -182,18 +195,6 @@ class KnownFacts(Edit):
             )
             for number, shares in zip(drawn, added, strict=True)
         ]
-        n, shown = len(self.facts), len(drawn)
-        which = (
-            f"{n} fact{'' if n == 1 else 's'}"
-            if n == shown
-            else f"{shown} of {n} facts, the most disturbed and what disturbs them"
-        )
-        layers = layer_names(self)
-        return disturbance_figure(
-            facts,
-            title=f"Who disturbs whom · {self.fingerprint.model_name}, {self.variant}, {layers}",
-            subtitle=f"{which}; grey is a fact's own part",
-        )
 
     def _most_in_it(self) -> list[int]:
         """Numbers of facts, the most disturbed first and each followed by the one that disturbs it, up to a bound."""
@@ -238,6 +239,13 @@ class KnownFacts(Edit):
                 disturbance=[amount for _, amount in self.disturbed_by],
             )
         return table
+
+
+def which_facts(n_drawn: int, n: int) -> str:
+    """Words for the facts of such a figure."""
+    if n_drawn == n:
+        return f"{n} fact{'' if n == 1 else 's'}"
+    return f"{n_drawn} of {n} facts, the most disturbed and what disturbs them"
 
 
 def _asked(system: System) -> Float[Tensor, " fact"]:

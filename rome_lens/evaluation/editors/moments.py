@@ -60,6 +60,11 @@ class Moments:
         """The layer of the one second moment that was given; the model's own layer where that has one, or none was."""
         return next(iter(self._given)) if len(self._given) == 1 else default
 
+    @property
+    def layers(self) -> list[int]:
+        """The layers of those that were given."""
+        return sorted(self._given)
+
     def given(self, layer: int) -> SecondMoment | None:
         """The one that was given for a layer; None leaves it to the editor to find the shipped one."""
         return self._given.get(layer)

@@ -2,8 +2,8 @@
 
 `r-rome`, `rome` and `p-rome` are ROME's variants. `identity` is r-ROME with C = I, the shortcut that other toolkits
 take. `random-layer` is r-ROME at a layer drawn for each record, a control: any gain there is not due to the choice of
-layer. `ft` and `ft-l` are fine-tuning without and with a bound on every weight. `none` leaves the
-model as it is.
+layer. `memit`, `emmet` and `alphaedit` solve facts as a set: of one, where every record is edited by itself. `ft` and
+`ft-l` are fine-tuning without and with a bound on every weight. `none` leaves the model as it is.
 """
 
 import importlib
@@ -12,9 +12,9 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 
@@ -22,25 +22,36 @@ from rome_lens.backends import as_backend
 from rome_lens.checks import choice
 from rome_lens.editing import ROME, FineTuning, fine_tune, rome
 from rome_lens.editing.keys import VARIANTS
-from rome_lens.editing.settings import SettingsChanges, default_layer
+from rome_lens.editing.settings import OptimiserChanges, SettingsChanges, default_layer
+from rome_lens.editing.together.editor import TogetherChanges, TogetherEditor
+from rome_lens.editing.value_settings import ValueSettings
 from rome_lens.errors import SettingError
 from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.evaluation.editors.random_layer import RandomLayer, check_n_layers
+from rome_lens.evaluation.editors.sets import SETS, Alone, make_set_editor
 from rome_lens.evaluation.report.scores import UNEDITED
 from rome_lens.facts import EditRequest
 from rome_lens.runs import check_name
 
+FoundOn = Literal["base", "edited"]
+"""Where the value of a fact is found: on the unedited model, or on the one with all facts before it."""
+
 IDENTITY, RANDOM_LAYER = "identity", "random-layer"
 _FINE_TUNING = ("ft", "ft-l")
-EDITORS = (UNEDITED, *VARIANTS, IDENTITY, RANDOM_LAYER, *_FINE_TUNING)
+EDITORS = (UNEDITED, *VARIANTS, IDENTITY, RANDOM_LAYER, *SETS, *_FINE_TUNING)
 """Names that an editor can be asked for by."""
+
+TOGETHER = (UNEDITED, "r-rome", *SETS, *_FINE_TUNING)
+"""Those of them that put many facts into one model."""
 
 # Layers that the control draws from: every one of them needs a second moment.
 _RANDOM_LAYERS = 5
 # Settings of ours that are lists.
-_LISTS = {"context_templates"}
+_LISTS = {"context_templates", "layers"}
 # What the run sets for all of its editors, and a whole of settings, which are set one by one here.
-_SHARED = {"model", "self", "prepend_bos", "second_moment", "variant", "engine", "settings"}
+_SHARED = {"model", "self", "prepend_bos", "second_moment", "second_moments", "variant", "engine", "settings"}
+# What editors of sets hand on to ROME.
+_OF_ROME = OptimiserChanges.__annotations__.keys() | {"context_templates", "bare_weight", "essence_at", "seed"}
 
 
 @dataclass(frozen=True)
@@ -81,13 +92,14 @@ class Editor(Protocol):
         ...
 
 
-def specs_of(editors: Any, settings: Sequence[str] = ()) -> tuple[EditorSpec, ...]:
+def specs_of(editors: Any, settings: Sequence[str] = (), *, together: bool = False) -> tuple[EditorSpec, ...]:
     """What a caller named, as specifications.
 
     Args:
         editors: an editor, its name, None for the unedited model, several names, or a mapping from names to any of
             these.
         settings: `NAME=JSON` for every editor that takes that setting, or `EDITOR.NAME=JSON`.
+        together: they put many facts into one model.
 
     Raises:
         SettingError: no editor of that name, no such setting, two editors of one name, or a name that no folder can
@@ -97,7 +109,7 @@ def specs_of(editors: Any, settings: Sequence[str] = ()) -> tuple[EditorSpec, ..
         pairs = [(str(name), one) for name, one in editors.items()]
     else:
         pairs = [(_name(one), one) for one in (editors if isinstance(editors, list | tuple) else [editors])]
-    specs = [_spec(name.rpartition(":")[2], one) for name, one in pairs]
+    specs = [_spec(name.rpartition(":")[2], one, TOGETHER if together else EDITORS) for name, one in pairs]
     names = [spec.name for spec in specs]
     for name in names:
         check_name(name, "editor name")
@@ -107,14 +119,24 @@ def specs_of(editors: Any, settings: Sequence[str] = ()) -> tuple[EditorSpec, ..
         raise SettingError(
             f"editors are {', '.join(names) or 'none at all'}; expected one or more, each of another name"
         )
-    specs = _with_settings(specs, settings)
+    specs = _with_settings(specs, settings, together=together)
     for spec in specs:
         if spec.is_named:
-            check = fine_tune.check_choices if spec.kind in _FINE_TUNING else rome.check_choices
-            check(spec.settings)
+            _check_settings(spec)
             if spec.kind == RANDOM_LAYER and "n_layers" in spec.settings:
                 check_n_layers(spec.settings["n_layers"])
     return specs
+
+
+def _check_settings(spec: EditorSpec) -> None:
+    """Refuse settings that no model could take, before one is loaded."""
+    given = dict(spec.settings)
+    if "found_on" in given:
+        choice(f"{spec.name}.found_on", given.pop("found_on"), get_args(FoundOn))
+    values = {each.name: given.pop(each.name) for each in fields(ValueSettings) if each.name in given}
+    ValueSettings(**values)
+    check = fine_tune.check_choices if spec.kind in _FINE_TUNING else rome.check_choices
+    check({name: value for name, value in given.items() if spec.kind not in SETS or name in _OF_ROME})
 
 
 def make_editor(spec: EditorSpec, model: Any, moments: Moments, *, seed: int, prepend_bos: bool) -> Any:
@@ -128,7 +150,7 @@ def make_editor(spec: EditorSpec, model: Any, moments: Moments, *, seed: int, pr
         prepend_bos: BOS stands in front of every prompt.
     """
     if spec.made is not None or spec.kind == UNEDITED:
-        return spec.made
+        return Alone(spec.made) if isinstance(spec.made, TogetherEditor) else spec.made
     given = dict(spec.settings)
     if spec.kind in _FINE_TUNING:
         bound = {} if spec.kind == "ft" else {"norm_constraint": given.pop("norm_constraint", "auto")}
@@ -141,6 +163,8 @@ def make_editor(spec: EditorSpec, model: Any, moments: Moments, *, seed: int, pr
     given = {"seed": seed, "prepend_bos": prepend_bos} | given
     if spec.kind == RANDOM_LAYER:
         return RandomLayer(model, moments, n_layers=given.pop("n_layers", _RANDOM_LAYERS), settings=given)
+    if spec.kind in SETS:
+        return Alone(make_set_editor(spec.kind, model, moments, given, seed=seed, prepend_bos=prepend_bos))
     default, layer = default_layer(backend), given.pop("layer", None)
     layer = moments.only_layer(default) if layer is None else backend.check_layer(layer)
     given["context_templates"] = moments.templates(given)
@@ -195,13 +219,15 @@ def _name(editor: Any) -> str:
     return type(editor).__name__
 
 
-def _spec(name: str, one: Any) -> EditorSpec:
+def _spec(name: str, one: Any, known: Sequence[str]) -> EditorSpec:
     if one is None:
         return EditorSpec(name, UNEDITED)
     if isinstance(one, str):
-        if one not in EDITORS and ":" not in one:
+        if one not in known and ":" not in one:
+            alone = " (it edits one fact, and cannot be asked for many together)" if one in EDITORS else ""
             raise SettingError(
-                f"editor is {one!r}; choose one of {', '.join(EDITORS)}, or package.module:function for one of your own"
+                f"editor is {one!r}{alone}; choose one of {', '.join(known)}, or package.module:function for one of "
+                "your own"
             )
         if ":" in one:
             _imported(one)
@@ -212,23 +238,25 @@ def _spec(name: str, one: Any) -> EditorSpec:
 
 
 def _checked(editor: Any, name: str) -> Any:
-    if not callable(getattr(editor, "edit", None)):
+    if not isinstance(editor, TogetherEditor) and not callable(getattr(editor, "edit", None)):
         raise SettingError(f"the editor {name} is a {type(editor).__name__} and has no edit(request)")
     return editor
 
 
-def _with_settings(specs: Sequence[EditorSpec], settings: Sequence[str]) -> tuple[EditorSpec, ...]:
+def _with_settings(
+    specs: Sequence[EditorSpec], settings: Sequence[str], *, together: bool
+) -> tuple[EditorSpec, ...]:
     chosen: dict[str, dict[str, Any]] = {spec.name: dict(spec.settings) for spec in specs}
     for text in settings:
         place, sign, value = text.partition("=")
         editor, dot, name = place.rpartition(".")
         if not sign or not name:
             raise SettingError(f"{text!r} is no setting; expected NAME=VALUE or EDITOR.NAME=VALUE, such as ft.layer=3")
-        takers = [spec for spec in specs if name in _settings_of(spec.kind) and (not dot or spec.name == editor)]
+        takers = [spec for spec in specs if name in _settings_of(spec.kind, together) and (not dot or spec.name == editor)]
         if dot and editor not in chosen:
             raise SettingError(f"{text!r} is for the editor {editor!r}; the run has {', '.join(chosen)}")
         if not takers:
-            known = sorted({n for spec in specs if not dot or spec.name == editor for n in _settings_of(spec.kind)})
+            known = sorted({n for spec in specs if not dot or spec.name == editor for n in _settings_of(spec.kind, together)})
             who = f"the editor {editor!r} does not take" if dot else "no editor takes"
             it = "it takes" if dot else "they take"
             raise SettingError(f"{who} the setting {name!r}; {it} {', '.join(known) or 'none'}")
@@ -253,9 +281,14 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _settings_of(kind: str) -> set[str]:
+def _settings_of(kind: str, together: bool) -> set[str]:
     if kind == UNEDITED:
         return set()
+    if kind in SETS:
+        return (_parameters(SETS[kind]) | TogetherChanges.__annotations__.keys()) - {"changes"} - _SHARED
+    if kind == "r-rome" and together:
+        # Its values are found as those of a set, and shared with it.
+        return {"layer", "found_on"} | TogetherChanges.__annotations__.keys() - _SHARED
     if kind in _FINE_TUNING:
         return _parameters(FineTuning) - _SHARED - ({"norm_constraint"} if kind == "ft" else set())
     if kind in EDITORS:

@@ -32,11 +32,11 @@ def report_of(
         descriptions: editor -> a line about it.
         seed: of the intervals.
     """
-    records = {name: _with_consistency(several, references) for name, several in records.items()}
+    records = {name: with_consistency(several, references) for name, several in records.items()}
     return Report(
         kind,
         editors={
-            name: _editor_scores(kind, name, descriptions.get(name, ""), several, seed=seed)
+            name: editor_scores(kind, name, descriptions.get(name, ""), several, seed=seed)
             for name, several in records.items()
         },
         records={name: [record.to_dict() for record in several] for name, several in records.items()},
@@ -45,7 +45,7 @@ def report_of(
     )
 
 
-def _with_consistency(
+def with_consistency(
     records: Sequence[EvaluatedRecord], references: Mapping[str, Sequence[str]]
 ) -> list[EvaluatedRecord]:
     """RS needs all reference texts of the run, so it comes last."""
@@ -61,9 +61,18 @@ def _with_consistency(
     return [compared.get(id(record), record) for record in records]
 
 
-def _editor_scores(
+def editor_scores(
     kind: Kind, name: str, description: str, records: Sequence[EvaluatedRecord], *, seed: int
 ) -> EditorScores:
+    """All metrics of some records under one editor.
+
+    Args:
+        kind: the data set.
+        name: the editor's.
+        description: its settings, in a line.
+        records: with RS, if it is wanted.
+        seed: of the intervals.
+    """
     evaluated = [record for record in records if not record.unfit]
     # The records that have all of what S is made of: a caller's own may lack neighbours, say.
     whole = [record for record in evaluated if kind == "counterfact" and record.scores.keys() >= set(HARMONIC)]
