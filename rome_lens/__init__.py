@@ -57,10 +57,14 @@ if TYPE_CHECKING:
         stale_edits,
     )
     from rome_lens.evaluation import (
+        AgeGroup,
+        Checkpoint,
         EditorScores,
         LayerSuggestion,
         Measures,
         Report,
+        Together,
+        TogetherReport,
         evaluate_counterfact,
         evaluate_zsre,
         merge_runs,
@@ -83,11 +87,13 @@ __all__ = [
     "EMMET",
     "MEMIT",
     "ROME",
+    "AgeGroup",
     "AlphaEdit",
     "AnswerError",
     "ArtefactError",
     "AverageEffect",
     "CausalTrace",
+    "Checkpoint",
     "Conflict",
     "CounterFactRecord",
     "DownloadError",
@@ -117,6 +123,8 @@ __all__ = [
     "SetFact",
     "SettingError",
     "SubjectError",
+    "Together",
+    "TogetherReport",
     "ValueSettings",
     "ZsreRecord",
     "__version__",
@@ -149,8 +157,8 @@ _ROOMS = {
     "read_zsre",
     "editing": "EMMET MEMIT ROME AlphaEdit Conflict Edit EditSet FineTuning MatrixEdit SecondMoment SetFact "
     "ValueSettings applied_edits forget_edits hooks_for_rows load_edit merge_facts stale_edits",
-    "evaluation": "EditorScores LayerSuggestion Measures Report evaluate_counterfact evaluate_zsre merge_runs read_run "
-    "suggest_layer",
+    "evaluation": "AgeGroup Checkpoint EditorScores LayerSuggestion Measures Report Together TogetherReport "
+    "evaluate_counterfact evaluate_zsre merge_runs read_run suggest_layer",
     "facts": "EditRequest Fact read_known_facts",
     "intervals": "Estimate",
     "loading": "load_model",
