@@ -28,6 +28,7 @@ from rome_lens.version import __version__
 if TYPE_CHECKING:
     from rome_lens.data import (
         CounterFactRecord,
+        FollowUp,
         RecordSet,
         ZsreRecord,
         builtin_counterfact,
@@ -101,6 +102,7 @@ __all__ = [
     "Fact",
     "FactNotKnownError",
     "FineTuning",
+    "FollowUp",
     "LayerSuggestion",
     "MatrixEdit",
     "Measures",
@@ -145,8 +147,8 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "data": "CounterFactRecord RecordSet ZsreRecord builtin_counterfact builtin_facts read_counterfact read_requests "
-    "read_zsre",
+    "data": "CounterFactRecord FollowUp RecordSet ZsreRecord builtin_counterfact builtin_facts read_counterfact "
+    "read_requests read_zsre",
     "editing": "EMMET MEMIT ROME AlphaEdit Conflict Edit EditSet FineTuning MatrixEdit SecondMoment SetFact "
     "ValueSettings applied_edits forget_edits hooks_for_rows load_edit merge_facts stale_edits",
     "evaluation": "EditorScores LayerSuggestion Measures Report evaluate_counterfact evaluate_zsre merge_runs read_run "
