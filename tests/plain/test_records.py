@@ -1,13 +1,12 @@
 """Readers of CounterFact and zsRE: what is published is read, and what breaks the schema is named and left out."""
 
-import copy
 import dataclasses
 import hashlib
 import json
-import re
 import sys
 
 import pytest
+from record_files import changed, write
 from refused import refused
 
 import rome_lens as rl
@@ -40,26 +39,6 @@ QUESTION = {
     "loc_ans": "Hugo Weaving",
     "cond": "Trinity College >> University of Michigan || What university did Watts Humphrey attend?",
 }
-
-
-def changed(record, path, value):
-    """A copy with another value at a path, such as `a.b[1]`; `...` takes it away."""
-    record = copy.deepcopy(record)
-    *steps, last = (int(step) if step.isdigit() else step for step in re.findall(r"\w+", path))
-    inside = record
-    for step in steps:
-        inside = inside[step]
-    if value is ...:
-        del inside[last]
-    else:
-        inside[last] = value
-    return record
-
-
-def write(folder, content, name="data.json"):
-    path = folder / name
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return path
 
 
 # --- what is read ---------------------------------------------------------------------------------------------------
