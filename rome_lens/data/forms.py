@@ -183,8 +183,9 @@ def _easy_edit_zsre(number: int, record: Any, passed: set[str]) -> ZsreRecord:
     quiet = answered(asked_beside(record, "locality"), passed)
     if not quiet:
         raise FieldError("locality_prompt", "is missing; expected an unrelated question with its answer")
+    rephrase, *others = paraphrases
     # There is one of each in a record.
-    if len(paraphrases) > 1:
+    if others:
         passed.add(f"{field} behind the first")
     for asked in quiet[1:]:
         passed.add(asked.field + (" behind the first" if asked.field == quiet[0].field else ""))
@@ -192,7 +193,7 @@ def _easy_edit_zsre(number: int, record: Any, passed: set[str]) -> ZsreRecord:
         number=number,
         case_id=_case_id(number, record),
         request=request,
-        rephrase=paraphrases[0],
+        rephrase=rephrase,
         unrelated=_as_question(quiet[0].prompt),
         unrelated_answer=quiet[0].answers[0],
         follows=_follow_ups(answered(asked_beside(record, "portability"), passed)),

@@ -71,6 +71,7 @@ def evaluated(
         perplexity_bound: a ratio of perplexities beyond it, up or down, is flagged.
     """
     zsre = isinstance(record, ZsreRecord)
+    own = isinstance(record, CounterFactRecord) and bool(record.neighbour_answers)
     scores = _scores(found, lambda asked: asked.after, zsre=zsre)
     scores |= free_scores(_by_kind(found.asked, _says_answer), zsre=zsre)
     if found.texts:
@@ -88,7 +89,7 @@ def evaluated(
         error=str(edit) if failed else None,
         before=_scores(found, lambda asked: asked.before, zsre=zsre),
         scores=scores,
-        answers=[_answer(asked, own=not zsre and bool(record.neighbour_answers)) for asked in found.asked],
+        answers=[_answer(asked, own=own) for asked in found.asked],
         texts=[{"prompt": prompt, "text": text} for prompt, text in found.texts],
         perplexity=perplexity,
         edit=None if failed or edit is None else _edit_facts(edit, seconds),
