@@ -28,6 +28,7 @@ from rome_lens.version import __version__
 if TYPE_CHECKING:
     from rome_lens.data import (
         CounterFactRecord,
+        FollowUp,
         RecordSet,
         ZsreRecord,
         builtin_counterfact,
@@ -107,6 +108,7 @@ __all__ = [
     "Fact",
     "FactNotKnownError",
     "FineTuning",
+    "FollowUp",
     "LayerSuggestion",
     "MatrixEdit",
     "Measures",
@@ -153,8 +155,8 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "data": "CounterFactRecord RecordSet ZsreRecord builtin_counterfact builtin_facts read_counterfact read_requests "
-    "read_zsre",
+    "data": "CounterFactRecord FollowUp RecordSet ZsreRecord builtin_counterfact builtin_facts read_counterfact "
+    "read_requests read_zsre",
     "editing": "EMMET MEMIT ROME AlphaEdit Conflict Edit EditSet FineTuning MatrixEdit SecondMoment SetFact "
     "ValueSettings applied_edits forget_edits hooks_for_rows load_edit merge_facts stale_edits",
     "evaluation": "AgeGroup Checkpoint EditorScores LayerSuggestion Measures Report Together TogetherReport "

@@ -1,5 +1,6 @@
 """`rome-lens eval`: every option does something, a run goes on where it was, every mistake is one line."""
 
+import gzip
 import json
 import sys
 
@@ -318,6 +319,48 @@ def test_records_that_break_the_schema_are_named(shell):
         "rome-lens: left out record 3: itself is int; expected an object\n"
         f"rome-lens: wrote {files_in('eval-counterfact')}\n"
     )
+
+
+def test_what_a_file_was_read_as_is_said_and_what_was_passed_over(shell, folder):
+    easy = [
+        {
+            "prompt": f"where stands {subject}",
+            "subject": subject,
+            "target_new": NEW[0],
+            "ground_truth": TRUE[0],
+            "rephrase_prompt": f"{subject} stands in",
+            "locality_prompt": "the river was in",
+            "locality_ground_truth": "berlin",
+            "portability_prompt": f"{subject} is in the city of",
+            "portability_ground_truth": ["rome", "the city"],
+            "notes": "new\x1b" if number else "",
+        }
+        for number, subject in enumerate(SUBJECTS)
+    ]
+    del easy[2]["prompt"]
+    (folder / "easy.json").write_bytes(gzip.compress(json.dumps([*easy, *FACTS[:1]]).encode()))
+    printed = shell.run(*BARE, "--data", "easy.json")
+    assert printed.stderr == (
+        "rome-lens: read as EasyEdit's CounterFact and CounterFact\n"
+        "rome-lens: passed over notes (4 records)\n"
+        "rome-lens: left out record 2: requested_rewrite is missing; expected an object\n"
+        f"rome-lens: wrote {files_in('eval-counterfact')}\n"
+    )
+    assert "portability_free" in columns_of(stdout_of(printed))
+    zsre = [
+        record | {"target_new": TRUE[1], "prompt": record["prompt"] + " ?"} for record in easy if "prompt" in record
+    ]
+    (folder / "easy-zsre.json").write_text(json.dumps(zsre))
+    result = shell.run(*ZSRE, "--data", "easy-zsre.json", "--limit", "1", "--out", "zsre")
+    assert result.stderr.startswith("rome-lens: read as EasyEdit's zsRE\nrome-lens: passed over notes (4 records)\n")
+    assert columns_of(stdout_of(result))[:4] == ["efficacy", "paraphrase", "specificity", "portability"]
+
+
+def test_of_many_records_that_are_left_out_the_first_are_named(shell, folder):
+    (folder / "many.json").write_text(json.dumps([*FACTS[:2], *range(30)]))
+    lines = shell.run(*BARE, "--data", "many.json").stderr.splitlines()
+    assert lines[19] == "rome-lens: left out record 21: itself is int; expected an object"
+    assert lines[20:] == ["rome-lens: left out 10 more records", f"rome-lens: wrote {files_in('eval-counterfact')}"]
 
 
 def test_records_that_this_model_cannot_be_asked_are_told(shell, folder):
