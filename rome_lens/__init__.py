@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rome_lens.errors import (
     AnswerError,
     ArtefactError,
+    CollapseError,
     DownloadError,
     EditError,
     EditStateError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         MEMIT,
         ROME,
         AlphaEdit,
+        CollapseGuard,
         Conflict,
         Edit,
         EditSet,
@@ -95,6 +97,8 @@ __all__ = [
     "AverageEffect",
     "CausalTrace",
     "Checkpoint",
+    "CollapseError",
+    "CollapseGuard",
     "Conflict",
     "CounterFactRecord",
     "DownloadError",
@@ -157,8 +161,8 @@ __all__ = [
 _ROOMS = {
     "data": "CounterFactRecord FollowUp RecordSet ZsreRecord builtin_counterfact builtin_facts read_counterfact "
     "read_requests read_zsre",
-    "editing": "EMMET MEMIT ROME AlphaEdit Conflict Edit EditSet FineTuning MatrixEdit SecondMoment SetFact "
-    "ValueSettings applied_edits forget_edits hooks_for_rows load_edit merge_facts stale_edits",
+    "editing": "EMMET MEMIT ROME AlphaEdit CollapseGuard Conflict Edit EditSet FineTuning MatrixEdit SecondMoment "
+    "SetFact ValueSettings applied_edits forget_edits hooks_for_rows load_edit merge_facts stale_edits",
     "evaluation": "AgeGroup Checkpoint EditorScores LayerSuggestion Measures Report Together TogetherReport "
     "evaluate_counterfact evaluate_zsre merge_runs read_run suggest_layer",
     "facts": "EditRequest Fact read_known_facts",

@@ -95,7 +95,8 @@ class _MeasureOptions:
         Raises:
             SettingError: a setting is out of its range. ArtefactError: a file of texts cannot be read.
         """
-        from rome_lens.evaluation.measures import Measures, builtin_texts, read_references, watched_texts
+        from rome_lens.data.texts import builtin_texts
+        from rome_lens.evaluation.measures import Measures, read_references, watched_texts
 
         whole_number("perplexity-texts", self.perplexity_texts, least=1, expected="a number of texts")
         texts: tuple[str, ...] = ()

@@ -59,7 +59,7 @@ class TogetherOptions:
                 raise SettingError(f"{name} is given without --together, and says something of its checkpoints")
             return None
         renamed = {"collapse_perplexity": "perplexity", "collapse_score": "score", "together": "at"}
-        chosen = {renamed.get(name, name): value for name, value in given.items()}
+        chosen: dict[str, Any] = {renamed.get(name, name): value for name, value in given.items()}
         return Together(**chosen | {"at": _numbers(self.together)})
 
 

@@ -2,7 +2,7 @@
 
 from rome_lens.evaluation.editors.named import EDITORS, Editor
 from rome_lens.evaluation.evaluate import evaluate_counterfact, evaluate_zsre, merge_runs, read_run
-from rome_lens.evaluation.measures import Measures, builtin_texts, read_references
+from rome_lens.evaluation.measures import Measures, read_references
 from rome_lens.evaluation.report.checkpoints import AgeGroup, Checkpoint
 from rome_lens.evaluation.report.report import Report, write_csv
 from rome_lens.evaluation.report.scores import EditorScores
@@ -21,7 +21,6 @@ __all__ = [
     "Report",
     "Together",
     "TogetherReport",
-    "builtin_texts",
     "evaluate_counterfact",
     "evaluate_zsre",
     "merge_runs",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rome_lens.backends import as_backend
+from rome_lens.editing.in_weights import in_weights
 from rome_lens.editing.tensor_text import as_tensor, as_text
 from rome_lens.evaluation.findings import Record
 from rome_lens.evaluation.measurer import RecordMeasurer
@@ -12,7 +13,6 @@ from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.together_report import KeptCheckpoint
 from rome_lens.evaluation.together.state import State
-from rome_lens.evaluation.together.weights import in_weights
 from rome_lens.evaluation.work import reference_records
 from rome_lens.loading.source import ModelSource, describe_model
 from rome_lens.progress import Progress
