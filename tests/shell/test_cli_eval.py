@@ -6,24 +6,12 @@ import sys
 
 import pytest
 from effort import slow
-from published import published
+from tiny_records import FACTS, FAST, MODEL, NEW, SUBJECTS, TRUE
 from tiny_shell import LOADED, LOADING, ok, options_of, refusal, rows_of, stdout_of, without, words_of, wrote
 
 import rome_lens as rl
 from rome_lens.evaluation import read_run
 from rome_lens.evaluation.metrics import consistency
-
-SUBJECTS = ["the tower", "the museum", "a river", "the city", "rome", "the old river"]
-TRUE, NEW = ["paris", "rome", "berlin"], ["rome", "berlin", "paris"]
-
-
-def _fact(number, subject):
-    request = rl.EditRequest("where stands {}", subject, NEW[number % 3], TRUE[number % 3])
-    paraphrases = (f"{subject} stands in", f"it was old . {subject} is in")
-    neighbours, texts = ("where stands a museum", "the river was in"), (f"{subject} was built", f"{subject} is")
-    return published(
-        rl.CounterFactRecord(number, 100 + number, f"P{number % 2}", request, paraphrases, neighbours, texts)
-    )
 
 
 def _question(number, subject):
@@ -37,9 +25,6 @@ def _question(number, subject):
     }
 
 
-FACTS = [_fact(number, subject) for number, subject in enumerate(SUBJECTS)]
-FAST = ("--set", "v_num_grad_steps=2", "--set", 'context_templates=["it was old. {}"]')
-MODEL = ("--model", "MODEL", "--second-moment", "C1")
 EVAL = ("eval", "counterfact", *MODEL, *FAST, "--data", "facts.json", "--limit", "3")
 ROME = (*EVAL, "--editor", "r-rome")
 # No texts, and no perplexity.
@@ -210,12 +195,15 @@ EFFECTS = {
     "--shard": (["--batch", "1", "--shard", "2/2"], (*EDITOR, "n_records"), 1, True),
 }
 ELSEWHERE = {"--out", "--json", "--workers", "--dask"}
+# Those of many facts in one model, which test_cli_eval_together tests.
+TOGETHER = {"--together", "--sample", "--found-on", "--collapse-perplexity", "--collapse-score", "--at-collapse"}
+TOGETHER |= {"--values"}
 COUNTERFACT_ALONE = {"--texts", "--text-length", "--references"}
 
 
 def test_every_option_has_a_test():
     counterfact = options_of("eval", "counterfact")
-    assert counterfact == {*EFFECTS, *LOADING, *ELSEWHERE}
+    assert counterfact == {*EFFECTS, *LOADING, *ELSEWHERE, *TOGETHER}
     assert options_of("eval", "zsre") == counterfact - COUNTERFACT_ALONE
     assert options_of("eval", "merge") == {"--out", "--json"}
 
