@@ -388,7 +388,7 @@ def _kept(folder: Folder, name: str, settings: Mapping[str, Any]) -> dict[int, K
 
 def _described(editor: Mapping[str, Any]) -> str:
     """An editor's settings in a line."""
-    left_out = {"source", "context_templates", "second_moment", "class"}
+    left_out = {"source", "context_templates", "second_moment", "second_moments", "class"}
     return ", ".join(f"{name} {value}" for name, value in editor.items() if name not in left_out and value is not None)
 
 

@@ -237,7 +237,7 @@ class TogetherEditor(ABC):
         warned = [note for moment in self.second_moments.values() for note in moment.warnings]
         origin = Origin(
             variant=self.variant,
-            settings=self._record(),
+            settings=self.record(),
             notes=(f"settings: {self.settings.source}", *self._notes(), *dict.fromkeys(warned), *others, *notes),
             backend=self._backend.name,
             dtype=str(self._backend.dtype).removeprefix("torch."),
@@ -417,7 +417,8 @@ class TogetherEditor(ABC):
             module_transposed=transposed,
         )
 
-    def _record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """Everything that was set, as JSON holds it."""
         return {
             **asdict(self.settings),
             "layers": list(self.layers),

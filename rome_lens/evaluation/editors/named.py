@@ -180,6 +180,9 @@ def describe(editor: Any) -> dict[str, Any]:
     """What an editor is, as JSON can hold it: its settings, and where they come from."""
     if editor is None:
         return {}
+    editor = editor.editor if isinstance(editor, Alone) else editor
+    if isinstance(editor, TogetherEditor):
+        return {"class": type(editor).__name__, **_plain(editor.record())}
     settings = getattr(editor, "settings", None)
     described = dict(settings) if isinstance(settings, Mapping) else _of_dataclass(settings)
     for name in ("variant", "bare_weight", "essence_at", "norm_constraint"):
