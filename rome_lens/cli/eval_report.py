@@ -1,12 +1,11 @@
 """How an evaluation is printed: a line an editor, then what went wrong."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
 
-from rome_lens.cli.long_runs import first_few
-from rome_lens.cli.printing import count, pad, print_labelled, shorten
+from rome_lens.cli.printing import by_reason, count, for_console, listed, pad, print_notes, shorten
 from rome_lens.evaluation import Report
 from rome_lens.evaluation.report import metric_names
 from rome_lens.figures import visible
@@ -15,7 +14,6 @@ from rome_lens.intervals import Estimate
 
 _GAP = "  "
 _NAME = 18
-_MOST_NUMBERS, _MOST_REASONS = 8, 5
 # From what says most to what needs least room.
 _BRACKETS, _PLUS_MINUS, _BARE = "brackets", "plus-minus", "bare"
 _STYLES = {
@@ -23,7 +21,6 @@ _STYLES = {
     _PLUS_MINUS: "±: half the width of the 95 % interval, by bootstrap over records",
     _BARE: "",
 }
-_ASCII = str.maketrans({"…": "~", "±": "+-", "–": "-", "∞": "inf"})
 
 
 def print_report(console: Console, report: Report) -> None:
@@ -40,7 +37,6 @@ class _Printer:
     def __init__(self, console: Console, report: Report) -> None:
         self.console, self.report = console, report
         self.editors = list(report.editors.values())
-        self.ascii_only = console.options.ascii_only
 
     def print(self) -> None:
         report = self.report
@@ -105,46 +101,22 @@ class _Printer:
         sizes = ", ".join(f"{visible(e.name)} {e.n_records}" for e in self.editors)
         lines = [("records", sizes)] if differ else []
         lines += [
-            ("no edit", f"{visible(e.name)}: {len(numbers)} of {e.n_records} ({_listed(numbers)}): {reason}")
+            ("no edit", f"{visible(e.name)}: {len(numbers)} of {e.n_records} ({listed(numbers)}): {reason}")
             for e in self.editors
-            for reason, numbers in _by_reason(e.failed)
+            for reason, numbers in by_reason(e.failed)
         ]
         bound = self.report.settings.get("perplexity_bound")
         beyond = "beyond the bound" if bound is None else f"beyond a factor of {bound}"
         for editor in self.editors:
             if editor.flagged:
                 many = f"{len(editor.flagged)} of {editor.n_records}"
-                lines.append(("perplexity", f"{visible(editor.name)}: {many} {beyond} ({_listed(editor.flagged)})"))
-        for reason, numbers in _by_reason(self.report.unevaluated):
-            lines.append(("left out", f"{count(len(numbers), 'record')} ({_listed(numbers)}): {reason}"))
-        if lines:
-            self.console.print()
-        last = ""
-        for label, text in lines:
-            print_labelled(self.console, label if label != last else "", self._text(text))
-            last = label
+                lines.append(("perplexity", f"{visible(editor.name)}: {many} {beyond} ({listed(editor.flagged)})"))
+        for reason, numbers in by_reason(self.report.unevaluated):
+            lines.append(("left out", f"{count(len(numbers), 'record')} ({listed(numbers)}): {reason}"))
+        print_notes(self.console, lines)
 
     def _line(self, text: str, style: str = "") -> None:
         self.console.print(self._text(text), style=style, soft_wrap=True)
 
     def _text(self, text: str) -> str:
-        if not self.ascii_only:
-            return text
-        return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
-
-
-def _by_reason(why: Mapping[int, str]) -> list[tuple[str, list[int]]]:
-    """Reasons with the numbers that they hold for; behind the first few, the others together."""
-    reasons: dict[str, list[int]] = {}
-    for number, reason in sorted(why.items()):
-        reasons.setdefault(visible(reason), []).append(number)
-    found = list(reasons.items())
-    if len(found) <= _MOST_REASONS + 1:
-        return found
-    others = sorted(number for _, numbers in found[_MOST_REASONS:] for number in numbers)
-    return [*found[:_MOST_REASONS], ("other reasons", others)]
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    """`record 4`, `records 4, 9`; of many the first few."""
-    return f"record{'' if len(numbers) == 1 else 's'} {first_few(numbers, _MOST_NUMBERS)}"
+        return for_console(self.console, text)

@@ -100,10 +100,10 @@ class LayerSuggestion:
         for name, colour in zip(_METRICS, HUES, strict=False):
             found = [self.sweep[layer].intervals[name] for layer in layers]
             mean, low, high = zip(*((one.mean, one.low, one.high) for one in found), strict=True)
-            scores.append(Line(name, mean, low, high, found[0].n, colour))
+            scores.append(Line(name, mean, low, high, found[0].n, colour, at=layers))
         panels = [
             CurvePanel("Tracing: average indirect effect", [traced]),
-            CurvePanel("Editing: scores of r-ROME, %", scores, layers=layers, decimals=1),
+            CurvePanel("Editing: scores of r-ROME, %", scores, decimals=1),
         ]
         return curve_figure(panels, x_title="layer", y_title="", title=self.settings.source, one_scale=False)
 

@@ -86,6 +86,19 @@ def disturbance_figure(facts: Sequence[DisturbedFact], *, title: str, subtitle: 
     )
 
 
+def which_facts(n_drawn: int, n: int) -> str:
+    """Words below such a figure: which facts of a set it draws, and what has no colour.
+
+    Args:
+        n_drawn: facts that are drawn.
+        n: facts in the set.
+    """
+    which = f"{n} fact{'' if n == 1 else 's'}"
+    if n_drawn != n:
+        which = f"{n_drawn} of {n} facts, the most disturbed and what disturbs them"
+    return f"{which}; grey is a fact's own part"
+
+
 def _quiet() -> dict[str, Any]:
     return {"showgrid": False, "zeroline": False, "ticks": "", "showline": False}
 

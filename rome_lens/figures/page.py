@@ -17,24 +17,28 @@ from rome_lens.figures.format import format_score
 from rome_lens.figures.plotly_text import PAGE_CONFIG
 from rome_lens.figures.visible import visible
 
-_FRAME = "page.html.j2"
+# What a page extends, and what it may import.
+_SHARED = ("page.html.j2", "words.html.j2")
 
 
-def render_page(template: str, *, settings: Mapping[str, Any], **values: Any) -> str:
+def render_page(
+    template: str, *, settings: Mapping[str, Any], parts: Mapping[str, str] | None = None, **values: Any
+) -> str:
     """A page from a template that extends `page.html.j2`, which brings the style, plotly.js and a table of settings.
 
     Args:
         template: its text; `shown`, `lines` and `number` are filters for data.
         settings: what the run was asked for; nested names are joined by dots.
+        parts: name -> text of further templates that it imports, beside `words.html.j2`.
         values: what the template's names stand for.
     """
-    frame = files("rome_lens.figures").joinpath(_FRAME).read_text("utf-8")
+    shared = {name: files("rome_lens.figures").joinpath(name).read_text("utf-8") for name in _SHARED}
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=jinja2.DictLoader({_FRAME: frame}),
+        loader=jinja2.DictLoader({**shared, **(parts or {})}),
     )
     environment.filters.update(shown=lambda text: visible(str(text)), lines=_lines, number=format_score)
     page = environment.from_string(template)

@@ -9,6 +9,7 @@ from rome_lens.evaluation.measurer import RecordMeasurer
 from rome_lens.evaluation.measures import Measures
 from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.summary import report_of
+from rome_lens.evaluation.report.together_report import KeptCheckpoint, together_report_of
 
 COUNTERFACT = ("ES", "EM", "PS", "PM", "NS", "NM")
 ZSRE = ("efficacy", "paraphrase", "specificity")
@@ -92,4 +93,41 @@ def many(editors=("none", "r-rome", "ft"), *, records=12, kind="counterfact", se
             for editor in editors
         },
         kind=kind,
+    )
+
+
+def kept(at, score, *, kind="counterfact", editor="memit", ppl=None, **state):
+    """A checkpoint of this many facts as a run folder holds it.
+
+    Args:
+        at: facts in the model.
+        score: number of a record -> what it scores in every metric; or one score for all.
+        kind: the data set.
+        editor: the editor's name.
+        ppl: perplexity of the watched texts with these facts; 10 without any.
+        state: what is known of the model; `failed` too.
+    """
+    names = ZSRE if kind == "zsre" else COUNTERFACT
+    scores = score if callable(score) else lambda number: score
+    records = [
+        EvaluatedRecord.from_dict(
+            record(n, editor=editor, kind=kind, scores=dict.fromkeys(names, scores(n)), edit=None)
+        )
+        for n in range(at)
+    ]
+    texts = None if ppl is None else {"before": 10.0, "after": ppl}
+    return KeptCheckpoint(records, {"numbers": list(range(at)), "failed": {}, **state}, texts)
+
+
+def together(editors, *, kind="counterfact", at=None, settings=None, descriptions=None, sample=None):
+    """A report with checkpoints: editor -> n -> what `kept` gives."""
+    at = sorted({n for by_n in editors.values() for n in by_n}) if at is None else at
+    bounds = {"at": at, "sample": sample, "found_on": "base", "perplexity": 2.0, "score": 60.0}
+    return together_report_of(
+        kind,
+        editors,
+        references={},
+        settings={"model": "smollm2-135m", "together": bounds} | (settings or {}),
+        descriptions=descriptions or {name: f"layer 5, found on base, {name}" for name in editors},
+        seed=0,
     )

@@ -104,7 +104,7 @@ def line(name="a", colour="#102030", **changes):
 
 
 def test_a_curve_is_a_line_and_its_band():
-    figure = curve_figure([CurvePanel("one", [line()], layers=[4, 9])], x_title="layer", y_title="effect")
+    figure = curve_figure([CurvePanel("one", [line(at=[4, 9])])], x_title="layer", y_title="effect")
     low, high, middle = figure.data
     assert (list(low.y), list(high.y), list(middle.y)) == ([0.5, 1.5], [1.5, 2.5], [1.0, 2.0])
     assert list(middle.x) == [4, 9]

@@ -572,7 +572,7 @@ def test_an_editor_is_described_in_json(house, moments, kind):
         assert (told["class"], told["layer"], told["layers"]) == ("RandomLayer", None, [0, 2])
     elif kind in SETS:
         assert isinstance(told["source"], str)
-        assert (told["layers"], told["class"].lower()) == ([1], kind)
+        assert (told["layers"], told["class"].lower()) == ([0, 1], kind)
     else:
         assert isinstance(told["source"], str)
         assert told["layer"] in (0, 1)

@@ -17,7 +17,7 @@ from rome_lens.editing.together.set_fact import SetFact, in_order, stacked
 from rome_lens.editing.together.system import System
 from rome_lens.editing.together.terms import Terms
 from rome_lens.errors import SettingError
-from rome_lens.figures.disturbances import DisturbedFact, disturbance_figure
+from rome_lens.figures.disturbances import DisturbedFact, disturbance_figure, which_facts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +172,7 @@ class KnownFacts(Edit):
         return disturbance_figure(
             drawn,
             title=f"Who disturbs whom · {self.fingerprint.model_name}, {self.variant}, {layers}",
-            subtitle=f"{which_facts(len(drawn), len(self.facts))}; grey is a fact's own part",
+            subtitle=which_facts(len(drawn), len(self.facts)),
         )
 
     def disturbed_facts(self) -> list[DisturbedFact]:
@@ -239,13 +239,6 @@ class KnownFacts(Edit):
                 disturbance=[amount for _, amount in self.disturbed_by],
             )
         return table
-
-
-def which_facts(n_drawn: int, n: int) -> str:
-    """Words for the facts of such a figure."""
-    if n_drawn == n:
-        return f"{n} fact{'' if n == 1 else 's'}"
-    return f"{n_drawn} of {n} facts, the most disturbed and what disturbs them"
 
 
 def _asked(system: System) -> Float[Tensor, " fact"]:

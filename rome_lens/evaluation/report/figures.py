@@ -10,8 +10,9 @@ from rome_lens.evaluation.report.scores import UNEDITED, EditorScores, Kind
 from rome_lens.figures.groups import GroupPoint, group_figure
 from rome_lens.figures.scores import MetricPanel, score_figure
 
-# Above this ratio a linear axis shows nothing but its largest value.
-_LOGARITHMIC = 20.0
+LOGARITHMIC = 20.0
+"""Above this ratio a linear axis shows nothing but its largest value."""
+
 _ACROSS, _UPWARDS = "NS", "PS"
 
 
@@ -58,7 +59,7 @@ def _panel(editors: Mapping[str, EditorScores], name: str) -> MetricPanel:
         intervals=scores,
         bounds=words.bounds,
         anchor=words.anchor,
-        logarithmic=ratio and max((e for e in ends if math.isfinite(e)), default=1.0) > _LOGARITHMIC,
+        logarithmic=ratio and max((e for e in ends if math.isfinite(e)), default=1.0) > LOGARITHMIC,
         decimals=words.decimals,
     )
 
