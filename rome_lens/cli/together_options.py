@@ -60,7 +60,8 @@ class TogetherOptions:
             return None
         renamed = {"collapse_perplexity": "perplexity", "collapse_score": "score", "together": "at"}
         chosen: dict[str, Any] = {renamed.get(name, name): value for name, value in given.items()}
-        return Together(**chosen | {"at": _numbers(self.together)})
+        chosen["at"] = _numbers(self.together)
+        return Together(**chosen)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

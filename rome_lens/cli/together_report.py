@@ -1,4 +1,4 @@
-"""How an evaluation with checkpoints is printed: a line a checkpoint and editor, then what broke and what is missing."""
+"""How an evaluation with checkpoints is printed: a line a checkpoint and editor, then what broke or is missing."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class _Column:
 def print_together(console: Console, report: TogetherReport) -> None:
     """Print the scores at every checkpoint, those of the unedited model beside them, and what collapsed.
 
-    Keeps to the console's width: intervals give way first, then columns from the right. In ASCII where the console's
+    Keeps to the console's width: the drift gives way first, then intervals, then columns from the right. In ASCII where the console's
     encoding is ASCII.
     """
     names = metric_names.main_metrics(report.kind)
@@ -54,7 +54,7 @@ def print_together(console: Console, report: TogetherReport) -> None:
     if points:
         console.print()
         _print_table(console, report, _columns(console, names, points, report))
-        _line(console, f"{names[-1]}, none: the unedited model, on the same prompts", "dim")
+        _line(console, shorten(f"{names[-1]}, none: the unedited model, on the same prompts", console.width), "dim")
     print_notes(console, list(_notes(report)))
 
 
@@ -72,7 +72,7 @@ def _columns(
         if any(getattr(point, size) is not None for point in points)
     ]
     interval = _Column("interval", lambda point: _interval(point.intervals.get(first), first))
-    for columns in ([*bare, interval, *rest], [*bare, *rest]):
+    for columns in ([*bare, interval, *rest], [*bare, interval, *(one for one in rest if one.name != "drift")]):
         if _width(columns, report) <= console.width:
             return columns
     columns = [*bare, *rest]

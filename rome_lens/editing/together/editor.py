@@ -317,8 +317,7 @@ class TogetherEditor(ABC):
         if self._backend.device.type != "cpu":
             parts = split_requests(self._backend, rows, layer=self.layers[-1], batch_size=None)
             batch_size = max(map(len, parts))
-        source = self._source if how.source is None else how.source
-        found, failed = find_facts(source, self.model, self.finding, requests, how, batch_size=batch_size)
+        found, failed = find_facts(self._source, self.model, self.finding, requests, how, batch_size=batch_size)
         n_keys = [len(fact.shares) for fact in found]
         weighed = [
             kernel.weigh(torch.cat([fact.keys[place] for fact in found])).split(n_keys)

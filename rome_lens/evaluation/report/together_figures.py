@@ -117,7 +117,7 @@ def retention_panels(kind: Kind, editors: Mapping[str, Sequence[Checkpoint]]) ->
             }
             if found:
                 score = list(found.values())
-                lines.append(Line(ages[group], score, None, None, None, colours[group], at=list(found)))
+                lines.append(Line(ages[group], score, None, None, None, str(colours[group]), at=list(found)))
         panels.append(CurvePanel(shortened(name, _NAME), lines, decimals=metric.decimals, bounds=_PERCENT))
     return [panel for panel in panels if panel.lines]
 
