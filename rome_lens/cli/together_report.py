@@ -36,8 +36,8 @@ class _Column:
 def print_together(console: Console, report: TogetherReport) -> None:
     """Print the scores at every checkpoint, those of the unedited model beside them, and what collapsed.
 
-    Keeps to the console's width: the drift gives way first, then intervals, then columns from the right. In ASCII where the console's
-    encoding is ASCII.
+    Keeps to the console's width: the drift gives way first, then intervals, then columns from the right. In ASCII where
+    the console's encoding is ASCII.
     """
     names = metric_names.main_metrics(report.kind)
     at, editors = report.at, count(len(report.editors), "editor")

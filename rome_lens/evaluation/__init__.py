@@ -1,5 +1,6 @@
 """Measuring edits: CounterFact and zsRE, editors side by side, in runs that survive."""
 
+from rome_lens.data.texts import builtin_texts
 from rome_lens.evaluation.editors.named import EDITORS, Editor
 from rome_lens.evaluation.evaluate import evaluate_counterfact, evaluate_zsre, merge_runs, read_run
 from rome_lens.evaluation.measures import Measures, read_references
@@ -21,6 +22,7 @@ __all__ = [
     "Report",
     "Together",
     "TogetherReport",
+    "builtin_texts",
     "evaluate_counterfact",
     "evaluate_zsre",
     "merge_runs",
