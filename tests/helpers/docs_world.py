@@ -171,6 +171,9 @@ def one_thread(*_: Any) -> Iterator[Executor]:
         yield executor
 
 
+as_asked = rl.Together.of
+
+
 def enter(monkeypatch: Any, folder: Path) -> None:
     """Let every name that loads a model, or brings facts, bring this world's; what takes long, a little of it."""
     asked = inspect.signature(rome_lens.loading.load_model)
@@ -196,6 +199,7 @@ def enter(monkeypatch: Any, folder: Path) -> None:
     monkeypatch.setattr(rl.SecondMoment, "collect", collect_little)
     monkeypatch.setattr(rome_lens.evaluation.opened, "continue_prompts", write_little)
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr(rl.Together, "of", lambda asked: replace(as_asked(asked), at=(1, 2)))
     monkeypatch.setattr(Outline, "of", lambda name: Outline(str(name), N_LAYERS))
     for room in (rl, rome_lens.loading):
         monkeypatch.setattr(room, "load_model", load_model)
