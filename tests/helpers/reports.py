@@ -110,7 +110,9 @@ def kept(at, score, *, kind="counterfact", editor="memit", ppl=None, **state):
     names = ZSRE if kind == "zsre" else COUNTERFACT
     scores = score if callable(score) else lambda number: score
     records = [
-        EvaluatedRecord.from_dict(record(n, editor=editor, kind=kind, scores=dict.fromkeys(names, scores(n)), edit=None))
+        EvaluatedRecord.from_dict(
+            record(n, editor=editor, kind=kind, scores=dict.fromkeys(names, scores(n)), edit=None)
+        )
         for n in range(at)
     ]
     texts = None if ppl is None else {"before": 10.0, "after": ppl}
