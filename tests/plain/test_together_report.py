@@ -198,10 +198,8 @@ def test_facts_go_across_in_powers_of_ten_with_a_tick_a_checkpoint():
 
 
 def test_ticks_without_room_have_no_label():
-    at = [*range(1, 40), 1000]
-    figure = together({"ft": {n: kept(n, 50.0) for n in (1, 38, 39, 40)}}, at=[1, 38, 39, 40]).figures()["curves"]
+    figure = together({"ft": {n: kept(n, 50.0) for n in (1, 38, 39, 40)}}).figures()["curves"]
     assert list(figure.layout.xaxis.ticktext) == ["1", "", "", "40"]
-    assert len(at) == 40
 
 
 @pytest.mark.parametrize(("ppl", "kind"), [(100.0, None), (210.0, "log"), (math.inf, "log")])
@@ -359,14 +357,14 @@ def test_data_is_shown_and_never_interpreted(kind):
     assert [sorted(attrs) for _, attrs in page.tags] == [sorted(attrs) for _, attrs in plain.tags]
 
 
-@pytest.mark.parametrize("text", [text for text in NASTY if not text.isalpha()])
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "$x$", "%{z}", "a\nb", "<img src=x onerror=alert(1)>"])
 def test_figures_show_names_and_do_not_read_them(text):
-    for figure in _full_of([text], "counterfact").figures().values():
-        drawn = json.dumps(figure.to_dict(), default=str, ensure_ascii=False)
-        assert "<script" not in drawn
-        assert "$x$" not in drawn
-        assert "%{y}<" not in drawn
-        assert "onerror=alert(1)>" not in drawn
+    figures = _full_of([text], "counterfact").figures()
+    assert list(figures) == ["curves", "retention", f"disturbances-{text}"]
+    for name, figure in figures.items():
+        # The figure of who disturbs whom has a place of its own that is called z.
+        drawn = json.dumps(figure.to_dict(), default=str, ensure_ascii=False).replace("adds %{z:.3f}", "")
+        assert json.dumps(text)[1:-1] not in drawn, name
 
 
 def test_a_report_without_a_checkpoint_is_a_page():
