@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rome_lens.errors import (
     AnswerError,
     ArtefactError,
+    CollapseError,
     DownloadError,
     EditError,
     EditStateError,
@@ -28,6 +29,7 @@ from rome_lens.version import __version__
 if TYPE_CHECKING:
     from rome_lens.data import (
         CounterFactRecord,
+        FollowUp,
         RecordSet,
         ZsreRecord,
         builtin_counterfact,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         MEMIT,
         ROME,
         AlphaEdit,
+        CollapseGuard,
         Conflict,
         Edit,
         EditSet,
@@ -57,10 +60,14 @@ if TYPE_CHECKING:
         stale_edits,
     )
     from rome_lens.evaluation import (
+        AgeGroup,
+        Checkpoint,
         EditorScores,
         LayerSuggestion,
         Measures,
         Report,
+        Together,
+        TogetherReport,
         evaluate_counterfact,
         evaluate_zsre,
         merge_runs,
@@ -83,11 +90,15 @@ __all__ = [
     "EMMET",
     "MEMIT",
     "ROME",
+    "AgeGroup",
     "AlphaEdit",
     "AnswerError",
     "ArtefactError",
     "AverageEffect",
     "CausalTrace",
+    "Checkpoint",
+    "CollapseError",
+    "CollapseGuard",
     "Conflict",
     "CounterFactRecord",
     "DownloadError",
@@ -101,6 +112,7 @@ __all__ = [
     "Fact",
     "FactNotKnownError",
     "FineTuning",
+    "FollowUp",
     "LayerSuggestion",
     "MatrixEdit",
     "Measures",
@@ -117,6 +129,8 @@ __all__ = [
     "SetFact",
     "SettingError",
     "SubjectError",
+    "Together",
+    "TogetherReport",
     "ValueSettings",
     "ZsreRecord",
     "__version__",
@@ -145,12 +159,12 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "data": "CounterFactRecord RecordSet ZsreRecord builtin_counterfact builtin_facts read_counterfact read_requests "
-    "read_zsre",
-    "editing": "EMMET MEMIT ROME AlphaEdit Conflict Edit EditSet FineTuning MatrixEdit SecondMoment SetFact "
-    "ValueSettings applied_edits forget_edits hooks_for_rows load_edit merge_facts stale_edits",
-    "evaluation": "EditorScores LayerSuggestion Measures Report evaluate_counterfact evaluate_zsre merge_runs read_run "
-    "suggest_layer",
+    "data": "CounterFactRecord FollowUp RecordSet ZsreRecord builtin_counterfact builtin_facts read_counterfact "
+    "read_requests read_zsre",
+    "editing": "EMMET MEMIT ROME AlphaEdit CollapseGuard Conflict Edit EditSet FineTuning MatrixEdit SecondMoment "
+    "SetFact ValueSettings applied_edits forget_edits hooks_for_rows load_edit merge_facts stale_edits",
+    "evaluation": "AgeGroup Checkpoint EditorScores LayerSuggestion Measures Report Together TogetherReport "
+    "evaluate_counterfact evaluate_zsre merge_runs read_run suggest_layer",
     "facts": "EditRequest Fact read_known_facts",
     "intervals": "Estimate",
     "loading": "load_model",

@@ -69,6 +69,18 @@ class EditStateError(EditError):
     """An edit cannot be put on or taken off: it is on already, it is not on, or the weights were changed since."""
 
 
+class CollapseError(EditError):
+    """A model has collapsed with an edit, and a guard refused it.
+
+    Attributes:
+        edit: the edit, which is not in the weights.
+    """
+
+    def __init__(self, message: str, edit: object = None) -> None:
+        super().__init__(message)
+        self.edit = edit
+
+
 def one_line(error: BaseException, *, limit: int = 200) -> str:
     """The first line of an error with the addresses taken out, short enough to end a sentence with."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

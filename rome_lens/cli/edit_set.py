@@ -18,11 +18,11 @@ _REQUEST = ("prompt", "subject", "target", "old", "answer_joined")
 # What is looked at, or read, for one request alone.
 _OF_ONE = ("variant", "paraphrase", "neighbour", "generate")
 # What one fact has no use for.
-_OF_MANY = (*HOW_SOLVED, "allow_conflicts", "skip_failed", "workers", "out")
+_OF_MANY = (*HOW_SOLVED, "allow_conflicts", "skip_failed", "guard", "workers", "out")
 # What a set says of itself, so that whatever is put into it is found alike; and what `plus` has no use for.
 _OF_SET = ("method", "layer", "settings", "context_templates", "seed", "bare_weight", "prepend_bos", "v_num_grad_steps")
 _OF_SET += ("v_lr", "v_weight_decay", "clamp_norm_factor", "kl_factor", *HOW_SOLVED)
-_NOT_PLUS = ("skip_failed", "workers")
+_NOT_PLUS = ("skip_failed", "guard", "workers")
 
 
 def is_set(asked: RequestOptions, many: ManyOptions) -> bool:
@@ -75,12 +75,14 @@ def edit_set(
     check_files(look.save)
     with progress_bar() as progress:
         from rome_lens.cli.set_report import print_set, set_as_json, unreached
+        from rome_lens.editing.guard import CollapseGuard
         from rome_lens.editing.rome import check_choices
         from rome_lens.editing.together.reopen import EDITORS
         from rome_lens.editing.together.set_fact import check_requests
 
         # Loading takes seconds, and values minutes: what can be refused before is refused before.
         chosen = many.chosen()
+        guard = None if many.guard is None else CollapseGuard(many.guard)
         check_choices({name: value for name, value in how.chosen().items() if name != "variant"})
         requests = _requests(asked, many, given)
         sets = [_read_set(path) for path in many.plus or ()]
@@ -108,6 +110,7 @@ def edit_set(
                 workers=many.workers,
                 allow_conflicts=many.allow_conflicts,
                 skip_failed=many.skip_failed,
+                guard=guard,
                 progress=progress,
             )
     if look.save is not None:

@@ -12,6 +12,8 @@ from rome_lens.cli.long_runs import RUN, MergeOptions, RunOptions, first_few, re
 from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, filled, takes_options
 from rome_lens.cli.output import print_result, progress_bar, say
 from rome_lens.cli.records import BUILT_IN, CounterFactOptions, ZsreOptions
+from rome_lens.cli.together_options import TogetherOptions
+from rome_lens.errors import SettingError
 
 _WHO = Panel("Who edits")
 _WHAT = Panel("What is measured")
@@ -25,11 +27,12 @@ class _EditorOptions:
     """Who edits."""
 
     editor: list[str] | None = _WHO(
-        "none, r-rome, rome, p-rome, identity, random-layer, ft, ft-l, or package.module:function for one of your "
-        "own; repeat it to compare several.",
+        "none, r-rome, rome, p-rome, identity, random-layer, memit, emmet, alphaedit, ft, ft-l, or "
+        "package.module:function for one of your own; repeat it to compare several. NAME=EDITOR calls it by a name, so "
+        "that one may be there twice.",
         "-e",
-        metavar="NAME",
-        shown="none and r-rome",
+        metavar="[NAME=]EDITOR",
+        shown="none and r-rome; memit and r-rome with --together",
     )
     settings: list[str] | None = _WHO(
         "A setting of the editors that take it, or of one of them: v_lr=0.1, ft.layer=3; repeat it for several.",
@@ -38,6 +41,24 @@ class _EditorOptions:
     )
     second_moment: list[Path] | None = _WHO.second_moments("the one that comes with rome-lens")
 
+    def editors(self, *, together: bool) -> dict[str, str]:
+        """The editors by their names.
+
+        Args:
+            together: they put many facts into one model.
+
+        Raises:
+            SettingError: two have one name.
+        """
+        named: dict[str, str] = {}
+        for text in self.editor or (["memit", "r-rome"] if together else ["none", "r-rome"]):
+            name, sign, editor = text.partition("=")
+            name, editor = (name, editor) if sign else (text.rpartition(":")[2], text)
+            if name in named:
+                raise SettingError(f"two editors are called {name!r}; call one of them otherwise, as NAME={editor}")
+            named[name] = editor
+        return named
+
 
 @dataclass(frozen=True)
 class _MeasureOptions:
@@ -45,7 +66,11 @@ class _MeasureOptions:
 
     prepend_bos: bool = _WHAT.bos(" of every prompt")
     seed: int = _WHAT("Seed of everything that is drawn at random, and of the intervals.", default=0)
-    n_texts: int = _WHAT("Texts that the model writes about each subject (GE, RS); 0 for none.", "--texts", default=10)
+    n_texts: int | None = _WHAT(
+        "Texts that the model writes about each subject (GE, RS); 0 for none.",
+        "--texts",
+        shown="10; 0 with --together",
+    )
     text_length: int = _WHAT("Their length in tokens, prompt included.", default=100)
     references: Path | None = _WHAT(
         "What RS compares with: JSON, a list of texts for each new object.",
@@ -61,13 +86,17 @@ class _MeasureOptions:
         "Flag edits that move the perplexity by more than this factor, up or down.", default=1.2
     )
 
-    def measures(self) -> Any:
+    def measures(self, *, together: bool) -> Any:
         """The same as the library takes it.
+
+        Args:
+            together: many facts are put into one model.
 
         Raises:
             SettingError: a setting is out of its range. ArtefactError: a file of texts cannot be read.
         """
-        from rome_lens.evaluation.measures import Measures, builtin_texts, read_references, watched_texts
+        from rome_lens.data.texts import builtin_texts
+        from rome_lens.evaluation.measures import Measures, read_references, watched_texts
 
         whole_number("perplexity-texts", self.perplexity_texts, least=1, expected="a number of texts")
         texts: tuple[str, ...] = ()
@@ -76,7 +105,8 @@ class _MeasureOptions:
         elif self.perplexity != _NOTHING:
             texts = watched_texts(self.perplexity, self.perplexity_texts)
         references = None if self.references is None else read_references(self.references)
-        return filled(Measures, self, references=references, watched=texts)
+        n_texts = (0 if together else 10) if self.n_texts is None else self.n_texts
+        return filled(Measures, self, n_texts=n_texts, references=references, watched=texts)
 
 
 @dataclass(frozen=True)
@@ -92,7 +122,13 @@ class _EvaluationOptions(RunOptions, _MeasureOptions):
     )
 
     def evaluate(
-        self, evaluate: Callable[..., Any], records: Any, who: _EditorOptions, model: ModelOptions, out: Path
+        self,
+        evaluate: Callable[..., Any],
+        records: Any,
+        who: _EditorOptions,
+        model: ModelOptions,
+        many: TogetherOptions,
+        out: Path,
     ) -> Any:
         """The report of a run.
 
@@ -101,14 +137,17 @@ class _EvaluationOptions(RunOptions, _MeasureOptions):
             records: what is edited.
             who: who edits.
             model: what is edited in.
+            many: at which numbers of facts the model is asked.
             out: the folder of the run.
         """
-        measures = self.measures()
+        together = many.asked()
+        measures = self.measures(together=together is not None)
         with progress_bar() as progress, self.executor() as executor:
             return evaluate(
                 model.source(),
-                who.editor or ["none", "r-rome"],
+                who.editors(together=together is not None),
                 records,
+                together=together,
                 measures=measures,
                 settings=who.settings or (),
                 second_moments=who.second_moment or (),
@@ -124,7 +163,7 @@ class _EvaluationOptions(RunOptions, _MeasureOptions):
 class _ZsreEvaluationOptions(_EvaluationOptions):
     """The same on zsRE: no texts are written."""
 
-    n_texts: int = field(default=0, init=False)
+    n_texts: int | None = field(default=0, init=False)
     text_length: int = field(default=100, init=False)
     references: Path | None = field(default=None, init=False)
 
@@ -143,26 +182,38 @@ def default(context: typer.Context) -> None:
 @evaluation.command()
 @takes_options
 def counterfact(
-    data: CounterFactOptions, who: _EditorOptions, model: ModelOptions, run: _EvaluationOptions, as_json: bool = JSON
+    data: CounterFactOptions,
+    who: _EditorOptions,
+    model: ModelOptions,
+    many: TogetherOptions,
+    run: _EvaluationOptions,
+    as_json: bool = JSON,
 ) -> None:
     """Measure edits on CounterFact: efficacy (ES), paraphrases (PS), neighbours (NS), fluency (GE), consistency (RS).
 
-    Every record is edited by itself. A run that was killed goes on where it was
-    when the same command is given again. The folder holds a file for each
-    record, summary.json, a CSV for each editor and report.html.
+    Every record is edited by itself; with --together, facts stay in the model and
+    are asked again at each of its numbers. A run that was killed goes on where it
+    was when the same command is given again. The folder holds a file for each
+    record, summary.json, CSV files and report.html.
 
     For example: rome-lens eval counterfact --limit 20 -e none -e r-rome -e ft
+                 rome-lens eval counterfact --together 1,10 -e memit -e r-rome
     """
     from rome_lens.evaluation.evaluate import evaluate_counterfact
 
     out = run.out or Path("eval-counterfact")
-    _finish(run.evaluate(evaluate_counterfact, data.read(), who, model, out), out, as_json=as_json)
+    _finish(run.evaluate(evaluate_counterfact, data.read(), who, model, many, out), out, as_json=as_json)
 
 
 @evaluation.command()
 @takes_options
 def zsre(
-    data: ZsreOptions, who: _EditorOptions, model: ModelOptions, run: _ZsreEvaluationOptions, as_json: bool = JSON
+    data: ZsreOptions,
+    who: _EditorOptions,
+    model: ModelOptions,
+    many: TogetherOptions,
+    run: _ZsreEvaluationOptions,
+    as_json: bool = JSON,
 ) -> None:
     """Measure edits on zsRE: the share of an answer's tokens that are the most probable ones.
 
@@ -175,7 +226,7 @@ def zsre(
     from rome_lens.evaluation.evaluate import evaluate_zsre
 
     out = run.out or Path("eval-zsre")
-    _finish(run.evaluate(evaluate_zsre, data.read(), who, model, out), out, as_json=as_json)
+    _finish(run.evaluate(evaluate_zsre, data.read(), who, model, many, out), out, as_json=as_json)
 
 
 @evaluation.command()
@@ -195,10 +246,16 @@ def merge(merged: MergeOptions, as_json: bool = JSON) -> None:
 def _finish(report: Any, out: Path, *, as_json: bool) -> None:
     """Write what people read, print the table, and say which edits harmed the model."""
     from rome_lens.cli.eval_report import print_report
-    from rome_lens.evaluation import write_csv
+    from rome_lens.cli.together_report import print_together
+    from rome_lens.evaluation import TogetherReport, write_csv
 
-    write_csv(report, out)
     report.write_html(out / "report.html")
+    if isinstance(report, TogetherReport):
+        report.write_csv(out)
+        print_result(as_json, report.summary, lambda console: print_together(console, report))
+        say(f"wrote {out / 'report.html'}, summary.json, checkpoints.csv, retention.csv and records.csv beside it")
+        return
+    write_csv(report, out)
     print_result(as_json, report.summary, lambda console: print_report(console, report))
     for name, editor in report.editors.items():
         if editor.flagged:

@@ -7,6 +7,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from rome_lens.cli.long_runs import first_few
 from rome_lens.figures.visible import beginning, visible
 
 LABEL = 11
@@ -14,6 +15,8 @@ LABEL = 11
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_BARS = 40
+_MOST_NUMBERS, _MOST_REASONS = 8, 5
+_ASCII = str.maketrans({"…": "~", "±": "+-", "–": "-", "∞": "inf"})
 
 
 def shorten(text: str, width: int) -> str:
@@ -36,6 +39,45 @@ def print_labelled(console: Console, label: str, *texts: str) -> None:
     for text in texts:
         for number, line in enumerate(Text(text).wrap(console, max(20, console.width - LABEL))):
             console.print(f"{'' if number else label:{LABEL}}{line.plain.rstrip()}", soft_wrap=True)
+
+
+def print_notes(console: Console, notes: Sequence[tuple[str, str]]) -> None:
+    """Labelled lines below a blank one, none where there are no notes; a label that comes again is not repeated.
+
+    Args:
+        console: where.
+        notes: label and text.
+    """
+    if notes:
+        console.print()
+    last = ""
+    for label, text in notes:
+        print_labelled(console, label if label != last else "", for_console(console, text))
+        last = label
+
+
+def for_console(console: Console, text: str) -> str:
+    """The text, in ASCII where a console's encoding is ASCII."""
+    if not console.options.ascii_only:
+        return text
+    return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def by_reason(why: Mapping[int, str]) -> list[tuple[str, list[int]]]:
+    """Reasons with the numbers that they hold for; behind the first few, the others together."""
+    reasons: dict[str, list[int]] = {}
+    for number, reason in sorted(why.items()):
+        reasons.setdefault(visible(reason), []).append(number)
+    found = list(reasons.items())
+    if len(found) <= _MOST_REASONS + 1:
+        return found
+    others = sorted(number for _, numbers in found[_MOST_REASONS:] for number in numbers)
+    return [*found[:_MOST_REASONS], ("other reasons", others)]
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """`record 4`, `records 4, 9`; of many the first few."""
+    return f"record{'' if len(numbers) == 1 else 's'} {first_few(numbers, _MOST_NUMBERS)}"
 
 
 def curve(values: Sequence[float]) -> str:

@@ -1,119 +1,162 @@
-"""How an evaluation with checkpoints is printed: a line an editor and number of facts, then what went wrong."""
+"""How an evaluation with checkpoints is printed: a line a checkpoint and editor, then what broke or is missing."""
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
 from rich.console import Console
 
-from rome_lens.cli.printing import count, shorten
-from rome_lens.cli.score_table import (
-    BARE,
-    STYLES,
-    by_reason,
-    in_letters,
-    left_out,
-    listed,
-    name_column,
-    print_line,
-    print_notes,
-    print_table,
-    print_wrapped,
-    right_aligned,
-    score_column,
-    table_width,
-)
+from rome_lens.cli.printing import by_reason, count, for_console, listed, pad, print_notes, shorten
+from rome_lens.evaluation import Checkpoint, TogetherReport
 from rome_lens.evaluation.report import metric_names
-from rome_lens.evaluation.report.together_report import TogetherReport
+from rome_lens.evaluation.report.scores import UNEDITED
 from rome_lens.figures import visible
 from rome_lens.figures.format import format_score
+from rome_lens.intervals import Estimate
 
-_UNEDITED, _PERPLEXITY = "unedited", "perpl."
+_GAP = "  "
+_NAME = 14
+_NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table.
+
+    Attributes:
+        name: its header.
+        cell: what stands in it for a checkpoint.
+        needed: it stays in the narrowest terminal.
+    """
+
+    name: str
+    cell: Callable[[Checkpoint], str]
+    needed: bool = False
 
 
 def print_together(console: Console, report: TogetherReport) -> None:
-    """Print the scores of every editor at every checkpoint, and where its model collapsed or a fact has no place.
+    """Print the scores at every checkpoint, those of the unedited model beside them, and what collapsed.
 
-    The first score has its interval where there is room for it; where there is little, columns are left out from the
-    last one on. Keeps to the console's width, and to ASCII where its encoding is ASCII.
+    Keeps to the console's width: the drift gives way first, then intervals, then columns from the right. In ASCII where
+    the console's encoding is ASCII.
     """
-    _Printer(console, report).print()
+    names = metric_names.main_metrics(report.kind)
+    at, editors = report.at, count(len(report.editors), "editor")
+    parts = (
+        metric_names.data_set_name(report.kind),
+        metric_names.model_name(report.settings),
+        f"{at[-1] if at else 0} facts in one model",
+        editors,
+    )
+    console.print(
+        for_console(console, shorten(", ".join(filter(None, parts)), console.width)), style="bold", soft_wrap=True
+    )
+    points = [point for several in report.editors.values() for point in several]
+    if points:
+        console.print()
+        columns = _columns(console, names, points, report)
+        _print_table(console, report, columns)
+        if _unedited(names) in [column.name for column in columns]:
+            said = f"{_unedited(names)}: the unedited model, on the same prompts"
+            _line(console, shorten(said, console.width), "dim")
+    print_notes(console, list(_notes(report)))
 
 
-class _Printer:
-    """One report on one console."""
+def _columns(
+    console: Console, names: Sequence[str], points: Sequence[Checkpoint], report: TogetherReport
+) -> list[_Column]:
+    """The columns that fit, the first metric with its interval if there is room."""
+    first, *others = names
+    bare = [_Column("facts", lambda point: str(point.n), needed=True), _score(first, needed=True)]
+    rest = [_score(name) for name in others]
+    rest.append(_Column(_unedited(names), lambda point: _mean(point.unedited.get(names[-1]), names[-1])))
+    rest += [
+        _Column(name, lambda point, name=name, decimals=decimals: _size(point, name, decimals))
+        for name, decimals in (("perplexity", 2), ("drift", 3))
+        if any(getattr(point, name) is not None for point in points)
+    ]
+    interval = _Column("interval", lambda point: _interval(point.intervals.get(first), first))
+    for columns in ([*bare, interval, *rest], [*bare, interval, *(one for one in rest if one.name != "drift")]):
+        if _width(_rows(console, report, columns)) <= console.width:
+            return columns
+    columns = [*bare, *rest]
+    while _width(_rows(console, report, columns)) > console.width and not columns[-1].needed:
+        columns.pop()
+    return columns
 
-    def __init__(self, console: Console, report: TogetherReport) -> None:
-        self.console, self.report = console, report
-        self.rows = [(name, point) for name, points in report.editors.items() for point in points]
 
-    def print(self) -> None:
-        report, most = self.report, max(self.report.at, default=0)
-        parts = (
-            metric_names.data_set_name(report.kind),
-            metric_names.model_name(report.settings),
-            f"{'up to ' if len(report.at) > 1 else ''}{count(most, 'fact')} in one model",
-            count(len(report.editors), "editor"),
-        )
-        print_line(self.console, shorten(", ".join(filter(None, parts)), self.console.width), "bold")
-        if self.rows:
-            self.console.print()
-            self._print_scores()
-        print_notes(self.console, [*self._notes(), *left_out(report.unevaluated)])
+def _score(name: str, *, needed: bool = False) -> _Column:
+    return _Column(name, lambda point: _mean(point.intervals.get(name), name), needed)
 
-    def _print_scores(self) -> None:
-        tables = [(style, self._columns(style)) for style in STYLES]
-        columns = tables[-1][1]
-        # Intervals are given up first, then columns, down to the first score.
-        tables += [(BARE, columns[:n]) for n in range(len(columns) - 1, 2, -1)]
-        style, columns = next((each for each in tables if table_width(each[1]) <= self.console.width), tables[-1])
-        print_table(self.console, columns)
-        meanings = {
-            "n": "facts in the model",
-            _UNEDITED: f"{self._kept} of the unedited model on the same prompts",
-            _PERPLEXITY: "perplexity of the watched texts, over that of the unedited model",
-        }
-        headers = [column[0].strip() for column in columns]
-        said = [f"{header}: {meaning}" for header, meaning in meanings.items() if header in headers]
-        for text in filter(None, (STYLES[style], "; ".join(said))):
-            print_wrapped(self.console, text, "dim")
 
-    @property
-    def _kept(self) -> str:
-        """The last of the main metrics: neighbours, or the unrelated question, which are to stay as they were."""
-        return metric_names.main_metrics(self.report.kind)[-1]
+def _mean(score: Estimate | None, name: str) -> str:
+    return _NOTHING if score is None else format_score(score.mean, metric_names.metric_in_words(name).decimals)
 
-    def _columns(self, style: str) -> list[list[str]]:
-        """Editors, numbers of facts, and what there is of the main scores, the first with its interval."""
-        points = [point for _, point in self.rows]
-        found = [
-            (metric, metric, [point.intervals.get(metric) for point in points])
-            for metric in metric_names.main_metrics(self.report.kind)
-        ]
-        found.append((_UNEDITED, self._kept, [point.unedited.get(self._kept) for point in points]))
-        columns = [
-            name_column(self.console, [name for name, _ in self.rows]),
-            right_aligned("n", [str(point.n) for point in points]),
-        ]
-        for header, metric, scores in found:
-            if any(score is not None for score in scores):
-                how = style if len(columns) == 2 else BARE
-                columns.append(score_column(self.console, header, metric, scores, how))
-        if any(point.perplexity is not None for point in points):
-            ratios = ["–" if point.perplexity is None else format_score(point.perplexity, 2) for point in points]
-            columns.append(right_aligned(_PERPLEXITY, [in_letters(self.console, ratio) for ratio in ratios]))
-        return columns
 
-    def _notes(self) -> list[tuple[str, str]]:
-        """What went wrong, and which facts were asked where not all of them were."""
-        editors = self.report.editors
-        asked = {point.n: point.n_records for _, point in self.rows}
-        notes = [("asked", f"{n_records} with {n} facts") for n, n_records in sorted(asked.items()) if n_records < n]
-        notes += [
-            ("collapsed", f"{visible(name)}: at {count(point.n, 'fact')}: {point.collapse}")
-            for name, point in self.rows
-            if point.n == self.report.collapse[name]
-        ]
-        notes += [
-            ("not put in", f"{visible(name)}: {len(numbers)} of {points[-1].n} ({listed(numbers)}): {reason}")
-            for name, points in editors.items()
-            if points
-            for reason, numbers in by_reason(points[-1].failed)
-        ]
-        return notes + [("unfinished", visible(name)) for name, points in editors.items() if not points]
+def _interval(score: Estimate | None, name: str) -> str:
+    if score is None:
+        return ""
+    decimals = metric_names.metric_in_words(name).decimals
+    return f"[{format_score(score.low, decimals)}, {format_score(score.high, decimals)}]"
+
+
+def _size(point: Checkpoint, name: str, decimals: int) -> str:
+    size = getattr(point, name)
+    return _NOTHING if size is None else format_score(size, decimals)
+
+
+def _unedited(names: Sequence[str]) -> str:
+    """The column of what has to stay, in the unedited model: neighbours, or the unrelated question."""
+    return f"{names[-1]}, {UNEDITED}"
+
+
+def _rows(console: Console, report: TogetherReport, columns: Sequence[_Column]) -> list[list[str]]:
+    """The table's cells in the console's letters, the header first."""
+    rows = [["editor", *(column.name for column in columns)]]
+    for name, several in report.editors.items():
+        shown = shorten(for_console(console, visible(name)), _NAME)
+        rows += [[shown, *(column.cell(point) for column in columns)] for point in several]
+    return [[for_console(console, cell) for cell in row] for row in rows]
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    widths = _widths(rows)
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _print_table(console: Console, report: TogetherReport, columns: Sequence[_Column]) -> None:
+    rows = _rows(console, report, columns)
+    widths = _widths(rows)
+    for number, row in enumerate(rows):
+        cells = [pad(row[0], widths[0])]
+        cells += [" " * (width - cell_len(cell)) + cell for cell, width in zip(row[1:], widths[1:], strict=True)]
+        _line(console, _GAP.join(cells).rstrip(), "" if number else "bold")
+
+
+def _notes(report: TogetherReport) -> Iterator[tuple[str, str]]:
+    """What is worth knowing below the table: label and text."""
+    asked = {point.n: point.n_records for several in report.editors.values() for point in several}
+    for n, n_records in sorted(asked.items()):
+        if n_records < n:
+            yield "asked", f"{count(n_records, 'record')} with {count(n, 'fact')}"
+    for name, several in report.editors.items():
+        for point in several:
+            if point.n == report.collapse[name]:
+                yield "collapsed", f"{visible(name)}: at {count(point.n, 'fact')}: {point.collapse}"
+    for name, several in report.editors.items():
+        last = several[-1].failed if several else {}
+        for reason, numbers in by_reason(last):
+            yield "not put in", f"{visible(name)}: {len(numbers)} of {several[-1].n} ({listed(numbers)}): {reason}"
+    for name, several in report.editors.items():
+        if not several:
+            yield "unfinished", f"{visible(name)}: no checkpoint yet"
+    for reason, numbers in by_reason(report.unevaluated):
+        yield "left out", f"{count(len(numbers), 'record')} ({listed(numbers)}): {reason}"
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    console.print(for_console(console, text), style=style, soft_wrap=True)

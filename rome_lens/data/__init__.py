@@ -5,6 +5,7 @@ from functools import cache
 from importlib.resources import files
 
 from rome_lens.data.records import CounterFactRecord as CounterFactRecord
+from rome_lens.data.records import FollowUp as FollowUp
 from rome_lens.data.records import RecordSet as RecordSet
 from rome_lens.data.records import Rejected as Rejected
 from rome_lens.data.records import ZsreRecord as ZsreRecord

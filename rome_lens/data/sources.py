@@ -1,14 +1,24 @@
 """Where records come from: data sets in the notation `hub:NAME:CONFIGURATION:SPLIT`, and files of JSON."""
 
 import contextlib
+import gzip
 import json
-from collections.abc import Iterable, Iterator
+import re
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from rome_lens.checks import shown
 from rome_lens.errors import ArtefactError, RomeLensError, SettingError
 
 HUB = "hub:"
 JSON_LINES = (".jsonl", ".ndjson")
+LISTS = ("requests", "edits", "facts", "records", "data")
+"""Fields of an object that may hold the list of entries."""
+
+_GZIP, _GZIP_ENDING = b"\x1f\x8b", ".gz"
+_LINE_ENDS = re.compile(r"\r\n?|\n")  # JSON may hold the other characters that `splitlines` takes for the end of a line
 
 
 @contextlib.contextmanager
@@ -20,14 +30,90 @@ def reading(what: str, name: str) -> Iterator[None]:
         name: the file.
 
     Raises:
-        ArtefactError: it cannot be read, or is not in UTF-8.
+        ArtefactError: it cannot be read, is not in UTF-8, or is packed and damaged.
     """
     try:
         yield
     except UnicodeDecodeError as error:
         raise ArtefactError(f"{name!r} is not in UTF-8 ({error.reason}); save it in UTF-8") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ArtefactError(f"{name!r} is packed with gzip, and cut short or damaged: {error}") from error
     except OSError as error:
         raise ArtefactError(f"cannot read {what} from {name!r}: {error.strerror or error}") from error
+
+
+def text_of_file(path: Path, what: str, *, instead: str = "") -> str:
+    """What a file holds in UTF-8, without its byte order mark; one that is packed with gzip is unpacked.
+
+    Args:
+        path: the file; by what is in it, not by its name, it is known whether it is packed.
+        what: what is read from it.
+        instead: what else to give, for the error where there is no such file.
+
+    Raises:
+        ArtefactError: there is no such file, or it cannot be read.
+    """
+    with reading(what, str(path)):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise ArtefactError(f"there is no file {str(path)!r} to read {what} from{instead}") from error
+        return (gzip.decompress(content) if content.startswith(_GZIP) else content).decode("utf-8-sig")
+
+
+def kind_of_file(path: Path) -> str:
+    """The ending of a file's name in small letters, such as `.jsonl`; `.gz` behind it does not count."""
+    kind = path.suffix.lower()
+    return path.with_suffix("").suffix.lower() if kind == _GZIP_ENDING else kind
+
+
+def json_entries(
+    text: str, name: str, *, what: str, single: Collection[str], by_lines: bool, kept: str = ""
+) -> list[tuple[str, Any]]:
+    """The entries of a file in JSON: of a list, of an object with a list in one of `LISTS`, or of lines.
+
+    Args:
+        text: what is in the file.
+        name: the file.
+        what: the words for the entries.
+        single: fields by which an object is known as an entry itself.
+        by_lines: whether the file's name says that it holds JSON lines; others are tried where the text is no JSON.
+        kept: as `parsed` takes it.
+
+    Returns:
+        The entries, each with the words for its place in the file.
+
+    Raises:
+        ArtefactError: it is not JSON, or holds something else.
+    """
+    try:
+        content = parsed(text, repr(name), kept=kept)
+    except ArtefactError:
+        lines = _LINE_ENDS.split(text)
+        if not (by_lines or _is_json(next(filter(str.strip, lines), ""))):
+            raise
+        return [(where.removesuffix(f" of {name!r}"), entry) for entry, where in json_lines(lines, name)]
+    if isinstance(content, Mapping):
+        lists = [field for field in LISTS if isinstance(content.get(field), list)]
+        if any(field in content for field in single) or (by_lines and not lists):
+            return [("record 0", content)]
+        if len(lists) != 1:
+            raise ArtefactError(
+                f"{name!r} holds an object with {shown(list(content))}; expected a JSON list of {what}, or an object "
+                f"with one in one of {', '.join(LISTS)}"
+            )
+        content = content[lists[0]]
+    if not isinstance(content, list):
+        raise ArtefactError(f"{name!r} holds {shown(content)}; expected a JSON list of {what}")
+    return [(f"record {index}", entry) for index, entry in enumerate(content)]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        parsed(text, "")
+    except ArtefactError:
+        return False
+    return True
 
 
 def parsed(text: str, where: str, *, kept: str = "") -> Any:

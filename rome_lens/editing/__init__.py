@@ -2,6 +2,7 @@
 
 from rome_lens.editing.edit import Edit, MatrixEdit
 from rome_lens.editing.fine_tune import FineTuning
+from rome_lens.editing.guard import CollapseGuard
 from rome_lens.editing.history import applied_edits, forget_edits, stale_edits
 from rome_lens.editing.hooks import hooks_for_rows
 from rome_lens.editing.load import load_edit
@@ -24,6 +25,7 @@ __all__ = [
     "MEMIT",
     "ROME",
     "AlphaEdit",
+    "CollapseGuard",
     "CollectSettings",
     "Conflict",
     "Edit",

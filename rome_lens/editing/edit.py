@@ -10,10 +10,11 @@ from torch import Tensor
 
 from rome_lens.checks import as_real, shown
 from rome_lens.editing.export import export_adapter, export_model
+from rome_lens.editing.guard import CollapseGuard
 from rome_lens.editing.history import apply_edit, is_applied, revert_edit
 from rome_lens.editing.hooks import Hook, edit_hooks
-from rome_lens.editing.patch import Patch
-from rome_lens.errors import SettingError
+from rome_lens.editing.patch import Patch, name_of
+from rome_lens.errors import CollapseError, SettingError
 from rome_lens.storage import save_tensors
 
 FORM = 2
@@ -65,18 +66,24 @@ class Edit(Patch):
         )
         return replace(self, layers=layers)
 
-    def apply(self, model: Any, *, force: bool = False) -> None:
+    def apply(self, model: Any, *, force: bool = False, guard: CollapseGuard | None = None) -> None:
         """Write the edit into a model's weights, on top of the edits that are in them: all of its layers, or none.
 
         Args:
             model: a HookedTransformer or a TransformerBridge; its processing does not matter.
             force: put it on a model of the same shape with other weights, such as a fine-tuned one.
+            guard: looks at the model with the edit in its weights, and refuses an edit with which it has collapsed.
 
         Raises:
+            CollapseError: the guard refused it, and it is out again.
             EditStateError: it is on already, or a layer was changed outside rome_lens since our last edit.
             ModelMismatchError: another model; ModelError: not a model of ours.
         """
         apply_edit(self, model, force=force)
+        told = None if guard is None else guard.told(model)
+        if told is not None:
+            revert_edit(self, model)
+            raise CollapseError(f"the model has collapsed with {name_of(self)}: {told}; it is out again", self)
 
     def revert(self, model: Any) -> None:
         """Take the edit out again: the other edits stay, and after the last one the weights are the very bits.

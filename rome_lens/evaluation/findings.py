@@ -2,12 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from rome_lens.data.records import CounterFactRecord, ZsreRecord
 from rome_lens.editing import Edit
 from rome_lens.errors import RomeLensError
-from rome_lens.evaluation.metrics import begins_with, counterfact_scores, fluency, free_scores, zsre_scores
+from rome_lens.evaluation.metrics import (
+    FOLLOWS,
+    NEIGHBOUR,
+    PORTABILITY,
+    begins_with,
+    counterfact_scores,
+    fluency,
+    free_scores,
+    portability,
+    zsre_scores,
+)
 from rome_lens.evaluation.questions import Question, Reading
 from rome_lens.evaluation.report.record import EvaluatedRecord
 
@@ -60,9 +71,9 @@ def evaluated(
         perplexity_bound: a ratio of perplexities beyond it, up or down, is flagged.
     """
     zsre = isinstance(record, ZsreRecord)
+    own = isinstance(record, CounterFactRecord) and bool(record.neighbour_answers)
     scores = _scores(found, lambda asked: asked.after, zsre=zsre)
-    said = _by_kind(found, lambda asked: begins_with(asked.free, asked.question.wanted_answer.answer))
-    scores |= free_scores(said, zsre=zsre)
+    scores |= free_scores(_by_kind(found.asked, _says_answer), zsre=zsre)
     if found.texts:
         scores["GE"] = fluency([prompt + text for prompt, text in found.texts])
     perplexity = None
@@ -78,40 +89,59 @@ def evaluated(
         error=str(edit) if failed else None,
         before=_scores(found, lambda asked: asked.before, zsre=zsre),
         scores=scores,
-        answers=[_answer(asked, zsre=zsre) for asked in found.asked],
+        answers=[_answer(asked, own=own) for asked in found.asked],
         texts=[{"prompt": prompt, "text": text} for prompt, text in found.texts],
         perplexity=perplexity,
         edit=None if failed or edit is None else _edit_facts(edit, seconds),
     )
 
 
-def _by_kind(found: Findings, what: Callable[[AskedQuestion], Any]) -> dict[str, list[Any]]:
+def _by_kind(several: Sequence[AskedQuestion], what: Callable[[AskedQuestion], Any]) -> dict[str, list[Any]]:
     by_kind: dict[str, list[Any]] = {}
-    for asked in found.asked:
+    for asked in several:
         by_kind.setdefault(asked.question.kind, []).append(what(asked))
     return by_kind
+
+
+def _says_answer(asked: AskedQuestion) -> bool:
+    """Whether the model writes an answer by itself that is wanted."""
+    return any(begins_with(asked.free, answer.answer) for answer in asked.question.wanted_answers)
 
 
 def _scores(
     found: Findings, readings: Callable[[AskedQuestion], tuple[Reading, ...]], *, zsre: bool
 ) -> dict[str, float]:
+    direct = [asked for asked in found.asked if asked.question.kind != FOLLOWS]
     if zsre:
-        return zsre_scores(_by_kind(found, lambda asked: readings(asked)[0].right))
-    return counterfact_scores(_by_kind(found, lambda asked: tuple(answer.nll for answer in readings(asked))))
+        scores = zsre_scores(_by_kind(direct, lambda asked: readings(asked)[0].right))
+    else:
+        # Without a true object there is nothing to hold the new one to.
+        pairs = [asked for asked in direct if len(asked.question.answers) > 1]
+        scores = counterfact_scores(_by_kind(pairs, lambda asked: tuple(answer.nll for answer in readings(asked))))
+    following = [[answer.right for answer in readings(a)] for a in found.asked if a.question.kind == FOLLOWS]
+    return scores | {PORTABILITY: portability(following)} if following else scores
 
 
-def _answer(asked: AskedQuestion, *, zsre: bool) -> dict[str, Any]:
+def _answer(asked: AskedQuestion, *, own: bool) -> dict[str, Any]:
+    """What a model made of a prompt, as a record keeps it.
+
+    Args:
+        asked: the prompt and its answers.
+        own: whether neighbours have answers of their own.
+    """
     question, before, now = asked.question, asked.before, asked.after
     answer: dict[str, Any] = {"kind": question.kind, "prompt": question.prompt}
-    if zsre:
+    if question.kind == FOLLOWS or len(question.answers) == 1:
+        best, earlier = _best(now), _best(before)
         answer |= {
-            "answer": question.answers[0].answer.strip(),
-            "nll": now[0].nll,
-            "right": list(now[0].right),
-            "before_nll": before[0].nll,
-            "before_right": list(before[0].right),
+            "answer": question.answers[best].answer.strip(),
+            "nll": now[best].nll,
+            "right": list(now[best].right),
+            "before_nll": before[earlier].nll,
+            "before_right": list(before[earlier].right),
         }
     else:
+        answer |= {"answer": question.answers[1].answer.strip()} if own and question.kind == NEIGHBOUR else {}
         answer |= {
             "nll_new": now[0].nll,
             "nll_true": now[1].nll,
@@ -119,6 +149,11 @@ def _answer(asked: AskedQuestion, *, zsre: bool) -> dict[str, Any]:
             "before_nll_true": before[1].nll,
         }
     return {**answer, "free": asked.free}
+
+
+def _best(readings: Sequence[Reading]) -> int:
+    """Which of several answers the model gives best: most of its tokens first, then the most probable."""
+    return max(range(len(readings)), key=lambda n: (fmean(readings[n].right), -readings[n].nll))
 
 
 def as_edits(answer: Any) -> tuple[Edit, ...] | None:

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
@@ -58,12 +57,6 @@ class Measures:
         watched, prepend_bos = as_texts("watched", self.watched), flag("prepend_bos", self.prepend_bos)
         keep(self, perplexity_bound=bound, watched=watched, prepend_bos=prepend_bos)
         choice("engine", self.engine, get_args(Engine))
-
-
-def builtin_texts() -> tuple[str, ...]:
-    """Short texts of our own, whose perplexity is watched where no others are named."""
-    content = files("rome_lens.data").joinpath("texts.txt").read_text(encoding="utf-8")
-    return tuple(paragraph.strip() for paragraph in content.split("\n\n") if paragraph.strip())
 
 
 def watched_texts(source: str, count: int) -> tuple[str, ...]:

@@ -21,10 +21,18 @@ from rome_lens.scripts import is_cjk_punctuation, is_hangul, is_unspaced, is_wor
 REWRITE: Final = "rewrite"
 PARAPHRASE: Final = "paraphrase"
 NEIGHBOUR: Final = "neighborhood"
-"""What a prompt is asked for, in the data sets' words."""
+FOLLOWS: Final = "follows"
+"""What a prompt is asked for, in the data sets' words; `follows` where its answer follows from the edited fact."""
 
-COUNTERFACT = ("ES", "PS", "NS", "EM", "PM", "NM", "GE", "RS", "ES_free", "PS_free", "NS_free", "PPL")
-ZSRE = ("efficacy", "paraphrase", "specificity", "efficacy_free", "paraphrase_free", "specificity_free", "PPL")
+PORTABILITY: Final = "portability"
+"""The metric of what follows from a fact, in either data set."""
+
+# fmt: off
+COUNTERFACT = ("ES", "PS", "NS", "EM", "PM", "NM", "portability", "GE", "RS",
+               "ES_free", "PS_free", "NS_free", "portability_free", "PPL")
+ZSRE = ("efficacy", "paraphrase", "specificity", "portability",
+        "efficacy_free", "paraphrase_free", "specificity_free", "portability_free", "PPL")
+# fmt: on
 """All metrics of a record, in the order of tables; `PPL` is the perplexity of watched text, after over before."""
 
 HARMONIC = ("ES", "PS", "NS")
@@ -52,7 +60,7 @@ def counterfact_scores(nll: Mapping[str, Sequence[tuple[float, float]]]) -> dict
 
     Args:
         nll: for each kind of prompt, the mean negative log-probabilities (natural logarithm) of the new and of the true
-            object after each prompt.
+            object after each prompt; a neighbour's own answer is its true object.
     """
     scores = {}
     for kind, pairs in nll.items():
@@ -72,6 +80,16 @@ def zsre_scores(right: Mapping[str, Sequence[Sequence[bool]]]) -> dict[str, floa
     return {_ACCURACY[kind]: 100 * fmean(fmean(tokens) for tokens in answers) for kind, answers in right.items()}
 
 
+def portability(right: Sequence[Sequence[Sequence[bool]]]) -> float:
+    """The share of an answer's tokens that were the most probable ones, where answers follow from the edited fact.
+
+    Args:
+        right: for each prompt and each text that answers it, whether each of its tokens was, teacher forced. The text
+            with the largest share counts.
+    """
+    return 100 * fmean(max(fmean(tokens) for tokens in answers) for answers in right)
+
+
 def free_scores(free: Mapping[str, Sequence[bool]], *, zsre: bool) -> dict[str, float]:
     """The share of prompts after which the model, left to itself, writes the answer.
 
@@ -79,7 +97,7 @@ def free_scores(free: Mapping[str, Sequence[bool]], *, zsre: bool) -> dict[str, 
         free: for each kind of prompt, whether `begins_with` held after each prompt.
         zsre: name the scores as zsRE does.
     """
-    names = _ACCURACY if zsre else _SUCCESS
+    names = {**(_ACCURACY if zsre else _SUCCESS), FOLLOWS: PORTABILITY}
     return {f"{names[kind]}_free": 100 * fmean(said) for kind, said in free.items()}
 
 

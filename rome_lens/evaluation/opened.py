@@ -111,11 +111,11 @@ class OpenModel:
         going: list[tuple[AskedQuestion, Prompt]] = []
         for place, one in found.items():
             for asked in one.asked:
-                answer, said = asked.question.wanted_answer, asked.after[0].said
+                answers, said = asked.question.wanted_answers, asked.after[0].said
                 asked.free = "" if said == end else tokenizer.decode([said])
-                if said != end and may_begin_with(asked.free, answer.answer):
-                    going.append((asked, Prompt(place, answer.ids[: answer.n_prompt])))
-        rooms = [len(asked.question.wanted_answer.answer_ids) + FREE_MARGIN for asked, _ in going]
+                if said != end and any(may_begin_with(asked.free, answer.answer) for answer in answers):
+                    going.append((asked, Prompt(place, answers[0].ids[: answers[0].n_prompt])))
+        rooms = [max(len(a.answer_ids) for a in asked.question.wanted_answers) + FREE_MARGIN for asked, _ in going]
         prompts = [prompt for _, prompt in going]
         new = continue_prompts(self.answerer, prompts, n_new=max(rooms, default=FREE_MARGIN), updates=updates)
         for (asked, prompt), room, ids in zip(going, rooms, new, strict=True):

@@ -17,7 +17,7 @@ from rome_lens.backends import Backend
 from rome_lens.backends.decoding import pad_rows
 from rome_lens.backends.likelihood import normalisers
 from rome_lens.data.records import CounterFactRecord, ZsreRecord
-from rome_lens.evaluation.metrics import NEIGHBOUR, PARAPHRASE, REWRITE
+from rome_lens.evaluation.metrics import FOLLOWS, NEIGHBOUR, PARAPHRASE, REWRITE
 from rome_lens.tokens import TokenisedPrompt, encode, tokenise
 
 # Rows times positions in one call. Larger tensors make nothing faster on a CPU (see tracing.memory).
@@ -25,8 +25,9 @@ _POSITIONS = {"cpu": 1024}
 _POSITIONS_ELSEWHERE = 16384
 _RUINED = 1e4
 
-PromptKind = Literal["rewrite", "paraphrase", "neighborhood", "text"]
-"""What a prompt is asked for, in the data sets' words; `text` where every token of a text is read."""
+PromptKind = Literal["rewrite", "paraphrase", "neighborhood", "follows", "text"]
+"""What a prompt is asked for, in the data sets' words; `follows` where its answer follows from the edited fact, and
+`text` where every token of a text is read."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Question:
     Attributes:
         kind: what it is asked for.
         prompt: the text.
-        answers: the prompt followed by each answer: the new and the true object, or zsRE's one answer.
-        wanted: which of them a good model would write by itself.
+        answers: the prompt followed by each answer: the new object and the true one, or a neighbour's own; zsRE's one
+            answer; all that answer a prompt whose answer follows.
+        wanted: which of them a good model would write by itself; where the answer follows, any of them.
     """
 
     kind: PromptKind
@@ -46,9 +48,9 @@ class Question:
     wanted: int
 
     @property
-    def wanted_answer(self) -> TokenisedPrompt:
-        """The prompt followed by the answer that a good model would write by itself."""
-        return self.answers[self.wanted]
+    def wanted_answers(self) -> tuple[TokenisedPrompt, ...]:
+        """The prompt followed by each answer that a good model would write by itself."""
+        return self.answers if self.kind == FOLLOWS else (self.answers[self.wanted],)
 
 
 @dataclass(frozen=True)
@@ -76,22 +78,9 @@ def questions_of(
     """
     request = record.request
     counterfact = isinstance(record, CounterFactRecord)
-    asked: list[tuple[PromptKind, str, list[str], int]]
-    if counterfact:
-        objects = [request.target_new, request.target_true or ""]
-        asked = [
-            (REWRITE, request.text, objects, 0),
-            *((PARAPHRASE, prompt, objects, 0) for prompt in record.paraphrases),
-            *((NEIGHBOUR, prompt, objects, 1) for prompt in record.neighbours),
-        ]
-    else:
-        asked = [
-            (REWRITE, request.text, [request.target_new], 0),
-            (PARAPHRASE, record.rephrase, [request.target_new], 0),
-            (NEIGHBOUR, record.unrelated, [record.unrelated_answer], 0),
-        ]
     questions = []
-    for kind, prompt, answers, wanted in asked:
+    asked = _asked_of_counterfact(record) if counterfact else _asked_of_zsre(record)
+    for kind, prompt, answers, wanted in [*asked, *((FOLLOWS, one.prompt, one.answers, 0) for one in record.follows)]:
         rows = [
             tokenise(
                 backend.tokenizer,
@@ -108,6 +97,35 @@ def questions_of(
             backend.check_text(row)
         questions.append(Question(kind, prompt, tuple(rows), wanted))
     return tuple(questions)
+
+
+_AskedOf = list[tuple[PromptKind, str, tuple[str, ...], int]]
+"""Kind, prompt, answers, and which of them is wanted."""
+
+
+def _asked_of_counterfact(record: CounterFactRecord) -> _AskedOf:
+    """All but what follows: without its true object a record asks for the new one alone."""
+    new, true = record.request.target_new, record.request.target_true
+    objects = (new,) if true is None else (new, true)
+    own = record.neighbour_answers or (true,) * len(record.neighbours)
+    return [
+        (REWRITE, record.request.text, objects, 0),
+        *((PARAPHRASE, prompt, objects, 0) for prompt in record.paraphrases),
+        *(
+            (NEIGHBOUR, prompt, (new, answer), 1)
+            for prompt, answer in zip(record.neighbours, own, strict=True)
+            if answer is not None
+        ),
+    ]
+
+
+def _asked_of_zsre(record: ZsreRecord) -> _AskedOf:
+    new = (record.request.target_new,)
+    return [
+        (REWRITE, record.request.text, new, 0),
+        (PARAPHRASE, record.rephrase, new, 0),
+        (NEIGHBOUR, record.unrelated, (record.unrelated_answer,), 0),
+    ]
 
 
 def text_question(backend: Backend, text: str, *, prepend_bos: bool) -> Question | None:

@@ -9,7 +9,7 @@ from effort import slow
 from reports import by_number
 
 import rome_lens as rl
-from rome_lens.evaluation import builtin_texts
+from rome_lens.data.texts import builtin_texts
 from rome_lens.evaluation.measurer import RecordMeasurer
 from rome_lens.evaluation.metrics import begins_with
 from rome_lens.loading.pretrained import load_pretrained

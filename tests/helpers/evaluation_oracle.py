@@ -61,12 +61,14 @@ def greedy(model, tokenizer, prompt, n_new):
 
 
 def counterfact(model, tokenizer, record):
-    """ES, PS, NS, EM, PM, NM of one record, in percent, on the model as it is."""
+    """ES, PS, NS, EM, PM, NM of one record, in percent, on the model as it is; portability where something follows."""
     new, true = record.request.target_new, record.request.target_true
     groups = {"E": [record.request.text], "P": record.paraphrases, "N": record.neighbours}
-    scores = {}
+    scores = portability(model, tokenizer, record)
     for letter, prompts in groups.items():
-        pairs = [(nll(model, tokenizer, p, new), nll(model, tokenizer, p, true)) for p in prompts]
+        others = (record.neighbour_answers if letter == "N" else ()) or [true] * len(prompts)
+        asked = list(zip(prompts, others, strict=True))
+        pairs = [(nll(model, tokenizer, p, new), nll(model, tokenizer, p, other)) for p, other in asked]
         if letter == "N":
             pairs = [(true_nll, new_nll) for new_nll, true_nll in pairs]
         wins = [other > wanted for wanted, other in pairs]
@@ -77,14 +79,24 @@ def counterfact(model, tokenizer, record):
 
 
 def zsre(model, tokenizer, record):
-    """Efficacy, paraphrase and specificity of one record, in percent."""
+    """Efficacy, paraphrase and specificity of one record, in percent; portability where something follows."""
     asked = {
         "efficacy": (record.request.text, record.request.target_new),
         "paraphrase": (record.rephrase, record.request.target_new),
         "specificity": (record.unrelated, record.unrelated_answer),
     }
     right = {name: token_log_probs(model, tokenizer, *pair)[1] for name, pair in asked.items()}
-    return {name: 100 * sum(hits) / len(hits) for name, hits in right.items()}
+    scores = {name: 100 * sum(hits) / len(hits) for name, hits in right.items()}
+    return scores | portability(model, tokenizer, record)
+
+
+def portability(model, tokenizer, record):
+    """The share of tokens that are right of the best answer to each prompt that follows from the fact, in percent."""
+    shares = []
+    for follow_up in record.follows:
+        right = [token_log_probs(model, tokenizer, follow_up.prompt, answer)[1] for answer in follow_up.answers]
+        shares.append(max(sum(hits) / len(hits) for hits in right))
+    return {"portability": 100 * sum(shares) / len(shares)} if shares else {}
 
 
 def perplexity(model, tokenizer, texts):

@@ -12,4 +12,4 @@ SET_EFFECTS = {
     "--least-scale": (["--least-scale", "none"], (*SETTINGS, "least_scale"), None),
     "--keys": (["--keys", "mean"], (*SETTINGS, "keys"), "mean"),
 }
-SET_ELSEWHERE = {"--requests", "--plus", "--allow-conflicts", "--skip-failed", "--workers", "--out"}
+SET_ELSEWHERE = {"--requests", "--plus", "--allow-conflicts", "--skip-failed", "--guard", "--workers", "--out"}

@@ -232,6 +232,100 @@ def test_zsre_equals_a_plain_evaluation(backend):
     assert found[0]["answers"][0]["answer"] == "ab"
 
 
+# What follows has one answer or several, of which one goes on where another ends.
+FOLLOWS = (
+    rl.FollowUp("it is near", ("rome", "paris", "p"), "Reasoning"),
+    rl.FollowUp("the tower, also known as it, is in", ("ab",), "Subject_Aliasing"),
+    rl.FollowUp("so one is in", ("par", "paris, or so", "x"), "Reasoning"),
+)
+OWN = tuple(
+    replace(
+        record,
+        neighbour_answers=("paris, or so", "x", "par")[: len(record.neighbours)],
+        follows=FOLLOWS[: record.number + 1],
+    )
+    for record in RECORDS
+)
+
+
+def test_what_follows_and_neighbours_own_answers_equal_a_plain_evaluation(backend):
+    model, tokenizer = architecture("llama", backend), byte_tokenizer()
+    editor = edited(model, OWN)
+    found, forwards = (evaluated(model, editor, OWN, engine=engine) for engine in ("auto", "plain"))
+    plain = hugging_face_model("llama")
+    close = {"abs": 2e-5}
+    for record in OWN:
+        got, asked = found[record.number], [answer["prompt"] for answer in found[record.number]["answers"]]
+        assert asked[-len(record.follows) :] == [follow_up.prompt for follow_up in record.follows]
+        before = oracle.counterfact(plain, tokenizer, record)
+        assert {name: got["before"][name] for name in before} == pytest.approx(before, abs=1e-3)
+        with oracle.edited(plain, [editor.edit(record.request)]):
+            expected = oracle.counterfact(plain, tokenizer, record)
+            written = {prompt: oracle.greedy(plain, tokenizer, prompt, 20) for prompt in asked}
+            neighbours = [answer for answer in got["answers"] if answer["kind"] == "neighborhood"]
+            for answer, own in zip(neighbours, record.neighbour_answers, strict=True):
+                assert answer["answer"] == own
+                assert answer["nll_true"] == pytest.approx(oracle.nll(plain, tokenizer, answer["prompt"], own), **close)
+            for answer in got["answers"][-len(record.follows) :]:
+                nll = oracle.nll(plain, tokenizer, answer["prompt"], answer["answer"])
+                assert (answer["kind"], answer["nll"]) == ("follows", pytest.approx(nll, **close))
+        assert "portability" in expected
+        assert {name: got["scores"][name] for name in expected} == pytest.approx(expected, abs=1e-3)
+        free = [any(begins_with(written[each.prompt], text) for text in each.answers) for each in record.follows]
+        assert got["scores"]["portability_free"] == pytest.approx(100 * sum(free) / len(free))
+        own = zip(record.neighbours, record.neighbour_answers, strict=True)
+        free = [begins_with(written[prompt], answer) for prompt, answer in own]
+        assert got["scores"]["NS_free"] == pytest.approx(100 * sum(free) / len(free))
+        assert forwards[record.number]["scores"] == pytest.approx(got["scores"], abs=1e-3)
+    # Other answers give other numbers, so equality says something.
+    usual = evaluated(model, editor)
+    assert all(usual[n]["scores"]["NM"] != pytest.approx(found[n]["scores"]["NM"], abs=0.01) for n in usual)
+    assert not any("portability" in record["scores"] for record in usual.values())
+
+
+def test_what_follows_in_zsre_equals_a_plain_evaluation(backend):
+    model, tokenizer = architecture("llama", backend), byte_tokenizer()
+    questions = [replace(record, follows=FOLLOWS[record.number :]) for record in QUESTIONS]
+    editor = edited(model, questions)
+    found = evaluated(model, editor, questions)
+    plain = hugging_face_model("llama")
+    for record in questions:
+        got = found[record.number]
+        assert got["before"] == pytest.approx(oracle.zsre(plain, tokenizer, record))
+        with oracle.edited(plain, [editor.edit(record.request)]):
+            expected = oracle.zsre(plain, tokenizer, record)
+        assert "portability" in expected
+        assert {name: got["scores"][name] for name in expected} == pytest.approx(expected)
+        assert "portability_free" in got["scores"]
+
+
+def test_a_free_answer_may_be_any_that_follows(llama):
+    said = oracle.greedy(hugging_face_model("llama"), byte_tokenizer(), "it is near", 4)
+    # A word ends in front of a sign.
+    word = said.rstrip("&\N{REPLACEMENT CHARACTER}")
+    assert said.startswith(f"{word}&")
+    several = (("zz", word, "q"), ("zz", "q"), ("zz", word[:1]))
+    follow_ups = tuple(rl.FollowUp("it is near", answers, "a") for answers in several)
+    (got,) = evaluated(llama, None, [replace(RECORDS[0], follows=follow_ups)]).values()
+    assert got["scores"]["portability_free"] == pytest.approx(100 / 3)
+    assert got["answers"][-3]["free"].startswith(word)
+
+
+def test_what_a_record_lacks_is_not_scored(llama):
+    request = RECORDS[0].request
+    bare = CounterFactRecord(0, 0, None, request, (), (), (), follows=FOLLOWS[:1])
+    alone = rl.EditRequest(request.prompt, request.subject, request.target_new)
+    unknown = replace(RECORDS[1], request=alone)
+    own = replace(OWN[2], request=alone)
+    found = evaluated(llama, None, [bare, unknown, own])
+    assert set(found[0]["scores"]) == {"ES", "EM", "ES_free", "portability", "portability_free"}
+    # Without the old answer nothing is held against it, and neighbours without answers are not asked.
+    assert set(found[1]["scores"]) == {"ES_free", "PS_free"}
+    assert set(found[2]["scores"]) == {"ES_free", "PS_free", "NS", "NM", "NS_free", "portability", "portability_free"}
+    assert found[1]["answers"][0]["answer"] == request.target_new
+    assert not any("unfit" in record for record in found.values())
+
+
 def test_what_is_written_freely_is_the_greedy_continuation():
     model, tokenizer = architecture("gpt2", BRIDGE), byte_tokenizer()
     plain = hugging_face_model("gpt2")

@@ -19,6 +19,7 @@ from rome_lens.evaluation.metrics import (
     free_scores,
     harmonic_mean,
     may_begin_with,
+    portability,
     zsre_scores,
 )
 
@@ -90,12 +91,21 @@ def test_free_answers_count_by_the_prompt():
     )
 
 
+def test_what_follows_takes_the_best_of_several_answers():
+    right = [[[True, False], [True, True, False]], [[False]]]
+    # 2/3 of the second answer's tokens, and none of the other prompt's.
+    assert portability(right) == approx(100 / 3)
+    assert free_scores({"follows": [True, False]}, zsre=False) == {"portability_free": 50.0}
+    assert free_scores({"follows": [True, False]}, zsre=True) == {"portability_free": 50.0}
+
+
 def test_all_that_is_scored_has_its_place_in_the_tables():
     nll, right = {k: [(1.0, 2.0)] for k in KINDS}, {k: [[True]] for k in KINDS}
-    free = {k: [True] for k in KINDS}
-    counterfact = {*counterfact_scores(nll), *free_scores(free, zsre=False), "GE", "RS", "PPL"}
+    free = {k: [True] for k in (*KINDS, metrics.FOLLOWS)}
+    counterfact = {*counterfact_scores(nll), *free_scores(free, zsre=False), "portability", "GE", "RS", "PPL"}
     assert counterfact == set(metrics.COUNTERFACT)
-    assert {*zsre_scores(right), *free_scores(free, zsre=True), "PPL"} == set(metrics.ZSRE)
+    assert {*zsre_scores(right), *free_scores(free, zsre=True), "portability", "PPL"} == set(metrics.ZSRE)
+    assert len(set(metrics.COUNTERFACT)) == len(metrics.COUNTERFACT)
     assert metrics.COUNTERFACT[:3] == metrics.HARMONIC
 
 

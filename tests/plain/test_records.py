@@ -1,13 +1,12 @@
 """Readers of CounterFact and zsRE: what is published is read, and what breaks the schema is named and left out."""
 
-import copy
 import dataclasses
 import hashlib
 import json
-import re
 import sys
 
 import pytest
+from record_files import changed, write
 from refused import refused
 
 import rome_lens as rl
@@ -40,26 +39,6 @@ QUESTION = {
     "loc_ans": "Hugo Weaving",
     "cond": "Trinity College >> University of Michigan || What university did Watts Humphrey attend?",
 }
-
-
-def changed(record, path, value):
-    """A copy with another value at a path, such as `a.b[1]`; `...` takes it away."""
-    record = copy.deepcopy(record)
-    *steps, last = (int(step) if step.isdigit() else step for step in re.findall(r"\w+", path))
-    inside = record
-    for step in steps:
-        inside = inside[step]
-    if value is ...:
-        del inside[last]
-    else:
-        inside[last] = value
-    return record
-
-
-def write(folder, content, name="data.json"):
-    path = folder / name
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return path
 
 
 # --- what is read ---------------------------------------------------------------------------------------------------
@@ -269,8 +248,13 @@ NONE = "{name} holds no CounterFact record that can be used"
 UNUSABLE = [
     ("a.json", "[1, ", "{name} is not JSON, which CounterFact is kept in: Expecting value: line 1 column 5 (char 4)"),
     ("a.json", "", "{name} is not JSON, which CounterFact is kept in: Expecting value: line 1 column 1 (char 0)"),
-    ("a.json", "{}", "{name} holds no CounterFact: expected a JSON list of records"),
-    ("a.json", '"text"', "{name} holds no CounterFact: expected a JSON list of records"),
+    (
+        "a.json",
+        "{}",
+        "{name} holds an object with []; expected a JSON list of CounterFact records, or an object with one in one of "
+        "requests, edits, facts, records, data",
+    ),
+    ("a.json", '"text"', "{name} holds 'text'; expected a JSON list of CounterFact records"),
     ("a.jsonl", '{"a": 1}\n\n{"a": \n', "line 3 of {name} is not JSON: Expecting value: line 1 column 7 (char 6)"),
     ("a.json", "[]", NONE),
     ("a.jsonl", "\n", NONE),
@@ -288,7 +272,7 @@ UNUSABLE = [
 def test_files_that_cannot_be_used(tmp_path, name, content, said):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert refused(ArtefactError, read_counterfact, path) == said.format(name=repr(str(path)))
+    assert refused(ArtefactError, read_counterfact, path) == said.replace("{name}", repr(str(path)))
 
 
 @pytest.mark.parametrize(
@@ -419,6 +403,8 @@ def test_a_digest_does_not_change_where_nothing_is_said_of_joining(tmp_path):
     # A run that an earlier version began goes on.
     path = write(tmp_path, [FACT])
     plain = [dataclasses.asdict(record) for record in read_counterfact(path)]
+    for later in ("neighbour_answers", "follows"):
+        del plain[0][later]
     del plain[0]["request"]["answer_joined"]
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     assert read_counterfact(path).digest == digest

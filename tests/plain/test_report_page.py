@@ -123,6 +123,26 @@ def test_the_worst_ten_of_each_editor_are_shown_with_what_the_model_wrote():
     assert "layer 5, |update| / |W| 0.05; a note" in text
     assert "edited prompt rewrite prompt of 0 old → new ✓ Honda, rewrite 0" in text
     assert "neighbour neighborhood prompt of 0 old → new ✗ Honda, neighborhood 0" in text
+    assert "kind prompt prefers writes" in text
+
+
+def test_what_follows_and_neighbours_own_answers_are_shown():
+    pair = {"nll_new": 3.0, "nll_true": 0.5, "before_nll_new": 0.1, "before_nll_true": 0.5, "free": "a"}
+    right = {"answer": "Japan", "nll": 0.5, "right": [True], "before_nll": 3.0, "before_right": [False, False]}
+    answers = [
+        {"kind": "rewrite", "prompt": "asked", **pair},
+        {"kind": "neighborhood", "prompt": "beside", "answer": "red", **pair},
+        {"kind": "follows", "prompt": "behind", **right, "free": "b"},
+    ]
+    scores = {"ES": 0.0, "portability": 100.0, "portability_free": 50.0}
+    page = _read(report({"ft": [record(answers=answers, scores=scores)]}))
+    text = page.section("The worst records of each editor")
+    assert "kind prompt prefers, right tokens writes" in text
+    assert "edited prompt asked new → old ✗ a" in text
+    assert "neighbour beside red new → its own ✓ a" in text
+    assert "follows behind Japan 0 of 2 → 1 of 1 ✓ b" in text
+    assert "ES 0.0 portability 100.0 portability_free 50.0" in text
+    assert "portability tokens of answers that follow from it that are first choices, in percent" in page.text
 
 
 def test_zsre_shows_which_tokens_are_right():

@@ -136,6 +136,18 @@ def test_workers(shell, monkeypatch):
     assert asked == [None, 2]
 
 
+def test_a_guard_refuses_a_set_with_which_the_model_collapses(shell, monkeypatch):
+    assert _set_of(shell.run(*MANY, "--json", "--guard", "1000"))["id"]
+    monkeypatch.setattr(rl.CollapseGuard, "ratio", lambda self, model: 3.0)
+    assert refusal(shell.run(*MANY, "--guard", "2"), code=1) == (
+        "the model would collapse with 3 facts together: texts are 3 times as perplexing as to the unedited model, "
+        "above 2 times; take fewer, or a larger penalty for what moves (preserve, l2)"
+    )
+    assert refusal(shell.run(*MANY, "--guard", "1"), code=2) == (
+        "perplexity is 1.0; expected a factor above 1, such as 2"
+    )
+
+
 def _file(tmp_path, *requests):
     path = tmp_path / "requests.jsonl"
     fields = ("prompt", "subject", "target_new")

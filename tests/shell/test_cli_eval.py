@@ -1,28 +1,17 @@
 """`rome-lens eval`: every option does something, a run goes on where it was, every mistake is one line."""
 
+import gzip
 import json
 import sys
 
 import pytest
 from effort import slow
-from published import published
+from tiny_records import FACTS, FAST, MODEL, NEW, SUBJECTS, TRUE
 from tiny_shell import LOADED, LOADING, ok, options_of, refusal, rows_of, stdout_of, without, words_of, wrote
 
 import rome_lens as rl
 from rome_lens.evaluation import read_run
 from rome_lens.evaluation.metrics import consistency
-
-SUBJECTS = ["the tower", "the museum", "a river", "the city", "rome", "the old river"]
-TRUE, NEW = ["paris", "rome", "berlin"], ["rome", "berlin", "paris"]
-
-
-def _fact(number, subject):
-    request = rl.EditRequest("where stands {}", subject, NEW[number % 3], TRUE[number % 3])
-    paraphrases = (f"{subject} stands in", f"it was old . {subject} is in")
-    neighbours, texts = ("where stands a museum", "the river was in"), (f"{subject} was built", f"{subject} is")
-    return published(
-        rl.CounterFactRecord(number, 100 + number, f"P{number % 2}", request, paraphrases, neighbours, texts)
-    )
 
 
 def _question(number, subject):
@@ -36,9 +25,6 @@ def _question(number, subject):
     }
 
 
-FACTS = [_fact(number, subject) for number, subject in enumerate(SUBJECTS)]
-FAST = ("--set", "v_num_grad_steps=2", "--set", 'context_templates=["it was old. {}"]')
-MODEL = ("--model", "MODEL", "--second-moment", "C1")
 EVAL = ("eval", "counterfact", *MODEL, *FAST, "--data", "facts.json", "--limit", "3")
 ROME = (*EVAL, "--editor", "r-rome")
 # No texts, and no perplexity.
@@ -209,12 +195,15 @@ EFFECTS = {
     "--shard": (["--batch", "1", "--shard", "2/2"], (*EDITOR, "n_records"), 1, True),
 }
 ELSEWHERE = {"--out", "--json", "--workers", "--dask"}
+# Those of many facts in one model, which test_cli_eval_together tests.
+TOGETHER = {"--together", "--sample", "--found-on", "--collapse-perplexity", "--collapse-score", "--at-collapse"}
+TOGETHER |= {"--values"}
 COUNTERFACT_ALONE = {"--texts", "--text-length", "--references"}
 
 
 def test_every_option_has_a_test():
     counterfact = options_of("eval", "counterfact")
-    assert counterfact == {*EFFECTS, *LOADING, *ELSEWHERE}
+    assert counterfact == {*EFFECTS, *LOADING, *ELSEWHERE, *TOGETHER}
     assert options_of("eval", "zsre") == counterfact - COUNTERFACT_ALONE
     assert options_of("eval", "merge") == {"--out", "--json"}
 
@@ -318,6 +307,48 @@ def test_records_that_break_the_schema_are_named(shell):
         "rome-lens: left out record 3: itself is int; expected an object\n"
         f"rome-lens: wrote {files_in('eval-counterfact')}\n"
     )
+
+
+def test_what_a_file_was_read_as_is_said_and_what_was_passed_over(shell, folder):
+    easy = [
+        {
+            "prompt": f"where stands {subject}",
+            "subject": subject,
+            "target_new": NEW[0],
+            "ground_truth": TRUE[0],
+            "rephrase_prompt": f"{subject} stands in",
+            "locality_prompt": "the river was in",
+            "locality_ground_truth": "berlin",
+            "portability_prompt": f"{subject} is in the city of",
+            "portability_ground_truth": ["rome", "the city"],
+            "notes": "new\x1b" if number else "",
+        }
+        for number, subject in enumerate(SUBJECTS)
+    ]
+    del easy[2]["prompt"]
+    (folder / "easy.json").write_bytes(gzip.compress(json.dumps([*easy, *FACTS[:1]]).encode()))
+    printed = shell.run(*BARE, "--data", "easy.json")
+    assert printed.stderr == (
+        "rome-lens: read as EasyEdit's CounterFact and CounterFact\n"
+        "rome-lens: passed over notes (4 records)\n"
+        "rome-lens: left out record 2: requested_rewrite is missing; expected an object\n"
+        f"rome-lens: wrote {files_in('eval-counterfact')}\n"
+    )
+    assert "portability_free" in columns_of(stdout_of(printed))
+    zsre = [
+        record | {"target_new": TRUE[1], "prompt": record["prompt"] + " ?"} for record in easy if "prompt" in record
+    ]
+    (folder / "easy-zsre.json").write_text(json.dumps(zsre))
+    result = shell.run(*ZSRE, "--data", "easy-zsre.json", "--limit", "1", "--out", "zsre")
+    assert result.stderr.startswith("rome-lens: read as EasyEdit's zsRE\nrome-lens: passed over notes (4 records)\n")
+    assert columns_of(stdout_of(result))[:4] == ["efficacy", "paraphrase", "specificity", "portability"]
+
+
+def test_of_many_records_that_are_left_out_the_first_are_named(shell, folder):
+    (folder / "many.json").write_text(json.dumps([*FACTS[:2], *range(30)]))
+    lines = shell.run(*BARE, "--data", "many.json").stderr.splitlines()
+    assert lines[19] == "rome-lens: left out record 21: itself is int; expected an object"
+    assert lines[20:] == ["rome-lens: left out 10 more records", f"rome-lens: wrote {files_in('eval-counterfact')}"]
 
 
 def test_records_that_this_model_cannot_be_asked_are_told(shell, folder):

@@ -18,6 +18,7 @@ from rome_lens.evaluation.editors import moments as sharing
 from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.evaluation.editors.named import EDITORS, EditorSpec, describe, make_editor, specs_of
 from rome_lens.evaluation.editors.random_layer import RandomLayer
+from rome_lens.evaluation.editors.sets import SETS
 from rome_lens.evaluation.editors.shared_values import share_values, shared_pairs
 
 REQUESTS = [rl.EditRequest(PROMPT, subject, TARGET) for subject in (SUBJECT, "the museum", "paris", "the old river")]
@@ -92,8 +93,8 @@ def test_an_editor_that_exists(house):
 
 
 UNKNOWN = (
-    "editor is 'memit'; choose one of none, r-rome, rome, p-rome, identity, random-layer, ft, ft-l, or "
-    "package.module:function for one of your own"
+    "editor is 'mend'; choose one of none, r-rome, rome, p-rome, identity, random-layer, memit, emmet, alphaedit, ft, "
+    "ft-l, or package.module:function for one of your own"
 )
 NO_FILE = "cannot be a file name; expected letters, digits and any of _+=@.,- (none of .,- first)"
 NAMES = "expected one or more, each of another name"
@@ -104,9 +105,9 @@ FUNCTION = "expected one that takes a model and returns an editor"
 @pytest.mark.parametrize(
     ("editors", "said"),
     [
-        ("memit", UNKNOWN),
-        (["none", "memit"], UNKNOWN),
-        ({"mine": "memit"}, UNKNOWN),
+        ("mend", UNKNOWN),
+        (["none", "mend"], UNKNOWN),
+        ({"mine": "mend"}, UNKNOWN),
         ({"layer 0": Own()}, f"the editor name 'layer 0' {NO_FILE}"),
         ({"a/b": Own()}, f"the editor name 'a/b' {NO_FILE}"),
         ([], f"editors are none at all; {NAMES}"),
@@ -569,6 +570,9 @@ def test_an_editor_is_described_in_json(house, moments, kind):
         assert told == {}
     elif kind == "random-layer":
         assert (told["class"], told["layer"], told["layers"]) == ("RandomLayer", None, [0, 2])
+    elif kind in SETS:
+        assert isinstance(told["source"], str)
+        assert (told["layers"], told["class"].lower()) == ([0, 1], kind)
     else:
         assert isinstance(told["source"], str)
         assert told["layer"] in (0, 1)

@@ -9,6 +9,7 @@ r1 = [2a, .5a + 1.5x, a/3 + x/3 + 4y/3], r2 at the end = r1 + (2.5a + a/3, 1.5x 
 = 23/18 a + 17/18 x + 16/9 y.
 """
 
+from dataclasses import replace
 from math import exp, log
 
 import pytest
@@ -130,6 +131,27 @@ def test_scores(model, editor):
         },
         abs=1e-9,
     )
+
+
+def test_what_follows_and_neighbours_own_answers(model, editor):
+    follows = tuple(
+        rl.FollowUp(prompt, answers, "Reasoning")
+        for prompt, answers in [("a x", ("b", "y")), ("a x", ("y x",)), ("x", ("y",))]
+    )
+    asked = replace(record(), neighbour_answers=("x", "a"), follows=follows)
+    (got,) = measured(model, [asked], editor, layers=[0]).values()
+    # "a x": y (3) wins, and so the second answer is right; behind "a x y" it wins again. "x": x (4) wins.
+    assert got["scores"]["portability"] == 50.0
+    assert got["before"]["portability"] == 0.0
+    assert [answer["answer"] for answer in got["answers"][-3:]] == ["y", "y x", "y"]
+    assert [answer["right"] for answer in got["answers"][-3:]] == [[True], [True, False], [False]]
+    # Left to itself the model writes "y y" behind "a x".
+    assert got["scores"]["portability_free"] == pytest.approx(100 / 3)
+    # At "b x" its own answer x has 2.25 against the 3 of y, at "x a" it is a that has.
+    neighbours = [("x", {"b": 1.75, "x": 2.25}), ("a", {"x": 1.75, "a": 2.25})]
+    margins = [exp(-nll(word, **logits, y=2 * C)) - exp(-nll("y", **logits, y=2 * C)) for word, logits in neighbours]
+    assert (got["before"]["NS"], got["scores"]["NS"]) == (100.0, 0.0)
+    assert got["scores"]["NM"] == pytest.approx(50 * sum(margins), abs=1e-9)
 
 
 def test_free_answers_without_spaces_between_words():

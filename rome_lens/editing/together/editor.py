@@ -14,6 +14,7 @@ import torch
 from rome_lens.backends import as_backend
 from rome_lens.backends.modules import hugging_face_module
 from rome_lens.checks import choice, flag, known_names
+from rome_lens.editing.guard import CollapseGuard
 from rome_lens.editing.history import edits_in_weights, unedited_fingerprint, unedited_matrix
 from rome_lens.editing.outcome import Earlier, Origin, found_on
 from rome_lens.editing.prompts import EssenceAt, RequestRows, n_keys_of, split_requests, tokenise_request
@@ -32,7 +33,15 @@ from rome_lens.editing.together.system import bytes_to_solve
 from rome_lens.editing.together.terms import LayerBase, Spread, Terms
 from rome_lens.editing.value_settings import ValueChanges, ValueSettings
 from rome_lens.editing.weight_update import WeightUpdate
-from rome_lens.errors import AnswerError, EditStateError, OutOfMemoryError, PromptError, SettingError, SubjectError
+from rome_lens.errors import (
+    AnswerError,
+    CollapseError,
+    EditStateError,
+    OutOfMemoryError,
+    PromptError,
+    SettingError,
+    SubjectError,
+)
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import requests_of
 from rome_lens.loading.source import ModelSource
@@ -155,6 +164,7 @@ class TogetherEditor(ABC):
         shard: Shard | str | None = None,
         allow_conflicts: bool = False,
         skip_failed: bool = False,
+        guard: CollapseGuard | None = None,
         progress: Progress | None = None,
     ) -> EditSet:
         """Find the values of many requests, and solve them together. The model is left as it is.
@@ -174,6 +184,7 @@ class TogetherEditor(ABC):
             shard: `2/4` finds the second of four parts; `merge_facts` joins the folders.
             allow_conflicts: let one subject have several targets.
             skip_failed: leave out requests that cannot be edited, and say so in the notes.
+            guard: looks at the model with the set in its weights, and refuses a set with which it has collapsed.
             progress: called with (done, total, what), facts as the unit.
 
         Returns:
@@ -185,6 +196,7 @@ class TogetherEditor(ABC):
             PromptError, SubjectError, AnswerError: a request does not fit the model, before any is worked on.
             EditError: requests cannot be edited, which are named; what was found of the others is kept in `out`. Or
                 nothing is given way to, and keys depend on each other.
+            CollapseError: the guard refused the set, which the error holds as `edit`.
             OutOfMemoryError: so many facts are more than memory holds.
             RunError: a worker was lost; what is finished is kept.
         """
@@ -197,7 +209,17 @@ class TogetherEditor(ABC):
         how = FindingRun(out, workers, executor, None, Shard.of(shard), flag("skip_failed", skip_failed), progress)
         facts, failed = self.facts_of(requests, how)
         notes = [left_out(request, reason) for request, reason in failed]
-        made = self.solve(facts, notes).measured(self.model)
+        made = self.solve(facts, notes)
+        if guard is not None:
+            with made.applied(self.model):
+                told = guard.told(self.model)
+            if told is not None:
+                raise CollapseError(
+                    f"the model would collapse with {len(made)} facts together: {told}; take fewer, or a larger "
+                    "penalty for what moves (preserve, l2)",
+                    made,
+                )
+        made = made.measured(self.model)
         return replace(made, origin=replace(made.origin, seconds=time.perf_counter() - started))
 
     def solve(self, facts: Sequence[SetFact], notes: Sequence[str] = ()) -> EditSet:
@@ -215,7 +237,7 @@ class TogetherEditor(ABC):
         warned = [note for moment in self.second_moments.values() for note in moment.warnings]
         origin = Origin(
             variant=self.variant,
-            settings=self._record(),
+            settings=self.record(),
             notes=(f"settings: {self.settings.source}", *self._notes(), *dict.fromkeys(warned), *others, *notes),
             backend=self._backend.name,
             dtype=str(self._backend.dtype).removeprefix("torch."),
@@ -295,8 +317,7 @@ class TogetherEditor(ABC):
         if self._backend.device.type != "cpu":
             parts = split_requests(self._backend, rows, layer=self.layers[-1], batch_size=None)
             batch_size = max(map(len, parts))
-        source = self._source if how.source is None else how.source
-        found, failed = find_facts(source, self.model, self.finding, requests, how, batch_size=batch_size)
+        found, failed = find_facts(self._source, self.model, self.finding, requests, how, batch_size=batch_size)
         n_keys = [len(fact.shares) for fact in found]
         weighed = [
             kernel.weigh(torch.cat([fact.keys[place] for fact in found])).split(n_keys)
@@ -395,7 +416,8 @@ class TogetherEditor(ABC):
             module_transposed=transposed,
         )
 
-    def _record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
+        """Everything that was set, as JSON holds it."""
         return {
             **asdict(self.settings),
             "layers": list(self.layers),

@@ -73,8 +73,8 @@ def find_facts(
     """Find the values of requests.
 
     Args:
-        source: where other processes load the model from.
-        model: the model in this one.
+        source: where the editor has the model from.
+        model: the model in this process.
         finding: what decides what is found.
         requests: each once.
         how: how the work is done.
@@ -87,7 +87,8 @@ def find_facts(
         EditError: requests cannot be edited. SettingError: the folder holds facts found in another way.
         RunError: a worker was lost.
     """
-    source.check_executor(how.executor)
+    shared = source if how.source is None else how.source
+    shared.check_executor(how.executor)
     settings = {"kind": KIND, "model": source.to_dict(), **finding.to_dict(), "version": __version__}
     tasks = tasks_of(requests, batch_size=batch_size)
     with open_folder(how.out, settings) as folder:
@@ -96,7 +97,7 @@ def find_facts(
         folder.note_prepared(maker.prepare())
         if how.executor is not None:
             run(
-                FindingWork(source, finding),
+                FindingWork(shared, finding),
                 tasks,
                 folder,
                 executor=how.executor,

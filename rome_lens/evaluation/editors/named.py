@@ -180,6 +180,9 @@ def describe(editor: Any) -> dict[str, Any]:
     """What an editor is, as JSON can hold it: its settings, and where they come from."""
     if editor is None:
         return {}
+    editor = editor.editor if isinstance(editor, Alone) else editor
+    if isinstance(editor, TogetherEditor):
+        return {"class": type(editor).__name__, **_plain(editor.record())}
     settings = getattr(editor, "settings", None)
     described = dict(settings) if isinstance(settings, Mapping) else _of_dataclass(settings)
     for name in ("variant", "bare_weight", "essence_at", "norm_constraint"):
@@ -243,20 +246,22 @@ def _checked(editor: Any, name: str) -> Any:
     return editor
 
 
-def _with_settings(
-    specs: Sequence[EditorSpec], settings: Sequence[str], *, together: bool
-) -> tuple[EditorSpec, ...]:
+def _with_settings(specs: Sequence[EditorSpec], settings: Sequence[str], *, together: bool) -> tuple[EditorSpec, ...]:
     chosen: dict[str, dict[str, Any]] = {spec.name: dict(spec.settings) for spec in specs}
     for text in settings:
         place, sign, value = text.partition("=")
         editor, dot, name = place.rpartition(".")
         if not sign or not name:
             raise SettingError(f"{text!r} is no setting; expected NAME=VALUE or EDITOR.NAME=VALUE, such as ft.layer=3")
-        takers = [spec for spec in specs if name in _settings_of(spec.kind, together) and (not dot or spec.name == editor)]
+        takers = [
+            spec for spec in specs if name in _settings_of(spec.kind, together) and (not dot or spec.name == editor)
+        ]
         if dot and editor not in chosen:
             raise SettingError(f"{text!r} is for the editor {editor!r}; the run has {', '.join(chosen)}")
         if not takers:
-            known = sorted({n for spec in specs if not dot or spec.name == editor for n in _settings_of(spec.kind, together)})
+            known = sorted(
+                {n for spec in specs if not dot or spec.name == editor for n in _settings_of(spec.kind, together)}
+            )
             who = f"the editor {editor!r} does not take" if dot else "no editor takes"
             it = "it takes" if dot else "they take"
             raise SettingError(f"{who} the setting {name!r}; {it} {', '.join(known) or 'none'}")

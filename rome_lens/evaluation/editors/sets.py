@@ -1,4 +1,4 @@
-"""Editors of many facts by name: made on a model, and asked for one fact alone where records are edited by themselves."""
+"""Editors of many facts by name: made on a model, and asked for one fact where records are edited by themselves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -32,15 +32,21 @@ _METRICS = (
     Metric("S", "score", "harmonic mean of ES, PS and NS"),
     Metric("ES", "efficacy", "how often the edited prompt prefers the new answer to the old one, in percent"),
     Metric("PS", "paraphrases", "how often paraphrases of it prefer the new answer, in percent"),
-    Metric("NS", "neighbours", "how often prompts about neighbouring subjects keep to the old answer, in percent"),
+    Metric("NS", "neighbours", "how often neighbours' prompts keep to the old answer, or to their own, in percent"),
     Metric("EM", "efficacy, margin", "p(new) - p(old) behind the edited prompt, in points", None, 0.0),
     Metric("PM", "paraphrases, margin", "p(new) - p(old) behind its paraphrases, in points", None, 0.0),
-    Metric("NM", "neighbours, margin", "p(old) - p(new) behind the neighbours' prompts, in points", None, 0.0),
+    Metric(
+        "NM", "neighbours, margin", "p(old) - p(new) behind neighbours' prompts, old or their own, in points", None, 0.0
+    ),
+    Metric("portability", "what follows", "tokens of answers that follow from it that are first choices, in percent"),
     Metric("GE", "fluency", "entropy of the words of generated texts (2- and 3-grams), in bits, times 100", None),
     Metric("RS", "consistency", "likeness of generated texts to texts about the new answer (TF-IDF), times 100", None),
     Metric("ES_free", "efficacy, free", "how often the model writes the new answer by itself, in percent"),
     Metric("PS_free", "paraphrases, free", "how often it writes the new answer behind paraphrases, in percent"),
-    Metric("NS_free", "neighbours, free", "how often it writes the old answer behind neighbours' prompts, in percent"),
+    Metric(
+        "NS_free", "neighbours, free", "how often it writes the old answer, or theirs, behind neighbours, in percent"
+    ),
+    Metric("portability_free", "what follows, free", "how often it writes an answer that follows, in percent"),
     Metric("efficacy", "the question", "tokens of the new answer that are the model's first choice, in percent"),
     Metric("paraphrase", "its paraphrase", "the same behind the question put in other words, in percent"),
     Metric("specificity", "another question", "the same for the answer to an unrelated question, in percent"),

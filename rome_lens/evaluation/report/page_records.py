@@ -19,7 +19,7 @@ from rome_lens.figures.style import fluid
 
 _MOST_ROWS = 200
 _MOST_TEXTS = 3
-_KINDS = {"rewrite": "edited prompt", "paraphrase": "paraphrase", "neighborhood": "neighbour"}
+_KINDS = {"rewrite": "edited prompt", "paraphrase": "paraphrase", "neighborhood": "neighbour", "follows": "follows"}
 
 
 def template(name: str) -> str:
@@ -90,19 +90,22 @@ def _answer(answer: Mapping[str, Any]) -> dict[str, Any]:
     """A prompt with what the model made of it, before and after, in words; `good` says whether that is as it should."""
     kind = answer["kind"]
     if "nll_new" in answer:
-        prefers = ["new" if answer[b + "nll_new"] < answer[b + "nll_true"] else "old" for b in ("before_", "")]
-        wanted = "old" if kind == "neighborhood" else "new"
+        other = "its own" if "answer" in answer else "old"
+        prefers = ["new" if answer[b + "nll_new"] < answer[b + "nll_true"] else other for b in ("before_", "")]
+        wanted = other if kind == "neighborhood" else "new"
         # Geometric means over the answer's tokens, which is what the margins compare.
         numbers = [f"{math.exp(-answer[name]):.3f}" for name in ("nll_new", "nll_true")]
-        good, detail = prefers[1] == wanted, f"p(new) {numbers[0]}, p(old) {numbers[1]}"
-        said = prefers
+        good, detail = prefers[1] == wanted, f"p(new) {numbers[0]}, p({other}) {numbers[1]}"
+        said, read = prefers, "prefers"
     else:
         said = [f"{sum(right)} of {len(right)}" for right in (answer["before_right"], answer["right"])]
         good, detail = all(answer["right"]), f"p {math.exp(-answer['nll']):.3f}"
+        read = "right tokens"
     return {
         "kind": _KINDS.get(kind, kind),
         "prompt": answer["prompt"],
         "answer": answer.get("answer"),
+        "read": read,
         "before": said[0],
         "after": said[1],
         "good": good,

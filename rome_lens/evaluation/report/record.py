@@ -27,8 +27,10 @@ class EvaluatedRecord:
         before: metric -> score of the unedited model.
         scores: metric -> score under the edit.
         answers: what the model made of each prompt. All have `kind`, `prompt` and `free`, which is what the model
-            writes by itself; CounterFact's have `nll_new` and `nll_true`, zsRE's have `answer`, `nll` and `right`, and
-            both have the same of the unedited model as `before_nll` and so on.
+            writes by itself. CounterFact's have `nll_new` and `nll_true`, and a neighbour with an answer of its own has
+            that as `answer`; zsRE's, and those whose answer follows from the fact, have `answer` (of several the one
+            that the model gives best), `nll` and `right`. All have the same of the unedited model as `before_nll` and
+            so on.
         texts: what the model wrote about the subject, as `prompt` and `text`.
         perplexity: of the watched texts, `before` and `after`, and `flagged` where that is out of bounds; None where no
             texts are watched.

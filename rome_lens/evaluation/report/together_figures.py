@@ -103,7 +103,7 @@ def retention_panels(kind: Kind, editors: Mapping[str, Sequence[Checkpoint]]) ->
     }
     ordered = sorted(ages)
     places = [place / max(1, len(ordered) - 1) for place in range(len(ordered))]
-    colours = dict(zip(ordered, map(str, sample_colorscale(_AGES, places) if ordered else ()), strict=True))
+    colours = dict(zip(ordered, sample_colorscale(_AGES, places) if ordered else [], strict=True))
     metric = metric_in_words(main_metrics(kind)[0])
     panels = []
     for name, points in editors.items():
@@ -117,7 +117,7 @@ def retention_panels(kind: Kind, editors: Mapping[str, Sequence[Checkpoint]]) ->
             }
             if found:
                 score = list(found.values())
-                lines.append(Line(ages[group], score, None, None, None, colours[group], at=list(found)))
+                lines.append(Line(ages[group], score, None, None, None, str(colours[group]), at=list(found)))
         panels.append(CurvePanel(shortened(name, _NAME), lines, decimals=metric.decimals, bounds=_PERCENT))
     return [panel for panel in panels if panel.lines]
 

@@ -1,8 +1,9 @@
-"""The report of an evaluation with checkpoints: what is left of the facts, by how many there are and who put them in."""
+"""The report of an evaluation with checkpoints: what is left of facts, by their number and who put them in."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
@@ -14,7 +15,7 @@ from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.scores import UNEDITED, Kind
 from rome_lens.evaluation.report.together_figures import together_figures
 from rome_lens.evaluation.report.together_page import together_page
-from rome_lens.storage import write_whole
+from rome_lens.storage import write_table, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +108,11 @@ class TogetherReport:
                     row |= {f"{metric}_low": score and score.low, f"{metric}_high": score and score.high}
                     row[f"{metric}_unedited"] = before and before.mean
                 rows.append(row | {size: getattr(point, size) for size in _SIZES} | {"collapse": point.collapse})
-        table = pd.DataFrame(rows)
+        # The unedited model is not asked for all that editors are.
+        never = {f"{m}_unedited" for m in metrics} - {
+            k for row in rows for k, value in row.items() if value is not None
+        }
+        table = pd.DataFrame(rows).drop(columns=sorted(never))
         numbers = [c for c in table.columns if c not in ("editor", "n", "n_records", "conflicts", "collapse")]
         return table.astype({**dict.fromkeys(numbers, "float64"), "conflicts": "Int64"})
 
@@ -186,6 +191,26 @@ class TogetherReport:
             unevaluated=self.unevaluated,
         )
         write_whole(path, page.encode())
+
+    def write_csv(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the tables as CSV files in UTF-8: `checkpoints.csv`, `retention.csv` and `records.csv`.
+
+        Args:
+            folder: where the files go; it has to be there.
+
+        Raises:
+            ArtefactError: a file cannot be written.
+        """
+        tables = {
+            "checkpoints": self.to_dataframe(),
+            "retention": self.retention(),
+            "records": self.records_to_dataframe(),
+        }
+        paths = []
+        for name, table in tables.items():
+            paths.append(Path(folder) / f"{name}.csv")
+            write_table(table, paths[-1])
+        return paths
 
     def evaluated(self) -> dict[str, dict[int, list[EvaluatedRecord]]]:
         """Editor -> n -> the records, as the views take them."""
@@ -269,5 +294,13 @@ def _unedited(point: Checkpoint) -> Checkpoint:
     perplexity = None if point.perplexity is None else 1.0
     nothing = {"relative_norm": None, "drift": None, "shortfall": None, "load": None, "conflicts": None}
     return Checkpoint(
-        point.n, point.n_records, point.unedited, point.unedited, perplexity, **nothing, ages=(), failed={}, collapse=None
+        point.n,
+        point.n_records,
+        point.unedited,
+        point.unedited,
+        perplexity,
+        **nothing,
+        ages=(),
+        failed={},
+        collapse=None,
     )

@@ -112,14 +112,13 @@ class Together:
 
 
 def _numbers(at: Any) -> tuple[int, ...]:
-    given = [at] if isinstance(at, int) and not isinstance(at, bool) else at
-    numbers = [as_whole(one, least=1) for one in given] if is_list(given) else []
-    if not numbers or None in numbers :
+    several: list[Any] = list(at) if is_list(at) else [at]
+    numbers = [number for one in several if (number := as_whole(one, least=1)) is not None]
+    if len(numbers) < max(1, len(several)):
         raise SettingError(f"together is {shown(at)}; expected numbers of facts from 1, such as (1, 10, 100)")
-    whole = [number for number in numbers if number is not None]
-    if sorted(set(whole)) != whole:
+    if sorted(set(numbers)) != numbers:
         raise SettingError(f"together is {shown(at)}; expected numbers in rising order, each once")
-    return tuple(whole)
+    return tuple(numbers)
 
 
 def _bound(name: str, given: object, *, above: float, expected: str) -> float:

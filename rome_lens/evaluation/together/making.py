@@ -33,6 +33,7 @@ from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
 from rome_lens.runs import Folder, RunFolder, Shard, digest_of
 
+
 @dataclass(frozen=True)
 class Keeper:
     """Where what is found is kept, and how it is found.
@@ -216,8 +217,10 @@ def _layers_of(name: str, editor: Any) -> list[int]:
     Raises:
         SettingError: it does not say.
     """
-    layers = getattr(editor, "layers", None) or [getattr(editor, "layer", None)]
-    if None in layers:
+    layers = getattr(editor, "layers", None)
+    if layers is None and isinstance(layer := getattr(editor, "layer", None), int):
+        layers = [layer]
+    if not layers:
         raise SettingError(
             f"the editor {name} does not say what it edits, and together keeps the matrices of these layers; give it "
             "the attribute layer"

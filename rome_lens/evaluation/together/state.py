@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rome_lens.editing.in_weights import Matrices
 from rome_lens.editing.together.kernels import TextKernel
-from rome_lens.evaluation.together.weights import Matrices
 
 
 @dataclass(frozen=True)

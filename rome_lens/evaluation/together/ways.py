@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rome_lens.backends import as_backend
 from rome_lens.editing import Edit
+from rome_lens.editing.in_weights import in_weights, matrices_of, write
 from rome_lens.editing.tensor_text import as_tensor, as_text
 from rome_lens.editing.together.editor import TogetherEditor
 from rome_lens.editing.together.finding import FactMaker
@@ -19,7 +20,6 @@ from rome_lens.editing.together.set_fact import SetFact
 from rome_lens.editing.weight_update import LowRank, WeightUpdate
 from rome_lens.errors import RomeLensError, SettingError
 from rome_lens.evaluation.together.state import State, shortfalls, sizes
-from rome_lens.evaluation.together.weights import in_weights, matrices_of, write
 from rome_lens.facts import EditRequest
 from rome_lens.progress import Progress, silent
 from rome_lens.runs import Folder

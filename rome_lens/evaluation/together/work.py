@@ -4,18 +4,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-
 from rome_lens.backends import as_backend
+from rome_lens.editing.in_weights import in_weights
 from rome_lens.editing.tensor_text import as_tensor, as_text
 from rome_lens.evaluation.findings import Record
 from rome_lens.evaluation.measurer import RecordMeasurer
 from rome_lens.evaluation.measures import Measures
+from rome_lens.evaluation.report.record import EvaluatedRecord
+from rome_lens.evaluation.report.together_report import KeptCheckpoint
 from rome_lens.evaluation.together.state import State
-from rome_lens.evaluation.together.weights import in_weights
 from rome_lens.evaluation.work import reference_records
 from rome_lens.loading.source import ModelSource, describe_model
 from rome_lens.progress import Progress
-from rome_lens.runs import RecordMaker, Task, Work
+from rome_lens.runs import Folder, RecordMaker, Task, Work
 
 TEXTS, STATES = "texts", "states"
 """The parts of a run's records that hold the perplexity of watched texts, and what is known of a state."""
@@ -97,9 +98,7 @@ class TogetherTasks(RecordMaker):
         self._measurer.close()
 
 
-def tasks_at(
-    editor: str, n: int, records: Sequence[Record], state: State, *, batch: int, watched: bool
-) -> list[Task]:
+def tasks_at(editor: str, n: int, records: Sequence[Record], state: State, *, batch: int, watched: bool) -> list[Task]:
     """What is asked of one editor's model at a checkpoint.
 
     Args:
@@ -146,3 +145,20 @@ def texts_key(editor: str, n: int) -> str:
 def state_key(editor: str, n: int) -> str:
     """The name of the file with what is known of a state."""
     return f"{STATES}/{at_key(editor, n)}"
+
+
+def kept_checkpoint(folder: Folder, editor: str, n: int) -> KeptCheckpoint | None:
+    """What a run folder holds of a checkpoint; None where that is nothing yet.
+
+    Args:
+        folder: the run's.
+        editor: the editor's name.
+        n: facts in the model.
+    """
+    records = [EvaluatedRecord.from_dict(held) for _, held in folder.read_all(f"{at_key(editor, n)}/")]
+    if not records:
+        return None
+    state, texts = (
+        next((held for _, held in folder.read_all(key)), None) for key in (state_key(editor, n), texts_key(editor, n))
+    )
+    return KeptCheckpoint(records, state or {}, texts)
