@@ -9,6 +9,7 @@ from rich.console import Console
 from rome_lens.cli.printing import by_reason, count, for_console, listed, pad, print_notes, shorten
 from rome_lens.evaluation import Checkpoint, TogetherReport
 from rome_lens.evaluation.report import metric_names
+from rome_lens.evaluation.report.scores import UNEDITED
 from rome_lens.figures import visible
 from rome_lens.figures.format import format_score
 from rome_lens.intervals import Estimate
@@ -53,8 +54,11 @@ def print_together(console: Console, report: TogetherReport) -> None:
     points = [point for several in report.editors.values() for point in several]
     if points:
         console.print()
-        _print_table(console, report, _columns(console, names, points, report))
-        _line(console, shorten(f"{names[-1]}, none: the unedited model, on the same prompts", console.width), "dim")
+        columns = _columns(console, names, points, report)
+        _print_table(console, report, columns)
+        if _unedited(names) in [column.name for column in columns]:
+            said = f"{_unedited(names)}: the unedited model, on the same prompts"
+            _line(console, shorten(said, console.width), "dim")
     print_notes(console, list(_notes(report)))
 
 
@@ -65,18 +69,18 @@ def _columns(
     first, *others = names
     bare = [_Column("facts", lambda point: str(point.n), needed=True), _score(first, needed=True)]
     rest = [_score(name) for name in others]
-    rest.append(_Column(f"{names[-1]}, none", lambda point: _mean(point.unedited.get(names[-1]), names[-1])))
+    rest.append(_Column(_unedited(names), lambda point: _mean(point.unedited.get(names[-1]), names[-1])))
     rest += [
-        _Column(title, lambda point, size=size, form=form: _size(point, size, form))
-        for title, size, form in (("perplexity", "perplexity", ".2f"), ("drift", "drift", ".3f"))
-        if any(getattr(point, size) is not None for point in points)
+        _Column(name, lambda point, name=name, decimals=decimals: _size(point, name, decimals))
+        for name, decimals in (("perplexity", 2), ("drift", 3))
+        if any(getattr(point, name) is not None for point in points)
     ]
     interval = _Column("interval", lambda point: _interval(point.intervals.get(first), first))
     for columns in ([*bare, interval, *rest], [*bare, interval, *(one for one in rest if one.name != "drift")]):
-        if _width(columns, report) <= console.width:
+        if _width(_rows(console, report, columns)) <= console.width:
             return columns
     columns = [*bare, *rest]
-    while _width(columns, report) > console.width and not columns[-1].needed:
+    while _width(_rows(console, report, columns)) > console.width and not columns[-1].needed:
         columns.pop()
     return columns
 
@@ -96,30 +100,37 @@ def _interval(score: Estimate | None, name: str) -> str:
     return f"[{format_score(score.low, decimals)}, {format_score(score.high, decimals)}]"
 
 
-def _size(point: Checkpoint, name: str, form: str) -> str:
+def _size(point: Checkpoint, name: str, decimals: int) -> str:
     size = getattr(point, name)
-    return _NOTHING if size is None else format(size, form)
+    return _NOTHING if size is None else format_score(size, decimals)
 
 
-def _names(report: TogetherReport) -> list[str]:
-    return [shorten(visible(name), _NAME) for name in report.editors]
+def _unedited(names: Sequence[str]) -> str:
+    """The column of what has to stay, in the unedited model: neighbours, or the unrelated question."""
+    return f"{names[-1]}, {UNEDITED}"
 
 
-def _width(columns: Sequence[_Column], report: TogetherReport) -> int:
-    widest = (
-        max(
-            [cell_len(column.name), *(cell_len(column.cell(p)) for several in report.editors.values() for p in several)]
-        )
-        for column in columns
-    )
-    return max(map(cell_len, ["editor", *_names(report)])) + sum(len(_GAP) + width for width in widest)
+def _rows(console: Console, report: TogetherReport, columns: Sequence[_Column]) -> list[list[str]]:
+    """The table's cells in the console's letters, the header first."""
+    rows = [["editor", *(column.name for column in columns)]]
+    for name, several in report.editors.items():
+        shown = shorten(for_console(console, visible(name)), _NAME)
+        rows += [[shown, *(column.cell(point) for column in columns)] for point in several]
+    return [[for_console(console, cell) for cell in row] for row in rows]
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+
+
+def _width(rows: Sequence[Sequence[str]]) -> int:
+    widths = _widths(rows)
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
 def _print_table(console: Console, report: TogetherReport, columns: Sequence[_Column]) -> None:
-    rows = [["editor", *(column.name for column in columns)]]
-    for name, several in zip(_names(report), report.editors.values(), strict=True):
-        rows += [[name, *(column.cell(point) for column in columns)] for point in several]
-    widths = [max(cell_len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    rows = _rows(console, report, columns)
+    widths = _widths(rows)
     for number, row in enumerate(rows):
         cells = [pad(row[0], widths[0])]
         cells += [" " * (width - cell_len(cell)) + cell for cell, width in zip(row[1:], widths[1:], strict=True)]
@@ -128,6 +139,10 @@ def _print_table(console: Console, report: TogetherReport, columns: Sequence[_Co
 
 def _notes(report: TogetherReport) -> Iterator[tuple[str, str]]:
     """What is worth knowing below the table: label and text."""
+    asked = {point.n: point.n_records for several in report.editors.values() for point in several}
+    for n, n_records in sorted(asked.items()):
+        if n_records < n:
+            yield "asked", f"{count(n_records, 'record')} with {count(n, 'fact')}"
     for name, several in report.editors.items():
         for point in several:
             if point.n == report.collapse[name]:
@@ -136,6 +151,9 @@ def _notes(report: TogetherReport) -> Iterator[tuple[str, str]]:
         last = several[-1].failed if several else {}
         for reason, numbers in by_reason(last):
             yield "not put in", f"{visible(name)}: {len(numbers)} of {several[-1].n} ({listed(numbers)}): {reason}"
+    for name, several in report.editors.items():
+        if not several:
+            yield "unfinished", f"{visible(name)}: no checkpoint yet"
     for reason, numbers in by_reason(report.unevaluated):
         yield "left out", f"{count(len(numbers), 'record')} ({listed(numbers)}): {reason}"
 

@@ -79,8 +79,9 @@ def disturbance_figure(facts: Sequence[DisturbedFact], *, title: str, subtitle: 
     _draw_pairs(pairs, facts, width=width, right=(grid.inner_width + 8) / grid.inner_width)
     _draw_shortfall(short, facts)
     letters = {"size": 12 if cell >= 15 else 10.5}
-    pairs.rows([literal(name) for name in names], **_quiet(), tickfont=letters, ticklabelstandoff=5)
-    short.rows(names, **_quiet(), showticklabels=False)
+    labels = [literal(name) for name in names]
+    pairs.rows(labels, **_quiet(), tickfont=letters, ticklabelstandoff=5)
+    short.rows(labels, **_quiet(), showticklabels=False)
     return grid.finish(
         figure, title, room=grid.inner_width + grid.left, subtitle=literal(subtitle), showlegend=False, bargap=0.25
     )

@@ -1,13 +1,12 @@
 """How an evaluation is printed: the scores first, within the terminal's width and its letters."""
 
-import io
 import re
 from functools import cache
 
 import pytest
+from consoles import Ascii, printed
 from reports import many, record, report
 from rich.cells import cell_len
-from rich.console import Console
 
 from rome_lens.cli.eval_report import print_report
 
@@ -15,15 +14,8 @@ EDITORS = ("none", "r-rome", "rome", "ft", "ft-l", "identity", "random-layer", "
 ALL = ("ES", "EM", "PS", "PM", "NS", "NM", "GE", "RS", "ES_free", "PS_free", "NS_free", "PPL")
 
 
-class _Ascii(io.StringIO):
-    encoding = "ascii"
-
-
-def _printed(a_report, *, width=80, file=None, **options):
-    file = file or io.StringIO()
-    settings = {"markup": False, "emoji": False, "highlight": False, "_environ": {}, "color_system": None, **options}
-    print_report(Console(file=file, width=width, legacy_windows=False, **settings), a_report)
-    return file.getvalue()
+def _printed(a_report, **options):
+    return printed(print_report, a_report, **options)
 
 
 @cache
@@ -150,17 +142,17 @@ def test_the_same_report_is_printed_the_same():
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_no_line_is_longer_than_the_terminal(width, ascii_only):
-    text = _printed(_full(), width=width, file=_Ascii() if ascii_only else None)
+    text = _printed(_full(), width=width, file=Ascii() if ascii_only else None)
     assert max(map(cell_len, text.splitlines())) <= width
 
 
 def test_a_terminal_without_unicode():
-    text = _printed(_full((*EDITORS, "мой")), file=_Ascii())
+    text = _printed(_full((*EDITORS, "мой")), file=Ascii())
     assert text.isascii()
     assert "+-: half the width of the 95 % interval" in text
     assert "\\u043c\\u043e\\u0439" in text
     lost = report({"none": [record(scores={"ES": 1.0})], "ft": [record(scores={"ES": float("inf"), "GE": 1.0})]})
-    lines = [line.split() for line in _printed(lost, file=_Ascii()).splitlines()]
+    lines = [line.split() for line in _printed(lost, file=Ascii()).splitlines()]
     assert {line[1] for line in lines if line and line[0] in ("none", "ft")} == {"1.0", "inf", "-"}
 
 

@@ -4,10 +4,10 @@ import csv
 import io
 import math
 import re
-from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+from pages import NASTY, SHOWN, PageReader
 from plotly.offline import get_plotlyjs
 from refused import refused
 from reports import many, page_of, record, report
@@ -18,54 +18,9 @@ from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.report import write_csv
 from rome_lens.evaluation.report.worst import worst_records
 
-NASTY = [
-    "<script>alert(1)</script>",
-    "$x$",
-    "%{y}",
-    "a\nb",
-    "שלום",
-    "🗼",
-    '"><img src=x onerror=alert(1)>',
-    "{{ 7 * 7 }}",
-    "\x1b[31m",
-    "\u202eevil",
-]
-SHOWN = {"a\nb": "a↵b", "\x1b[31m": "␛[31m", "\u202eevil": "\\u202eevil"}
-
-
-class _Reader(HTMLParser):
-    """What a reader sees of a page, its tags, and its scripts apart."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.text, self.scripts, self.tags, self._inside = "", [], [], None
-        self.feed(page.replace(get_plotlyjs(), ""))
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag in ("script", "style"):
-            self._inside = tag
-            self.scripts += [""] * (tag == "script")
-
-    def handle_endtag(self, tag):
-        if tag == self._inside:
-            self._inside = None
-        if tag in ("td", "th", "dt", "dd"):
-            self.text += " "
-
-    def handle_data(self, data):
-        if self._inside is None:
-            self.text += data
-        elif self._inside == "script":
-            self.scripts[-1] += data
-
-    def section(self, title):
-        """The text behind a heading, on one line."""
-        return " ".join(self.text.split(title, maxsplit=1)[1].split())
-
 
 def _read(a_report):
-    return _Reader(page_of(a_report))
+    return PageReader(page_of(a_report))
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
@@ -104,7 +59,7 @@ def test_the_same_report_gives_the_same_bytes(kind, tmp_path):
 def test_the_page_needs_nothing_but_itself(kind):
     page = page_of(many(kind=kind))
     assert page.count(get_plotlyjs()) == 1
-    tags = _Reader(page).tags
+    tags = PageReader(page).tags
     assert not [tag for tag, attrs in tags if tag in ("link", "img", "iframe") or {"src", "href"} & set(attrs)]
     policy = next(attrs["content"] for tag, attrs in tags if attrs.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none';")

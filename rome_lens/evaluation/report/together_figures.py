@@ -136,7 +136,12 @@ def disturbances_of(facts: Sequence[Mapping[str, Any]], last: Checkpoint, *, tit
         title: of the figure; empty for a page, which has its own heading.
     """
     drawn = [DisturbedFact(**fact) for fact in facts]
-    return disturbance_figure(drawn, title=title, subtitle=which_facts(len(drawn), last.n - len(last.failed)))
+    return disturbance_figure(drawn, title=title, subtitle=drawn_facts(facts, last))
+
+
+def drawn_facts(facts: Sequence[Mapping[str, Any]], last: Checkpoint) -> str:
+    """Words below such a figure; the arguments are those of `disturbances_of`."""
+    return which_facts(len(facts), last.n - len(last.failed))
 
 
 def _score_line(name: str, points: Sequence[Checkpoint], metric: str, colour: str) -> Line | None:

@@ -25,6 +25,7 @@ from rome_lens.evaluation.report.together_figures import (
     across,
     curve_panels,
     disturbances_of,
+    drawn_facts,
     retained,
     retention_panels,
 )
@@ -122,7 +123,11 @@ def together_page(
         ages=_once(retention),
         retention=figures("retention", retention),
         disturbances=[
-            (name, final[name].n, figure_html(disturbances_of(facts, final[name], title=""), f"disturbances-{number}"))
+            {
+                "name": name,
+                "which": drawn_facts(facts, final[name]),
+                "figure": figure_html(disturbances_of(facts, final[name], title=""), f"disturbances-{number}"),
+            }
             for number, (name, facts) in enumerate(disturbances.items())
         ],
         failed=failures({name: point.failed for name, point in final.items()}, last),
