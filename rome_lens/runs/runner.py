@@ -28,6 +28,7 @@ def run(
     *,
     executor: concurrent.futures.Executor | None = None,
     shard: Shard | None = None,
+    plan: Iterable[str] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Do all tasks whose records are not there yet.
@@ -38,6 +39,7 @@ def run(
         folder: where the records go; those that are there already are not made again.
         executor: computes the tasks, one call each; in this thread without one.
         shard: do these tasks only.
+        plan: the names of all records that will be made, where these tasks are only the first of several.
         progress: called with how many of the records of these tasks are there, at first with those there already.
 
     Raises:
@@ -46,7 +48,7 @@ def run(
     """
     tasks = list(tasks)
     keys = _keys(tasks)
-    folder.note_plan(keys)
+    folder.note_plan(keys if plan is None else plan)
     mine = tasks if shard is None else shard.mine(tasks)
     ledger = _Ledger(folder, mine, progress)
     left = [task for task in mine if ledger.lacking(task).keys]

@@ -12,6 +12,9 @@ from tiny_evaluation import make_model, make_records
 import rome_lens as rl
 
 EDITORS = {"memit": "memit", "emmet": "emmet", "stacked": "r-rome", "sequence": "r-rome", "ft": "ft"}
+KILLED = ("memit", "sequence")
+"""A set and a sequence: those of the run that is killed."""
+
 AT = (2, 5, 12)
 MEASURES = rl.Measures(n_texts=0, watched=("hello there", "you"))
 _SETTINGS = (
@@ -55,5 +58,5 @@ if __name__ == "__main__":
     # Imported before the fork, and computed with afterwards alone: a fork copies no threads.
     torch.set_num_threads(1)
     path, moment_file, kills, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    counts = kill_and_resume(lambda: evaluate(path, moment_file) and None, kills, seed, path)
+    counts = kill_and_resume(lambda: evaluate(path, moment_file, editors=KILLED) and None, kills, seed, path)
     sys.stdout.write(f"{counts}\n")

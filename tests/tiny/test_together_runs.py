@@ -14,7 +14,7 @@ from earlier_files import StoppedError, no_model, stop_after
 from left_alone import left_alone
 from refused import refused
 from tiny_evaluation import make_model, make_records, save_moment
-from tiny_together import AT, EDITORS, evaluate, settings_for
+from tiny_together import AT, EDITORS, KILLED, evaluate, settings_for
 
 import rome_lens as rl
 from rome_lens.errors import EditStateError, SettingError
@@ -94,12 +94,13 @@ def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_numbers(whole, mo
     assert contents(tmp_path / "run") == contents(whole)
 
 
-def test_ten_kills_lose_no_record_and_change_no_bit(whole, moment, tmp_path):
+def test_ten_kills_lose_no_record_and_change_no_bit(moment, tmp_path):
     script = [sys.executable, str(HELPERS / "tiny_together.py"), str(tmp_path / "run"), str(moment), "10", "3"]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(ast.literal_eval(done.stdout.splitlines()[-1])) == 10
-    assert summary(tmp_path / "run") == summary(whole)
+    evaluate(tmp_path / "whole", moment, editors=KILLED)
+    assert summary(tmp_path / "run") == summary(tmp_path / "whole")
 
 
 @pytest.mark.slow  # test_run_dask loses workers of a cluster at every landing
@@ -176,7 +177,7 @@ def test_a_collapse_is_named_and_stops_an_editor_where_that_is_asked(moment):
 def test_a_stopped_run_is_over_where_it_stopped(moment, tmp_path):
     together = {"perplexity": 1.0001, "score": 0.0, "at_collapse": "stop"}
     report = evaluate(tmp_path / "run", moment, editors=["sequence"], together=together)
-    again = evaluate(tmp_path / "run", moment, editors=["sequence"], together=together)
+    again = evaluate(tmp_path / "run", moment, editors=["sequence"], together=together, model=no_model)
     assert again.summary() == report.summary()
     assert rl.read_run(tmp_path / "run").summary() == report.summary()
 
@@ -199,6 +200,42 @@ def test_a_fact_that_cannot_be_put_in_is_named_and_asked_all_the_same(moment):
         # It does not fit the model's context, so nothing can be asked of it either.
         assert list(report.unevaluated) == [1]
         assert point.n_records == 3
+
+
+def test_a_first_fact_that_cannot_be_put_in_stops_nobody(moment):
+    records = list(make_records(3))
+    bad = rl.EditRequest("{} is in", "the tower" * 12, "rome", "paris")
+    records[0] = type(records[0])(0, 0, None, bad, ("it is in",), ("a road is in",), ())
+    report = rl.evaluate_counterfact(
+        make_model(),
+        {"memit": "memit", "stacked": "r-rome"},
+        records,
+        together=(1, 3),
+        settings=settings_for(["memit", "stacked"]),
+        second_moments=[moment],
+    )
+    for name in ("memit", "stacked"):
+        first, last = report.editors[name]
+        assert (list(first.failed), first.relative_norm, first.n_records) == ([0], 0.0, 0)
+        assert (list(last.failed), last.n_records) == ([0], 2)
+        assert last.relative_norm > 0
+
+
+def test_facts_behind_the_checkpoint_at_which_an_editor_stops_are_not_found(whole, moment, tmp_path):
+    ratios = {name: [point.perplexity for point in points] for name, points in rl.read_run(whole).editors.items()}
+    name = next(name for name in ("memit", "emmet", "stacked") if max(ratios[name][:2]) > 1.00001)
+    together = {"perplexity": 1.00001, "score": 0.0, "at_collapse": "stop"}
+    last = evaluate(tmp_path / "run", moment, editors=[name], together=together).editors[name][-1].n
+    assert last < 12
+    (values,) = (tmp_path / "run" / "values").iterdir()
+    assert len(list(values.glob("records/facts/*.json"))) == last
+
+
+def test_the_plan_names_all_from_the_beginning(moment, tmp_path):
+    with pytest.raises(StoppedError):
+        evaluate(tmp_path / "run", moment, progress=stop_after(1))
+    planned = set(json.loads((tmp_path / "run" / "plan.json").read_text())["records"])
+    assert {"memit@12/000011", "ft@5/000004", "texts/emmet@2", "states/stacked@12"} <= planned
 
 
 def test_the_model_is_left_as_it_was(moment):

@@ -87,6 +87,7 @@ def checkpoint_of(
     texts: Mapping[str, float] | None,
     together: Mapping[str, Any],
     references: Mapping[str, Sequence[str]],
+    unedited: Mapping[str, Estimate],
     seed: int,
 ) -> Checkpoint:
     """A checkpoint of one editor, from what a run kept of it.
@@ -99,22 +100,34 @@ def checkpoint_of(
         texts: perplexity of the watched texts, `before` and `after`.
         together: the run's checkpoints and what counts as a collapse, as its settings hold them.
         references: new object -> texts about it, for RS.
+        unedited: scores of the unedited model on the same prompts (`unedited_scores`).
         seed: of the intervals.
     """
     records = with_consistency(records, references)
     scores = editor_scores(kind, UNEDITED, "", records, seed=seed)
-    before = [replace(record, scores=record.before) for record in records]
     return Checkpoint(
         n=n,
         n_records=scores.n_records,
         intervals=scores.intervals,
-        unedited=editor_scores(kind, UNEDITED, "", before, seed=seed).intervals,
+        unedited=unedited,
         perplexity=None if texts is None else texts["after"] / texts["before"],
         ages=_ages(kind, records, [at for at in together["at"] if at <= n], state.get("numbers", ())),
         failed={int(number): reason for number, reason in state.get("failed", {}).items()},
         collapse=collapse_at(kind, records, texts, together),
         **{name: state.get(name) for name in ("relative_norm", "drift", "shortfall", "load", "conflicts")},
     )
+
+
+def unedited_scores(kind: Kind, records: Sequence[EvaluatedRecord], *, seed: int) -> Mapping[str, Estimate]:
+    """What the unedited model scored on the prompts of records.
+
+    Args:
+        kind: the data set.
+        records: of any editor.
+        seed: of the intervals.
+    """
+    before = [replace(record, scores=record.before) for record in records]
+    return editor_scores(kind, UNEDITED, "", before, seed=seed).intervals
 
 
 def collapse_at(

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from rome_lens.errors import SettingError
-from rome_lens.evaluation.report.checkpoints import Checkpoint, checkpoint_of
+from rome_lens.evaluation.report.checkpoints import Checkpoint, checkpoint_of, unedited_scores
 from rome_lens.evaluation.report.metric_names import shown_metrics
 from rome_lens.evaluation.report.record import EvaluatedRecord
 from rome_lens.evaluation.report.scores import UNEDITED, Kind
 from rome_lens.evaluation.report.together_figures import together_figures
 from rome_lens.evaluation.report.together_page import together_page
+from rome_lens.intervals import Estimate
 from rome_lens.storage import write_table, write_whole
 
 if TYPE_CHECKING:
@@ -239,6 +240,11 @@ def together_report_of(
         descriptions: editor -> a line about it.
         seed: of the intervals.
     """
+    # Editors that are asked the same share what the unedited model gave, whose intervals take as long as theirs.
+    before: dict[tuple[Any, ...], Mapping[str, Estimate]] = {}
+    for one in (one for by_n in kept.values() for one in by_n.values()):
+        if (same := _asked(one)) not in before:
+            before[same] = unedited_scores(kind, one.records, seed=seed)
     editors = {
         name: tuple(
             checkpoint_of(
@@ -249,6 +255,7 @@ def together_report_of(
                 texts=one.texts,
                 together=settings["together"],
                 references=references,
+                unedited=before[_asked(one)],
                 seed=seed,
             )
             for n, one in by_n.items()
@@ -287,6 +294,11 @@ class KeptCheckpoint:
     records: Sequence[EvaluatedRecord]
     state: Mapping[str, Any]
     texts: Mapping[str, float] | None
+
+
+def _asked(kept: KeptCheckpoint) -> tuple[Any, ...]:
+    """What two checkpoints share exactly when the unedited model gave the same to what was asked."""
+    return tuple((record.number, *record.before.items()) for record in kept.records)
 
 
 def _unedited(point: Checkpoint) -> Checkpoint:

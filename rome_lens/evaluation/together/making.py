@@ -13,7 +13,7 @@ from rome_lens.editing.together.editor import TogetherEditor
 from rome_lens.editing.together.finding import key_of
 from rome_lens.editing.together.finding_run import FindingRun
 from rome_lens.editing.together.kernels import TextKernel
-from rome_lens.errors import SettingError
+from rome_lens.errors import EditError, PromptError, SettingError
 from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.evaluation.editors.named import EditorSpec, describe, make_editor
 from rome_lens.evaluation.editors.sets import SETS, make_set_editor
@@ -70,26 +70,23 @@ class Keeper:
 
 
 class FoundFacts:
-    """The facts of all requests, found once and kept."""
+    """The facts of requests, found once and kept: those of the first checkpoint first."""
 
     def __init__(self, editor: TogetherEditor, keeper: Keeper) -> None:
         """Find nothing yet."""
         self._editor, self._keeper = editor, keeper
-        self._facts: Facts | None = None
 
-    def __call__(self) -> Facts:
-        """The facts, and the places of requests that have none, with the reason."""
-        if self._facts is None:
-            self._facts = self._find(None)
-        return self._facts
+    def __call__(self, n: int) -> Facts:
+        """The facts of the first n requests, and the places of those that have none, with the reason."""
+        return self._find(n, None)
 
     def ready(self) -> bool:
         """Whether all are there, after those of this shard were found."""
-        shard = self._keeper.shard
+        shard, n = self._keeper.shard, len(self._keeper.requests)
         if shard is None:
             return True
         if not self._complete():
-            self._find(shard)
+            self._find(n, shard)
         return self._complete()
 
     def _complete(self) -> bool:
@@ -97,25 +94,27 @@ class FoundFacts:
         if not (place / "settings.json").exists():
             return False
         there = RunFolder.existing(place).finished()
-        return all(key_of(request) in there for request in self._fitting())
+        fitting, _, _ = self._editor.fitting(self._keeper.requests, skip_failed=True)
+        return all(key_of(request) in there for request in fitting)
 
-    def _fitting(self) -> list[EditRequest]:
-        return self._editor.fitting(self._keeper.requests, skip_failed=True)[0]
-
-    def _find(self, shard: Shard | None) -> Facts:
+    def _find(self, n: int, shard: Shard | None) -> Facts:
         keeper = self._keeper
-        place = keeper.place_of(self._editor)
+        requests = keeper.requests[:n]
         how = FindingRun(
-            out=place,
+            out=keeper.place_of(self._editor),
             executor=keeper.executor,
             source=keeper.source,
             shard=shard,
             skip_failed=True,
             progress=keeper.progress,
         )
-        facts, failed = self._editor.facts_of(keeper.requests, how)
+        try:
+            facts, failed = self._editor.facts_of(requests, how)
+        except (PromptError, EditError) as error:
+            # Not one of them can be edited; others may be.
+            return [], dict.fromkeys(range(n), str(error))
         reasons = dict(failed)
-        return facts, {n: reasons[one] for n, one in enumerate(keeper.requests) if one in reasons}
+        return facts, {place: reasons[one] for place, one in enumerate(requests) if one in reasons}
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ def make_way(
 
 def _found(way: type[Any], editor: TogetherEditor, keeper: Keeper) -> Made:
     facts = keeper.found(editor)
-    return Made(way(editor, keeper.requests, facts), _described(editor, "base"), facts.ready)
+    return Made(way(editor, facts), _described(editor, "base"), facts.ready)
 
 
 def _one_by_one(

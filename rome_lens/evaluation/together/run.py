@@ -106,10 +106,11 @@ class TogetherRun:
         """
         references = reference_tasks(self.records, self.measures)
         plan = {key for task in references for key in task.keys}
-        there = folder.finished()
         wanted = {spec.name: list(self.together.at) for spec in self.editors}
         plan |= {key for name, at in wanted.items() for n in at for key in self.keys(name, n)}
-        if plan <= there:
+        for n in self.together.at:
+            self._stop(folder, n, wanted, plan)
+        if plan <= folder.finished():
             return
         with self._opened(folder) as (ways, work):
             self._run(work, references, folder, plan)
@@ -131,12 +132,7 @@ class TogetherRun:
                         watched=bool(self.measures.watched),
                     )
                 self._run(work, tasks, folder, plan)
-                if self.together.at_collapse == "stop":
-                    for name, at in wanted.items():
-                        if n in at and self._collapsed(folder, name, n):
-                            left = [number for number in at if number > n]
-                            plan -= {key for number in left for key in self.keys(name, number)}
-                            wanted[name] = [number for number in at if number <= n]
+                self._stop(folder, n, wanted, plan)
             folder.note_plan(plan)
 
     @contextmanager
@@ -188,8 +184,7 @@ class TogetherRun:
             yield made, TogetherWork(shared, self.measures, described)
 
     def _run(self, work: TogetherWork, tasks: Sequence[Any], folder: Folder, plan: set[str]) -> None:
-        run(work, tasks, folder, executor=self.executor, shard=self.shard, progress=self.progress)
-        folder.note_plan(plan)
+        run(work, tasks, folder, executor=self.executor, shard=self.shard, plan=plan, progress=self.progress)
 
     def _note(self, folder: Folder, name: str, n: int, state: State, way: Way) -> None:
         """Keep what is known of a state, facts by the numbers of their records."""
@@ -207,8 +202,23 @@ class TogetherRun:
         content = {**known, "n": n, "found_on": way.found_on, "layers": list(way.layers), "numbers": numbers}
         folder.write(key, {**content, "failed": failed})
 
+    def _stop(self, folder: Folder, n: int, wanted: dict[str, list[int]], plan: set[str]) -> None:
+        """Want no more of editors whose model had collapsed at a checkpoint, where they are to stop there.
+
+        Args:
+            folder: where the records are.
+            n: the checkpoint.
+            wanted: editor -> its checkpoints.
+            plan: the names of all records that will be made.
+        """
+        if self.together.at_collapse != "stop":
+            return
+        for name, at in wanted.items():
+            if n in at and folder.finished().issuperset(self.keys(name, n)) and self._collapsed(folder, name, n):
+                plan -= {key for number in at if number > n for key in self.keys(name, number)}
+                wanted[name] = [number for number in at if number <= n]
+
     def _collapsed(self, folder: Folder, name: str, n: int) -> bool:
-        """Whether a checkpoint, which is there, is one of a collapse."""
         records = [EvaluatedRecord.from_dict(held) for _, held in folder.read_all(f"{at_key(name, n)}/")]
         texts = folder.read(texts_key(name, n)) if self.measures.watched else None
         return collapse_at(self.kind, records, texts, self.together.to_dict()) is not None

@@ -75,28 +75,21 @@ class FoundWay(Way):
         editor: what found them.
     """
 
-    def __init__(self, editor: TogetherEditor, requests: Sequence[EditRequest], found: Callable[[], Facts]) -> None:
+    def __init__(self, editor: TogetherEditor, found: Callable[[int], Facts]) -> None:
         """Take an editor.
 
         Args:
             editor: the editor.
-            requests: all of them, in order.
-            found: finds their facts, or knows them.
+            found: finds the facts of the first of them.
         """
         kernels = {layer: TextKernel(moment) for layer, moment in editor.second_moments.items()}
         super().__init__(editor.model, editor.layers, kernels)
-        self.editor, self._requests, self._found = editor, requests, found
+        self.editor, self._found = editor, found
 
-    def _first(self, n: int) -> tuple[list[SetFact], list[int], dict[int, str]]:
+    def _first(self, n: int) -> tuple[Sequence[SetFact], list[int], Mapping[int, str]]:
         """The facts of the first n requests with their places, and which of these have none."""
-        facts, failed = self._found()
-        places = [place for place in range(len(self._requests)) if place not in failed]
-        first = [(fact, place) for fact, place in zip(facts, places, strict=True) if place < n]
-        return (
-            [fact for fact, _ in first],
-            [place for _, place in first],
-            {place: reason for place, reason in failed.items() if place < n},
-        )
+        facts, failed = self._found(n)
+        return facts, [place for place in range(n) if place not in failed], failed
 
     def _written(self, edit: Edit) -> dict[int, Tensor]:
         with edit.applied(self.editor.model):
