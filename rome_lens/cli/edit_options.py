@@ -183,7 +183,7 @@ class ManyOptions:
     allow_conflicts: bool = _MANY("Let one subject have several targets.", "--allow-conflicts", default=False)
     skip_failed: bool = _MANY("Leave out requests that cannot be edited.", "--skip-failed", default=False)
     guard: float | None = _MANY(
-        "Refuse a set with which short texts are more than so many times as perplexing as before; 2 is a collapse.",
+        "Refuse a set with which short texts are more than X times as perplexing as before; 2 is a collapse.",
         shown="no look",
     )
     workers: int | None = _MANY("Processes that find values side by side.", shown="as many as pay")

@@ -15,8 +15,8 @@ class TogetherOptions:
     """Checkpoints, and what goes with them; named as `Together` names it."""
 
     together: str | None = _MANY(
-        "Numbers of facts, such as 1,10,100: at each of them the first so many records are in the model together, and "
-        "all of them are asked again.",
+        "Numbers of facts, such as 1,10,100: at each of them the first N records are in the model together, and all of "
+        "them are asked again.",
         metavar="N,N,…",
         shown="every record is edited by itself",
     )
@@ -32,7 +32,7 @@ class TogetherOptions:
         shown="base",
     )
     collapse_perplexity: float | None = _MANY(
-        "A model has collapsed when the texts of --perplexity are so many times as perplexing as before.", shown="2"
+        "A model has collapsed when the texts of --perplexity are X times as perplexing as before.", shown="2"
     )
     collapse_score: float | None = _MANY("Or when S falls below this, from 10 facts on.", shown="60")
     at_collapse: str | None = _MANY(
