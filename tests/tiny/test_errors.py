@@ -190,6 +190,7 @@ TREE = {
     "RunError": ("RomeLensError", 1),
     "EditError": ("RomeLensError", 1),
     "EditStateError": ("EditError", 1),
+    "CollapseError": ("EditError", 1),
 }
 
 
