@@ -100,8 +100,7 @@ def _in_sequence(make, update):
 
 def _name_of(model):
     shape = (model.cfg.d_mlp, model.cfg.d_model)
-    names = [name for name, value in model.named_parameters() if value.shape == shape and f".{LAYER}." in name]
-    (name,) = [name for name in names if "W_out" in name or name.endswith(("c_proj.weight", "out.weight"))][:1]
+    (name,) = [name for name, value in model.named_parameters() if value.shape == shape and f".{LAYER}." in name]
     return name
 
 
