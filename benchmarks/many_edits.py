@@ -26,11 +26,11 @@ from machine import machine_line
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
-from rome_lens.backends.decoding import pad_rows
-from rome_lens.backends.likelihood import log_probabilities
+from rome_lens.editing.guard import perplexity_of
 from rome_lens.editing.outcome import Origin, Outcome, Probabilities
 from rome_lens.editing.together.set_fact import SetFact
 from rome_lens.editing.weight_update import LowRank
+from rome_lens.evaluation.together.ways import rank_one
 
 STACKED = "stacked"
 # The ways of editing, by the editor and what is changed of its defaults; those with the same values and keys find them
@@ -112,16 +112,16 @@ def _edit(model: Any, way: str, records: Sequence[Any], given: dict[str, Any], o
     made = editor.edit_together(
         [one.request for one in records], out=folder, allow_conflicts=True, skip_failed=True, progress=None
     )
-    return _stacked(made) if way == STACKED else made
+    return _stacked(model, made) if way == STACKED else made
 
 
-def _stacked(facts: rl.EditSet) -> rl.Edit:
+def _stacked(model: Any, facts: rl.EditSet) -> rl.Edit:
     """The sum of each fact's own rank-one edit, of r-ROME: its mean key is answered with its value."""
-    (here,) = facts.layers
-    left = torch.cat([fact.weighed[0] for fact in facts])
-    keys = torch.cat([fact.keys[0] for fact in facts]).double()
-    right = torch.stack([fact.residual for fact in facts]).double() / (left * keys).sum(dim=1, keepdim=True)
-    update = LowRank(here.layer, left.float(), right.float())
+    assert facts.kernels is not None
+    (here,), (kernel,) = facts.layers, facts.kernels
+    matrix = as_backend(model).w_out(here.layer).matrix
+    own = [rank_one(fact.keys[0], fact.shares, fact.residual, matrix, kernel)[0] for fact in facts]
+    update = LowRank(here.layer, torch.cat([one.left for one in own]), torch.cat([one.right for one in own]))
     return rl.Edit(facts.outcomes, (replace(here, update=update),), facts.origin)
 
 
@@ -136,18 +136,8 @@ def _row(n: int, way: str, model: Any, records: Sequence[Any], drift: float, rat
     )
 
 
-@torch.no_grad()
 def _perplexity(model: Any, texts: Sequence[str]) -> float:
-    backend = as_backend(model)
-    rows = sorted((model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts), key=len)
-    total, count = 0.0, 0
-    for start in range(0, len(rows), _BATCH):
-        part = [ids for ids in rows[start : start + _BATCH] if len(ids) > 1]
-        logits = backend.run(pad_rows(part, backend.device)) if part else torch.empty(0)
-        for read, ids in zip(logits, part, strict=True):
-            said = log_probabilities(read[: len(ids) - 1], torch.tensor(ids[1:]))
-            total, count = total - said.sum().item(), count + len(said)
-    return math.exp(total / max(1, count)) if count else math.nan
+    return perplexity_of(as_backend(model), texts) if texts else math.nan
 
 
 def _texts(path: str | None, n: int) -> list[str]:

@@ -1,6 +1,7 @@
 """A guard against edits that ruin a model: text that the model knew is suddenly much less likely."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,9 +58,10 @@ class CollapseGuard:
         """Perplexity of the texts to a model with the edits that are in its weights, over that without them."""
         backend = as_backend(model)
         own = {layer: unedited_matrix(backend, layer) for layer in records_of(model)}
+        texts = self.texts or ()
         with in_weights(backend, own):
-            before = self._perplexity(backend)
-        return self._perplexity(backend) / before
+            before = perplexity_of(backend, texts)
+        return perplexity_of(backend, texts) / before
 
     def told(self, model: Any) -> str | None:
         """What tells that a model has collapsed, in words; None where nothing does."""
@@ -68,23 +70,29 @@ class CollapseGuard:
             return None
         return f"texts are {ratio:.3g} times as perplexing as to the unedited model, above {self.perplexity:g} times"
 
-    @torch.no_grad()
-    def _perplexity(self, backend: Backend) -> float:
-        assert self.texts is not None
-        rows = [ids for text in self.texts if len(ids := _ids(backend, text)) > 1]
-        if not rows:
-            raise SettingError("none of the texts has two tokens; expected a text in which one follows on another")
-        said: list[float] = []
-        with backend.evaluating():
-            for part in split_by_length([len(ids) for ids in rows], batch_size=_AT_A_TIME):
-                several = [rows[number] for number in part]
-                logits = backend.run(pad_rows(several, backend.device))
-                for read, ids in zip(logits, several, strict=True):
-                    said += log_probabilities(read[: len(ids) - 1], torch.tensor(ids[1:])).tolist()
-        mean = math.fsum(said) / len(said)
-        # A ruined model gives no numbers at all, or none that can be held.
-        return math.inf if math.isnan(mean) or mean < -700 else math.exp(-mean)
 
+@torch.no_grad()
+def perplexity_of(backend: Backend, texts: Sequence[str]) -> float:
+    """Of texts together: every token but each text's first is predicted. Infinite where the model gives no numbers.
 
-def _ids(backend: Backend, text: str) -> list[int]:
-    return list(encode(backend.tokenizer, text)[0])[: backend.n_ctx]
+    Args:
+        backend: the model as it is.
+        texts: cut to the model's context; those of one token say nothing.
+
+    Raises:
+        SettingError: none of them has two tokens.
+    """
+    read_ids = [list(encode(backend.tokenizer, text)[0])[: backend.n_ctx] for text in texts]
+    rows = [ids for ids in read_ids if len(ids) > 1]
+    if not rows:
+        raise SettingError("none of the texts has two tokens; expected a text in which one follows on another")
+    said: list[float] = []
+    with backend.evaluating():
+        for part in split_by_length([len(ids) for ids in rows], batch_size=_AT_A_TIME):
+            several = [rows[number] for number in part]
+            logits = backend.run(pad_rows(several, backend.device))
+            for read, ids in zip(logits, several, strict=True):
+                said += log_probabilities(read[: len(ids) - 1], torch.tensor(ids[1:])).tolist()
+    mean = math.fsum(said) / len(said)
+    # A ruined model gives no numbers at all, or none that can be held.
+    return math.inf if math.isnan(mean) or mean < -700 else math.exp(-mean)

@@ -113,11 +113,12 @@ class RecordMeasurer:
             All that is known of each record: first of those that cannot be put to this model, then of the others.
         """
         given = tuple(records)
-        batch = self._known.get(given) or self._or_plainly(lambda: self._put(given))
-        # What the unedited model gave is asked for at every checkpoint; what entered its layers is not.
-        self._known[given] = batch = replace(
-            batch, answered=replace(batch.answered, chunks=(), entering=()), watched=None
-        )
+        if given not in self._known:
+            put = self._or_plainly(lambda: self._put(given))
+            # What the unedited model gave is asked for at every checkpoint; what entered its layers is not.
+            answered = replace(put.answered, chunks=(), entering=())
+            self._known[given] = replace(put, answered=answered, watched=None)
+        batch = self._known[given]
 
         def ask() -> dict[int, Findings]:
             opened = self._opened(batch.n_tokens)

@@ -92,7 +92,9 @@ def test_a_model_without_numbers_has_collapsed(model, edit, monkeypatch):
         return torch.full(ids.shape, torch.nan if rl.applied_edits(model) else -1.0, dtype=torch.float64)
 
     monkeypatch.setattr(guard, "log_probabilities", read)
-    monkeypatch.setattr(rl.CollapseGuard, "ratio", lambda self, host: self._perplexity(as_backend(host)) / math.e)
+    monkeypatch.setattr(
+        rl.CollapseGuard, "ratio", lambda self, host: guard.perplexity_of(as_backend(host), self.texts) / math.e
+    )
     with edit.applied(model):
         assert rl.CollapseGuard(texts=TEXTS).told(model).startswith("texts are inf times as perplexing")
     assert rl.CollapseGuard(texts=TEXTS).told(model) is None

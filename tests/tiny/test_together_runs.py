@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_together
 import torch
 from earlier_files import StoppedError, no_model, stop_after
 from left_alone import left_alone
@@ -182,18 +184,23 @@ def test_a_stopped_run_is_over_where_it_stopped(moment, tmp_path):
     assert rl.read_run(tmp_path / "run").summary() == report.summary()
 
 
-def test_a_fact_that_cannot_be_put_in_is_named_and_asked_all_the_same(moment):
-    records = list(make_records(4))
+def with_a_misfit(moment, count, *, at, place, editors):
+    """A report on records of which one is too long for the model."""
+    records = list(make_records(count))
     bad = rl.EditRequest("{} is in", "the tower" * 12, "rome", "paris")
-    records[1] = type(records[1])(1, 1, None, bad, ("it is in",), ("a road is in",), ())
-    report = rl.evaluate_counterfact(
+    records[place] = replace(records[place], request=bad)
+    return rl.evaluate_counterfact(
         make_model(),
-        {"memit": "memit", "ft": "ft"},
+        {name: EDITORS[name] for name in editors},
         records,
-        together=(4,),
-        settings=settings_for(["memit", "ft"]),
+        together=at,
+        settings=settings_for(editors),
         second_moments=[moment],
     )
+
+
+def test_a_fact_that_cannot_be_put_in_is_named_and_asked_all_the_same(moment):
+    report = with_a_misfit(moment, 4, at=(4,), place=1, editors=("memit", "ft"))
     for name in ("memit", "ft"):
         point = report.checkpoint(name, 4)
         assert list(point.failed) == [1], name
@@ -203,17 +210,7 @@ def test_a_fact_that_cannot_be_put_in_is_named_and_asked_all_the_same(moment):
 
 
 def test_a_first_fact_that_cannot_be_put_in_stops_nobody(moment):
-    records = list(make_records(3))
-    bad = rl.EditRequest("{} is in", "the tower" * 12, "rome", "paris")
-    records[0] = type(records[0])(0, 0, None, bad, ("it is in",), ("a road is in",), ())
-    report = rl.evaluate_counterfact(
-        make_model(),
-        {"memit": "memit", "stacked": "r-rome"},
-        records,
-        together=(1, 3),
-        settings=settings_for(["memit", "stacked"]),
-        second_moments=[moment],
-    )
+    report = with_a_misfit(moment, 3, at=(1, 3), place=0, editors=("memit", "stacked"))
     for name in ("memit", "stacked"):
         first, last = report.editors[name]
         assert (list(first.failed), first.relative_norm, first.n_records) == ([0], 0.0, 0)
@@ -274,6 +271,21 @@ def test_an_editor_of_sets_of_ones_own_is_solved_as_a_set(whole, moment):
     expected = rl.read_run(whole)
     for n in (2, 5):
         assert report.checkpoint("mine", n).scores == expected.checkpoint("memit", n).scores
+
+
+@pytest.mark.parametrize("together", [None, (2,)])
+def test_a_function_may_make_an_editor_of_sets(moment, monkeypatch, together):
+    def make(model):
+        given = rl.SecondMoment.load(moment)
+        return rl.MEMIT(model, layers=1, second_moments=given, context_templates=["{}", "so. {}"], v_num_grad_steps=2)
+
+    monkeypatch.setattr(tiny_together, "make_editor", make, raising=False)
+    report = rl.evaluate_counterfact(
+        make_model(), "tiny_together:make_editor", make_records(2), together=together, measures=rl.Measures(n_texts=0)
+    )
+    records = report.records["make_editor"]
+    assert len(records[2] if together else records) == 2
+    assert not any(record["error"] for record in (records[2] if together else records))
 
 
 def test_sets_by_name_edit_one_fact_where_records_are_edited_by_themselves(moment):

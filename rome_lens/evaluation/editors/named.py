@@ -140,7 +140,7 @@ def _check_settings(spec: EditorSpec) -> None:
 
 
 def make_editor(spec: EditorSpec, model: Any, moments: Moments, *, seed: int, prepend_bos: bool) -> Any:
-    """The editor on a model; None for the unedited one.
+    """The editor on a model; None for the unedited one. Editors of sets come as `Alone`.
 
     Args:
         spec: which.
@@ -150,7 +150,7 @@ def make_editor(spec: EditorSpec, model: Any, moments: Moments, *, seed: int, pr
         prepend_bos: BOS stands in front of every prompt.
     """
     if spec.made is not None or spec.kind == UNEDITED:
-        return Alone(spec.made) if isinstance(spec.made, TogetherEditor) else spec.made
+        return _alone(spec.made)
     given = dict(spec.settings)
     if spec.kind in _FINE_TUNING:
         bound = {} if spec.kind == "ft" else {"norm_constraint": given.pop("norm_constraint", "auto")}
@@ -158,7 +158,7 @@ def make_editor(spec: EditorSpec, model: Any, moments: Moments, *, seed: int, pr
             raise SettingError("ft-l.norm_constraint is null, which is no bound; take the editor ft for that")
         return FineTuning(model, prepend_bos=prepend_bos, **bound, **given)
     if spec.kind not in EDITORS:
-        return _checked(_imported(spec.kind)(model, **given), spec.kind)
+        return _alone(_checked(_imported(spec.kind)(model, **given), spec.kind))
     backend = as_backend(model)
     given = {"seed": seed, "prepend_bos": prepend_bos} | given
     if spec.kind == RANDOM_LAYER:
@@ -174,6 +174,11 @@ def make_editor(spec: EditorSpec, model: Any, moments: Moments, *, seed: int, pr
         width = backend.w_out(layer).matrix.shape[0]
         return ROME(model, second_moment=torch.eye(width), **given)
     return ROME(model, second_moment=moments.given(layer), variant=choice("variant", spec.kind, VARIANTS), **given)
+
+
+def _alone(editor: Any) -> Any:
+    """The editor, such that it can be asked for one fact."""
+    return Alone(editor) if isinstance(editor, TogetherEditor) else editor
 
 
 def describe(editor: Any) -> dict[str, Any]:

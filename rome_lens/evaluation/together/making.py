@@ -16,7 +16,7 @@ from rome_lens.editing.together.kernels import TextKernel
 from rome_lens.errors import EditError, PromptError, SettingError
 from rome_lens.evaluation.editors.moments import Moments
 from rome_lens.evaluation.editors.named import EditorSpec, describe, make_editor
-from rome_lens.evaluation.editors.sets import SETS, make_set_editor
+from rome_lens.evaluation.editors.sets import Alone, make_set_editor
 from rome_lens.evaluation.together.ways import (
     AsSet,
     EditorSteps,
@@ -158,9 +158,8 @@ def make_way(
     Raises:
         SettingError: the editor cannot put many facts into one model.
     """
-    kind = spec.kind if spec.made is None else ""
-    given = dict(spec.settings)
-    if kind == "r-rome":
+    if spec.kind == "r-rome" and spec.is_named:
+        given = dict(spec.settings)
         where = given.pop("found_on", found_on)
         backend = as_backend(model)
         layer = given.pop("layer", None)
@@ -170,14 +169,9 @@ def make_way(
         if where == "base":
             return _found(Stacked, editor, keeper)
         return _one_by_one(spec.name, editor, RomeSteps(editor), keeper, place, editor.second_moments)
-    if kind in SETS:
-        editor = make_set_editor(kind, model, moments, given, seed=seed, prepend_bos=prepend_bos)
-        return _found(AsSet, editor, keeper)
-    if isinstance(spec.made, TogetherEditor):
-        return _found(AsSet, spec.made, keeper)
     editor = make_editor(spec, model, moments, seed=seed, prepend_bos=prepend_bos)
-    if isinstance(editor, TogetherEditor):
-        return _found(AsSet, editor, keeper)
+    if isinstance(editor, Alone):
+        return _found(AsSet, editor.editor, keeper)
     known = _moments_of(model, _layers_of(spec.name, editor), moments)
     return _one_by_one(spec.name, editor, EditorSteps(editor, model), keeper, place, known)
 
