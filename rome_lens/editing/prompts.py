@@ -15,9 +15,9 @@ from rome_lens.backends.decoding import pad_rows
 from rome_lens.checks import is_list, shown
 from rome_lens.editing.batches import batch_size_for, kept_for_gradients, split_by_length
 from rome_lens.editing.keys import KeysOfFact
-from rome_lens.editing.side_by_side import side_by_side
 from rome_lens.errors import PromptError, SettingError
 from rome_lens.facts import EditRequest
+from rome_lens.runs.side_by_side import side_by_side
 from rome_lens.tokens import TokenisedPrompt, joint, tokenise_span
 
 BARE = "{}"

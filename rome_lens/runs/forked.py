@@ -6,7 +6,7 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,8 +19,11 @@ from rome_lens.runs.worker import Outcome, compute, hold, lost_worker
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-# Threads that show progress take no lock that a worker needs: they stay away from the fork, and are not missed.
-_HARMLESS = ("tqdm.",)
+# Threads that take no lock that a worker needs: they stay away from the fork, and are not missed. Those that show
+# progress, and those of a notebook's kernel, which goes on by itself and expects its processes to fork.
+_HARMLESS = ("tqdm.", "ipykernel.", "IPython.")
+# Seconds between two looks at how far processes are.
+_EVERY = 0.2
 
 
 def can_fork() -> bool:
@@ -31,16 +34,23 @@ def can_fork() -> bool:
 def may_fork() -> bool:
     """Whether processes can be forked here without fear of a lock that another thread held.
 
-    So it is where `can_fork`, in the main thread of a process that has no other threads of Python's, as the kernel of a
-    notebook has them; those of PyTorch's own are no obstacle to workers that compute with one thread.
+    So it is where `can_fork`, in the main thread of a process that has no other threads of Python's than those of a
+    notebook's kernel and of progress bars; those of PyTorch's own are no obstacle to workers that compute with one
+    thread.
     """
     main = threading.main_thread()
     others = [thread for thread in threading.enumerate() if thread is not main]
     return (
         can_fork()
         and threading.current_thread() is main
-        and all(type(thread).__module__.startswith(_HARMLESS) for thread in others)
+        and all(_whose(thread).startswith(_HARMLESS) for thread in others)
     )
+
+
+def _whose(thread: threading.Thread) -> str:
+    """The module that a thread is of: its own, or that of what it runs."""
+    own = type(thread).__module__
+    return own if own != "threading" else getattr(getattr(thread, "_target", None), "__module__", None) or own
 
 
 @contextmanager
@@ -67,7 +77,12 @@ def forked_pool(work: HeldWork, n_workers: int) -> Iterator[ProcessPoolExecutor]
 
 
 def forked_map(
-    function: Callable[[_T], _R], items: Sequence[_T], *, n_workers: int, done: Callable[[int], None] | None = None
+    function: Callable[[_T], _R],
+    items: Sequence[_T],
+    *,
+    n_workers: int,
+    done: Callable[[int], None] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> list[_R]:
     """What a function gives for each of some items, in forked processes of one thread each.
 
@@ -76,6 +91,8 @@ def forked_map(
         items: its arguments, one a call; pickled.
         n_workers: processes, at least 1.
         done: called with how many items are done, those in front of the first that is not.
+        meanwhile: called now and then, so that the caller can say how far the functions are: what they are to write
+            down of that goes into memory that was shared before (`multiprocessing.RawArray`).
 
     Returns:
         What it gave, pickled and unpickled, in the order of the items.
@@ -90,6 +107,8 @@ def forked_map(
     try:
         with forked_pool(work, max(1, min(n_workers, len(items)))) as pool:
             for future in [_submit(pool, work, task) for task in tasks]:
+                while meanwhile is not None and not wait([future], timeout=_EVERY).done:
+                    meanwhile()
                 ((_, record),) = future.result().records
                 found.append(pickle.loads(record["pickled"]))
                 if done is not None:

@@ -15,11 +15,11 @@ All cells of a token go through a layer together, those of several cases too, an
 layer. Blocks are called as the model calls them, with their hook points; restoring and severing happen in hooks.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
+from multiprocessing.sharedctypes import RawArray
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -28,26 +28,12 @@ from torch import Tensor
 
 from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, check_replayed, fast_products
 from rome_lens.progress import Progress
+from rome_lens.runs import forked_map
+from rome_lens.runs.side_by_side import side_by_side
 from rome_lens.tracing.cells import Cell
 from rome_lens.tracing.forwards import Runs
+from rome_lens.tracing.lanes import Lane, count_positions, families_of, share_out
 from rome_lens.tracing.memory import Budget
-
-
-@dataclass(eq=False)
-class Lane:
-    """The run of one cell: as many rows as there are samples, the positions from the cell's on.
-
-    Attributes:
-        cell: the cell.
-        case: whose it is.
-        born: the first layer that the lane runs through.
-        leader: the lane that it is a copy of when it is born; None where it begins from the corrupted run.
-    """
-
-    cell: Cell
-    case: int
-    born: int
-    leader: "Lane | None" = None
 
 
 @dataclass
@@ -87,33 +73,13 @@ class _Layer:
     past: KeysValues
 
 
-def plan_lanes(cells: Sequence[Sequence[Cell]]) -> list[Lane]:
-    """One lane a cell. Cells that restore the same layers up to where they end follow the longest of them.
-
-    Args:
-        cells: by case.
-    """
-    lanes: list[Lane] = []
-    for case, several in enumerate(cells):
-        leaders: dict[tuple[str, str | None, int, int], Lane] = {}
-        for cell in sorted(several, key=lambda c: (c.pos, c.stream, c.first, -c.end)):
-            key = cell.stream, cell.severed, cell.pos, cell.first
-            leader = leaders.get(key)
-            lane = Lane(cell, case, born=cell.first + 1 if leader is None else cell.end, leader=leader)
-            leaders.setdefault(key, lane)
-            lanes.append(lane)
-    return lanes
-
-
-def count_positions(lanes: Sequence[Lane], *, n_layers: int, n_tokens: int) -> int:
-    """Positions that the lanes run through blocks, for one sample: the unit of `score_cells`' progress."""
-    return sum((n_layers - lane.born) * (n_tokens - lane.cell.pos) for lane in lanes)
-
-
 def score_cells(
     backend: Backend, runs: Runs, lanes: Sequence[Lane], *, budget: Budget, progress: Progress
 ) -> list[dict[Cell, float]]:
     """Answer probability of every cell by case, averaged over the corrupted copies.
+
+    On a CPU the cells are shared out among processes that are forked, one thread each, where that is faster. Their
+    number changes which cells go through a call together, and so the last digits: scores agree within 1e-6.
 
     Args:
         backend: the model.
@@ -124,13 +90,58 @@ def score_cells(
 
     Raises:
         ReplayError: the model's blocks cannot be called alone, or give other numbers than the model itself.
-        OutOfMemoryError: not even one cell fits into memory.
+        OutOfMemoryError: not even one cell fits into memory. RunError: a process was lost.
     """
+    _check_recorded(backend, runs)
+    shares = share_out(lanes, _n_processes(backend, runs, lanes, budget), **_sizes(backend, runs))
+    if len(shares) < 2:
+        return _scored(backend, runs, lanes, budget, progress)
+    total, done = count_positions(lanes, **_sizes(backend, runs)), RawArray("q", len(shares))
+
+    def share_scored(number: int) -> list[dict[Cell, float]]:
+        def count(n_done: int, total: int, what: str) -> None:
+            done[number] = n_done
+
+        return _scored(backend, runs, shares[number], budget, count)
+
+    def report() -> None:
+        progress(sum(done), total, f"tracing in {len(shares)} processes")
+
+    report()
+    found = forked_map(share_scored, range(len(shares)), n_workers=len(shares), meanwhile=report)
+    report()
+    return [{cell: score for part in of_case for cell, score in part.items()} for of_case in zip(*found, strict=True)]
+
+
+def _check_recorded(backend: Backend, runs: Runs) -> None:
     if runs.replay is None:
         raise ReplayError("the runs were not recorded")
     if runs.resid_pre is None or len(runs.resid_post) != backend.n_layers:
         raise ReplayError("nothing shows in a forward what enters and what leaves each of them")
-    total = count_positions(lanes, n_layers=backend.n_layers, n_tokens=runs.n_tokens)
+
+
+def _sizes(backend: Backend, runs: Runs) -> dict[str, int]:
+    return {"n_layers": backend.n_layers, "n_tokens": runs.n_tokens}
+
+
+def _n_processes(backend: Backend, runs: Runs, lanes: Sequence[Lane], budget: Budget) -> int:
+    """In how many processes the lanes are best run; more than one need at least a lane each."""
+    weights = sum(parameter.numel() for parameter in backend.model.blocks[0].parameters())
+    return side_by_side(
+        len(lanes),
+        backend.device,
+        n_bytes=budget.held_bytes(backend, runs.n_samples * runs.n_tokens * len(lanes)),
+        n_flop=2 * weights * runs.n_samples * count_positions(lanes, **_sizes(backend, runs)),
+    )
+
+
+def _scored(
+    backend: Backend, runs: Runs, lanes: Sequence[Lane], budget: Budget, progress: Progress
+) -> list[dict[Cell, float]]:
+    """The scores of the lanes, all of them in this process."""
+    total = count_positions(lanes, **_sizes(backend, runs))
+    assert runs.replay is not None
+    assert runs.resid_pre is not None
     engine = _Engine(backend, runs, runs.replay, runs.resid_pre, budget, progress, total)
     with torch.no_grad(), engine.hooked(), fast_products(device=backend.device, dtype=backend.dtype):
         return engine.run(lanes)
@@ -189,12 +200,9 @@ class _Engine:
 
     def _batches(self, lanes: Sequence[Lane]) -> Iterator[list[Lane]]:
         """Lanes whose states fit into memory together; a lane is never parted from its leader."""
-        families: dict[int, list[Lane]] = defaultdict(list)
-        for lane in lanes:
-            families[id(lane.leader or lane)].append(lane)
         batch: list[Lane] = []
         taken = 0
-        for family in families.values():
+        for family in families_of(lanes):
             size = sum(self.n_samples * (self.n_tokens - lane.cell.pos) for lane in family)
             if batch and taken + size > self.budget.state_positions:
                 yield batch

@@ -13,10 +13,11 @@ from rome_lens.backends import Backend, prefer_blocks
 from rome_lens.progress import Progress, part
 from rome_lens.tracing.answers import not_finite
 from rome_lens.tracing.attribution import ATTRIBUTION, approximate_cells
-from rome_lens.tracing.blocks import plan_lanes, score_cells
+from rome_lens.tracing.blocks import score_cells
 from rome_lens.tracing.cases import Case
 from rome_lens.tracing.cells import Cell, Known, known_score, plan_cells
 from rome_lens.tracing.forwards import make_runs
+from rome_lens.tracing.lanes import plan_lanes
 from rome_lens.tracing.memory import Budget
 from rome_lens.tracing.plain import score_cells_plainly
 

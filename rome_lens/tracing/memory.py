@@ -52,6 +52,11 @@ class Budget:
             run_positions=max(1, most // 4 // per_position),
         )
 
+    def held_bytes(self, backend: Backend, n_positions: int) -> int:
+        """What states of so many positions take while they go through layers, with one call's tensors."""
+        size = backend.dtype.itemsize * backend.d_model
+        return 2 * size * min(self.state_positions, n_positions)
+
     def lanes(self, positions: int) -> int:
         """How many lanes of this many positions go into one call of a block: at least one."""
         return max(1, self.call_positions // positions)

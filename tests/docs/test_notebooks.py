@@ -3,8 +3,11 @@
 import json
 import re
 import runpy
+import sys
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -41,3 +44,15 @@ def test_what_a_notebook_points_to_is_there(tutorial):
     for source in cells(tutorial, "markdown"):
         for target in re.findall(r"\]\(([^)#]+)", source):
             assert target.startswith("http") or (DOCS / "notebooks" / target).is_file(), target
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_a_notebook_forks_processes_and_goes_on():
+    mapped = "import os\nfrom rome_lens.runs import forked_map, may_fork\nhere = os.getpid()\n"
+    mapped += "print(may_fork(), forked_map(lambda n: (n * n, os.getpid() == here), [2, 3], n_workers=2))"
+    book = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in (mapped, "print(os.getpid() == here)")]
+    )
+    nbclient.NotebookClient(book, timeout=120).execute()
+    said = ["".join(output["text"] for output in cell["outputs"]) for cell in book["cells"]]
+    assert said == ["True [(4, False), (9, False)]\n", "True\n"]

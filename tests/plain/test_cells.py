@@ -1,5 +1,7 @@
 """Which layers a window restores, which cells a grid has, which scores are known, and how cells share their runs."""
 
+from collections import defaultdict
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,8 +9,8 @@ from refused import refused
 
 from rome_lens.checks import check_window
 from rome_lens.errors import SettingError
-from rome_lens.tracing.blocks import count_positions, plan_lanes
 from rome_lens.tracing.cells import Cell, known_score, plan_cells, window_layers
+from rome_lens.tracing.lanes import count_positions, families_of, plan_lanes, share_out
 
 LOW, HIGH = "low", "high"
 LAYERS = st.integers(1, 40)
@@ -164,3 +166,22 @@ def test_positions_to_run_counted_by_hand():
     cells = plan_cells("mlp", n_layers=4, positions=[1, 2], window=4)
     # After layers 1, 2, 0 and 1 there are 2, 1, 3 and 2 layers to run, on 2 positions (from 1 on) and on 1.
     assert count_positions(plan_lanes([cells]), n_layers=4, n_tokens=3) == (2 + 1 + 3 + 2) * (2 + 1)
+
+
+@given(grids(), st.integers(1, 9))
+def test_shares_hold_every_lane_once_with_its_leader_and_are_alike(grid, n_shares):
+    cells, n_layers, n_tokens = grid
+    lanes = plan_lanes([cells, cells[::2]])
+    shares = share_out(lanes, n_shares, n_layers=n_layers, n_tokens=n_tokens)
+    assert sorted(map(id, lanes)) == sorted(id(lane) for share in shares for lane in share)
+    assert len(shares) <= n_shares
+    assert all(shares)
+    for share in shares:
+        assert all(lane.leader is None or any(lane.leader is one for one in share) for lane in share)
+        assert sum(map(len, families_of(share))) == len(share)
+    costs = [count_positions(share, n_layers=n_layers, n_tokens=n_tokens) for share in shares]
+    kept_together = defaultdict(list)
+    for lane in lanes:
+        kept_together[lane.case, lane.cell.pos, lane.cell.stream].append(lane)
+    largest = max(count_positions(some, n_layers=n_layers, n_tokens=n_tokens) for some in kept_together.values())
+    assert len(shares) < n_shares or max(costs) - min(costs) <= largest

@@ -1,4 +1,4 @@
-"""Requests that forked processes work on side by side: the same edits, and errors as if there were one process."""
+"""What forked processes work on side by side: the same edits and grids, and errors as if there were one process."""
 
 import os
 import signal
@@ -11,10 +11,12 @@ from refused import refused
 from tiny_rome import REQUEST, rome
 
 import rome_lens as rl
+from rome_lens.backends import ReplayError
 from rome_lens.editing import solved
-from rome_lens.editing.side_by_side import side_by_side
 from rome_lens.errors import EditError, RunError
 from rome_lens.runs import forked_map
+from rome_lens.runs.side_by_side import side_by_side
+from rome_lens.tracing import blocks
 
 pytestmark = pytest.mark.usefixtures("no_child_left")
 
@@ -34,9 +36,10 @@ def forks(monkeypatch):
     """Lets this process fork for the smallest model, whatever runs the tests; the number of threads alone decides."""
     if sys.platform != "linux":
         pytest.skip("processes are forked on Linux alone")
-    monkeypatch.setattr("rome_lens.editing.side_by_side.may_fork", lambda: True)
-    monkeypatch.setattr("rome_lens.editing.side_by_side.n_cores", lambda: 16)
-    monkeypatch.setattr("rome_lens.editing.side_by_side._LEAST_BYTES", 0)
+    monkeypatch.setattr("rome_lens.runs.side_by_side.may_fork", lambda: True)
+    monkeypatch.setattr("rome_lens.runs.side_by_side.n_cores", lambda: 16)
+    monkeypatch.setattr("rome_lens.runs.side_by_side._LEAST_BYTES", 0)
+    monkeypatch.setattr("rome_lens.runs.side_by_side._LEAST_FLOP", 0)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
 
 
@@ -107,6 +110,52 @@ def test_one_thread_and_one_request_fork_nothing(gpt2, forks, monkeypatch):
         assert rome(gpt2).edit(REQUEST).request == REQUEST
 
 
+def _trace(model, n_threads, **how):
+    """A trace, and what is said of how."""
+    heard = []
+    with _threads(n_threads):
+        found = rl.causal_trace(
+            model, "ab cde fgh i", subject="cde", noise=1.0, samples=3, progress=lambda *call: heard.append(call), **how
+        )
+    return found, heard
+
+
+@pytest.mark.parametrize("n_processes", [2, 3])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_side_by_side_gives_the_grids_of_one_process(name, n_processes, request, forks):
+    model = request.getfixturevalue(name)
+    alone, heard_alone = _trace(model, 1, severed=("mlp", "attn"))
+    together, heard = _trace(model, n_processes, severed=("mlp", "attn"))
+    assert {what for _, _, what in heard_alone} == {"tracing"}
+    assert {what for _, _, what in heard} == {f"tracing in {n_processes} processes"}
+    assert (alone.low, alone.high, alone.engine) == (together.low, together.high, together.engine)
+    assert together.engine == "blocks"
+    for grids, others in ((alone.scores, together.scores), (alone.severed, together.severed)):
+        assert grids.keys() == others.keys()
+        for stream, grid in grids.items():
+            torch.testing.assert_close(others[stream], grid, rtol=1e-12, atol=0)
+
+
+def test_what_goes_wrong_with_a_block_in_a_process_leads_to_whole_forwards(gpt2, forks, monkeypatch):
+    alone, _ = _trace(gpt2, 1)
+
+    def check(*_):
+        raise ReplayError("a block called at night gives other numbers") if os.getpid() != HERE else AssertionError
+
+    monkeypatch.setattr(blocks._Engine, "_check", check)
+    together, _ = _trace(gpt2, 2)
+    assert together.engine == "plain"
+    why = "whole forwards were run, which is slower: a block called at night gives other numbers"
+    assert together.notes == (why, *alone.notes)
+    torch.testing.assert_close(together.scores["mlp"], alone.scores["mlp"], rtol=1e-9, atol=0)
+
+
+def test_a_small_trace_forks_nothing(gpt2, forks, monkeypatch):
+    monkeypatch.setattr("rome_lens.runs.side_by_side._LEAST_FLOP", 10**9)
+    monkeypatch.setattr(os, "fork", None)
+    assert _trace(gpt2, 2)[0].engine == "blocks"
+
+
 def _fail(monkeypatch, fail):
     """Let something happen in the process that is to find a value of certain requests."""
     find = solved.find_values
@@ -165,14 +214,16 @@ def test_as_many_processes_as_there_are_threads_unless_too_few_have_work(n_tasks
 
 def test_where_nothing_is_forked(forks, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    monkeypatch.setattr("rome_lens.editing.side_by_side.free_bytes", lambda device: 900)
+    monkeypatch.setattr("rome_lens.runs.side_by_side.free_bytes", lambda device: 900)
     assert [side_by_side(4, CPU, n_bytes=n) for n in (0, 50, 100, 150, 151, 400)] == [4, 4, 3, 2, 1, 1]
     assert side_by_side(4, torch.device("meta")) == 1
     with monkeypatch.context() as patch:
-        patch.setattr("rome_lens.editing.side_by_side._LEAST_BYTES", 401)
+        patch.setattr("rome_lens.runs.side_by_side._LEAST_BYTES", 401)
         assert [side_by_side(4, CPU, n_bytes=n) for n in (0, 100)] == [4, 1]
+        patch.setattr("rome_lens.runs.side_by_side._LEAST_FLOP", 100)
+        assert [side_by_side(4, CPU, n_bytes=100, n_flop=n) for n in (99, 100)] == [1, 3]
     with monkeypatch.context() as patch:
         patch.setattr(torch.accelerator, "is_available", lambda: True)
         assert side_by_side(4, CPU) == 1
-    monkeypatch.setattr("rome_lens.editing.side_by_side.may_fork", lambda: False)
+    monkeypatch.setattr("rome_lens.runs.side_by_side.may_fork", lambda: False)
     assert side_by_side(4, CPU) == 1

@@ -11,7 +11,6 @@ import torch
 
 from rome_lens.backends import as_backend
 from rome_lens.checks import whole_number
-from rome_lens.editing.side_by_side import side_by_side
 from rome_lens.editing.together.finding import (
     KIND,
     FactMaker,
@@ -28,6 +27,7 @@ from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress
 from rome_lens.runs import Folder, HeldWork, Shard, Task, can_fork, forked_pool, merge, open_folder, run
 from rome_lens.runs.runner import UNIT
+from rome_lens.runs.side_by_side import side_by_side
 from rome_lens.version import __version__
 
 # Of the requests that cannot be edited an error names so many.
