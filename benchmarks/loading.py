@@ -26,14 +26,14 @@ import rome_lens as rl
 from rome_lens.loading import default_model_folder
 from rome_lens.loading.options import has_hooked_transformer
 
-# GPT-2 XL's; a smaller one is for trying the benchmark out.
-_SHAPES = {"gpt2-xl": (48, 1600, 25, 50257), "small": (12, 768, 12, 50257)}
+# Layers, width, heads and tokens. GPT-2 XL's; a smaller one is for trying a benchmark out.
+SHAPES = {"gpt2-xl": (48, 1600, 25, 50257), "small": (12, 768, 12, 50257)}
 
 
 def main() -> None:
     """Measure and print a line each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--shape", choices=_SHAPES, default="gpt2-xl")
+    parser.add_argument("--shape", choices=SHAPES, default="gpt2-xl")
     parser.add_argument("--dtype", default="float32", help="of the weights on disk")
     parser.add_argument("--backend", action="append", help="repeat for several; default: all here")
     parser.add_argument("--measure", nargs=3, metavar=("NAME", "BACKEND", "READ"), help=argparse.SUPPRESS)
@@ -54,7 +54,7 @@ def main() -> None:
         started = time.perf_counter()
         # In a process of its own, too: a peak is handed down to the processes that come after it.
         with ProcessPoolExecutor(1, get_context("spawn")) as elsewhere:
-            size = elsewhere.submit(_write_model, Path(folder), options.shape, options.dtype).result()
+            size = elsewhere.submit(write_model, Path(folder), options.shape, options.dtype).result()
         print(f"{options.shape}'s shape: {size / 1e6:.0f} MB in {options.dtype}, made in {_since(started):.0f} s")
         for backend in backends:
             _print(f"{options.shape}'s shape", backend, _in_a_process(folder, backend, "copy"))
@@ -103,9 +103,9 @@ def _since(started: float) -> float:
     return time.perf_counter() - started
 
 
-def _write_model(folder: Path, shape: str, dtype: str) -> int:
+def write_model(folder: Path, shape: str, dtype: str) -> int:
     """A GPT-2 of that shape with random weights; returns its size in bytes."""
-    n_layer, n_embd, n_head, vocab_size = _SHAPES[shape]
+    n_layer, n_embd, n_head, vocab_size = SHAPES[shape]
     config = transformers.GPT2Config(vocab_size=vocab_size, n_embd=n_embd, n_layer=n_layer, n_head=n_head)
     with torch.device("meta"):
         empty = transformers.GPT2LMHeadModel(config).to(getattr(torch, dtype))

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
-from oracle import cell_score, request_of, restored_layers
+from oracle import cell_score as cell_score
+from oracle import request_of as request_of
+from oracle import restored_layers as restored_layers
 
 
 def time_oracle(model: Any, traced: Any, streams: Sequence[str], *, every: int) -> tuple[float, float]:

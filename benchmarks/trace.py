@@ -6,15 +6,12 @@ that the method leaves, at the fastest matrix products that were measured here i
 """
 
 import argparse
-import ctypes
 import gc
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from machine import installed_backends, machine_line
+from machine import installed_backends, machine_line, measured
 from plain import time_oracle
 
 import rome_lens as rl
@@ -45,11 +42,13 @@ def main() -> None:
 
 def _row(model: Any, name: str, *, every: int) -> str:
     trace = rl.causal_trace(model, PROMPT, subject=SUBJECT)  # warm, and what the oracle is asked for
-    oracle_seconds, engine_seconds, apart, memory, rates = 0.0, [], 0.0, 0, []
+    oracle_seconds, engine_seconds, apart, memory, rates = 0.0, [], 0.0, 0.0, []
     for stream in trace.scores:
         seconds, difference = time_oracle(model, trace, [stream], every=every)
         oracle_seconds, apart = oracle_seconds + seconds, max(apart, difference)
-        memory = max(memory, _peak_above(model, lambda: engine_seconds.append(_engine_seconds(model))))
+        _, seconds, taken = measured(lambda: rl.causal_trace(model, PROMPT, subject=SUBJECT), as_backend(model).device)
+        engine_seconds.append(seconds)
+        memory = max(memory, taken)
         rates.append(_product_rate(model))
     engine = sorted(engine_seconds)[len(engine_seconds) // 2]
     rate = max(max(pair) for pair in rates)
@@ -62,15 +61,8 @@ def _row(model: Any, name: str, *, every: int) -> str:
     scaled = "" if every == 1 else f" (oracle: every {every}th cell)"
     return (
         f"{name:18} {oracle_seconds:9.1f} {engine:9.1f} {oracle_seconds / engine:6.1f}x {floor:8.1f} "
-        f"{floor / engine:8.0%} {memory / 2**20:8.0f} MiB {apart:19.1e}{scaled}"
+        f"{floor / engine:8.0%} {memory:8.0f} MiB {apart:19.1e}{scaled}"
     )
-
-
-def _engine_seconds(model: Any) -> float:
-    started = time.perf_counter()
-    rl.causal_trace(model, PROMPT, subject=SUBJECT)
-    _finish(model)
-    return time.perf_counter() - started
 
 
 def _floor_flop(model: Any, trace: rl.CausalTrace) -> float:
@@ -110,28 +102,6 @@ def _product_rate(model: Any) -> tuple[float, float]:
         plain = rate()
         with fast_products(device=backend.device, dtype=backend.dtype):
             return plain, rate()
-
-
-def _peak_above(model: Any, run: Callable[[], object]) -> int:
-    """Peak memory of a run above what was held before it, in bytes: the device's, or the process's."""
-    device = as_backend(model).device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    gc.collect()
-    # Pages that the allocator keeps for itself would count as held before.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    run()
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def _finish(model: Any) -> None:

@@ -147,8 +147,8 @@ class ROME:
 
         On the CPU, batches are worked on side by side where that is faster: in forked processes that share the model's
         weights, one thread each, as many as PyTorch has threads here (`torch.set_num_threads`). So it is on Linux, in a
-        process without other threads of Python's (a notebook has some) that is no worker itself. Only `progress` says
-        it: edits do not depend on it, up to rounding.
+        process that is no worker itself and has no threads of Python's but those of a notebook's kernel. Only
+        `progress` says it: edits do not depend on it, up to rounding.
 
         Args:
             requests: what to edit.
