@@ -1,4 +1,4 @@
-"""`rome-lens doctor`: is everything here that a trace needs, and does it work?"""
+"""`rome-lens doctor`: is everything here that a trace needs, does it work, and is this machine large enough?"""
 
 import importlib.util
 import platform
@@ -8,9 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import typer
 
-from rome_lens.cli.options import JSON, takes_options
+from rome_lens.checks import whole_number
+from rome_lens.cli.options import JSON, Panel, takes_options
 from rome_lens.cli.output import print_json, progress_bar, stdout
-from rome_lens.errors import one_line
+from rome_lens.errors import SettingError, one_line
 from rome_lens.version import __version__
 
 _NEEDED = ("torch", "transformer-lens", "transformers", "gguf", "safetensors", "plotly", "pandas")
@@ -27,14 +28,60 @@ class Finding:
     ok: bool | None = None
 
 
+@dataclass(frozen=True)
+class NeedFinding(Finding):
+    """A line about memory and time, with its numbers for machines."""
+
+    bytes: int = 0
+    seconds: float | None = None
+
+
+_MODEL = Panel("What a model takes")
+_N_FACTS = 1000
+
+
+@dataclass(frozen=True)
+class _NeedsOptions:
+    """The model that is asked about, and the work."""
+
+    model: str | None = _MODEL(
+        "Say what this model takes here, by its configuration alone, and look at nothing else: smollm2-135m, a folder "
+        "in Hugging Face's layout, or a hub name.",
+        "-m",
+        metavar="NAME",
+        shown=False,
+    )
+    device: str | None = _MODEL("cpu, cuda, cuda:1, …", metavar="DEVICE", shown="the GPU where there is one")
+    dtype: str | None = _MODEL("float32, float64, bfloat16 or float16.", metavar="DTYPE", shown="float32")
+    facts: int | None = _MODEL("Facts of a set.", metavar="N", shown=str(_N_FACTS))
+
+    def findings(self) -> "list[Finding] | None":
+        """What the model takes; None where none is named.
+
+        Raises:
+            SettingError: an option is out of its range, or stands without the model.
+            ModelError: the model's configuration cannot be read.
+        """
+        if self.model is None:
+            for name, value in vars(self).items():
+                if value is not None:
+                    raise SettingError(f"--{name} is about the work on a model; name the model with --model")
+            return None
+        n_facts = _N_FACTS if self.facts is None else whole_number("facts", self.facts, least=1)
+        return list(_needed(self.model, self.device, self.dtype, n_facts))
+
+
 @takes_options
-def doctor(as_json: bool = JSON) -> None:
+def doctor(of_model: _NeedsOptions, as_json: bool = JSON) -> None:
     """Say what is installed and cached, and check that a tiny model can be traced and is left as it was.
 
-    Exits with 1 if a check fails.
+    With --model it says what that model, a trace, an edit, statistics and a set of facts
+    take in memory and, roughly, in time on this machine as it is now; no weight is read.
+
+    Exits with 1 if a check fails, or if something does not fit into the free memory.
     """
     with progress_bar("looking"):
-        findings = [*_installed(), *_cached(), *_working()]
+        findings = of_model.findings() or [*_installed(), *_cached(), *_working()]
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -95,6 +142,43 @@ def _working() -> Iterator[Finding]:
             yield _trace_tiny(backend)
         except Exception as error:  # a broken installation fails in its own way, and to say so is the doctor's work
             yield Finding(backend, f"{type(error).__name__}: {one_line(error)}", ok=False)
+
+
+def _needed(name: str, device: str | None, dtype: str | None, n_facts: int) -> Iterator[Finding]:
+    """What a model takes here, against what is free."""
+    from rome_lens.cli.needs import Place, needs_of
+    from rome_lens.loading.options import as_device, as_dtype
+    from rome_lens.loading.shape import Shape
+
+    where, precision = as_device(device), as_dtype(dtype)
+    shape = Shape.of(name)
+    place = Place.measured(shape, where, precision)
+    left = place.free
+    yield Finding("free", f"{_size(left)} on {where}")
+    for need in needs_of(shape, place, n_facts):
+        took = "" if need.seconds is None else f", about {_time(need.seconds)}"
+        fits = need.n_bytes <= left
+        short = "" if fits else f" ({_size(max(left, 0))} are free beside the model)"
+        yield NeedFinding(
+            need.what,
+            f"{_size(need.n_bytes)}{took}: {need.of}{short}",
+            fits,
+            bytes=need.n_bytes,
+            seconds=need.seconds,
+        )
+        if need.seconds is None:
+            left -= need.n_bytes
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.0f} MB"
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:,.0f} {unit}" if seconds >= 10 * length else f"{seconds / length:.1f} {unit}"
+    return f"{max(1, round(seconds))} s"
 
 
 def _trace_tiny(backend: str) -> Finding:

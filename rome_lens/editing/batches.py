@@ -29,8 +29,13 @@ def batch_size_for(backend: Backend, n_bytes: int, *, most: Mapping[str, int]) -
 def kept_for_gradients(backend: Backend, layer: int, *, n_positions: int) -> int:
     """Roughly how many numbers the layers from `layer` up keep for the gradient at these positions."""
     d_mlp = int(getattr(backend.model.cfg, "d_mlp", None) or backend.w_out(layer).matrix.shape[0])
+    return n_positions * (backend.n_layers - layer) * kept_of_position(backend.d_model, d_mlp)
+
+
+def kept_of_position(d_model: int, d_mlp: int) -> int:
+    """Roughly how many numbers a block keeps of one position for the gradient."""
     # The residual and its norms, queries, keys and values; the MLP's hidden layer before, within and after.
-    return n_positions * (backend.n_layers - layer) * (24 * backend.d_model + 8 * d_mlp)
+    return 24 * d_model + 8 * d_mlp
 
 
 def split_by_length(lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:

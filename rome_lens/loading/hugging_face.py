@@ -82,7 +82,7 @@ def read_pretrained(location: Location, wanted: Wanted) -> Pretrained:
     wanted.progress(0, 0, what)
     with quiet(what, progress=wanted.progress) as bar:
         if not location.known:
-            _check_decoder(read_config(location), location)
+            check_decoder(read_config(location), location)
         tokenizer = _load_tokenizer(location, as_stored=wanted.tokenizer_as_stored)
         model = _load_weights(location, dtype=wanted.dtype, device=wanted.device, bar=bar)
         return Pretrained(location.name, model, tokenizer)
@@ -124,7 +124,12 @@ def _not_on_the_hub(name: str, error: BaseException) -> str:
     return f"{missing} cannot be reached or does not have it"
 
 
-def _check_decoder(config: PreTrainedConfig, location: Location) -> None:
+def check_decoder(config: PreTrainedConfig, location: Location) -> None:
+    """Refuse what predicts no next token.
+
+    Raises:
+        ModelError: the configuration is an encoder's, or an encoder-decoder's.
+    """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     kind = type(config)

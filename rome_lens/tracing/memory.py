@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
+
 from rome_lens.backends import Backend
 from rome_lens.errors import OutOfMemoryError
 from rome_lens.memory import free_bytes, is_out_of_memory
@@ -39,15 +41,21 @@ class Budget:
     @classmethod
     def choose(cls, backend: Backend) -> "Budget":
         """Sizes for this model from the memory that is free on its device now."""
-        cfg, size = backend.model.cfg, backend.dtype.itemsize
-        on_gpu = backend.device.type == "cuda"
-        most = min(free_bytes(backend.device) // 2, _GPU_MOST_BYTES if on_gpu else _MOST_BYTES)
+        cfg = backend.model.cfg
+        d_model, d_mlp = int(cfg.d_model), int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
+        free = free_bytes(backend.device)
+        return cls.of_sizes(d_model, d_mlp, dtype=backend.dtype, on_gpu=backend.device.type == "cuda", free=free)
+
+    @classmethod
+    def of_sizes(cls, d_model: int, d_mlp: int, *, dtype: torch.dtype, on_gpu: bool, free: int) -> "Budget":
+        """The same for a model of these widths that leaves so many bytes free."""
+        size, most = dtype.itemsize, min(free // 2, _GPU_MOST_BYTES if on_gpu else _MOST_BYTES)
         cap = _GPU_CALL_POSITIONS if on_gpu else _CPU_CALL_POSITIONS
         # A block's largest moment: the MLP's hidden layer about four times over, the residual a dozen times.
-        per_position = size * (4 * int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model) + 12 * int(cfg.d_model))
+        per_position = size * (4 * d_mlp + 12 * d_model)
         return cls(
             call_positions=max(1, min(cap, most // 4 // per_position)),
-            state_positions=max(1, most // 2 // (size * int(cfg.d_model))),
+            state_positions=max(1, most // 2 // (size * d_model)),
             logits=max(1, min(most if on_gpu else _CPU_LOGITS, most // 4 // (4 * size))),
             run_positions=max(1, most // 4 // per_position),
         )

@@ -7,7 +7,20 @@ import subprocess
 import sys
 
 import pytest
-from tiny_shell import COLOURS, LOADED, LOADING, fitting, in_json, ok, options_of, refusal, shell_on, without, wrote
+from tiny_shell import (
+    COLOURS,
+    LOADED,
+    LOADING,
+    fitting,
+    in_json,
+    ok,
+    options_of,
+    refusal,
+    shell_on,
+    without,
+    write_tiny_model,
+    wrote,
+)
 
 import rome_lens
 import rome_lens.loading
@@ -415,6 +428,39 @@ def test_doctor_reports_a_broken_check(shell, monkeypatch, error):
     report = shell.run("doctor", "--json")
     assert report.exit_code == 1
     assert {"transformer-bridge"} <= {f["what"] for f in json.loads(report.stdout) if f["ok"] is False}
+
+
+def test_doctor_says_what_a_model_takes(shell, tmp_path, monkeypatch):
+    folder = str(write_tiny_model(tmp_path / "tiny"))
+    printed = ok(shell.run("doctor", "--model", folder, "--facts", "20"))
+    assert [line.split("  ")[0] for line in re.findall("^ok     (.*)$", printed, re.MULTILINE)] == [
+        *("model", "trace", "edit", "stats", "20 facts"),
+    ]
+
+    def needs(*args):
+        return {one["what"]: one for one in in_json(shell.run("doctor", "--model", folder, "--json", *args))}
+
+    findings = needs()
+    assert list(findings) == ["free", "model", "trace", "edit", "stats", "1,000 facts"]
+    assert findings["free"].keys() == {"what", "found", "ok"}
+    assert findings["trace"].keys() == {"what", "found", "ok", "bytes", "seconds"}
+    half = {one["what"]: one for one in in_json(shell.run("doctor", "--model", folder, "--dtype", "float16", "--json"))}
+    assert half["model"]["bytes"] == findings["model"]["bytes"] / 2
+    assert "cpu" in ok(shell.run("doctor", "--model", folder, "--device", "cpu"))
+    monkeypatch.setattr("rome_lens.cli.needs.free_bytes", lambda device: findings["model"]["bytes"] + 1000)
+    result = shell.run("doctor", "--model", folder)
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert re.search(
+        "^FAILED trace .* three streams \\(0 MB are free beside the model\\)$", result.stdout, re.MULTILINE
+    )
+
+
+def test_doctor_needs_a_model_for_what_is_about_one(shell):
+    assert options_of("doctor") == {"--model", "--device", "--dtype", "--facts", "--json"}
+    for option, value in (("--facts", "3"), ("--device", "cpu"), ("--dtype", "float16")):
+        said = refusal(shell.run("doctor", option, value), code=2)
+        assert said == f"{option} is about the work on a model; name the model with --model"
+    assert "facts is 0; " in refusal(shell.run("doctor", "--model", "x", "--facts", "0"), code=2)
 
 
 def test_doctor_tells_when_a_trace_changes_the_model(shell, monkeypatch):
