@@ -9,6 +9,7 @@ from rome_lens.backends.prefer_blocks import called_alone as called_alone
 from rome_lens.backends.prefer_blocks import prefer_blocks as prefer_blocks
 from rome_lens.backends.products import fast_products as fast_products
 from rome_lens.backends.replay import BlockReplay as BlockReplay
+from rome_lens.backends.replay import First as First
 from rome_lens.backends.replay import KeysValues as KeysValues
 from rome_lens.backends.replay import ReplayError as ReplayError
 from rome_lens.backends.replay import check_replayed as check_replayed

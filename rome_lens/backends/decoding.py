@@ -119,12 +119,18 @@ def record_blocks(
     return replay, {name: passed[0] for name, passed in seen.items()}
 
 
-def make_ready(backend: Backend, replay: BlockReplay, stack: ExitStack, *, first: int = 0) -> None:
-    """Prepare the layers from `first` on for many calls, where there is memory for a second copy of the weights."""
-    if sum(p.numel() * p.element_size() for p in backend.model.parameters()) < free_bytes(backend.device) // 3:
-        for layer in range(first, backend.n_layers):
-            stack.enter_context(replay.layer_ready(layer))
-        stack.enter_context(replay.unembed_ready())
+def make_ready(backend: Backend, replay: BlockReplay, stack: ExitStack, *, first: int = 0) -> bool:
+    """Prepare the layers from `first` on for many calls, where there is memory for a second copy of the weights.
+
+    Returns:
+        Whether there is.
+    """
+    if sum(p.numel() * p.element_size() for p in backend.model.parameters()) >= free_bytes(backend.device) // 3:
+        return False
+    for layer in range(first, backend.n_layers):
+        stack.enter_context(replay.layer_ready(layer))
+    stack.enter_context(replay.unembed_ready())
+    return True
 
 
 def pad_rows(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "row pos"]:

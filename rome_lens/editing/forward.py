@@ -12,8 +12,9 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, check_replayed, fast_products
+from rome_lens.backends import Backend, BlockReplay, First, KeysValues, ReplayError, check_replayed, fast_products
 from rome_lens.backends.decoding import make_ready, record_blocks
 from rome_lens.editing.hooks import Hook
 from rome_lens.editing.prompts import Batch, Rows
@@ -66,17 +67,38 @@ class Forward(ABC, Generic[_R]):
 
 
 class BlockForward(Forward[_R]):
-    """The same numbers by the model's blocks, from the layer on."""
+    """The same numbers by the model's blocks, from the layer on.
+
+    Where memory does not hold the model's weights a second time, a layer keeps for the gradient what enters it alone,
+    and is run once more when the gradient is taken. What it would keep otherwise has copies of its weights in it:
+    HookedTransformer makes them in every call.
+    """
 
     name = "blocks"
     replay: BlockReplay
+    runs_twice = False
 
     @contextmanager
     def ready(self) -> Iterator[None]:
         self.record()
         with ExitStack() as stack:
-            make_ready(self.backend, self.replay, stack, first=self.layer)
+            self.runs_twice = not make_ready(self.backend, self.replay, stack, first=self.layer)
             yield
+
+    def leaving_above(
+        self, layer: int, state: Float[Tensor, "row pos d_model"], *, first: First, past: KeysValues | None
+    ) -> Float[Tensor, "row pos d_model"]:
+        """What leaves a layer above the one at which what is optimised enters."""
+
+        def run(state: Tensor) -> Tensor:
+            with fast_products(device=self.backend.device, dtype=self.backend.dtype):
+                return self.replay.run(layer, state, first=first, past=past)[0]
+
+        if self.runs_twice and state.requires_grad:
+            found = checkpoint(run, state, use_reentrant=False, preserve_rng_state=False)
+            assert isinstance(found, Tensor)
+            return found
+        return run(state)
 
     @abstractmethod
     def record(self) -> None:
@@ -293,5 +315,5 @@ class ValueBlocks(BlockForward[Batch], ValueForward):
             changed, _ = self.replay.run(self.layer, entering, first=first, past=pasts[0])
         state = torch.cat([changed, leaving[:, 1:]], dim=1)
         for layer, past in zip(self.above, pasts[1:], strict=True):
-            state, _ = self.replay.run(layer, state, first=first, past=past)
+            state = self.leaving_above(layer, state, first=first, past=past)
         return state

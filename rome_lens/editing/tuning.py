@@ -61,7 +61,7 @@ class MatrixBlocks(BlockForward[Rows], MatrixForward):
         with self.backend.hooked(hooks):
             state, _ = self.replay.run(self.layer, self.entering, first=0, past=None)
         for layer in self.above:
-            state, _ = self.replay.run(layer, state, first=0, past=None)
+            state = self.leaving_above(layer, state, first=0, past=None)
         return state
 
     @torch.no_grad()
