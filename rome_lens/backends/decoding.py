@@ -119,13 +119,25 @@ def record_blocks(
     return replay, {name: passed[0] for name, passed in seen.items()}
 
 
-def make_ready(backend: Backend, replay: BlockReplay, stack: ExitStack, *, first: int = 0) -> bool:
-    """Prepare the layers from `first` on for many calls, where there is memory for a second copy of the weights.
+def make_ready(
+    backend: Backend, replay: BlockReplay, stack: ExitStack, *, first: int = 0, most: int | None = None
+) -> bool:
+    """Prepare the layers from `first` on for many calls, where there is memory for their weights a second time.
+
+    Args:
+        backend: the model.
+        replay: its blocks.
+        stack: what is prepared is undone when it is closed.
+        first: the first layer.
+        most: the most bytes that the weights may take; None is what a third of the free memory holds.
 
     Returns:
         Whether there is.
     """
-    if sum(p.numel() * p.element_size() for p in backend.model.parameters()) >= free_bytes(backend.device) // 3:
+    modules = [backend.model.unembed, *(backend.model.blocks[layer] for layer in range(first, backend.n_layers))]
+    n_bytes = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+    free = free_bytes(backend.device) // 3
+    if n_bytes > (free if most is None else min(free, most)):
         return False
     for layer in range(first, backend.n_layers):
         stack.enter_context(replay.layer_ready(layer))

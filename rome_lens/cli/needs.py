@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from rome_lens.editing.batches import kept_of_position
+from rome_lens.editing.forward import MOST_LAID_OUT
 from rome_lens.editing.second_moment.collect import TOKENS_PER_ROW
 from rome_lens.editing.together.system import bytes_to_solve
 from rome_lens.loading.shape import Shape
@@ -126,9 +127,16 @@ def _edit(shape: Shape, size: int) -> tuple[int, int]:
     """Bytes and operations of one value, of a layer in the first third of the model."""
     above = shape.n_layers - shape.n_layers // 3
     positions = _ROWS * _SUFFIX
-    kept = positions * above * kept_of_position(shape.d_model, shape.d_mlp) + 3 * _ROWS * shape.d_vocab
     forward = positions * above * 2 * shape.n_block + 2 * _ROWS * shape.d_model * shape.d_vocab
-    return max(size, 4) * kept, 2 * _STEPS * forward
+    weights = size * (above * shape.n_block + shape.d_model * shape.d_vocab)
+    kept = max(size, 4) * positions * kept_of_position(shape.d_model, shape.d_mlp)
+    logits = 3 * max(size, 4) * _ROWS * shape.d_vocab
+    if weights <= MOST_LAID_OUT:
+        return above * kept + logits, 2 * _STEPS * forward
+    # Of one layer at a time, with copies of its weights; the others keep what enters them, and run twice.
+    entering = above * positions * size * shape.d_model
+    copies = size * (2 * shape.n_block + shape.d_model * shape.d_vocab)
+    return entering + 2 * kept + copies + logits, 3 * _STEPS * forward
 
 
 def _stats(shape: Shape, place: Place) -> Need:

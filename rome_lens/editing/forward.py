@@ -23,6 +23,10 @@ from rome_lens.errors import ModelError
 
 _R = TypeVar("_R", bound=Rows)
 
+MOST_LAID_OUT = 2**30
+"""The most bytes of weights that are kept a second time, laid out for the calls of the optimiser: of larger models that
+takes more memory than the optimiser, and no less time than to run their layers twice (docs/benchmarks.md)."""
+
 
 class Forward(ABC, Generic[_R]):
     """Logits where they are read, as a function of what is optimised: whole forwards.
@@ -69,8 +73,8 @@ class Forward(ABC, Generic[_R]):
 class BlockForward(Forward[_R]):
     """The same numbers by the model's blocks, from the layer on.
 
-    Where memory does not hold the model's weights a second time, a layer keeps for the gradient what enters it alone,
-    and is run once more when the gradient is taken. What it would keep otherwise has copies of its weights in it:
+    Where weights are too large to be kept a second time, a layer keeps for the gradient what enters it alone, and is
+    run once more when the gradient is taken. What it would keep otherwise has copies of its weights in it:
     HookedTransformer makes them in every call.
     """
 
@@ -82,7 +86,7 @@ class BlockForward(Forward[_R]):
     def ready(self) -> Iterator[None]:
         self.record()
         with ExitStack() as stack:
-            self.runs_twice = not make_ready(self.backend, self.replay, stack, first=self.layer)
+            self.runs_twice = not make_ready(self.backend, self.replay, stack, first=self.layer, most=MOST_LAID_OUT)
             yield
 
     def leaving_above(
