@@ -6,8 +6,6 @@ import runpy
 import sys
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -48,6 +46,8 @@ def test_what_a_notebook_points_to_is_there(tutorial):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_a_notebook_forks_processes_and_goes_on():
+    nbclient = pytest.importorskip("nbclient", reason="nbclient, of the group docs, is not installed")
+    nbformat = pytest.importorskip("nbformat")
     mapped = "import os\nfrom rome_lens.runs import forked_map, may_fork\nhere = os.getpid()\n"
     mapped += "print(may_fork(), forked_map(lambda n: (n * n, os.getpid() == here), [2, 3], n_workers=2))"
     book = nbformat.v4.new_notebook(
