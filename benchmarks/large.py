@@ -49,9 +49,8 @@ def main() -> None:
                 continue
             layer = 17 * SHAPES[shape][0] // 48  # the released code's for GPT-2 XL
             with tempfile.TemporaryDirectory(prefix="xl_") as folder:
-                with ProcessPoolExecutor(
-                    1, get_context("spawn")
-                ) as elsewhere:  # what writing takes is not to be counted
+                # Elsewhere: what writing takes is not to be counted.
+                with ProcessPoolExecutor(1, get_context("spawn")) as elsewhere:
                     elsewhere.submit(write_model, Path(folder), shape, options.dtype).result()
                 print(_row(f"{shape}'s shape", folder, backend, layer, how, options), flush=True)
 

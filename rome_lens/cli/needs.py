@@ -14,7 +14,7 @@ from rome_lens.loading.shape import Shape
 from rome_lens.memory import free_bytes
 from rome_lens.tracing.cells import known_score, plan_cells, window_of
 from rome_lens.tracing.lanes import count_positions, plan_lanes
-from rome_lens.tracing.memory import Budget
+from rome_lens.tracing.memory import Budget, numbers_of_position
 
 # A prompt such as the Eiffel Tower's: ten tokens, of which the subject begins with the second.
 _N_TOKENS, _FIRST, _SAMPLES = 10, 1, 10
@@ -22,7 +22,7 @@ _N_TOKENS, _FIRST, _SAMPLES = 10, 1, 10
 _ROWS, _SUFFIX, _STEPS = 22, 8, 20
 # Keys of a fact of a set.
 _KEYS = 2
-# Positions that statistics run at once, and the numbers that each holds beside the MLP's and the residual's.
+# Positions that statistics run at once.
 _STATS_POSITIONS = 1024
 # What tracing and editing get of the rate of matrix products; measured on the default model (docs/benchmarks.md).
 _SHARE = 0.6
@@ -116,7 +116,7 @@ def _trace(shape: Shape, place: Place, free: int) -> Need:
     budget = Budget.of_sizes(shape.d_model, shape.d_mlp, dtype=place.dtype, on_gpu=on_gpu, free=max(free, 1))
     states = _SAMPLES * sum(_N_TOKENS - lane.cell.pos for lane in lanes)
     held = size * shape.d_model * min(states, place.n_processes * budget.state_positions)
-    call = size * budget.call_positions * (4 * shape.d_mlp + 12 * shape.d_model)
+    call = size * budget.call_positions * numbers_of_position(shape.d_model, shape.d_mlp)
     # Logits, and their probabilities in float64.
     each = call + 6 * 4 * min(budget.logits, states * shape.d_vocab) + size * shape.n_block
     each += _PROCESS_BYTES if place.n_processes > 1 else 0
@@ -142,7 +142,7 @@ def _edit(shape: Shape, size: int) -> tuple[int, int]:
 def _stats(shape: Shape, place: Place) -> Need:
     n_tokens = TOKENS_PER_ROW * shape.d_mlp
     flop = n_tokens * (2 * shape.n_block * (shape.n_layers // 3 + 1) + 2 * shape.d_mlp**2)
-    run = _STATS_POSITIONS * (place.dtype.itemsize * (4 * shape.d_mlp + 12 * shape.d_model) + 12 * shape.d_mlp)
+    run = _STATS_POSITIONS * (place.dtype.itemsize * numbers_of_position(shape.d_model, shape.d_mlp) + 12 * shape.d_mlp)
     return Need("stats", 12 * shape.d_mlp**2 + run, place.seconds(flop), f"one layer, {n_tokens:,} tokens")
 
 

@@ -93,16 +93,17 @@ class BlockForward(Forward[_R]):
         self, layer: int, state: Float[Tensor, "row pos d_model"], *, first: First, past: KeysValues | None
     ) -> Float[Tensor, "row pos d_model"]:
         """What leaves a layer above the one at which what is optimised enters."""
+        if not (self.runs_twice and state.requires_grad):
+            return self.replay.run(layer, state, first=first, past=past)[0]
 
         def run(state: Tensor) -> Tensor:
+            # The second time the caller's products are another library's.
             with fast_products(device=self.backend.device, dtype=self.backend.dtype):
                 return self.replay.run(layer, state, first=first, past=past)[0]
 
-        if self.runs_twice and state.requires_grad:
-            found = checkpoint(run, state, use_reentrant=False, preserve_rng_state=False)
-            assert isinstance(found, Tensor)
-            return found
-        return run(state)
+        found = checkpoint(run, state, use_reentrant=False, preserve_rng_state=False)
+        assert isinstance(found, Tensor)
+        return found
 
     @abstractmethod
     def record(self) -> None:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from rome_lens.checks import check_layer, check_window
 from rome_lens.loading.default_model import DEFAULT_MODEL, N_LAYERS
-from rome_lens.loading.hugging_face import read_config
-from rome_lens.loading.pretrained import locate
-from rome_lens.loading.progress import quiet
+from rome_lens.loading.pretrained import find_config
 
 
 @dataclass(frozen=True)
@@ -39,9 +37,7 @@ class Outline:
         name = os.fspath(name)
         if name == DEFAULT_MODEL:
             return cls(name, N_LAYERS)
-        with quiet(f"looking at {name}"):
-            location = locate(name)
-            config = read_config(location)
+        location, config = find_config(name)
         found = getattr(config.get_text_config(), "num_hidden_layers", None)
         return cls(location.name, found if isinstance(found, int) else None)
 

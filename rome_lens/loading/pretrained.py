@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from rome_lens.errors import ArtefactError, ModelError, ModelNotFoundError
 from rome_lens.loading.converted import Check, cached_conversion, check_room, converted_path, write_conversion
 from rome_lens.loading.default_model import DEFAULT_MODEL, alone_in_the_cache, fetch_default_model
-from rome_lens.loading.hugging_face import Location, Pretrained, Wanted, read_pretrained
+from rome_lens.loading.hugging_face import Location, Pretrained, Wanted, read_config, read_pretrained
+from rome_lens.loading.progress import quiet
 from rome_lens.progress import Progress, silent
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedConfig
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -120,6 +122,18 @@ def _folder(path: Path) -> Location:
 def _gguf(progress: Progress, *, cache_dir: str | os.PathLike[str] | None) -> Location:
     path = fetch_default_model(cache_dir, progress=progress).path
     return Location(DEFAULT_MODEL, str(path.parent), local=True, known=True, gguf_file=path.name)
+
+
+def find_config(name: str) -> tuple[Location, PreTrainedConfig]:
+    """Where a model of this name is, the default one aside, and its configuration: of one on the hub it is fetched.
+
+    Raises:
+        ModelNotFoundError: there is no model of that name.
+        ModelError: its configuration cannot be read.
+    """
+    with quiet(f"looking at {name}"):
+        location = locate(name)
+        return location, read_config(location)
 
 
 def locate(name: str) -> Location:

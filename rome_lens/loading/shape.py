@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rome_lens.errors import ModelError, one_line
-from rome_lens.loading.default_model import DEFAULT_MODEL
-from rome_lens.loading.hugging_face import check_decoder, read_config
-from rome_lens.loading.pretrained import locate
+from rome_lens.loading.default_model import DEFAULT_MODEL, N_LAYERS
+from rome_lens.loading.hugging_face import check_decoder
+from rome_lens.loading.pretrained import find_config
 from rome_lens.loading.progress import quiet
 
 # What Hugging Face's configurations call the width of an MLP's hidden layer; where none says it, it is four times
@@ -52,11 +52,10 @@ class Shape:
         """
         name = os.fspath(name)
         if name == DEFAULT_MODEL:
-            return cls(name, 30, 576, 1536, 49_152, 134_515_008, 3_540_096)
+            return cls(name, N_LAYERS, 576, 1536, 49_152, 134_515_008, 3_540_096)
+        location, config = find_config(name)
+        check_decoder(config, location)
         with quiet(f"looking at {name}"):
-            location = locate(name)
-            config = read_config(location)
-            check_decoder(config, location)
             return _shape(location.name, config)
 
 

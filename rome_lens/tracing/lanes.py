@@ -58,8 +58,7 @@ def families_of(lanes: Sequence[Lane]) -> list[list[Lane]]:
 def share_out(lanes: Sequence[Lane], n_shares: int, *, n_layers: int, n_tokens: int) -> list[list[Lane]]:
     """Lanes in shares of about the same cost, none of them empty.
 
-    Those of a position, a stream and a case stay together as long as that leaves the shares alike: they go through
-    calls together.
+    Those of a case, a position and a stream stay together: they go through calls together.
 
     Args:
         lanes: the lanes, planned.

@@ -22,6 +22,12 @@ _MOST_BYTES = 600 * 2**20
 _GPU_MOST_BYTES = 16 * 2**30
 
 
+def numbers_of_position(d_model: int, d_mlp: int) -> int:
+    """How many numbers a position takes in a block's largest moment, roughly."""
+    # The MLP's hidden layer about four times over, the residual a dozen times.
+    return 4 * d_mlp + 12 * d_model
+
+
 @dataclass
 class Budget:
     """Sizes of what is run and held at once. They only ever shrink.
@@ -51,8 +57,7 @@ class Budget:
         """The same for a model of these widths that leaves so many bytes free."""
         size, most = dtype.itemsize, min(free // 2, _GPU_MOST_BYTES if on_gpu else _MOST_BYTES)
         cap = _GPU_CALL_POSITIONS if on_gpu else _CPU_CALL_POSITIONS
-        # A block's largest moment: the MLP's hidden layer about four times over, the residual a dozen times.
-        per_position = size * (4 * d_mlp + 12 * d_model)
+        per_position = size * numbers_of_position(d_model, d_mlp)
         return cls(
             call_positions=max(1, min(cap, most // 4 // per_position)),
             state_positions=max(1, most // 2 // (size * d_model)),
