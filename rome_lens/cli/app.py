@@ -16,7 +16,7 @@ from rome_lens.cli.eval import evaluation
 from rome_lens.cli.models import models
 from rome_lens.cli.output import say
 from rome_lens.cli.show import show
-from rome_lens.cli.stats import stats
+from rome_lens.cli.stats import statistics
 from rome_lens.cli.suggest import suggest
 from rome_lens.cli.trace import trace
 from rome_lens.errors import RomeLensError
@@ -81,8 +81,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (trace, ask, edit, apply, show, stats, suggest, models, doctor):
+for _command in (trace, ask, edit, apply, show, suggest, models, doctor):
     app.command()(_command)
+app.add_typer(statistics)
 app.add_typer(averages)
 app.add_typer(evaluation)
 

@@ -2,12 +2,16 @@
 
 import shlex
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from rome_lens.checks import whole_number
-from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, filled, takes_options
+from rome_lens.cli.long_runs import RunOptions
+from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, argument, filled, takes_options
 from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.errors import SettingError
 
@@ -15,6 +19,8 @@ _TEXT = Panel("The text")
 _HOW = Panel("How it is collected")
 _OUT = OUT("The file to write, needed; with several layers its name holds {layer}.", "-o")
 _PLACE = "{layer}"
+
+statistics = typer.Typer(name="stats")
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,23 @@ class _CollectOptions:
         return self.texts if self.texts == SELF else read_texts(self.texts, field=self.field)
 
 
+@dataclass(frozen=True)
+class _JoinOptions:
+    """Which files become one."""
+
+    files: list[Path] = argument("Files of all shards.", "FILE", default=MISSING)
+
+
+@statistics.callback(invoke_without_command=True)
 @takes_options
-def stats(how: _CollectOptions, model: ModelOptions, out: Path | None = _OUT, as_json: bool = JSON) -> None:
+def stats(
+    context: typer.Context,
+    how: _CollectOptions,
+    model: ModelOptions,
+    run: RunOptions,
+    out: Path | None = _OUT,
+    as_json: bool = JSON,
+) -> None:
     """Collect the second moment of a layer's keys, which rank-one edits need: what they should leave alone.
 
     C, the mean of k k^T over the keys k of some text, has as many rows as a key has
@@ -62,34 +83,72 @@ def stats(how: _CollectOptions, model: ModelOptions, out: Path | None = _OUT, as
 
     For example: rome-lens stats --layer 5 --out layer-5.safetensors
     """
+    if context.invoked_subcommand is not None:
+        return
     layers = list(dict.fromkeys(how.layer or ()))
     check_files(*_files(layers or [0], out).values(), how.resume)
     texts = how.source()
-    with progress_bar() as progress:
+    with progress_bar() as progress, run.executor() as executor:
         from rome_lens.backends import as_backend
-        from rome_lens.cli.moment_report import collected, print_collected
         from rome_lens.editing import CollectSettings, SecondMoment
         from rome_lens.editing.settings import default_layer
+        from rome_lens.runs import Shard
 
         # Loading takes seconds: what can be refused without a model is refused before.
         if how.text_length is not None:
             whole_number("text_length", how.text_length, least=1)
         settings = filled(CollectSettings, how, field=None, batch_positions=how.positions)
+        Shard.of(run.shard)
         model.check(layers=layers)
-        host = model.load(progress)
-        layers = layers or [default_layer(as_backend(host))]
+        # Other processes load the model themselves, and are given its name.
+        source = model.source() if executor is not None else model.source().opened(progress)
+        layers = layers or [default_layer(as_backend(source.open(progress)))]
         moments = SecondMoment.collect(
-            host,
+            source,
             layers=layers,
             texts=texts,
             settings=settings,
             checkpoint=how.resume,
-            command=shlex.join(["rome-lens", *sys.argv[1:]]),
+            executor=executor,
+            shard=run.shard,
+            command=_command(),
             progress=progress,
         )
-        files = _files(layers, out)
-        for number, moment in moments.items():
-            moment.save(files[number])
+    _finish(moments, _files(layers, out), as_json=as_json)
+
+
+@statistics.command()
+@takes_options
+def merge(parts: _JoinOptions, out: Path | None = _OUT, as_json: bool = JSON) -> None:
+    """Join the files of shards: the statistics of all their text.
+
+    For example: rome-lens stats merge part-1.safetensors part-2.safetensors --out layer-5.safetensors
+    """
+    check_files(*_files([0], out).values())
+    with progress_bar() as progress:
+        from rome_lens.editing import SecondMoment
+
+        by_layer: dict[int, list[SecondMoment]] = {}
+        for number, path in enumerate(parts.files):
+            progress(number, len(parts.files), "reading")
+            moment = SecondMoment.load(path)
+            by_layer.setdefault(moment.layer, []).append(moment)
+        files = _files(list(by_layer), out)
+        moments = {layer: SecondMoment.merge(shards, command=_command()) for layer, shards in by_layer.items()}
+    _finish(moments, files, as_json=as_json)
+
+
+def _command() -> str:
+    return shlex.join(["rome-lens", *sys.argv[1:]])
+
+
+def _finish(moments: Mapping[int, Any], files: Mapping[int, Path], *, as_json: bool) -> None:
+    """Write the files, by layer, and print what is in them."""
+    from rome_lens.cli.moment_report import collected, print_collected
+
+    for number, moment in moments.items():
+        moment.save(files[number])
+    with progress_bar() as progress:
         # The eigenvalues of a large model's C take minutes: what is saved is saved.
         progress(0, 0, "computing condition numbers")
         layers_collected = collected(moments, files)

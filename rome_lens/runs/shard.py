@@ -61,4 +61,8 @@ class Shard:
         """The tasks of this shard, in their order. Every task is in exactly one shard of a count."""
         # A task that names no part is dealt out by its place.
         parts = [place if task.part is None else task.part for place, task in enumerate(tasks)]
-        return [task for task, part in zip(tasks, parts, strict=True) if (part - self.number + 1) % self.count == 0]
+        return [task for task, part in zip(tasks, parts, strict=True) if self.has(part)]
+
+    def has(self, place: int) -> bool:
+        """Whether what comes at a place, from 0, is this shard's."""
+        return (place - self.number + 1) % self.count == 0

@@ -15,6 +15,7 @@ from rome_lens.backends import Backend, as_backend
 from rome_lens.editing.second_moment import budget as row_budget
 from rome_lens.editing.second_moment import checkpoint as checkpoints
 from rome_lens.editing.second_moment import collect as collecting
+from rome_lens.editing.second_moment import sums as summing
 from rome_lens.editing.second_moment.budget import RowBudget
 from rome_lens.editing.second_moment.collect import CollectChanges, CollectSettings
 from rome_lens.editing.second_moment.moment import SecondMoment
@@ -110,12 +111,12 @@ def test_float32_is_summed_in_float64(backend):
     _same(moment, *oracle(architecture("gpt2", backend), 1, TEXTS), tolerance=1e-4)
     assert moment.dtype == "float32"
     # Half-precision keys are multiplied in float32.
-    assert collecting._product(torch.full((3, 2), 300.0, dtype=torch.float16)).tolist() == [[270000.0] * 2] * 2
+    assert summing._product(torch.full((3, 2), 300.0, dtype=torch.float16)).tolist() == [[270000.0] * 2] * 2
 
 
 def test_products_that_rounding_made_lopsided(monkeypatch):
-    product = collecting._product
-    monkeypatch.setattr(collecting, "_product", lambda keys: product(keys) + product(keys).triu() * 1e-7)
+    product = summing._product
+    monkeypatch.setattr(summing, "_product", lambda keys: product(keys) + product(keys).triu() * 1e-7)
     model = architecture("gpt2", BRIDGE)
     _same(SecondMoment.collect(model, layers=[1], texts=TEXTS)[1], *oracle(model, 1, TEXTS))
 
@@ -149,7 +150,7 @@ def test_the_model_and_the_random_state_are_left_as_they_were():
 
 def _short_of_memory(monkeypatch, *, most, layers_done=0):
     """Let products beyond so many rows fail, or every product of a large batch after the first layers' ones."""
-    product, done = collecting._product, []
+    product, done = summing._product, []
 
     def failing(keys):
         if len(keys) > most:
@@ -159,7 +160,7 @@ def _short_of_memory(monkeypatch, *, most, layers_done=0):
                 raise MemoryError
         return product(keys)
 
-    monkeypatch.setattr(collecting, "_product", failing)
+    monkeypatch.setattr(summing, "_product", failing)
 
 
 @pytest.mark.parametrize(("most", "layers_done"), [(70, 0), (70, 1), (130, 1), (200, 2)])
@@ -189,7 +190,7 @@ def test_no_memory_at_all(monkeypatch):
 
 
 def test_other_errors_are_not_taken_for_memory(monkeypatch):
-    monkeypatch.setattr(collecting, "_product", lambda keys: 1 / 0)
+    monkeypatch.setattr(summing, "_product", lambda keys: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         SecondMoment.collect(architecture("gpt2", BRIDGE), layers=[0], texts=TEXTS)
 
@@ -374,7 +375,7 @@ def test_keys_that_never_show_or_are_no_numbers(monkeypatch, layer):
         if layer == 1:
             with pytest.raises(ModelError, match="layer 1 of gpt2 never shows its keys"):
                 SecondMoment.collect(model, layers=[layer], texts=TEXTS)
-    monkeypatch.setattr(collecting, "_product", lambda keys: torch.full((64, 64), torch.nan))
+    monkeypatch.setattr(summing, "_product", lambda keys: torch.full((64, 64), torch.nan))
     assert refused(ModelError, SecondMoment.collect, model, layers=[layer], texts=TEXTS) == (
         f"the keys of layer {layer} of gpt2 are not finite in torch.float64; load it in float32"
     )

@@ -337,7 +337,7 @@ def test_version(shell):
 def test_help(shell, args):
     printed = ok(shell.run(*args))
     listed = re.findall(r"^│ (\w+)  ", printed.split("Commands")[1], re.MULTILINE)
-    assert " ".join(listed) == "trace ask edit apply show stats suggest models doctor average eval"
+    assert " ".join(listed) == "trace ask edit apply show suggest models doctor stats average eval"
 
 
 def test_models(shell, tmp_path):

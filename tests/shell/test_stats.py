@@ -1,6 +1,7 @@
 """`rome-lens stats`: its options, its output, its files, and what it refuses before a model is loaded."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -12,6 +13,15 @@ from rome_lens.editing.second_moment.moment import SecondMoment
 # Lines of 16 tokens, as many as the tiny model takes at once.
 _WORDS = ["the", "tower", "is", "in", "the", "city", "of"]
 TEXT = "".join(" ".join(_WORDS[(i * j + j * j // 3) % 7] for j in range(1, 17)) + "\n" for i in range(20))
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    """Threads in the place of processes and of a cluster, and what was asked for."""
+    asked = []
+    for name in ("process_pool", "dask_executor"):
+        monkeypatch.setattr(f"rome_lens.runs.{name}", lambda given: asked.append(given) or ThreadPoolExecutor(1))
+    return asked
 
 
 @pytest.fixture
@@ -98,6 +108,9 @@ EFFECTS = {
     "--bos": (["--bos"], {"prepend_bos": True, "n_tokens": 360}),
     "--positions": (["--positions", 16], {}),
     "--resume": (["--resume", "work"], {}),
+    "--workers": (["--workers", 1], {"n_tokens": 320}),
+    "--dask": (["--dask", "tcp://scheduler:8786"], {"n_tokens": 320}),
+    "--shard": (["--shard", "1/1"], {"shard": "1/1", "n_portions": 1}),
     "--out": (["--out", "elsewhere"], {"path": "elsewhere"}),
     "--json": ([], {}),
 }
@@ -108,6 +121,7 @@ def test_every_option_has_a_test_and_help():
     assert [p.name for p in command_of("stats").params if not p.help] == []
 
 
+@pytest.mark.usefixtures("workers")
 @pytest.mark.parametrize("option", EFFECTS)
 def test_options_that_change_the_result(shell, tmp_path, option):
     (tmp_path / "a.jsonl").write_text('{"body": "the tower"}\n')
@@ -129,12 +143,12 @@ def test_options_that_change_what_is_loaded(shell, option):
 
 
 def test_a_checkpoint_is_taken_up(shell, monkeypatch, tmp_path):
-    from rome_lens.editing.second_moment import checkpoint, collect
+    from rome_lens.editing.second_moment import checkpoint, collect, sums
 
     monkeypatch.setattr(checkpoint, "_SECONDS", 0.0)
     monkeypatch.setattr(collect, "_PORTION", 50)
     whole = shell.run(*WORK, "--json")
-    product, calls = collect._product, []
+    product, calls = sums._product, []
 
     def interrupted(keys):
         calls.append(1)
@@ -143,7 +157,7 @@ def test_a_checkpoint_is_taken_up(shell, monkeypatch, tmp_path):
         return product(keys)
 
     with monkeypatch.context() as patch:
-        patch.setattr(collect, "_product", interrupted)
+        patch.setattr(sums, "_product", interrupted)
         result = shell.run(*WORK, "--resume", "work", "--out", "d")
     assert (result.exit_code, result.stderr) == (130, "rome-lens: interrupted\n")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors", "text.txt", "work"]
@@ -153,9 +167,58 @@ def test_a_checkpoint_is_taken_up(shell, monkeypatch, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+def test_workers(shell, workers):
+    here = _json(shell.run(*WORK, "--json"))[0]
+    shell.loads.clear()
+    for option, value in {"--workers": 3, "--dask": "tcp://scheduler:8786"}.items():
+        there = _json(shell.run(*WORK, option, value, "--json", "--out", "there"))[0]
+        assert there["digest"] == here["digest"]
+        torch.testing.assert_close(SecondMoment.load("there").matrix, SecondMoment.load("c.safetensors").matrix)
+    # Here, and by the worker.
+    assert (len(shell.loads), workers) == (4, [3, "tcp://scheduler:8786"])
+
+
+def test_shards_are_joined(shell, monkeypatch, tmp_path):
+    from rome_lens.editing.second_moment import collect
+
+    monkeypatch.setattr(collect, "_PORTION", 50)
+    work = (*WORK[2:4], "-l", 1, "-l", 0)
+    whole = _json(shell.run(*work, "-o", "c-{layer}", "--json"))
+    for number in (1, 2):
+        result = shell.run(*work, "-o", f"{number}-{{layer}}", "--shard", f"{number}/2")
+        assert f"layer 1: this is shard {number}/2 of a text; join it with the others" in result.stderr
+    shell.loads.clear()
+    files = ("2-0", "2-1", "1-0", "1-1")
+    joined = _json(shell.run("merge", *files, "-o", "joined-{layer}", "--json"))
+    assert shell.loads == []
+    for record in joined:
+        before = next(one for one in whole if one["layer"] == record["layer"])
+        for name in ("n_tokens", "n_pieces", "digest", "shard", "source", "d_mlp"):
+            assert record[name] == before[name]
+        made, expected = (SecondMoment.load(f"{name}-{record['layer']}") for name in ("joined", "c"))
+        torch.testing.assert_close(made.matrix, expected.matrix, rtol=2e-6, atol=0)
+    lines = wrote(shell.run("merge", "1-1", "2-1", "-o", "one"), "one").splitlines()
+    assert lines[1] == "320 tokens of text.txt in 20 pieces of at most 16, no BOS"
+    for args, code, said in (
+        (("1-1", "-o", "d"), 2, "the shards do not make a whole: 2/2 is missing; expected each of 2 once"),
+        (("c-1", "-o", "d"), 2, "a second moment of layer 1 is of no shard; expected shards alone"),
+        (files, 2, "--out is missing; name the file to write, such as --out layer-5.safetensors"),
+        ((*files, "-o", "d"), 2, "--out is 'd' for 2 layers; write {layer} where the number goes"),
+        (("none", "-o", "d"), 1, "there is no file 'none'"),
+        (("text.txt", "-o", "d"), 1, "cannot read 'text.txt'"),
+        (("-o", "d"), 2, "missing argument"),
+    ):
+        assert refusal(shell.run("merge", *args), code=code).lower().startswith(said.lower())
+        assert not (tmp_path / "d").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
+        (["-o", "c", "--workers", 0], 2, "workers is 0; expected a whole number of processes, 1 or more"),
+        (["-o", "c", "--workers", 2, "--dask", "x"], 2, "--workers and --dask are given; choose one of them"),
+        (["-o", "c", "--shard", "3/2"], 2, "shard 3/2; expected i/n with i from 1 to n, such as 2/4 for"),
+        (["-o", "c", "--shard", "half"], 2, "shard 'half'; expected i/n with i from 1 to n, such as 2/4 for"),
         (["--layer", 1], 2, "--out is missing; name the file to write, such as --out layer-5.safetensors"),
         (["-l", 1, "-l", 0, "-o", "c"], 2, "--out is 'c' for 2 layers; write {layer} where the number goes"),
         (["-l", 1, "-o", "no/c"], 1, "cannot write 'no/c': there is no folder 'no'; make it first"),

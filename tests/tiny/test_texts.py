@@ -153,12 +153,13 @@ def test_names_of_no_data_set(source):
     assert said == (f"{source!r} names no data set; expected hub:NAME, or hub:NAME:CONFIGURATION:SPLIT")
 
 
-def _written(backend, *, skip=0, **settings):
+def _written(backend, *, size=90, number=None, **settings):
     settings = {"max_tokens": 90, "seed": 0, "text_length": 20, "prepend_bos": False} | settings
     cut = Cut.checked(backend, settings.pop("text_length"), prepend_bos=settings.pop("prepend_bos"))
-    rest, digest = SelfPieces(backend, **settings, cut=cut).after(skip, None)
-    assert digest is None
-    return list(rest)
+    pieces = SelfPieces(backend, **settings, cut=cut)
+    portions = [portion for portion in pieces.portions(size) if number in (None, portion.number)]
+    assert all(portion.pieces is portion.digest is None for portion in portions)
+    return [piece for portion in portions for piece in pieces.write(portion)]
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -201,13 +202,24 @@ def test_what_the_model_writes_is_its_own():
     assert taken > log_probabilities.mean() + 0.5
 
 
-def test_pieces_can_be_written_from_the_middle_on(monkeypatch):
+def test_portions_can_be_written_each_by_itself(monkeypatch):
     monkeypatch.setattr(making, "_MOST_ROWS", 2)
     backend = as_backend(architecture("gpt2", BRIDGE))
     pieces = _written(backend)
     assert len({tuple(piece[:10]) for piece in pieces}) == 5
-    for skip in (0, 1, 4):  # none, an odd number in the middle of a batch, all but the last
-        assert _written(backend, skip=skip) == pieces[skip:]
+    # Texts that are written together, one of them, and an odd number, which ends in the midst of them.
+    for each, size in {2: 30, 1: 20, 3: 60}.items():
+        assert _written(backend, size=size) == pieces
+        for number, first in enumerate(range(0, 5, each)):
+            assert _written(backend, size=size, number=number) == pieces[first : first + each]
+
+
+def test_texts_that_portions_share_are_written_once(monkeypatch):
+    monkeypatch.setattr(making, "_MOST_ROWS", 2)
+    backend, calls, sample = as_backend(architecture("gpt2", BRIDGE)), [], making.sample
+    monkeypatch.setattr(making, "sample", lambda *given, **settings: calls.append(1) or sample(*given, **settings))
+    _written(backend, size=20)
+    assert len(calls) == 3
 
 
 def test_how_many_rows_are_written_together(monkeypatch):
@@ -241,10 +253,9 @@ def test_progress_while_the_model_writes():
     seen = []
     cut = Cut(20, ())
     backend = as_backend(architecture("gpt2", BRIDGE))
-    rest, _ = SelfPieces(backend, max_tokens=90, seed=0, cut=cut).after(
-        0, lambda done, total, what: seen.append((done, total, what))
-    )
-    list(rest)
+    pieces = SelfPieces(backend, max_tokens=90, seed=0, cut=cut)
+    for portion in pieces.portions(90):
+        pieces.write(portion, lambda done, total, what: seen.append((done, total, what)))
     assert seen[-1] == (90, 90, "writing text")
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
 
@@ -260,15 +271,18 @@ def test_a_tokenizer_without_bos():
         Cut.checked(backend, 0, prepend_bos=False)
 
 
-def test_passing_over_pieces_tells_their_digest():
+def test_portions_of_texts_and_their_digests():
     tokenizer = architecture("gpt2", BRIDGE).tokenizer
 
-    def pieces(*texts):
-        return TextPieces(tokenizer, texts, source="texts", max_tokens=None, cut=Cut(4, ()))
+    def portions(*texts):
+        pieces = TextPieces(tokenizer, texts, source="texts", max_tokens=None, cut=Cut(4, ()))
+        return list(pieces.portions(6))
 
-    rest, digest = pieces("abcdef", "gh").after(2, None)
-    assert len(list(rest)) == 1
-    assert digest == pieces("abcdef", "xy").after(2, None)[1]
-    assert digest != pieces("abcdeg", "gh").after(2, None)[1]
-    assert digest != pieces("abcd").after(2, None)[1]
-    assert pieces("abcdef").after(0, None)[1] == ""
+    first, last = portions("abcdef", "gh")
+    assert [(one.number, one.first, one.n_pieces) for one in (first, last)] == [(0, 0, 2), (1, 2, 1)]
+    assert [list(map(len, one.pieces or ())) for one in (first, last)] == [[4, 2], [2]]
+    assert first == portions("abcdef", "xy")[0]
+    assert first != portions("abcdeg", "gh")[0]
+    # A digest is of all before it, too.
+    assert len({portions(text, "gh")[1].digest for text in ("abcdef", "abcdeg")}) == 2
+    assert portions() == []

@@ -19,7 +19,9 @@ class RowBudget:
     positions: int
 
     @classmethod
-    def choose(cls, backend: Backend, text_length: int, widths: Mapping[int, int], *, most: int | None) -> "RowBudget":
+    def choose(
+        cls, backend: Backend, text_length: int, widths: Mapping[int, int], *, most: int | None, n_workers: int = 1
+    ) -> "RowBudget":
         """A size for this model from the memory that is free on its device now.
 
         Args:
@@ -27,12 +29,13 @@ class RowBudget:
             text_length: the longest row in tokens.
             widths: d_mlp of the layers whose products are summed.
             most: a size that the caller chose; memory is not looked at then.
+            n_workers: processes that run so much each, with sums of their own, in the memory of this machine.
         """
         if most is not None:
             return cls(most)
         cfg, size = backend.model.cfg, backend.dtype.itemsize
         on_gpu = backend.device.type == "cuda"
-        free = free_bytes(backend.device)
+        free = free_bytes(backend.device) // n_workers
         # The sums of a CPU are promised but not yet taken; a product is made beside them, one at a time.
         free -= sum(8 * width**2 for width in widths.values()) * (not on_gpu) + 4 * max(widths.values()) ** 2
         d_mlp = max(widths.values())

@@ -1,36 +1,40 @@
 """The pass over text that second moments are collected in.
 
-Pieces of text are taken in portions, and those of a portion sorted by length, so that little of a batch is padding.
-Padding stands on the right, where no token of a decoder sees it, and its keys are left out. Each layer's products are
-added to its sum while the model runs: no keys are kept. The sums grow by whole portions between two checkpoints, so a
-run that is taken up again adds the same numbers in the same order.
+Pieces of text are taken in portions. The sums grow by whole portions, in their order and between two checkpoints, so a
+run that is taken up again adds the same numbers in the same order. Portions are what is shared out: among forked
+processes, an executor's workers, and shards.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, islice
 from os import PathLike
 from typing import Any, TypedDict
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend, fast_products
-from rome_lens.backends.decoding import pad_rows
+from rome_lens.backends import Backend, as_backend
 from rome_lens.backends.origin import loaded_from
 from rome_lens.checks import flag, is_list, keep, seed_number, shown, whole_number, whole_numbers
 from rome_lens.data.texts import SELF, Texts, read_texts
 from rome_lens.editing.history import unedited_fingerprint
 from rome_lens.editing.second_moment.budget import RowBudget
 from rome_lens.editing.second_moment.checkpoint import Checkpoint, State
-from rome_lens.editing.second_moment.text_pieces import Cut, Pieces, SelfPieces, TextPieces, digest_of
-from rome_lens.errors import ModelError, OutOfMemoryError, PromptError, SettingError
-from rome_lens.memory import is_out_of_memory
-from rome_lens.progress import Progress
+from rome_lens.editing.second_moment.elsewhere import Elsewhere, Recipe
+from rome_lens.editing.second_moment.sums import Sums
+from rome_lens.editing.second_moment.text_pieces import Cut, Pieces, Portion, SelfPieces, TextPieces, digest_of
+from rome_lens.errors import ModelError, PromptError, SettingError
+from rome_lens.loading.source import ModelSource
+from rome_lens.progress import Progress, silent
+from rome_lens.runs import Shard
+from rome_lens.runs.side_by_side import side_by_side
 from rome_lens.version import __version__
 
 # Tokens of a portion: enough for batches of like lengths, little enough to lose when a run is cut short.
@@ -84,12 +88,14 @@ class CollectSettings:
 
 
 def collect_sums(
-    backend: Backend,
+    model: Any,
     layers: Sequence[int],
     texts: str | PathLike[str] | Iterable[str],
     settings: CollectSettings,
     *,
     checkpoint: str | PathLike[str] | None,
+    executor: Executor | None,
+    shard: "Shard | str | None",
     progress: Progress | None,
 ) -> dict[int, dict[str, Any]]:
     """Collect the second moments of some layers; the arguments are those of `SecondMoment.collect`.
@@ -98,6 +104,9 @@ def collect_sums(
         By layer, the fields of a `SecondMoment`; the matrix in float64, symmetric and on the CPU.
     """
     started = time.perf_counter()
+    part, source = Shard.of(shard), ModelSource.of(model)
+    source.check_executor(executor)
+    backend = as_backend(source.open(progress or silent))
     in_order = _checked_layers(backend, layers)
     wanted = sorted(in_order)
     enough = TOKENS_PER_ROW * max(backend.w_out(layer).matrix.shape[0] for layer in wanted)
@@ -114,10 +123,13 @@ def collect_sums(
     }
     kept = None
     if checkpoint is not None:
-        kept = Checkpoint(checkpoint, {**history, "max_tokens": pieces.max_tokens, "self": own}, fingerprints)
-    pass_ = _Pass(backend, {layer: fingerprints[layer].d_mlp for layer in wanted}, progress, pieces.max_tokens)
+        # As files of whole collections have always had it: without a word about shards.
+        said = {} if part is None else {"shard": str(part)}
+        kept = Checkpoint(checkpoint, {**history, **said, "max_tokens": pieces.max_tokens, "self": own}, fingerprints)
+    widths = {layer: fingerprints[layer].d_mlp for layer in wanted}
+    pass_ = _Pass(backend, widths, pieces, cut, part, progress)
     with backend.evaluating():
-        pass_.run(pieces, kept, batch_positions=settings.batch_positions, text_length=cut.text_length)
+        pass_.run(kept, batch_positions=settings.batch_positions, executor=executor, source=source)
     moments = {layer: pass_.moment(layer) for layer in in_order}
     if kept is not None:
         kept.remove()
@@ -135,6 +147,8 @@ def collect_sums(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": pass_.state.seconds + time.perf_counter() - started,
     }
+    if part is not None:
+        history |= {"shard": str(part), "n_portions": pass_.n_portions}
     return {
         layer: {"matrix": matrix, "layer": layer, "fingerprint": fingerprints[layer], **history}
         for layer, matrix in moments.items()
@@ -194,39 +208,69 @@ def _versions() -> dict[str, str]:
 
 
 class _Pass:
-    """Sums of products, and how far they have come."""
+    """The portions of one collection that are this shard's, and the sums that they are added to.
+
+    Attributes:
+        state: how far it has come.
+        n_portions: of all shards; whole when the pass is at its end.
+    """
 
     def __init__(
-        self, backend: Backend, widths: Mapping[int, int], progress: Progress | None, max_tokens: int | None
+        self,
+        backend: Backend,
+        widths: Mapping[int, int],
+        pieces: Pieces,
+        cut: Cut,
+        shard: Shard | None,
+        progress: Progress | None,
     ) -> None:
-        self._backend, self._widths = backend, widths
-        self._progress, self._max_tokens = progress, max_tokens
+        self._backend, self._widths, self._pieces, self._cut, self._shard = backend, widths, pieces, cut, shard
+        self._progress = progress or silent
+        self.n_portions = 0
+        self._digest: str | None = None
 
     def run(
-        self, pieces: Pieces, checkpoint: Checkpoint | None, *, batch_positions: int | None, text_length: int
+        self, checkpoint: Checkpoint | None, *, batch_positions: int | None, executor: Executor | None, source: Any
     ) -> None:
+        """Add all portions that are not in the sums yet.
+
+        Args:
+            checkpoint: where the sums are kept, and taken up.
+            batch_positions: positions that are run at once; None is for the free memory to decide.
+            executor: adds portions up; None is this process, and processes forked from it.
+            source: where the executor's workers have the model from.
+        """
         started = time.perf_counter()
-        self.state = State(self._zeros())
         kept = None if checkpoint is None else checkpoint.read()
+        # The sizes of batches decide how sums are rounded.
+        asked = batch_positions if kept is None else kept.batch_positions
+        mine = self._mine()
+        first = list(islice(mine, torch.get_num_threads()))
+        n_workers = 1 if executor is not None else self._n_workers(first)
+        budget = RowBudget.choose(self._backend, self._cut.text_length, self._widths, most=asked, n_workers=n_workers)
+        sums = Sums(self._backend, self._widths, budget)
+        self.state = State(sums.totals)
         if kept is not None:
             for layer, total in kept.sums.items():
-                self.state.sums[layer].copy_(total)
-            self.state = replace(kept, sums=self.state.sums)
-            # The sizes of batches decide how sums are rounded.
-            batch_positions = kept.batch_positions
-        self._budget = RowBudget.choose(self._backend, text_length, self._widths, most=batch_positions)
-        rest, digest = pieces.after(self.state.n_pieces, self._progress)
-        if checkpoint is not None and digest is not None and digest != self.state.digest:
-            raise checkpoint.other_work("other texts")
-        for portion in _portions(rest):
-            if not self.state.n_pieces:
-                self._check_layers(portion[0])
-            self._add(portion)
-            if checkpoint is not None:
-                seconds = self.state.seconds + time.perf_counter() - started
-                checkpoint.write_if_due(replace(self.state, batch_positions=self._budget.positions, seconds=seconds))
+                sums.totals[layer].copy_(total)
+            self.state = replace(kept, sums=sums.totals)
+        before = self.state.seconds
+        left = self._left(chain(first, mine), checkpoint)
+        if executor is None and n_workers == 1:
+            added = self._added_here(left, sums)
+        else:
+            recipe = Recipe.of(self._widths, self._cut, self._pieces, budget.positions)
+            elsewhere = Elsewhere(self._backend, recipe, executor=executor, source=source, n_workers=n_workers)
+            added = elsewhere.added(left, sums)
+        with closing(added):
+            for portion, pieces in added:
+                self._count(portion, pieces)
+                if checkpoint is not None:
+                    seconds = before + time.perf_counter() - started
+                    checkpoint.write_if_due(replace(self.state, batch_positions=budget.positions, seconds=seconds))
+        self.state.digest = self._digest or self.state.digest
         if not self.state.n_tokens:
-            raise PromptError("there is no text to collect keys from; give one text or more that is not empty")
+            raise self._nothing()
 
     def moment(self, layer: int) -> Float[Tensor, "d_mlp d_mlp"]:
         """The mean of the products, exactly symmetric."""
@@ -238,96 +282,64 @@ class _Pass:
             )
         return (mean + mean.t()) / 2
 
-    def _zeros(self) -> dict[int, Float[Tensor, "d_mlp d_mlp"]]:
-        # Apple's GPUs have no float64.
-        device = torch.device("cpu") if self._backend.device.type == "mps" else self._backend.device
-        try:
-            return {
-                layer: torch.zeros(width, width, dtype=torch.float64, device=device)
-                for layer, width in self._widths.items()
-            }
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemoryError(
-                f"the sums of {len(self._widths)} layers do not fit into memory; collect fewer layers at a time"
-            ) from error
+    def _n_workers(self, first: Sequence[Portion]) -> int:
+        """In how many forked processes to add portions up, by the first of them."""
+        cfg, n_layers = self._backend.model.cfg, max(self._widths) + 1
+        weights = n_layers * int(cfg.d_model) * (4 * int(cfg.d_model) + 3 * max(self._widths.values()))
+        squares = sum(width**2 for width in self._widths.values())
+        n_tokens = sum(portion.n_pieces for portion in first) * self._cut.text_length
+        return side_by_side(
+            len(first), self._backend.device, n_bytes=12 * squares, n_flop=2 * n_tokens * (weights + squares)
+        )
 
-    def _check_layers(self, piece: list[int]) -> None:
-        tokens = torch.tensor([piece], device=self._backend.device)
-        for layer in self._widths:
-            self._backend.check_w_out(layer, tokens)
+    def _mine(self) -> Iterator[Portion]:
+        """The portions of this shard."""
+        for portion in self._pieces.portions(_PORTION):
+            self.n_portions += 1
+            self._digest = portion.digest
+            if self._shard is None or self._shard.has(portion.number):
+                yield portion
 
-    @torch.no_grad()
-    def _add(self, portion: list[list[int]]) -> None:
-        waiting = sorted(portion, key=len, reverse=True)
-        done = self.state.n_tokens
-        with fast_products(device=self._backend.device, dtype=self._backend.dtype):
-            while waiting:
-                n_rows = max(1, self._budget.positions // len(waiting[0]))
-                batch, waiting = waiting[:n_rows], waiting[n_rows:]
-                self._add_batch(batch, set(self._widths))
-                done += sum(map(len, batch))
-                if self._progress is not None:
-                    self._progress(done, self._max_tokens or 0, "collecting keys")
-        self.state.n_tokens = done
-        self.state.n_pieces += len(portion)
-        for piece in portion:
-            self.state.digest = digest_of(self.state.digest, piece)
+    def _left(self, mine: Iterator[Portion], checkpoint: Checkpoint | None) -> Iterator[Portion]:
+        """The portions that are not in the sums yet."""
+        n_done, passed, digest = self.state.n_pieces, 0, self.state.digest
+        while passed < n_done and (portion := next(mine, None)) is not None:
+            passed += portion.n_pieces
+            digest = portion.digest or digest
+            self._progress(passed, n_done, "passing over what is done")
+        if checkpoint is not None and (passed != n_done or digest != self.state.digest):
+            raise checkpoint.other_work("other texts")
+        yield from mine
 
-    def _add_batch(self, batch: list[list[int]], pending: set[int]) -> None:
-        """Add the products of a batch to the sums of the layers that are pending."""
-        try:
-            self._add_whole(batch, pending)
-        except (RuntimeError, MemoryError) as error:
-            self._budget.halve_after(error, n_rows=len(batch))
+    def _added_here(self, portions: Iterator[Portion], sums: Sums) -> Generator[tuple[Portion, Sequence[list[int]]]]:
+        for portion in portions:
+            pieces = portion.read(self._pieces, self._progress)
+            n_before = self.state.n_tokens
+            sums.add(pieces, lambda done, n_before=n_before: self._tell(n_before + done))
+            yield portion, pieces
+
+    def _count(self, portion: Portion, pieces: Sequence[list[int]]) -> None:
+        """Note that a portion is in the sums."""
+        self.state.n_tokens += sum(map(len, pieces))
+        self.state.n_pieces += len(pieces)
+        if portion.digest is None:
+            for piece in pieces:
+                self.state.digest = digest_of(self.state.digest, piece)
         else:
-            return
-        # Layers that had their products before memory ran out are not pending any more.
-        half = len(batch) // 2
-        for part in (batch[:half], batch[half:]):
-            self._add_batch(part, set(pending))
+            self.state.digest = portion.digest
+        self._tell(self.state.n_tokens)
 
-    def _add_whole(self, batch: list[list[int]], pending: set[int]) -> None:
-        lengths = torch.tensor([len(piece) for piece in batch])
-        tokens = pad_rows(batch, self._backend.device)
-        real = torch.arange(tokens.shape[1]) < lengths[:, None]
-        padded, last = not real.all(), max(pending)
+    def _tell(self, n_tokens: int) -> None:
+        most = self._pieces.max_tokens or 0
+        # What the other shards have is not known before the end of the text.
+        total = most if self._shard is None else min(most, -(-most // (_PORTION * self._shard.count)) * _PORTION)
+        self._progress(min(n_tokens, total or n_tokens), total, "collecting keys")
 
-        def adding(layer: int) -> Any:
-            def add(key: Tensor) -> None:
-                # A model may be spread over several devices.
-                product = _product(key[real.to(key.device)] if padded else key.flatten(0, 1))
-                self.state.sums[layer].add_(product.to(self.state.sums[layer].device))
-                pending.remove(layer)
-
-            return add
-
-        hooks = [(self._backend.key_hook(layer), adding(layer)) for layer in sorted(pending)]
-        with self._backend.hooked(hooks):
-            if last + 1 < self._backend.n_layers:
-                self._backend.run(tokens, layers=last + 1)
-            else:
-                self._backend.logits(tokens, keep=1)
-        if pending:
-            raise ModelError(f"layer {min(pending)} of {self._backend.model_name} never shows its keys")
-
-
-def _portions(pieces: Iterator[list[int]]) -> Iterator[list[list[int]]]:
-    portion: list[list[int]] = []
-    size = 0
-    for piece in pieces:
-        portion.append(piece)
-        size += len(piece)
-        if size >= _PORTION:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion
-
-
-def _product(keys: Float[Tensor, "token d_mlp"]) -> Float[Tensor, "d_mlp d_mlp"]:
-    """Sum over tokens of k k^T, in float32, or in float64 for keys in float64."""
-    # As a linear map it goes through the faster of PyTorch's libraries (backends.products), which wants rows in order.
-    across = keys.detach().t().to(torch.promote_types(keys.dtype, torch.float32)).contiguous()
-    return F.linear(across, across)
+    def _nothing(self) -> PromptError | SettingError:
+        """The error for a collection without a token."""
+        if self._shard is None or not self.n_portions:
+            return PromptError("there is no text to collect keys from; give one text or more that is not empty")
+        return SettingError(
+            f"shard {self._shard} has nothing to do: the text makes {self.n_portions} portions of {_PORTION} tokens, "
+            f"and the first {self.n_portions} shards have one each; join those"
+        )

@@ -1,8 +1,8 @@
 """Files of second moments: our own, and the statistics that the released code of ROME and MEMIT writes.
 
 Ours hold the upper triangle, row by row, in float32: half of what the matrix would take, and more than the sample
-behind it is worth. Theirs are NumPy archives of a `CombinedStat` (`util/runningstats.py`): `mom2.mom2` is the sum of
-the products and `mom2.count` how many there were.
+behind it is worth. Shards, which are yet to be added to each other, are kept in float64. Theirs are NumPy archives of a
+`CombinedStat` (`util/runningstats.py`): `mom2.mom2` is the sum of the products and `mom2.count` how many there were.
 """
 
 import math
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from rome_lens.backends import Fingerprint
 from rome_lens.checks import as_path
-from rome_lens.errors import ArtefactError
+from rome_lens.errors import ArtefactError, SettingError
+from rome_lens.runs import Shard
 from rome_lens.storage import load_tensors, read_fields, save_tensors
 
 KIND = "second_moment"
@@ -30,9 +31,9 @@ _FIELDS = {
     "layer": int,
     "source": str,
     "versions": dict,
-    **dict.fromkeys(("n_tokens", "text_length", "n_pieces", "seed"), int | None),
+    **dict.fromkeys(("n_tokens", "text_length", "n_pieces", "seed", "n_portions"), int | None),
     **dict.fromkeys(("model_name", "loaded_from", "backend", "revision", "dtype", "device"), str | None),
-    **dict.fromkeys(("digest", "created", "command"), str | None),
+    **dict.fromkeys(("digest", "created", "command", "shard"), str | None),
     "prepend_bos": bool | None,
     "seconds": int | float | None,
     "fingerprint": dict | None,
@@ -48,11 +49,12 @@ def write_moment(
     Raises:
         ArtefactError: the file cannot be written.
     """
-    save_tensors(path, kind=KIND, tensors={"triangle": _pack(matrix)}, settings={**history, "d_mlp": len(matrix)})
+    tensors = {"triangle": _pack(matrix, _dtype_of(history))}
+    save_tensors(path, kind=KIND, tensors=tensors, settings={**history, "d_mlp": len(matrix)})
 
 
 def read_moment(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "d_mlp d_mlp"], dict[str, Any]]:
-    """Read what `write_moment` wrote: the matrix in float32, and its history with the fingerprint in it.
+    """Read what `write_moment` wrote: the matrix, and its history with the fingerprint in it.
 
     Raises:
         ArtefactError: there is no such file, it is damaged, or it holds something else.
@@ -65,25 +67,44 @@ def read_moment(path: str | os.PathLike[str]) -> tuple[Float[Tensor, "d_mlp d_ml
             raise ValueError("versions holds something else than texts")
         if fingerprint is not None:
             history["fingerprint"] = Fingerprint.from_dict(fingerprint)
+        if history.get("shard") is not None:
+            _check_shard(history)
         if "triangle" not in tensors:
             raise ValueError("it holds no triangle")
-        return _unpack(tensors["triangle"], d_mlp), history
-    except (ValueError, ArtefactError) as error:
+        return _unpack(tensors["triangle"], d_mlp, _dtype_of(history)), history
+    except (ValueError, ArtefactError, SettingError) as error:
         raise ArtefactError(f"cannot use {os.fspath(path)!r}: a {KIND} that is damaged ({error})") from error
 
 
-def _pack(matrix: Float[Tensor, "d_mlp d_mlp"]) -> Float[Tensor, " triangle"]:
-    """The upper triangle, row by row, in float32 on the CPU."""
-    return torch.cat([row[i:] for i, row in enumerate(matrix.detach().to("cpu", torch.float32))])
+def _dtype_of(history: Mapping[str, Any]) -> torch.dtype:
+    return torch.float32 if history.get("shard") is None else torch.float64
 
 
-def _unpack(triangle: Tensor, d_mlp: int) -> Float[Tensor, "d_mlp d_mlp"]:
+def _check_shard(history: Mapping[str, Any]) -> None:
+    """Refuse a shard without what all of them are joined by.
+
+    Raises:
+        ValueError: it lacks something.
+    """
+    Shard.parse(history["shard"])
+    needed = ("n_tokens", "n_pieces", "n_portions", "digest", "device", "seconds", "fingerprint")
+    lacking = next((name for name in needed if history.get(name) is None), None)
+    if lacking is not None:
+        raise ValueError(f"it is a shard without {lacking}")
+
+
+def _pack(matrix: Float[Tensor, "d_mlp d_mlp"], dtype: torch.dtype) -> Float[Tensor, " triangle"]:
+    """The upper triangle, row by row, on the CPU."""
+    return torch.cat([row[i:] for i, row in enumerate(matrix.detach().to("cpu", dtype))])
+
+
+def _unpack(triangle: Tensor, d_mlp: int, dtype: torch.dtype) -> Float[Tensor, "d_mlp d_mlp"]:
     """The matrix that `_pack` packed.
 
     Raises:
         ValueError: the triangle belongs to no such matrix.
     """
-    if triangle.ndim != 1 or triangle.dtype != torch.float32 or 2 * len(triangle) != d_mlp * (d_mlp + 1):
+    if triangle.ndim != 1 or triangle.dtype != dtype or 2 * len(triangle) != d_mlp * (d_mlp + 1):
         raise ValueError(
             f"a triangle of {triangle.dtype} and shape {tuple(triangle.shape)} belongs to no {d_mlp} x {d_mlp} matrix"
         )

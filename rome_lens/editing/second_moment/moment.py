@@ -9,6 +9,7 @@ edit should leave that key's value alone as well.
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
 from typing import Any, Unpack
 
@@ -22,8 +23,10 @@ from rome_lens.checks import keep, known_names, settings_of, shown, whole_number
 from rome_lens.editing.second_moment.collect import TOKENS_PER_ROW, CollectChanges, CollectSettings, collect_sums
 from rome_lens.editing.second_moment.files import is_npz, read_moment, read_npz, write_moment
 from rome_lens.editing.second_moment.inverse import RIDGES, Inverse, check_matrix
+from rome_lens.editing.second_moment.shards import join_shards
 from rome_lens.errors import ArtefactError, ModelMismatchError, SettingError
 from rome_lens.progress import Progress
+from rome_lens.runs import Shard
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,6 +53,8 @@ class SecondMoment:
         created: when, in ISO 8601, or None.
         command: the shell command that made it, or None.
         seconds: how long that took, or None.
+        shard: which part of a collection this is, such as `2/4`; None for a whole one.
+        n_portions: of a shard: in how many portions the text of all shards comes.
 
     Raises:
         SettingError: the matrix is not square, symmetric and finite, or the layer is no whole number from 0.
@@ -75,6 +80,8 @@ class SecondMoment:
     command: str | None = None
     seconds: float | None = None
     loaded_from: str | None = None
+    shard: str | None = None
+    n_portions: int | None = None
     _inverse: Inverse = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +104,8 @@ class SecondMoment:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Reasons not to trust this C, a sentence each; empty where there are none."""
+        if self.shard is not None:
+            return (f"this is shard {self.shard} of a text; join it with the others (SecondMoment.merge)",)
         if self.n_tokens is not None and self.n_tokens < self.d_mlp:
             return (
                 f"collected from {self.n_tokens} tokens, fewer than the {self.d_mlp} rows of C: it has no inverse of "
@@ -120,6 +129,8 @@ class SecondMoment:
         settings: CollectSettings | None = None,
         source: str | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
+        executor: Executor | None = None,
+        shard: Shard | str | None = None,
         command: str | None = None,
         progress: Progress | None = None,
         **changes: Unpack[CollectChanges],
@@ -127,10 +138,12 @@ class SecondMoment:
         """Run a model over text and average the products of its keys with themselves, of all layers in one pass.
 
         The pass stops at the last of the layers. Products are taken in float32 (in float64 for a model in float64) and
-        summed in float64.
+        summed in float64. Where it is worth it, portions of 16,384 tokens are added up side by side in forked
+        processes of one thread each. With other processes than these the sums are the same up to rounding in float32.
 
         Args:
-            model: a HookedTransformer or a TransformerBridge, processed weights or not.
+            model: a HookedTransformer or a TransformerBridge, processed weights or not; a name, as `load_model` takes
+                it; or a function without arguments that makes one.
             layers: which layers.
             texts: texts; or what `read_texts` reads: a text file, JSON lines, a hub data set; or `self`: text that the
                 model writes itself, which needs no download.
@@ -138,6 +151,10 @@ class SecondMoment:
             source: what the history says about the texts; by default their file, data set or `texts`.
             checkpoint: a file to which sums are written now and then. If it exists the work is taken up from there:
                 the result is the one of a run that was never interrupted, to the last bit. It is removed at the end.
+            executor: adds portions up in its workers, such as one of `process_pool` or `dask_executor`, which need the
+                model's name or a function.
+            shard: collect the i-th of n parts alone, `i/n`, every n-th portion; `merge` joins them. Every shard reads
+                all of a text, and lets the model write no more of `self` than its own part.
             command: what the history says about how this was made.
             progress: called with (done, total, what) now and then, in tokens.
             field: which field of JSON lines or of a data set holds the text; by default `text`.
@@ -154,18 +171,40 @@ class SecondMoment:
             By layer, in the order that was asked for.
 
         Raises:
-            SettingError: a setting is out of its range.
+            SettingError: a setting is out of its range; there are more shards than portions, and none is left for this
+                one; or the executor's processes cannot share the model.
             PromptError: there is no text, or a text holds half a character.
             ArtefactError: a file cannot be read; or the checkpoint cannot be used, or belongs to other work.
             ModelError: the object is no decoder of TransformerLens, or a layer has no `W_out`.
             OutOfMemoryError: not even one piece of text fits into memory.
+            RunError: a worker was lost, or has another model.
         """
         known_names("SecondMoment.collect", changes, CollectChanges.__annotations__)
-        backend = as_backend(model)
         chosen = settings_of(CollectSettings, settings, changes, expected="CollectSettings")
-        collected = collect_sums(backend, layers, texts, chosen, checkpoint=checkpoint, progress=progress)
+        collected = collect_sums(
+            model, layers, texts, chosen, checkpoint=checkpoint, executor=executor, shard=shard, progress=progress
+        )
         said: dict[str, Any] = {"command": command} | ({} if source is None else {"source": source})
         return {layer: cls(**values | said) for layer, values in collected.items()}
+
+    @classmethod
+    def merge(cls, moments: Iterable["SecondMoment"], *, command: str | None = None) -> "SecondMoment":
+        """Join the shards of a layer's collection: the second moment of all their text.
+
+        Sums are added in float64, so it is the one of a collection without shards up to the order of the sums.
+
+        Args:
+            moments: all shards, in any order.
+            command: what the history says about how this was made.
+
+        Raises:
+            SettingError: they are not the shards of one collection, each once.
+        """
+        given = list(moments)
+        if not all(isinstance(moment, cls) for moment in given):
+            raise SettingError(f"moments is {shown(given)}; expected second moments")
+        values: dict[str, Any] = join_shards([(moment.matrix, moment._history()) for moment in given])
+        return cls(**{**values, "command": command})
 
     @classmethod
     def from_matrix(cls, matrix: Tensor, *, layer: int) -> "SecondMoment":
@@ -238,7 +277,8 @@ class SecondMoment:
             raise ArtefactError(f"cannot use {os.fspath(path)!r}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write C (its upper triangle, in float32) and its history to a file (safetensors).
+        """Write C (its upper triangle, in float32; that of a shard in float64) and its history to a file
+        (safetensors).
 
         Raises:
             ArtefactError: the file cannot be written.
@@ -247,10 +287,12 @@ class SecondMoment:
 
     def to_dict(self) -> dict[str, Any]:
         """The history, as JSON can hold it: everything but the matrix."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("matrix", "_inverse")}
         mark = self.fingerprint
         fingerprint = None if mark is None else mark.to_dict() | {"sketch": list(mark.sketch)}
-        return {**plain, "versions": dict(self.versions), "fingerprint": fingerprint}
+        return {**self._history(), "versions": dict(self.versions), "fingerprint": fingerprint}
+
+    def _history(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("matrix", "_inverse")}
 
     def handed_on(self) -> dict[str, Any]:
         """The history as edits hold it, which are handed on: where files lie on this machine does not belong there."""

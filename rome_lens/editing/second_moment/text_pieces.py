@@ -1,15 +1,14 @@
 """Pieces of text as token ids: texts tokenised and cut, or text that a model writes itself.
 
-Pieces come one after the other and in an order that depends on nothing but the source and its settings, so that work on
-them can be taken up where it was left.
+Pieces come in portions, one after the other and in an order that depends on nothing but the source and its settings, so
+that work on them can be taken up where it was left, and shared out.
 """
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -89,6 +88,32 @@ class Cut:
                     return
 
 
+@dataclass(frozen=True)
+class Portion:
+    """Pieces that are added to the sums together: what work on text is shared out by, and taken up at.
+
+    Attributes:
+        number: from 0.
+        first: the number of its first piece, from 0.
+        n_pieces: how many pieces it has.
+        pieces: token ids of each; None where the model has yet to write them (`SelfPieces.write`).
+        digest: of all pieces up to its last one; None where they are not known.
+    """
+
+    number: int
+    first: int
+    n_pieces: int
+    pieces: Sequence[list[int]] | None = None
+    digest: str | None = None
+
+    def read(self, source: "Pieces | None", progress: Progress | None = None) -> Sequence[list[int]]:
+        """Its pieces; `source` writes them where they are not known, and may be None where they are."""
+        if self.pieces is not None:
+            return self.pieces
+        assert isinstance(source, SelfPieces)
+        return source.write(self, progress)
+
+
 class Pieces(ABC):
     """A source of pieces.
 
@@ -101,11 +126,11 @@ class Pieces(ABC):
     max_tokens: int | None
 
     @abstractmethod
-    def after(self, n_pieces: int, progress: Progress | None) -> tuple[Iterator[list[int]], str | None]:
-        """The pieces that come after the first `n_pieces`.
+    def portions(self, size: int) -> Iterator[Portion]:
+        """All portions.
 
-        Returns:
-            The pieces, and the digest of those before them; None where it would take all the work again to know it.
+        Args:
+            size: tokens of one, or up to a piece more; the last may have fewer.
         """
 
 
@@ -116,13 +141,18 @@ class TextPieces(Pieces):
         self._tokenizer, self._texts, self.source = tokenizer, texts, source
         self.max_tokens, self._cut = max_tokens, cut
 
-    def after(self, n_pieces: int, progress: Progress | None) -> tuple[Iterator[list[int]], str | None]:
-        pieces, digest = self._cut.up_to(self.max_tokens, self._all()), ""
-        for done, piece in enumerate(islice(pieces, n_pieces)):
+    def portions(self, size: int) -> Iterator[Portion]:
+        number, first, held, digest = 0, 0, 0, ""
+        pieces: list[list[int]] = []
+        for piece in self._cut.up_to(self.max_tokens, self._all()):
+            pieces.append(piece)
+            held += len(piece)
             digest = digest_of(digest, piece)
-            if progress is not None and done % 100 == 0:
-                progress(done, n_pieces, "passing over what is done")
-        return pieces, digest
+            if held >= size:
+                yield Portion(number, first, len(pieces), pieces, digest)
+                number, first, held, pieces = number + 1, first + len(pieces), 0, []
+        if pieces:
+            yield Portion(number, first, len(pieces), pieces, digest)
 
     def _all(self) -> Iterator[list[int]]:
         for index, text in enumerate(self._texts):
@@ -140,34 +170,56 @@ class SelfPieces(Pieces):
     """Text that the model writes, each piece from a first word of its own.
 
     The pieces are what the model drew, token by token: decoded and tokenised again they might come out differently.
+
+    Attributes:
+        n_tokens: in all.
+        seed: of the random numbers.
     """
 
     def __init__(self, backend: Backend, *, max_tokens: int, seed: int, cut: Cut) -> None:
-        self._backend, self._seed, self._cut = backend, seed, cut
-        self._total = self.max_tokens = max_tokens
+        self._backend, self.seed, self._cut = backend, seed, cut
+        self.n_tokens = self.max_tokens = max_tokens
         self.source = "self"
+        # A portion may end in the midst of texts that are written together: the next one begins with the others.
+        self._latest: tuple[int, list[list[int]]] = -1, []
 
-    def after(self, n_pieces: int, progress: Progress | None) -> tuple[Iterator[list[int]], str | None]:
-        n_tokens = n_pieces * self._cut.text_length
-        return self._cut.up_to(self._total - n_tokens, self._rest(n_pieces, progress)), None
+    def portions(self, size: int) -> Iterator[Portion]:
+        each, n_pieces = -(-size // self._cut.text_length), self._n_pieces
+        for number, first in enumerate(range(0, n_pieces, each)):
+            yield Portion(number, first, min(each, n_pieces - first))
 
-    def _rest(self, n_pieces: int, progress: Progress | None) -> Iterator[list[int]]:
-        rows = self._rows()
-        total = -(-self._total // self._cut.text_length)
+    def write(self, portion: Portion, progress: Progress | None = None) -> list[list[int]]:
+        """The pieces of a portion, written now.
+
+        Args:
+            portion: one of `portions`.
+            progress: called with how many tokens are written.
+        """
+        length, rows = self._cut.text_length, self._rows()
+        numbers = range(portion.first, portion.first + portion.n_pieces)
+        pieces = [self._batch(number // rows, rows, progress)[number % rows] for number in numbers]
+        return [piece[: self.n_tokens - number * length] for number, piece in zip(numbers, pieces, strict=True)]
+
+    @property
+    def _n_pieces(self) -> int:
+        return -(-self.n_tokens // self._cut.text_length)
+
+    def _batch(self, batch: int, rows: int, progress: Progress | None) -> list[list[int]]:
+        """Texts that are written together, by a generator of their own: those before them need not be written."""
+        if self._latest[0] == batch:
+            return self._latest[1]
         banned, firsts = self._tokens()
-        for batch in range(n_pieces // rows, -(-total // rows)):
-            first = batch * rows
-            # A generator a batch: those before it need not be written again.
-            seed = int(np.random.SeedSequence((self._seed, batch)).generate_state(1, np.uint64)[0])
-            generator = torch.Generator().manual_seed(seed)
-            n_rows = min(rows, total - first)
-            chosen = firsts[torch.randint(len(firsts), (n_rows,), generator=generator)]
-            front = self._cut.bos or self._start()
-            prompts = torch.tensor(front).long().expand(n_rows, -1)
-            prompts = torch.cat([prompts, chosen[:, None]], dim=1).to(self._backend.device)
-            texts = self._written(prompts, generator, banned, self._reporting(progress, first, n_rows))
-            # What a text starts behind is no part of it, unless BOS was asked for.
-            yield from (text[len(front) - len(self._cut.bos) :] for text in texts[max(0, n_pieces - first) :])
+        seed = int(np.random.SeedSequence((self.seed, batch)).generate_state(1, np.uint64)[0])
+        generator = torch.Generator().manual_seed(seed)
+        n_rows = min(rows, self._n_pieces - batch * rows)
+        chosen = firsts[torch.randint(len(firsts), (n_rows,), generator=generator)]
+        front = self._cut.bos or self._start()
+        prompts = torch.tensor(front).long().expand(n_rows, -1)
+        prompts = torch.cat([prompts, chosen[:, None]], dim=1).to(self._backend.device)
+        texts = self._written(prompts, generator, banned, self._reporting(progress, batch * rows, n_rows))
+        # What a text starts behind is no part of it, unless BOS was asked for.
+        self._latest = batch, [text[len(front) - len(self._cut.bos) :] for text in texts]
+        return self._latest[1]
 
     def _written(
         self, prompts: torch.Tensor, generator: torch.Generator, banned: list[int], progress: Progress | None
@@ -199,7 +251,7 @@ class SelfPieces(Pieces):
 
         def report(done: int, total: int, what: str) -> None:
             tokens = first * length + n_rows * length * done // total
-            progress(min(tokens, self._total), self._total, "writing text")
+            progress(min(tokens, self.n_tokens), self.n_tokens, "writing text")
 
         return report
 
