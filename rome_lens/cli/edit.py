@@ -55,7 +55,7 @@ def edit(
         paraphrases, neighbours = paraphrases or _PARAPHRASES, neighbours or _NEIGHBOURS
     with progress_bar() as progress:
         from rome_lens.backends import as_backend
-        from rome_lens.cli.edit_report import advice_for_options, edit_as_json, print_edit
+        from rome_lens.cli.edit_report import advice_for_options, edit_as_json, much_lost, print_edit
         from rome_lens.editing import ROME, SecondMoment
         from rome_lens.editing.effect import measure, other_seed, watch
         from rome_lens.editing.rome import check_choices
@@ -82,14 +82,15 @@ def edit(
         made = editor.edit(request, progress=progress)
         progress(0, 0, "measuring")
         measured = measure(made, host, watched, prepend_bos=how.prepend_bos, n_new=look.generate)
+        lost = made.lost_to_rounding(host)
     if look.save is not None:
         made.save(look.save)
         say(f"wrote {look.save}")
-    advice = advice_for_options(made, measured)
-    if advice is not None:
-        say(advice)
+    for words in (advice_for_options(made, measured), much_lost(lost, made.dtype)):
+        if words is not None:
+            say(words)
     print_result(
         as_json,
-        lambda: edit_as_json(made, measured, look.save),
+        lambda: edit_as_json(made, measured, look.save, lost),
         lambda console: print_edit(console, made, measured, str(host.cfg.device), texts_seed=other_seed(editor)),
     )

@@ -30,6 +30,8 @@ _GAP = "  "
 # "0.123 → 0.456"
 _PAIR = 13
 _MOST_SAID = 17
+# A share of an update that its effect can be told by.
+_MUCH_LOST = 0.01
 # More templates than these are not printed.
 _MOST_TEMPLATES = 6
 # What is printed in a place of its own.
@@ -86,7 +88,22 @@ def print_saved_edit(console: Console, edit: Edit) -> None:
     console.print(f"edited in {edit.seconds:.1f} s")
 
 
-def edit_as_json(made: Edit, measured: Measured, save: Path | None) -> dict[str, Any]:
+def much_lost(share: float, dtype: str) -> str | None:
+    """That much of an edit is lost in the weights; None where it is not.
+
+    Args:
+        share: how much of it.
+        dtype: of the weights.
+    """
+    if share <= _MUCH_LOST:
+        return None
+    return (
+        f"{share:.1%} of the update is lost to rounding in {dtype} weights; edit the model in float32 (--dtype), or "
+        "run the edit through hooks (Edit.hooks)"
+    )
+
+
+def edit_as_json(made: Edit, measured: Measured, save: Path | None, lost: float) -> dict[str, Any]:
     """What `rome-lens edit --json` prints."""
     texts = measured.continuations
     return {
@@ -94,6 +111,7 @@ def edit_as_json(made: Edit, measured: Measured, save: Path | None) -> dict[str,
         "prompts": [asdict(effect) for effect in measured.effects],
         "continuations": None if texts is None else dict(zip(("before", "after"), texts, strict=True)),
         "path": None if save is None else str(save),
+        "lost_to_rounding": lost,
     }
 
 

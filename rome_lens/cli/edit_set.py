@@ -74,6 +74,7 @@ def edit_set(
     share = how.share()
     check_files(look.save)
     with progress_bar() as progress:
+        from rome_lens.cli.edit_report import much_lost
         from rome_lens.cli.set_report import print_set, set_as_json, unreached
         from rome_lens.editing.guard import CollapseGuard
         from rome_lens.editing.rome import check_choices
@@ -113,14 +114,20 @@ def edit_set(
                 guard=guard,
                 progress=progress,
             )
+        lost = made.lost_to_rounding(host)
     if look.save is not None:
         made.save(look.save)
         say(f"wrote {look.save}")
-    if (words := unreached(made)) is not None:
-        say(words)
+    for words in (unreached(made), much_lost(lost, str(host.cfg.dtype).removeprefix("torch."))):
+        if words is not None:
+            say(words)
     print_result(
         as_json,
-        lambda: {"set": set_as_json(made), "path": None if look.save is None else str(look.save)},
+        lambda: {
+            "set": set_as_json(made),
+            "path": None if look.save is None else str(look.save),
+            "lost_to_rounding": lost,
+        },
         lambda console: print_set(console, made, str(host.cfg.device)),
     )
 

@@ -14,6 +14,7 @@ from rome_lens.editing.guard import CollapseGuard
 from rome_lens.editing.history import apply_edit, is_applied, revert_edit
 from rome_lens.editing.hooks import Hook, edit_hooks
 from rome_lens.editing.patch import Patch, name_of
+from rome_lens.editing.rounding import lost_share
 from rome_lens.errors import CollapseError, SettingError
 from rome_lens.storage import save_tensors
 
@@ -128,6 +129,23 @@ class Edit(Patch):
             ModelMismatchError: another model; ModelError: not a model of ours.
         """
         return edit_hooks(self, model, rows=rows, force=force)
+
+    def lost_to_rounding(self, model: Any, *, force: bool = False) -> float:
+        """The share of the edit that rounding takes away when it is written into a model's weights.
+
+        Over all layers, `|D' - D| / |D|` in Frobenius norms, where D is what `W_out` is to gain and D' what the
+        unedited matrix gains once the sum is rounded into the model's precision. Some 1e-5 in float32, and much of an
+        edit in bfloat16, whose numbers have 8 bits. Through `hooks` nothing of it is lost.
+
+        Args:
+            model: a HookedTransformer or a TransformerBridge, with or without the edit in its weights.
+            force: as in `apply`.
+
+        Raises:
+            EditStateError: a layer was changed outside rome_lens since our last edit.
+            ModelMismatchError: another model; ModelError: not a model of ours.
+        """
+        return lost_share(self, model, force=force)
 
     def to_hf(self, model_or_path: Any, out: str | os.PathLike[str]) -> None:
         """Write the edited model as a folder that transformers loads.

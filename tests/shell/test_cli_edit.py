@@ -151,6 +151,17 @@ def test_a_target_that_is_not_reached_is_said_on_stderr(shell, args, advice):
     assert "The prompt" in result.stdout
 
 
+def test_what_rounding_takes_is_said_where_it_is_much(shell, monkeypatch, report, edit):
+    assert report["lost_to_rounding"] == edit.lost_to_rounding(shell.model) < 1e-3
+    words = (
+        "of the update is lost to rounding in float32 weights; edit the model in float32 (--dtype), or run the edit "
+    )
+    assert words not in shell.run(*FAST).stderr
+    monkeypatch.setattr(rl.Edit, "lost_to_rounding", lambda *_: 0.254)
+    assert f"rome-lens: 25.4% {words}through hooks (Edit.hooks)\n" in shell.run(*FAST).stderr
+    assert json.loads(shell.run(*FAST, "--json").stdout)["lost_to_rounding"] == 0.254
+
+
 def test_without_arguments_it_edits_the_eiffel_tower(shell, monkeypatch):
     asked = {}
 

@@ -61,6 +61,13 @@ def test_the_printed_set(shell, many):
     assert "second moment of 640 tokens of self (seed 0), from tiny" in said
 
 
+def test_what_rounding_takes_is_said_where_it_is_much(shell, monkeypatch):
+    monkeypatch.setattr(rl.Edit, "lost_to_rounding", lambda *_: 0.254)
+    result = shell.run(*MANY, "--json")
+    assert "rome-lens: 25.4% of the update is lost to rounding in float32 weights; edit the model" in result.stderr
+    assert json.loads(result.stdout)["lost_to_rounding"] == 0.254
+
+
 def test_targets_that_are_not_reached_are_said_on_stderr(shell, many):
     missed = [fact.words for fact in many.facts if not fact.outcome.after.reached]
     said = shell.run(*MANY).stderr
