@@ -106,8 +106,9 @@ def descend(backend: Backend, objective: Objective, descent: Descent, *, progres
         for step in range(descent.num_steps):
             members = [parameters[index] for index in living]
             losses = objective.losses(torch.stack(members))
-            for place, terms in enumerate(zip(*(loss.tolist() for loss in losses), strict=True)):
-                curves[living[place]].append(terms)
+            # One copy a step from wherever the model is.
+            for place, terms in enumerate(torch.stack(losses, dim=1).tolist()):
+                curves[living[place]].append(tuple(terms))
                 if not math.isfinite(terms[0]):
                     raise EditError(
                         f"the loss of {objective.asked[living[place]]} is {terms[0]} at step {step + 1}; load the "

@@ -224,9 +224,8 @@ class _ValueLoss(Objective):
 
     def constrain(self, place: int, parameter: Tensor) -> None:
         """Bring the change back into its ball."""
-        length, most = parameter.norm().item(), self.settings.clamp_norm_factor * self.lengths[place].item()
-        if length > most:
-            parameter.mul_(most / length)
+        length, most = parameter.norm().double(), self.settings.clamp_norm_factor * self.lengths[place].double()
+        parameter.mul_(torch.where(length > most, most / length, 1.0))
 
     def keep(self, going: list[int]) -> None:
         assert self.essence is not None
