@@ -29,7 +29,8 @@ def test_a_command_that_is_not_on_the_page_is_seen(wrong):
 
 def test_every_option_of_a_command_has_a_row():
     block = PAGE.partition("<!-- options of rome-lens stats -->")[2].partition("<!-- end of options -->")[0]
-    expected = "layer positions resume texts field tokens text-length seed bos model backend device dtype out json"
+    expected = "layer positions resume texts field tokens text-length seed bos model backend device dtype"
+    expected += " workers shard dask out json"
     assert [line.split("`")[1] for line in block.splitlines() if line.startswith("| `")] == [
         f"--{name}" for name in expected.split()
     ]

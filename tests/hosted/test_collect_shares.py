@@ -9,7 +9,6 @@ import pytest
 import torch
 from architectures import BRIDGE, architecture
 from refused import refused
-from test_collect import TEXTS
 
 from rome_lens.backends import as_backend
 from rome_lens.editing.second_moment import checkpoint as checkpoints
@@ -24,6 +23,13 @@ from rome_lens.loading.source import ModelSource
 from rome_lens.runs import can_fork, side_by_side
 from rome_lens.storage import load_tensors, save_tensors
 
+TEXTS = [
+    "The tower is in the city of Paris.",
+    "",
+    "Water",
+    "In the year of 1889 the tower was finished, and the city had a lamp that was seen from everywhere." * 2,
+    "Nobody knew who had built it",
+]
 SOURCES = pytest.mark.parametrize("texts", [TEXTS, "self"], ids=["texts", "self"])
 
 
@@ -207,6 +213,23 @@ def test_forked_processes_are_taken_up_to_the_last_bit(two_processes, monkeypatc
     assert all(torch.equal(resumed[layer].matrix, whole[layer].matrix) for layer in whole)
     assert resumed[2].digest == whole[2].digest
     assert not (tmp_path / "work").exists()
+
+
+@SOURCES
+def test_checkpoints_with_portions_of_another_size(monkeypatch, tmp_path, texts):
+    monkeypatch.setattr(checkpoints, "_SECONDS", 0.0)
+    whole = collect(texts)
+
+    def interrupt(done, total, what):
+        if what == "collecting keys" and done > 100:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collecting, "_PORTION", 25)
+        with pytest.raises(KeyboardInterrupt):
+            collect(texts, checkpoint=tmp_path / "work", progress=interrupt)
+    same(resumed := collect(texts, checkpoint=tmp_path / "work"), whole)
+    assert resumed[2].digest == whole[2].digest
 
 
 def test_a_shard_is_taken_up(monkeypatch, tmp_path):

@@ -29,7 +29,7 @@ from rome_lens.editing.second_moment.budget import RowBudget
 from rome_lens.editing.second_moment.checkpoint import Checkpoint, State
 from rome_lens.editing.second_moment.elsewhere import Elsewhere, Recipe
 from rome_lens.editing.second_moment.sums import Sums
-from rome_lens.editing.second_moment.text_pieces import Cut, Pieces, Portion, SelfPieces, TextPieces, digest_of
+from rome_lens.editing.second_moment.text_pieces import Cut, Pieces, Portion, SelfPieces, TextPieces, digest_of_all
 from rome_lens.errors import ModelError, PromptError, SettingError
 from rome_lens.loading.source import ModelSource
 from rome_lens.progress import Progress, silent
@@ -303,13 +303,17 @@ class _Pass:
     def _left(self, mine: Iterator[Portion], checkpoint: Checkpoint | None) -> Iterator[Portion]:
         """The portions that are not in the sums yet."""
         n_done, passed, digest = self.state.n_pieces, 0, self.state.digest
+        rest: list[Portion] = []
         while passed < n_done and (portion := next(mine, None)) is not None:
-            passed += portion.n_pieces
-            digest = portion.digest or digest
+            if portion.n_pieces > n_done - passed:
+                rest = [portion.without(n_done - passed)]
+                passed, digest = n_done, rest[0].before or digest
+            else:
+                passed, digest = passed + portion.n_pieces, portion.digest or digest
             self._progress(passed, n_done, "passing over what is done")
         if checkpoint is not None and (passed != n_done or digest != self.state.digest):
             raise checkpoint.other_work("other texts")
-        yield from mine
+        yield from chain(rest, mine)
 
     def _added_here(self, portions: Iterator[Portion], sums: Sums) -> Generator[tuple[Portion, Sequence[list[int]]]]:
         for portion in portions:
@@ -322,11 +326,7 @@ class _Pass:
         """Note that a portion is in the sums."""
         self.state.n_tokens += sum(map(len, pieces))
         self.state.n_pieces += len(pieces)
-        if portion.digest is None:
-            for piece in pieces:
-                self.state.digest = digest_of(self.state.digest, piece)
-        else:
-            self.state.digest = portion.digest
+        self.state.digest = portion.digest or digest_of_all(self.state.digest, pieces)
         self._tell(self.state.n_tokens)
 
     def _tell(self, n_tokens: int) -> None:

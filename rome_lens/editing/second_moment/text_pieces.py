@@ -7,7 +7,7 @@ that work on them can be taken up where it was left, and shared out.
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
@@ -97,6 +97,7 @@ class Portion:
         first: the number of its first piece, from 0.
         n_pieces: how many pieces it has.
         pieces: token ids of each; None where the model has yet to write them (`SelfPieces.write`).
+        before: digest of all pieces before its first one; None where they are not known.
         digest: of all pieces up to its last one; None where they are not known.
     """
 
@@ -104,7 +105,15 @@ class Portion:
     first: int
     n_pieces: int
     pieces: Sequence[list[int]] | None = None
+    before: str | None = None
     digest: str | None = None
+
+    def without(self, n_pieces: int) -> "Portion":
+        """What is left behind its first pieces: a checkpoint of portions of another size may end there."""
+        first, n_left, pieces, before = self.first + n_pieces, self.n_pieces - n_pieces, self.pieces, self.before
+        if pieces is not None and before is not None:
+            before, pieces = digest_of_all(before, pieces[:n_pieces]), pieces[n_pieces:]
+        return replace(self, first=first, n_pieces=n_left, pieces=pieces, before=before)
 
     def read(self, source: "Pieces | None", progress: Progress | None = None) -> Sequence[list[int]]:
         """Its pieces; `source` writes them where they are not known, and may be None where they are."""
@@ -142,17 +151,11 @@ class TextPieces(Pieces):
         self.max_tokens, self._cut = max_tokens, cut
 
     def portions(self, size: int) -> Iterator[Portion]:
-        number, first, held, digest = 0, 0, 0, ""
-        pieces: list[list[int]] = []
-        for piece in self._cut.up_to(self.max_tokens, self._all()):
-            pieces.append(piece)
-            held += len(piece)
-            digest = digest_of(digest, piece)
-            if held >= size:
-                yield Portion(number, first, len(pieces), pieces, digest)
-                number, first, held, pieces = number + 1, first + len(pieces), 0, []
-        if pieces:
-            yield Portion(number, first, len(pieces), pieces, digest)
+        number, first, digest = 0, 0, ""
+        for pieces in _gathered(self._cut.up_to(self.max_tokens, self._all()), size):
+            before, digest = digest, digest_of_all(digest, pieces)
+            yield Portion(number, first, len(pieces), pieces, before, digest)
+            number, first = number + 1, first + len(pieces)
 
     def _all(self) -> Iterator[list[int]]:
         for index, text in enumerate(self._texts):
@@ -276,6 +279,22 @@ class SelfPieces(Pieces):
         return banned, torch.tensor(firsts)
 
 
-def digest_of(before: str, piece: list[int]) -> str:
-    """SHA-256 of a piece's ids and of the digest of all pieces before it."""
-    return sha256(before.encode() + array("q", piece).tobytes()).hexdigest()
+def _gathered(pieces: Iterator[list[int]], size: int) -> Iterator[list[list[int]]]:
+    """Pieces in lists of that many tokens, or up to a piece more."""
+    held: list[list[int]] = []
+    n_tokens = 0
+    for piece in pieces:
+        held.append(piece)
+        n_tokens += len(piece)
+        if n_tokens >= size:
+            yield held
+            held, n_tokens = [], 0
+    if held:
+        yield held
+
+
+def digest_of_all(before: str, pieces: Iterable[list[int]]) -> str:
+    """SHA-256 of each piece's ids and of the digest of all pieces before it: the last one's."""
+    for piece in pieces:
+        before = sha256(before.encode() + array("q", piece).tobytes()).hexdigest()
+    return before
