@@ -114,10 +114,7 @@ def test_a_shard_is_no_statistic_to_edit_with():
 
 def test_more_shards_than_portions():
     said = refused(SettingError, collect, shard="6/7")
-    assert said == (
-        "shard 6/7 has nothing to do: the text makes 4 portions of 50 tokens, and the first 4 shards have one each; "
-        "join those"
-    )
+    assert said == ("shard 6/7 has nothing to do: the text has portions of 50 tokens for 4 of the 7 shards; join those")
     shards = [collect(shard=f"{number}/7")[2] for number in range(1, 5)]
     same({2: SecondMoment.merge(shards)}, {2: collect()[2]})
 

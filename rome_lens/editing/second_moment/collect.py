@@ -340,6 +340,6 @@ class _Pass:
         if self._shard is None or not self.n_portions:
             return PromptError("there is no text to collect keys from; give one text or more that is not empty")
         return SettingError(
-            f"shard {self._shard} has nothing to do: the text makes {self.n_portions} portions of {_PORTION} tokens, "
-            f"and the first {self.n_portions} shards have one each; join those"
+            f"shard {self._shard} has nothing to do: the text has portions of {_PORTION} tokens for {self.n_portions} "
+            f"of the {self._shard.count} shards; join those"
         )
