@@ -22,6 +22,7 @@ from tokenizers import Regex, pre_tokenizers
 import rome_lens as rl
 import rome_lens.editing.export
 import rome_lens.editing.rome
+import rome_lens.editing.second_moment.collect
 import rome_lens.editing.together.layers
 import rome_lens.evaluation.evaluate
 import rome_lens.evaluation.opened
@@ -219,6 +220,8 @@ def enter(monkeypatch: Any, folder: Path) -> None:
     # A model of sixteen dimensions has no room for a fact: every edit moves all texts, and more than a page allows.
     monkeypatch.setattr(rl.CollapseGuard, "ratio", lambda *given: min(read(*given), 1.0))
     monkeypatch.setattr(rl.SecondMoment, "collect", collect_little)
+    # Little text, and yet some for every shard.
+    monkeypatch.setattr(rome_lens.editing.second_moment.collect, "_PORTION", 256)
     monkeypatch.setattr(rome_lens.evaluation.opened, "continue_prompts", write_little)
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     monkeypatch.setattr(rl.Together, "of", lambda asked: replace(as_asked(asked), at=(1, 2)))
