@@ -21,10 +21,13 @@ def lost_share(patch: Patch, model: Any, *, force: bool) -> float:
     lost = gained = 0.0
     for here in patch.layers:
         before = unedited_matrix(backend, here.layer)
+        squares = torch.zeros(2, dtype=torch.float64, device=before.device)
         for first in range(0, len(before), _ROWS):
             which = slice(first, first + _ROWS)
             gain = here.update.rows(which).to(before.device)
             wanted = before[which].double() + gain
-            lost += (wanted.to(before.dtype).double() - wanted).square().sum().item()
-            gained += gain.square().sum().item()
+            off = wanted.to(before.dtype).double() - wanted
+            squares += torch.stack([off.square().sum(), gain.square().sum()])
+        of_layer = squares.tolist()
+        lost, gained = lost + of_layer[0], gained + of_layer[1]
     return math.sqrt(lost / gained) if gained else 0.0

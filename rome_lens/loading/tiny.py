@@ -11,6 +11,9 @@ from rome_lens.loading.convert import to_transformer_lens
 from rome_lens.loading.hugging_face import Pretrained
 from rome_lens.loading.progress import quiet
 
+# Standard deviation of the weights.
+_SCALE = 0.3
+
 TINY_PROMPT, TINY_SUBJECT = "the tower is in the city of", "the tower"
 
 
@@ -27,15 +30,12 @@ def tiny_model(backend: str) -> Any:
         return to_transformer_lens(made, backend=backend)
 
 
-def word_model(
-    name: str, words: Sequence[str], *, scale: float = 0.3, names_unknown: bool = True, **sizes: Any
-) -> Pretrained:
+def word_model(name: str, words: Sequence[str], *, names_unknown: bool = True, **sizes: Any) -> Pretrained:
     """A GPT-2 of random weights, the same at every call, whose tokens are whole words.
 
     Args:
         name: what it is called.
         words: its vocabulary, behind the end token, which stands for all other words, too.
-        scale: standard deviation of the weights.
         names_unknown: the tokenizer says that the end token stands for unknown words, so that subjects of such words
             are refused.
         sizes: of transformers' configuration.
@@ -55,7 +55,7 @@ def word_model(
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if ".ln_" not in parameter_name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * _SCALE)
         # The end token is no answer: it is never the likeliest.
         model.lm_head.weight[0] = 0
     return Pretrained(name=name, model=model, tokenizer=fast)

@@ -77,9 +77,8 @@ def console(example):
 
 def rome_lens(words):
     words, to_file = (words[:-2], words[-1]) if ">" in words else (words, None)
-    if (
-        "--shard" in words and words[0] != "stats"
-    ):  # so few facts and records would be a single batch, and leave the other shard nothing
+    # So few facts and records would be a single batch, and leave the other shard nothing.
+    if "--shard" in words and words[0] != "stats":
         words = [*words, "--batch", "1"]
     result = CliRunner().invoke(app, [_suggested(word) for word in words], env={"COLUMNS": "80", "TERM": "dumb"})
     assert result.exit_code == 0, (words, result.stderr, result.exception)

@@ -57,7 +57,7 @@ def pretrained() -> Pretrained:
     """A GPT-2 of many thin layers, knowing the facts, whose words are those of the pages."""
     words = sorted({word for page in PAGES for word in re.findall(r"\w+|[^\w\s]+", page.read_text("utf-8"))})
     sizes = {"n_positions": 128, "n_layer": N_LAYERS, "tie_word_embeddings": False}
-    made = word_model("words", ["Colos", "seum", *words], scale=0.2, **sizes)
+    made = word_model("words", ["Colos", "seum", *words], **sizes)
     # Two words of the Colosseum: the pages swap it for the three of the Eiffel Tower.
     made.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.Split(Regex("Colos(?=seum)"), "isolated")]

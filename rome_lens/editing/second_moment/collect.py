@@ -95,7 +95,7 @@ def collect_sums(
     *,
     checkpoint: str | PathLike[str] | None,
     executor: Executor | None,
-    shard: "Shard | str | None",
+    shard: Shard | str | None,
     progress: Progress | None,
 ) -> dict[int, dict[str, Any]]:
     """Collect the second moments of some layers; the arguments are those of `SecondMoment.collect`.
@@ -230,7 +230,12 @@ class _Pass:
         self._digest: str | None = None
 
     def run(
-        self, checkpoint: Checkpoint | None, *, batch_positions: int | None, executor: Executor | None, source: Any
+        self,
+        checkpoint: Checkpoint | None,
+        *,
+        batch_positions: int | None,
+        executor: Executor | None,
+        source: ModelSource,
     ) -> None:
         """Add all portions that are not in the sums yet.
 
