@@ -58,7 +58,7 @@ class RunError(RomeLensError):
 
 
 class OutOfMemoryError(RomeLensError):
-    """Memory ran out although the work was already cut into the smallest pieces."""
+    """Memory ran out although the work was already cut into the smallest pieces, or it is known that it would."""
 
 
 class EditError(RomeLensError):

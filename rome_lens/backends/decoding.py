@@ -134,15 +134,25 @@ def make_ready(
     Returns:
         Whether there is.
     """
-    modules = [backend.model.unembed, *(backend.model.blocks[layer] for layer in range(first, backend.n_layers))]
-    n_bytes = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
-    free = free_bytes(backend.device) // 3
-    if n_bytes > (free if most is None else min(free, most)):
+    if not room_twice(backend, first=first, most=most):
         return False
     for layer in range(first, backend.n_layers):
         stack.enter_context(replay.layer_ready(layer))
     stack.enter_context(replay.unembed_ready())
     return True
+
+
+def room_twice(backend: Backend, *, first: int = 0, most: int | None = None) -> bool:
+    """Whether there is memory for the weights of the layers from `first` on a second time, as `make_ready` takes it."""
+    n_bytes = sum(weights_of(backend, layer) for layer in range(first, backend.n_layers)) + weights_of(backend, None)
+    free = free_bytes(backend.device) // 3
+    return n_bytes <= (free if most is None else min(free, most))
+
+
+def weights_of(backend: Backend, layer: int | None) -> int:
+    """What the weights of a layer take in bytes; of None, those that unembed."""
+    module = backend.model.unembed if layer is None else backend.model.blocks[layer]
+    return sum(parameter.nbytes for parameter in module.parameters())
 
 
 def pad_rows(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "row pos"]:

@@ -149,29 +149,26 @@ def _needed(name: str, device: str | None, dtype: str | None, n_facts: int) -> I
     from rome_lens.cli.needs import Place, needs_of
     from rome_lens.loading.options import as_device, as_dtype
     from rome_lens.loading.shape import Shape
+    from rome_lens.memory import size_in_words
 
     where, precision = as_device(device), as_dtype(dtype)
     shape = Shape.of(name)
     place = Place.measured(shape, where, precision)
     left = place.free
-    yield Finding("free", f"{_size(left)} on {where}")
+    yield Finding("free", f"{size_in_words(left)} on {where}")
     for need in needs_of(shape, place, n_facts):
         took = "" if need.seconds is None else f", about {_time(need.seconds)}"
         fits = need.n_bytes <= left
-        short = "" if fits else f" ({_size(max(left, 0))} are free beside the model)"
+        short = "" if fits else f" ({size_in_words(max(left, 0))} are free beside the model)"
         yield NeedFinding(
             need.what,
-            f"{_size(need.n_bytes)}{took}: {need.of}{short}",
+            f"{size_in_words(need.n_bytes)}{took}: {need.of}{short}",
             fits,
             bytes=need.n_bytes,
             seconds=need.seconds,
         )
         if need.seconds is None:
             left -= need.n_bytes
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.0f} MB"
 
 
 def _time(seconds: float) -> str:

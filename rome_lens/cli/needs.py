@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from rome_lens.editing.batches import kept_of_position
-from rome_lens.editing.forward import MOST_LAID_OUT
+from rome_lens.editing.batches import MOST_LAID_OUT, kept_of_position
 from rome_lens.editing.second_moment.collect import TOKENS_PER_ROW
+from rome_lens.editing.second_moment.inverse import bytes_to_invert
+from rome_lens.editing.second_moment.sums import bytes_to_collect
 from rome_lens.editing.together.system import bytes_to_solve
 from rome_lens.loading.shape import Shape
 from rome_lens.memory import free_bytes
@@ -85,7 +86,7 @@ def needs_of(shape: Shape, place: Place, n_facts: int) -> Iterator[Need]:
     yield Need("model", model, None, f"{shape.n_parameters / 1e6:,.0f} million parameters in {dtype}")
     yield _trace(shape, place, place.free - model)
     edit_bytes, edit_flop = _edit(shape, size)
-    second_moment = (4 + 16) * shape.d_mlp**2  # in float32, and in float64 with its factor
+    second_moment = 4 * shape.d_mlp**2 + bytes_to_invert(shape.d_mlp)
     yield Need("edit", edit_bytes + second_moment, place.seconds(edit_flop), "one request of ten tokens")
     yield _stats(shape, place)
     rows = _KEYS * n_facts
@@ -129,21 +130,21 @@ def _edit(shape: Shape, size: int) -> tuple[int, int]:
     positions = _ROWS * _SUFFIX
     forward = positions * above * 2 * shape.n_block + 2 * _ROWS * shape.d_model * shape.d_vocab
     weights = size * (above * shape.n_block + shape.d_model * shape.d_vocab)
-    kept = max(size, 4) * positions * kept_of_position(shape.d_model, shape.d_mlp)
+    twice = weights > MOST_LAID_OUT
+    kept = max(size, 4) * positions * kept_of_position(above, shape.d_model, shape.d_mlp, twice=twice)
     logits = 3 * max(size, 4) * _ROWS * shape.d_vocab
-    if weights <= MOST_LAID_OUT:
-        return above * kept + logits, 2 * _STEPS * forward
-    # Of one layer at a time, with copies of its weights; the others keep what enters them, and run twice.
-    entering = above * positions * size * shape.d_model
+    if not twice:
+        return kept + logits, 2 * _STEPS * forward
+    # Copies of the weights of one layer at a time.
     copies = size * (2 * shape.n_block + shape.d_model * shape.d_vocab)
-    return entering + 2 * kept + copies + logits, 3 * _STEPS * forward
+    return kept + copies + logits, 3 * _STEPS * forward
 
 
 def _stats(shape: Shape, place: Place) -> Need:
     n_tokens = TOKENS_PER_ROW * shape.d_mlp
     flop = n_tokens * (2 * shape.n_block * (shape.n_layers // 3 + 1) + 2 * shape.d_mlp**2)
     run = _STATS_POSITIONS * (place.dtype.itemsize * numbers_of_position(shape.d_model, shape.d_mlp) + 12 * shape.d_mlp)
-    return Need("stats", 12 * shape.d_mlp**2 + run, place.seconds(flop), f"one layer, {n_tokens:,} tokens")
+    return Need("stats", bytes_to_collect([shape.d_mlp]) + run, place.seconds(flop), f"one layer, {n_tokens:,} tokens")
 
 
 def _rate(shape: Shape, device: torch.device, dtype: torch.dtype) -> float:

@@ -4,11 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from rome_lens.backends import Backend
-from rome_lens.memory import free_bytes
+from rome_lens.backends.decoding import room_twice, weights_of
+from rome_lens.memory import check_fits, free_bytes
 from rome_lens.progress import Progress
 from rome_lens.runs import forked_map
 
 _T = TypeVar("_T")
+
+MOST_LAID_OUT = 2**30
+"""The most bytes of weights that are kept a second time, laid out for the calls of the optimiser: of larger models that
+takes more memory than the optimiser, and no less time than to run their layers twice (docs/benchmarks.md)."""
 
 # Where memory is the only bound that counts.
 _MOST_ELSEWHERE = 64
@@ -29,13 +34,44 @@ def batch_size_for(backend: Backend, n_bytes: int, *, most: Mapping[str, int]) -
 def kept_for_gradients(backend: Backend, layer: int, *, n_positions: int) -> int:
     """Roughly how many numbers the layers from `layer` up keep for the gradient at these positions."""
     d_mlp = int(getattr(backend.model.cfg, "d_mlp", None) or backend.w_out(layer).matrix.shape[0])
-    return n_positions * (backend.n_layers - layer) * kept_of_position(backend.d_model, d_mlp)
+    n_layers, twice = backend.n_layers - layer, not room_twice(backend, first=layer, most=MOST_LAID_OUT)
+    return n_positions * kept_of_position(n_layers, backend.d_model, d_mlp, twice=twice)
 
 
-def kept_of_position(d_model: int, d_mlp: int) -> int:
-    """Roughly how many numbers a block keeps of one position for the gradient."""
+def kept_of_position(n_layers: int, d_model: int, d_mlp: int, *, twice: bool) -> int:
+    """Roughly how many numbers some blocks keep of one position for the gradient.
+
+    Args:
+        n_layers: how many blocks.
+        d_model: width of the residual stream.
+        d_mlp: width of the MLP.
+        twice: they are run once more for the gradient, one at a time, and keep what enters them until then.
+    """
     # The residual and its norms, queries, keys and values; the MLP's hidden layer before, within and after.
-    return 24 * d_model + 8 * d_mlp
+    block = 24 * d_model + 8 * d_mlp
+    return n_layers * d_model + 2 * block if twice else n_layers * block
+
+
+def check_gradients_fit(backend: Backend, layer: int, n_bytes: int, *, n_together: int, instead: str) -> None:
+    """Refuse, before the optimiser begins, requests whose gradients memory does not hold.
+
+    Args:
+        backend: the model.
+        layer: the layer that is edited.
+        n_bytes: what one request holds meanwhile.
+        n_together: how many are worked on together.
+        instead: what to do about one that is too large alone.
+
+    Raises:
+        OutOfMemoryError: so much is not free.
+    """
+    total = n_together * n_bytes
+    if not room_twice(backend, first=layer, most=MOST_LAID_OUT):
+        # Weights of a block at a time, as it is called and as it is differentiated, and those that unembed.
+        total += 2 * weights_of(backend, layer) + weights_of(backend, None)
+    alone = n_together == 1
+    what = "to find an edit" if alone else f"to find {n_together} edits together"
+    check_fits(what, total, backend.device, instead=instead if alone else "take a smaller batch_size")
 
 
 def split_by_length(lengths: Sequence[int], *, batch_size: int) -> list[list[int]]:

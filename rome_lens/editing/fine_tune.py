@@ -10,7 +10,7 @@ import torch
 from rome_lens.backends import Backend, as_backend, fast_products
 from rome_lens.checks import choice, flag, whole_number
 from rome_lens.editing.answers import answered_prompt, old_answers, read_answers
-from rome_lens.editing.batches import batch_size_for, in_parts, kept_for_gradients, split_by_length
+from rome_lens.editing.batches import batch_size_for, check_gradients_fit, in_parts, kept_for_gradients, split_by_length
 from rome_lens.editing.edit import Edit
 from rome_lens.editing.history import edits_in_weights
 from rome_lens.editing.hooks import matrix_hooks
@@ -27,6 +27,7 @@ from rome_lens.tokens import TokenisedPrompt
 
 # A larger batch no longer pays.
 _MOST_TOGETHER = {"cpu": 8}
+_SMALLER = "shorten the prompt or the target, or free some memory first"
 _ADVICE = "choose another layer, more steps or a larger norm_constraint"
 
 
@@ -141,6 +142,7 @@ class FineTuning:
         Raises:
             SettingError: batch_size is no whole number from 1.
             PromptError, SubjectError, AnswerError, EditError, ModelError: as `edit` raises, for the first that fails.
+            OutOfMemoryError: memory does not hold what the gradient needs.
         """
         if batch_size is not None:
             batch_size = whole_number("batch_size", batch_size, least=1, expected="a whole number of requests")
@@ -151,8 +153,10 @@ class FineTuning:
                 answered_prompt(self._backend, request, request.target_new, prepend_bos=self.prepend_bos)
                 for request in requests
             ]
-            if batch_size is None:
-                batch_size = _batch_size(self._backend, prompts, layer=self.layer)
+            n_bytes = _bytes(self._backend, prompts, layer=self.layer)
+            batch_size = batch_size or batch_size_for(self._backend, n_bytes, most=_MOST_TOGETHER)
+            together = max(1, min(batch_size, len(requests)))
+            check_gradients_fit(self._backend, self.layer, n_bytes, n_together=together, instead=_SMALLER)
             return in_parts(
                 split_by_length([len(prompt.ids) for prompt in prompts], batch_size=batch_size),
                 lambda part, progress: self._edit_together(
@@ -191,13 +195,12 @@ class FineTuning:
         )
 
 
-def _batch_size(backend: Backend, prompts: Sequence[TokenisedPrompt], *, layer: int) -> int:
-    """As many requests as memory holds while gradients are taken, and no more than pay."""
+def _bytes(backend: Backend, prompts: Sequence[TokenisedPrompt], *, layer: int) -> int:
+    """Roughly what the largest request holds while gradients are taken."""
     d_mlp, d_model = backend.w_out(layer).matrix.shape
     length = max((len(prompt.ids) for prompt in prompts), default=1)
     n_read = max((len(prompt.answer_ids) for prompt in prompts), default=1)
     # The matrix, its gradient, Adam's two moments, and the batch of matrices with its gradient.
     matrices = 6 * d_mlp * d_model
     kept = kept_for_gradients(backend, layer, n_positions=length)
-    n_bytes = (matrices + kept + 4 * n_read * backend.d_vocab) * max(4, backend.dtype.itemsize)
-    return batch_size_for(backend, n_bytes, most=_MOST_TOGETHER)
+    return (matrices + kept + 4 * n_read * backend.d_vocab) * max(4, backend.dtype.itemsize)

@@ -16,16 +16,13 @@ from torch.utils.checkpoint import checkpoint
 
 from rome_lens.backends import Backend, BlockReplay, First, KeysValues, ReplayError, check_replayed, fast_products
 from rome_lens.backends.decoding import make_ready, record_blocks
+from rome_lens.editing.batches import MOST_LAID_OUT
 from rome_lens.editing.hooks import Hook
 from rome_lens.editing.prompts import Batch, Rows
 from rome_lens.editing.value_settings import At
 from rome_lens.errors import ModelError
 
 _R = TypeVar("_R", bound=Rows)
-
-MOST_LAID_OUT = 2**30
-"""The most bytes of weights that are kept a second time, laid out for the calls of the optimiser: of larger models that
-takes more memory than the optimiser, and no less time than to run their layers twice (docs/benchmarks.md)."""
 
 
 class Forward(ABC, Generic[_R]):

@@ -13,7 +13,7 @@ from torch import Tensor
 from rome_lens.backends import Backend
 from rome_lens.backends.decoding import pad_rows
 from rome_lens.checks import is_list, shown
-from rome_lens.editing.batches import batch_size_for, kept_for_gradients, split_by_length
+from rome_lens.editing.batches import batch_size_for, check_gradients_fit, kept_for_gradients, split_by_length
 from rome_lens.editing.keys import KeysOfFact
 from rome_lens.errors import PromptError, SettingError
 from rome_lens.facts import EditRequest
@@ -24,6 +24,7 @@ BARE = "{}"
 EssenceAt = Literal["last", "subject"]
 """Where the essence is read: after "is a", or at the subject's last token, as the released code reads it."""
 
+_SMALLER = "shorten the prompt, or give fewer or shorter context templates"
 # What shall stay as it is, whatever is edited (paper, equation 4).
 _ESSENCE = "{} is a"
 # A larger batch no longer pays (benchmarks/edit.py): on a CPU what is kept for the gradient leaves the caches, and its
@@ -311,10 +312,16 @@ def split_requests(
 
     Requests of like length go together, since all rows of a batch are as long as its longest. Several processes, each
     with a batch of its own, share the memory, and none is left without a batch.
+
+    Raises:
+        OutOfMemoryError: not even one of them fits, or not as many as were asked for.
     """
+    n_bytes = _most_bytes(backend, requests, layer)
     if batch_size is None:
-        batch_size = batch_size_for(backend, n_processes * _most_bytes(backend, requests, layer), most=_MOST_TOGETHER)
+        batch_size = batch_size_for(backend, n_processes * n_bytes, most=_MOST_TOGETHER)
         batch_size = min(batch_size, ceil(len(requests) / n_processes) or 1)
+    together = max(1, min(batch_size, len(requests)))
+    check_gradients_fit(backend, layer, n_bytes, n_together=together, instead=_SMALLER)
     return split_by_length([request.n_suffix for request in requests], batch_size=batch_size)
 
 

@@ -30,6 +30,7 @@ from rome_lens.editing.weight_update import LowRank
 from rome_lens.errors import EditStateError, SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import request_of, requests_of
+from rome_lens.memory import check_fits
 from rome_lens.progress import Progress
 
 
@@ -137,6 +138,7 @@ class ROME:
             PromptError, SubjectError, AnswerError: the request does not fit the model, or it says the target already.
             EditError: the loss is no number, or the update would explode.
             ModelError: what leaves the layer's MLP is not its key times `W_out`.
+            OutOfMemoryError: memory does not hold what the gradient needs, or C's factor.
         """
         return self.edit_many([request_of(request)], progress=progress)[0]
 
@@ -161,8 +163,10 @@ class ROME:
         Raises:
             SettingError: batch_size is no whole number from 1.
             PromptError, SubjectError, AnswerError, EditError, ModelError: as `edit` raises, for the first that fails.
+            OutOfMemoryError: the same.
             RunError: one of the processes was lost: killed, or out of memory.
         """
+        self._check_memory([self.second_moment])
         return self.edits(self.solve(requests, batch_size=batch_size, progress=progress))
 
     def edit_many_under(
@@ -192,6 +196,7 @@ class ROME:
         if isinstance(second_moments, SecondMoment | Tensor) or not is_list(second_moments):
             raise SettingError(f"second_moments is {shown(second_moments)}; expected a list of second moments")
         moments = [self._checked(moment) for moment in second_moments]
+        self._check_memory(moments)
         solved = self.solve(requests, batch_size=batch_size, progress=progress)
         return [self.edits(solved, second_moment=moment) for moment in moments]
 
@@ -291,6 +296,20 @@ class ROME:
             made_on=made_on,
             started=started,
         )
+
+    def _check_memory(self, moments: Sequence[SecondMoment]) -> None:
+        """Refuse, before values are found, what memory cannot solve.
+
+        Raises:
+            OutOfMemoryError: a Cholesky factor does not fit.
+        """
+        for moment in moments:
+            check_fits(
+                f"to solve with the second moment of layer {moment.layer}",
+                moment.bytes_to_solve,
+                moment.matrix.device,
+                instead="free some memory first",
+            )
 
     def _update(self, one: SolvedRequest, moment: SecondMoment) -> tuple[LowRank, float, float]:
         """The update, rounded to the model's precision, float32 at least; length of the answered key, and `u . key`."""

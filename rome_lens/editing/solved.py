@@ -83,6 +83,7 @@ def solve_requests(
         EditError: a loss is no number. ModelError: what leaves the layer's MLP is not its key times `W_out`, or not
             what its block adds to its output. SettingError: the model has no such layer. RunError: one of the processes
             was lost.
+        OutOfMemoryError: memory does not hold what the gradient of a request needs.
     """
     layers = [backend.check_layer(layer) for layer in key_layers]
     essence_at, templates = choices.essence_at, choices.context_templates

@@ -23,7 +23,7 @@ from rome_lens.loading.hugging_face import Pretrained
 from rome_lens.loading.options import HOOKED_TRANSFORMER, TRANSFORMER_BRIDGE, has_hooked_transformer
 from rome_lens.loading.twin import twin_of
 from rome_lens.loading.views import bytes_beside, without_sharing
-from rome_lens.memory import free_bytes
+from rome_lens.memory import free_bytes, size_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -270,8 +270,8 @@ def _room_missing(pretrained: Pretrained) -> str | None:
     if needed < free:
         return None
     return (
-        f"as a HookedTransformer {pretrained.name!r} takes {needed / 1e9:.1f} GB beside what was read, and "
-        f"{free / 1e9:.1f} GB are free"
+        f"as a HookedTransformer {pretrained.name!r} takes {size_in_words(needed)} beside what was read, and "
+        f"{size_in_words(free)} are free"
     )
 
 

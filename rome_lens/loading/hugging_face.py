@@ -77,12 +77,15 @@ def read_pretrained(location: Location, wanted: Wanted) -> Pretrained:
     Raises:
         ModelNotFoundError: there is no model of that name.
         ModelError: there is one, but it is not a decoder or cannot be read.
+        OutOfMemoryError: its weights do not fit into memory.
     """
     what = f"loading {location.name}"
     wanted.progress(0, 0, what)
     with quiet(what, progress=wanted.progress) as bar:
         if not location.known:
-            check_decoder(read_config(location), location)
+            config = read_config(location)
+            check_decoder(config, location)
+            _check_fits(config, location, wanted)
         tokenizer = _load_tokenizer(location, as_stored=wanted.tokenizer_as_stored)
         model = _load_weights(location, dtype=wanted.dtype, device=wanted.device, bar=bar)
         return Pretrained(location.name, model, tokenizer)
@@ -143,6 +146,51 @@ def check_decoder(config: PreTrainedConfig, location: Location) -> None:
         reason = "an encoder has no next token to predict"
     if reason:
         raise ModelError(f"{location.name!r} (a {config.model_type}) is not a language decoder: {reason}")
+
+
+def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model of this configuration that holds no numbers.
+
+    Raises:
+        Exception: whatever a foreign configuration makes transformers stumble over.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _check_fits(config: PreTrainedConfig, location: Location, wanted: Wanted) -> None:
+    """Refuse weights that memory does not hold, before they are fetched and read.
+
+    Raises:
+        OutOfMemoryError: they do not fit.
+    """
+    # Late: these import torch.
+    import torch
+
+    from rome_lens.memory import check_fits
+
+    stored: Any = config.dtype
+    if isinstance(stored, str):
+        stored = getattr(torch, stored, None)
+    # On a CPU weights whose type is kept are mapped, and take no memory of their own.
+    if wanted.device.type == "cpu" and stored in (None, wanted.dtype):
+        return
+    try:
+        n_parameters = sum(parameter.numel() for parameter in empty_model(config).parameters())
+    except Exception:  # reading the model says what is wrong
+        return
+    instead = "choose another device or a smaller dtype"
+    if stored is not None and stored.itemsize < wanted.dtype.itemsize:
+        instead = f"load it in {_short(stored)}, as it is stored"
+    what = f"to load {location.name!r} in {_short(wanted.dtype)}"
+    check_fits(what, n_parameters * wanted.dtype.itemsize, wanted.device, instead=instead)
+
+
+def _short(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _load_tokenizer(location: Location, *, as_stored: bool) -> PreTrainedTokenizerBase:

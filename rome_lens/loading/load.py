@@ -57,6 +57,7 @@ def load_model(
         ModelNotFoundError: no model of that name.
         ModelError: not a decoder, unreadable, not hosted by TransformerLens in the class asked for, or computing
             something else there than in transformers.
+        OutOfMemoryError: its weights do not fit into memory.
         DownloadError: the default model could not be fetched or stored.
     """
     check_backend(backend)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rome_lens.errors import ModelError, one_line
 from rome_lens.loading.default_model import DEFAULT_MODEL, N_LAYERS
-from rome_lens.loading.hugging_face import check_decoder
+from rome_lens.loading.hugging_face import check_decoder, empty_model
 from rome_lens.loading.pretrained import find_config
 from rome_lens.loading.progress import quiet
 
@@ -61,12 +61,10 @@ class Shape:
 
 def _shape(name: str, config: Any) -> Shape:
     import torch
-    from transformers import AutoModelForCausalLM
 
     text = config.get_text_config()
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+        model = empty_model(config)
         n_layers, d_model, d_vocab = int(text.num_hidden_layers), int(text.hidden_size), int(text.vocab_size)
     except Exception as error:  # whatever a foreign config.json makes transformers stumble over
         raise ModelError(f"the configuration of {name!r} does not say how large it is ({one_line(error)})") from error

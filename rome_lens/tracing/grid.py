@@ -173,7 +173,7 @@ def _all_grids(
     backend: Backend, plans: Sequence[_Plan], engine: str, progress: Progress | None, notes: tuple[str, ...] = ()
 ) -> list[Grids]:
     """The grids of all cases, those together that memory holds."""
-    budget = Budget.choose(backend)
+    budget = Budget.checked(backend, max((plan.case.n_prompt for plan in plans), default=1))
     found: list[Grids] = []
 
     def scored(some: slice) -> list[list[_Scored]]:

@@ -8,7 +8,7 @@ import torch
 
 from rome_lens.backends import Backend
 from rome_lens.errors import OutOfMemoryError
-from rome_lens.memory import free_bytes, is_out_of_memory
+from rome_lens.memory import check_fits, free_bytes, is_out_of_memory
 
 _T = TypeVar("_T")
 
@@ -51,6 +51,20 @@ class Budget:
         d_model, d_mlp = int(cfg.d_model), int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
         free = free_bytes(backend.device)
         return cls.of_sizes(d_model, d_mlp, dtype=backend.dtype, on_gpu=backend.device.type == "cuda", free=free)
+
+    @classmethod
+    def checked(cls, backend: Backend, n_tokens: int) -> "Budget":
+        """Sizes for this model, if it can trace a prompt of so many tokens at all.
+
+        Raises:
+            OutOfMemoryError: memory does not hold the clean run and one corrupted copy, with their logits.
+        """
+        cfg = backend.model.cfg
+        d_model, d_mlp = int(cfg.d_model), int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
+        rows, size = 2, backend.dtype.itemsize
+        least = rows * (n_tokens * size * numbers_of_position(d_model, d_mlp) + 4 * size * backend.d_vocab)
+        check_fits(f"a trace of {n_tokens} tokens", least, backend.device, instead="shorten the prompt")
+        return cls.choose(backend)
 
     @classmethod
     def of_sizes(cls, d_model: int, d_mlp: int, *, dtype: torch.dtype, on_gpu: bool, free: int) -> "Budget":

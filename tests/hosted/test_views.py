@@ -130,7 +130,7 @@ def test_auto_takes_the_bridge_where_memory_is_short(free, backend, monkeypatch,
         []
         if free > 100
         else [
-            "as a HookedTransformer 'gpt2' takes 0.0 GB beside what was read, and 0.0 GB are free; using a "
+            "as a HookedTransformer 'gpt2' takes 0 MB beside what was read, and 0 MB are free; using a "
             "TransformerBridge"
         ]
     )
@@ -168,6 +168,6 @@ def test_a_converter_that_cannot_be_asked_is_taken_to_copy_everything(monkeypatc
 
     monkeypatch.setattr(convert, "_translated", refuse)
     monkeypatch.setattr(convert, "free_bytes", lambda device: size - 1)
-    assert "takes 0.0 GB beside what was read" in (convert._room_missing(source) or "")
+    assert "takes 0 MB beside what was read" in (convert._room_missing(source) or "")
     monkeypatch.setattr(convert, "free_bytes", lambda device: size + 1)
     assert convert._room_missing(source) is None

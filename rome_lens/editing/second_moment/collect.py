@@ -28,10 +28,11 @@ from rome_lens.editing.history import unedited_fingerprint
 from rome_lens.editing.second_moment.budget import RowBudget
 from rome_lens.editing.second_moment.checkpoint import Checkpoint, State
 from rome_lens.editing.second_moment.elsewhere import Elsewhere, Recipe
-from rome_lens.editing.second_moment.sums import Sums
+from rome_lens.editing.second_moment.sums import Sums, bytes_to_collect
 from rome_lens.editing.second_moment.text_pieces import Cut, Pieces, Portion, SelfPieces, TextPieces, digest_of_all
 from rome_lens.errors import ModelError, PromptError, SettingError
 from rome_lens.loading.source import ModelSource
+from rome_lens.memory import check_fits
 from rome_lens.progress import Progress, silent
 from rome_lens.runs import Shard
 from rome_lens.runs.side_by_side import side_by_side
@@ -109,7 +110,14 @@ def collect_sums(
     backend = as_backend(source.open(progress or silent))
     in_order = _checked_layers(backend, layers)
     wanted = sorted(in_order)
-    enough = TOKENS_PER_ROW * max(backend.w_out(layer).matrix.shape[0] for layer in wanted)
+    rows = [backend.w_out(layer).matrix.shape[0] for layer in wanted]
+    check_fits(
+        f"to collect the second moments of {len(wanted)} layers" if len(wanted) > 1 else "to collect a second moment",
+        bytes_to_collect(rows),
+        backend.device,
+        instead="collect fewer layers at a time" if len(wanted) > 1 else "free some memory first",
+    )
+    enough = TOKENS_PER_ROW * max(rows)
     cut = Cut.checked(backend, settings.text_length, prepend_bos=settings.prepend_bos)
     pieces = _pieces(backend, texts, settings, cut, enough=enough)
     own = isinstance(pieces, SelfPieces)
@@ -254,6 +262,7 @@ class _Pass:
         n_workers = 1 if executor is not None else self._n_workers(first)
         budget = RowBudget.choose(self._backend, self._cut.text_length, self._widths, most=asked, n_workers=n_workers)
         sums = Sums(self._backend, self._widths, budget)
+        self._totals = sums.totals
         self.state = State(sums.totals)
         if kept is not None:
             for layer, total in kept.sums.items():
@@ -278,14 +287,14 @@ class _Pass:
             raise self._nothing()
 
     def moment(self, layer: int) -> Float[Tensor, "d_mlp d_mlp"]:
-        """The mean of the products, exactly symmetric."""
-        mean = self.state.sums[layer].cpu() / self.state.n_tokens
+        """The mean of the products, exactly symmetric. Its sum is given up: a second copy of each is not held."""
+        mean = self._totals.pop(layer).cpu().div_(self.state.n_tokens)
         if not mean.isfinite().all():
             raise ModelError(
                 f"the keys of layer {layer} of {self._backend.model_name} are not finite in {self._backend.dtype}; "
                 "load it in float32"
             )
-        return (mean + mean.t()) / 2
+        return (mean + mean.t()).div_(2)
 
     def _n_workers(self, first: Sequence[Portion]) -> int:
         """In how many forked processes to add portions up, by the first of them."""

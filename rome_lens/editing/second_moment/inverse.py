@@ -21,6 +21,7 @@ factor.
 
 # How far from its transpose a matrix may be and still be C with rounding errors, in units of its largest entry.
 _ASYMMETRY = 1e-4
+_ROWS = 1024
 
 
 def check_matrix(matrix: Any) -> None:
@@ -36,11 +37,23 @@ def check_matrix(matrix: Any) -> None:
         complaint = f"has shape {tuple(matrix.shape)}"
     elif not matrix.isfinite().all():
         complaint = "holds numbers that are not finite"
-    elif (matrix - matrix.t()).abs().max() > _ASYMMETRY * matrix.abs().max():
+    elif _asymmetry(matrix) > _ASYMMETRY * max(matrix.max().item(), -matrix.min().item()):
         complaint = "is not symmetric"
     else:
         return
     raise SettingError(f"a second moment is square, symmetric and finite; this matrix {complaint}")
+
+
+def _asymmetry(matrix: Float[Tensor, "d_mlp d_mlp"]) -> float:
+    """The largest difference between an entry and its mirror image, some rows at a time: a large C is held once."""
+    starts = range(0, len(matrix), _ROWS)
+    parts = ((matrix[start : start + _ROWS], matrix[:, start : start + _ROWS]) for start in starts)
+    return max((rows - columns.t()).abs().max().item() for rows, columns in parts)
+
+
+def bytes_to_invert(d_mlp: int) -> int:
+    """What a Cholesky factor of C takes in bytes while it is made: C with its ridge, and the factor, in float64."""
+    return 16 * d_mlp**2
 
 
 class Inverse:
@@ -67,6 +80,11 @@ class Inverse:
             raise SettingError("the key holds numbers that are not finite; load the model in float32")
         _, factor = self._factor(ridge)
         return torch.cholesky_solve(keys.t(), factor).t().reshape(key.shape)
+
+    @property
+    def bytes_to_solve(self) -> int:
+        """As `SecondMoment.bytes_to_solve`."""
+        return 0 if self._kept else bytes_to_invert(len(self._matrix))
 
     @property
     def ridge(self) -> float:

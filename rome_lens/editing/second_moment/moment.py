@@ -102,6 +102,11 @@ class SecondMoment:
         return self.matrix.shape[0]
 
     @property
+    def bytes_to_solve(self) -> int:
+        """Memory that the first `solve` takes beyond C itself, roughly: its Cholesky factor is made and kept."""
+        return self._inverse.bytes_to_solve
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Reasons not to trust this C, a sentence each; empty where there are none."""
         if self.shard is not None:

@@ -122,6 +122,13 @@ class Sums:
             raise ModelError(f"layer {min(pending)} of {self._backend.model_name} never shows its keys")
 
 
+def bytes_to_collect(widths: Sequence[int]) -> int:
+    """What sums of these widths take in bytes: each in float64, and beside them the product that is added or the mean
+    that is made of the widest.
+    """
+    return 8 * (sum(width**2 for width in widths) + max(widths) ** 2)
+
+
 def _product(keys: Float[Tensor, "token d_mlp"]) -> Float[Tensor, "d_mlp d_mlp"]:
     """Sum over tokens of k k^T, in float32, or in float64 for keys in float64."""
     # As a linear map it goes through the faster of PyTorch's libraries (backends.products), which wants rows in order.

@@ -37,7 +37,6 @@ from rome_lens.errors import (
     AnswerError,
     CollapseError,
     EditStateError,
-    OutOfMemoryError,
     PromptError,
     SettingError,
     SubjectError,
@@ -45,7 +44,7 @@ from rome_lens.errors import (
 from rome_lens.facts import EditRequest
 from rome_lens.kinds import requests_of
 from rome_lens.loading.source import ModelSource
-from rome_lens.memory import free_bytes
+from rome_lens.memory import check_fits
 from rome_lens.progress import Progress, silent
 from rome_lens.runs import Shard
 
@@ -389,12 +388,14 @@ class TogetherEditor(ABC):
         n_templates, bare_weight = len(choices.context_templates), choices.bare_weight
         n_keys = n_keys_of(n_templates, bare_weight=bare_weight, which=self.values.keys)
         needed = bytes_to_solve(n_facts * n_keys, widths=d_mlp, d_mlp=d_mlp, d_model=self._backend.d_model)
-        free = free_bytes(torch.device("cpu"))
-        if needed > free:
-            raise OutOfMemoryError(
-                f"to solve {n_facts} facts in {len(d_mlp)} layers takes about {needed / 2**30:.1f} GiB, and "
-                f"{free / 2**30:.1f} GiB are free; edit one layer, or fewer facts together"
-            )
+        needed += sum(moment.bytes_to_solve for moment in self.second_moments.values())
+        several = len(d_mlp) > 1
+        check_fits(
+            f"to solve {n_facts} facts" + (f" in {len(d_mlp)} layers" if several else ""),
+            needed,
+            torch.device("cpu"),
+            instead="edit one layer, or fewer facts together" if several else "edit fewer facts together",
+        )
 
     @cached_property
     def terms(self) -> Terms:
