@@ -70,7 +70,15 @@ class Backend(ABC):
 
     @property
     def device(self) -> torch.device:
+        """Where the model's first parameter is. Of a model that is spread over several devices, all that is handed over
+        here comes from there and goes there: tokens, activations and logits.
+        """
         return next(self.model.parameters()).device
+
+    @cached_property
+    def _is_spread(self) -> bool:
+        """Whether the model's layers are on several devices."""
+        return len({parameter.device for parameter in self.model.parameters()}) > 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -125,6 +133,8 @@ class Backend(ABC):
                         f"{self.model_name} ({type(self.model).__name__}) has no hook point {name!r}; "
                         "rome_lens needs a decoder whose blocks TransformerLens has mapped"
                     )
+                if self._is_spread:
+                    function = self._moving(function)
                 # Bridge hands the canonical name over, HookedTransformer the asked-for one: neither is looked at.
                 point.add_hook(lambda activation, hook, function=function: function(activation))
                 handles.append((point, point.fwd_hooks[-1]))
@@ -133,6 +143,15 @@ class Backend(ABC):
             for point, handle in handles:
                 handle.hook.remove()
                 point.fwd_hooks.remove(handle)
+
+    def _moving(self, function: HookFunction) -> HookFunction:
+        """The same for activations of any device: what the function sees and gives is on the model's first one."""
+
+        def moved(activation: Tensor) -> Tensor | None:
+            given = function(activation.to(self.device))
+            return None if given is None else given.to(activation.device)
+
+        return moved
 
     @staticmethod
     def stream_hook(stream: str, layer: int) -> str:
@@ -282,6 +301,7 @@ class Backend(ABC):
     def check_values(self, layer: int, key: Float[Tensor, "... d_mlp"], value: Float[Tensor, "... d_model"]) -> None:
         """The same for keys and values that are there already."""
         w_out = self.w_out(layer)
+        key, value = (x.to(w_out.matrix.device) for x in (key, value))
         exact = key.double() @ w_out.matrix.double() + (0 if w_out.bias is None else w_out.bias.double())
         apart = (exact - value.double()).abs().max() / value.double().abs().max().clamp(min=1e-30)
         tolerance = 32 * torch.finfo(self.dtype).eps
@@ -336,7 +356,7 @@ class Backend(ABC):
         # What an index beyond the embedding does depends on the device: on a GPU it ends all work of the process.
         if tokens.numel():
             self._check_ids(torch.stack(tokens.aminmax()).tolist())
-        return self._forward(tokens, stop_at_layer=stop_at_layer)
+        return self._forward(tokens, stop_at_layer=stop_at_layer).to(tokens.device)
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         beyond = next((i for i in ids if not 0 <= i < self.d_vocab), None)

@@ -56,31 +56,37 @@ class HookedReplay(BlockReplay):
         self._obstacle = None
         if cfg.positional_embedding_type == "shortformer":
             self._obstacle = "shortformer position embeddings enter every block"
-        elif cfg.n_devices > 1:
-            self._obstacle = f"the model is spread over {cfg.n_devices} devices"
 
     def run(self, layer: int, resid_pre: Resid, *, first: First, past: KeysValues | None) -> tuple[Resid, KeysValues]:
         if self._obstacle is not None:
             raise ReplayError(self._obstacle)
-        entry = _CacheEntry(past, resid_pre, self._model.blocks[layer].attn)
+        block, home = self._model.blocks[layer], resid_pre.device
+        # The layers of a model may be on several devices.
+        resid_pre = resid_pre.to(_device_of(block))
+        entry = _CacheEntry(past, resid_pre, block.attn)
         mask = None
         if isinstance(first, Tensor):
             # Rows are left-padded; positions and what attention may see follow from where each row's ones begin.
             columns = torch.arange(-entry.past_keys.shape[1], resid_pre.shape[1], device=first.device)
-            mask = (columns >= -first[:, None]).int()
-        resid_post = self._model.blocks[layer](resid_pre, past_kv_cache_entry=entry, attention_mask=mask)
+            mask = (columns >= -first[:, None]).int().to(resid_pre.device)
+        resid_post = block(resid_pre, past_kv_cache_entry=entry, attention_mask=mask)
         if entry.new is None:
             raise ReplayError("the block did not hand over its keys and values")
-        return resid_post, entry.new
+        return resid_post.to(home), entry.new
 
     def unembed(self, resid_post: Resid) -> Float[Tensor, "row pos d_vocab"]:
-        return self._model(resid_post, start_at_layer=self._model.cfg.n_layers)
+        there = resid_post.to(_device_of(self._model.unembed))
+        return self._model(there, start_at_layer=self._model.cfg.n_layers).to(resid_post.device)
 
     def layer_ready(self, layer: int) -> AbstractContextManager[None]:
         return _stored_for_linear(self._model.blocks[layer])
 
     def unembed_ready(self) -> AbstractContextManager[None]:
         return _stored_for_linear(self._model.unembed)
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
 
 
 class _CacheEntry(StandInCache):

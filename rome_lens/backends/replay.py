@@ -53,11 +53,11 @@ class KeysValues:
         dim = self.pos_dim % self.keys.ndim
         shape = [1] * self.keys.ndim
         shape[0], shape[dim] = columns.shape
-        return self.each(lambda x: torch.take_along_dim(x, columns.reshape(shape), dim))
+        return self.each(lambda x: torch.take_along_dim(x, columns.reshape(shape).to(x.device), dim))
 
     def take(self, rows: Int[Tensor, " row"]) -> "KeysValues":
         """Some rows of the batch, in an order of their own."""
-        return self.each(lambda x: x[rows])
+        return self.each(lambda x: x[rows.to(x.device)])
 
 
 class StandInCache:

@@ -102,7 +102,9 @@ class BridgeReplay(BlockReplay):
         output = self._model.blocks[layer](resid_pre, **arguments)
         if cache.new is None:
             raise ReplayError("a block did not hand over its keys and values")
-        return (output[0] if isinstance(output, tuple) else output), cache.new
+        resid_post = output[0] if isinstance(output, tuple) else output
+        # The layers of a model may be on several devices, and what enters them is moved there.
+        return resid_post.to(resid_pre.device), cache.new
 
     def _cut(self, name: str, value: Tensor, *, rows: int, first: int, n_pos: int, n_past: int) -> Tensor | None:
         """A tensor of the recorded call, for other rows and fewer positions; None where it is of no known kind."""
@@ -143,7 +145,7 @@ class BridgeReplay(BlockReplay):
         # Hugging Face's forward does what follows the last block, whatever that is; the blocks stand aside.
         tokens = torch.zeros(resid_post.shape[:2], dtype=torch.long, device=resid_post.device)
         with self._blocks_replaced_by(resid_post):
-            return self._model(tokens, use_cache=False)
+            return self._model(tokens, use_cache=False).to(resid_post.device)
 
     @contextmanager
     def _blocks_replaced_by(self, resid_post: Tensor) -> Iterator[None]:

@@ -186,15 +186,18 @@ def gain_hooks(
             computed.
         n_rows: how many rows the batch must have; None is any number that holds `rows`.
     """
-    pair = _Pair(gain, _work(backend), None if rows is None else list(rows), n_rows)
+    there = backend.w_out(layer).parameter.device
+    pair = _Pair(gain, there, _work(backend), None if rows is None else list(rows), n_rows)
     return [(backend.key_hook(layer), pair.read), (backend.value_hook(layer), pair.add)]
 
 
 class _Pair:
-    """What is kept between a layer's key and its value."""
+    """What is kept between a layer's key and its value. It is computed where the layer is, and in a precision."""
 
-    def __init__(self, gain: Gain, work: torch.dtype, rows: list[int] | None, n_rows: int | None) -> None:
-        self._gain, self._work, self._rows, self._n_rows = gain, work, rows, n_rows
+    def __init__(
+        self, gain: Gain, device: torch.device, work: torch.dtype, rows: list[int] | None, n_rows: int | None
+    ) -> None:
+        self._gain, self._device, self._work, self._rows, self._n_rows = gain, device, work, rows, n_rows
         self._gained: Tensor | None = None
 
     def read(self, key: Tensor, hook: Any = None) -> None:
@@ -204,11 +207,12 @@ class _Pair:
         if self._rows and not -n_rows <= min(self._rows) <= max(self._rows) < n_rows:
             raise SettingError(f"rows are {self._rows}, and the batch has rows 0 to {n_rows - 1}")
         self._chosen = None if self._rows is None else sorted({row % n_rows for row in self._rows})
-        self._gained = self._gain((key if self._chosen is None else key[self._chosen]).to(self._work))
+        self._gained = self._gain((key if self._chosen is None else key[self._chosen]).to(self._device, self._work))
 
     def add(self, value: Tensor, hook: Any = None) -> Tensor:
         gained, self._gained = self._gained, None
         assert gained is not None
+        gained = gained.to(value.device)
         if self._chosen is None:
             return (value.to(self._work) + gained).to(value.dtype)
         changed = value.clone()

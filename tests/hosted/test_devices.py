@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import BACKENDS, own
-from disguise import THERE, Disguise, MixedDevicesError, put, put_model
+from disguise import FURTHER, HERE, THERE, Disguise, MixedDevicesError, put, put_model, spread
 
 import rome_lens as rl
 from rome_lens.backends import as_backend
@@ -21,8 +21,8 @@ REQUESTS = [
 TEXTS = ["The tower is in the city of Paris. The tower is old.", "Water"]
 
 
-def moment(model: Any) -> rl.SecondMoment:
-    return rl.SecondMoment.from_matrix(torch.diag(torch.linspace(1, 2, model.cfg.d_mlp).double()), layer=2)
+def moment(model: Any, layer: int = 2) -> rl.SecondMoment:
+    return rl.SecondMoment.from_matrix(torch.diag(torch.linspace(1, 2, model.cfg.d_mlp).double()), layer=layer)
 
 
 def rome(model: Any, n_steps: int = 3) -> rl.ROME:
@@ -31,12 +31,12 @@ def rome(model: Any, n_steps: int = 3) -> rl.ROME:
     )
 
 
-def weights(model: Any, *edits: Any) -> list[torch.Tensor]:
-    """What layer 2 holds with each of some edits."""
+def weights(model: Any, *edits: Any, layer: int = 2) -> list[torch.Tensor]:
+    """What a layer holds with each of some edits."""
     found = []
     for one in edits:
         with one.applied(model):
-            found.append(as_backend(model).w_out(2).matrix.detach().clone())
+            found.append(as_backend(model).w_out(layer).matrix.detach().clone())
     return found
 
 
@@ -66,6 +66,17 @@ def many(model: Any) -> list[torch.Tensor]:
     return weights(model, made, made.without(REQUESTS[0]))
 
 
+def of_two_layers(model: Any) -> list[torch.Tensor]:
+    """Layers that two devices hold where a model is spread over them."""
+    settings = {"context_templates": ["{}"], "v_num_grad_steps": 3, "layers": [1, 2]}
+    moments = {1: moment(model, layer=1), 2: moment(model)}
+    made = [
+        rl.MEMIT(model, spread="released", at="block", second_moments=moments, **settings).edit_together(REQUESTS),
+        rl.AlphaEdit(model, second_moments=moments, **settings).edit_together(REQUESTS),
+    ]
+    return weights(model, *made, layer=1) + weights(model, *made)
+
+
 def fine_tune(model: Any) -> list[torch.Tensor]:
     return weights(model, rl.FineTuning(model, layer=2).edit(REQUESTS[0]))
 
@@ -83,7 +94,7 @@ def evaluation(model: Any) -> list[torch.Tensor]:
     return [torch.from_numpy(report.to_dataframe().select_dtypes("number").to_numpy(float))]
 
 
-WORK = (trace, severed, plain, edit, many, fine_tune, stats, evaluation)
+WORK = (trace, severed, plain, edit, many, of_two_layers, fine_tune, stats, evaluation)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -99,8 +110,28 @@ def test_the_same_numbers_on_another_device(work, backend):
         torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(other), rtol=1e-6, atol=1e-7, equal_nan=True)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("work", WORK, ids=lambda work: work.__name__)
+def test_the_same_numbers_on_two_devices(work, backend):
+    expected = work(own("llama", backend))
+    with spread(own("llama", backend)) as model, Disguise():
+        found = work(model)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.as_tensor(one), torch.as_tensor(other), rtol=1e-6, atol=1e-7, equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layers_on_two_devices_are_called_alone(backend):
+    with spread(own("llama", backend)) as model, Disguise():
+        devices = [next(block.parameters()).device for block in model.blocks]
+        assert devices == [THERE, THERE, FURTHER, FURTHER]
+        traced, made = rl.causal_trace(model, PROMPT, subject=SUBJECT, samples=2), rome(model).edit(REQUESTS[0])
+    assert (traced.engine, traced.notes) == ("blocks", ())
+    assert made.settings["engine"] == "blocks"
+
+
 def here(tensor: torch.Tensor) -> torch.Tensor:
-    return put(tensor.clone(), there=False)
+    return put(tensor.clone(), HERE)
 
 
 def _answers(monkeypatch, model):
@@ -119,7 +150,7 @@ def _first_change(monkeypatch, model):
 
 
 def _weight(monkeypatch, model):
-    put(next(weight for name, weight in model.named_parameters() if "mlp" in name), there=False)
+    put(next(weight for name, weight in model.named_parameters() if "mlp" in name), HERE)
 
 
 def _what_is_read(monkeypatch, model):
