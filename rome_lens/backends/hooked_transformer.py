@@ -68,7 +68,9 @@ class HookedReplay(BlockReplay):
         if isinstance(first, Tensor):
             # Rows are left-padded; positions and what attention may see follow from where each row's ones begin.
             columns = torch.arange(-entry.past_keys.shape[1], resid_pre.shape[1], device=first.device)
-            mask = (columns >= -first[:, None]).int().to(resid_pre.device)
+            # Padding behind the context's last position stays at that: rotary tables go no further.
+            behind = columns + first[:, None] >= self._model.cfg.n_ctx
+            mask = ((columns >= -first[:, None]) & ~behind).int().to(resid_pre.device)
         resid_post = block(resid_pre, past_kv_cache_entry=entry, attention_mask=mask)
         if entry.new is None:
             raise ReplayError("the block did not hand over its keys and values")

@@ -43,12 +43,14 @@ class KeysValues:
         """Those of the positions before `position`."""
         return self.each(lambda x: x.narrow(self.pos_dim, 0, position))
 
-    def ending_at(self, first: Int[Tensor, " row"]) -> "KeysValues":
+    def ending_at(self, first: Int[Tensor, " row"], longest: int | None = None) -> "KeysValues":
         """Those before each row's own position `first`, pushed to the right so that they end in one column.
 
-        The columns in front of a row's first position hold numbers that have to be masked.
+        The columns in front of a row's first position hold numbers that have to be masked. `longest` is the largest of
+        these positions; None asks the tensor, which waits for its device.
         """
-        longest = int(first.max())
+        if longest is None:
+            longest = int(first.max())
         columns = (torch.arange(longest, device=first.device) - (longest - first)[:, None]).clamp(min=0)
         dim = self.pos_dim % self.keys.ndim
         shape = [1] * self.keys.ndim

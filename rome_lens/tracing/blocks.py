@@ -12,7 +12,9 @@ What is saved, all of it exactly:
 - the answer's positions alone are unembedded, and cells that are known without a run are not run.
 
 All cells of a token go through a layer together, those of several cases too, and their number grows from layer to
-layer. Blocks are called as the model calls them, with their hook points; restoring and severing happen in hooks.
+layer. Where a call costs more than what it computes, those of several tokens share one: rows begin at positions of
+their own, and are padded behind. Blocks are called as the model calls them, with their hook points; restoring and
+severing happen in hooks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +28,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rome_lens.backends import Backend, BlockReplay, KeysValues, ReplayError, check_replayed, fast_products
+from rome_lens.backends import Backend, BlockReplay, First, KeysValues, ReplayError, check_replayed, fast_products
 from rome_lens.progress import Progress
 from rome_lens.runs import forked_map
 from rome_lens.runs.side_by_side import side_by_side
@@ -34,6 +36,11 @@ from rome_lens.tracing.cells import Cell
 from rome_lens.tracing.forwards import Runs
 from rome_lens.tracing.lanes import Lane, count_positions, families_of, share_out
 from rome_lens.tracing.memory import Budget
+
+# What a call of a block costs beside its arithmetic, in operations that could be done meanwhile: a millisecond at 60
+# GFLOP/s. On a GPU it is reckoned and not measured: a hundred kernels that take 10 µs to start, at 30 TFLOP/s.
+_CALL_FLOP = {"cpu": 6 * 10**7}
+_GPU_CALL_FLOP = 3 * 10**10
 
 
 @dataclass
@@ -175,6 +182,11 @@ class _Engine:
 
     def __post_init__(self) -> None:
         self.n_layers, self.n_samples, self.n_tokens = self.backend.n_layers, self.runs.n_samples, self.runs.n_tokens
+        weights = sum(parameter.numel() for parameter in self.backend.model.blocks[0].parameters())
+        # As many positions as a block could compute in the time that calling it takes.
+        self.padding = _CALL_FLOP.get(self.backend.device.type, _GPU_CALL_FLOP) // (2 * weights)
+        # By layer: whether positions may share calls.
+        self.joins = [False] * self.n_layers
 
     def hooked(self):
         points = [(s, layer) for s in self.backend.streams() if s != "resid" for layer in range(self.n_layers)]
@@ -221,7 +233,8 @@ class _Engine:
                 here = self._recorded_call(layer, base)
                 for group in groups:
                     self._fork(group, layer)
-                    self._advance(group, layer, here)
+                for several in self._together(groups, layer):
+                    self._advance(several, layer, here)
                 self._begin(groups, layer, base, here)
             base = here.resid
         return self._read(groups)
@@ -265,6 +278,26 @@ class _Engine:
         self.acts = {"attn": lambda _: rearrange(whole.outputs["attn"], single)}
         alone, _ = self.replay.run(layer, rearrange(entering, single), first=0, past=None)
         check_replayed(alone, rearrange(expected, single), rearrange(entering, single), "on single positions")
+        self.acts = {}
+        self.joins[layer] = half > 0 and self._joins(layer, entering, expected, whole.past)
+
+    def _joins(self, layer: int, entering: Tensor, expected: Tensor, past: KeysValues) -> bool:
+        """Whether rows that begin at positions of their own give the model's numbers, too."""
+        if not self.padding:
+            return False
+        half = self.n_tokens // 2
+        # The last row begins in the middle, and the others at the first position.
+        first = torch.zeros(len(entering), dtype=torch.long, device=entering.device)
+        first[-1] = half
+        begun = _padded([entering[:-1, None], entering[-1:, None, half:]])[:, 0]
+        real, how = self.n_tokens - half, "on rows of their own"
+        try:
+            after, _ = self.replay.run(layer, begun, first=first, past=past.before(half).ending_at(first, half))
+            check_replayed(after[:-1], expected[:-1], entering[:-1], how)
+            check_replayed(after[-1, :real], expected[-1, half:], entering[-1, half:], how)
+        except ReplayError:
+            return False
+        return True
 
     def _fork(self, group: _Group, layer: int) -> None:
         """Lanes that part from their leader in front of this layer begin as a copy of it."""
@@ -272,44 +305,74 @@ class _Engine:
             group.state[group.alive] = group.state[group.lanes.index(lane.leader)]
             group.alive += 1
 
-    def _advance(self, group: _Group, layer: int, here: _Layer) -> None:
-        """Run one layer on all living lanes of a position."""
-        n_pos = group.state.shape[2]
-        past = here.past.before(group.pos) if group.pos else None
+    def _together(self, groups: Sequence[_Group], layer: int) -> Iterator[list[_Group]]:
+        """Groups with living lanes, those together in one call whose padding costs less than a call of their own."""
+        together: list[_Group] = []
+        rows = 0
+        for group in groups:
+            if not group.alive:
+                continue
+            own = group.alive * self.n_samples
+            padding = own * (group.pos - together[0].pos) if together else 0
+            fits = (rows + own) * (self.n_tokens - together[0].pos) <= self.budget.call_positions if together else True
+            if together and not (self.joins[layer] and fits and padding <= self.padding):
+                yield together
+                together, rows = [], 0
+            together.append(group)
+            rows += own
+        if together:
+            yield together
 
-        def advance(lanes: slice) -> None:
-            group.state[lanes] = self._call(group, lanes, layer, here, past)
+    def _advance(self, groups: Sequence[_Group], layer: int, here: _Layer) -> None:
+        """Run one layer on all living lanes of some positions; rows of later positions are padded behind."""
+        members = [(group, index) for group in groups for index in range(group.alive)]
+        n_pos = groups[0].state.shape[2]
 
-        for lanes, _ in self.budget.in_parts(group.alive, lambda _: self.budget.lanes(self.n_samples * n_pos), advance):
+        def advance(part: slice) -> None:
+            places = [
+                (group, slice(some[0][1], some[-1][1] + 1))
+                for group, some in ((key, list(found)) for key, found in groupby(members[part], lambda one: one[0]))
+            ]
+            after = self._call(places, layer, here)
+            for (group, lanes), state in zip(places, after.split([s.stop - s.start for _, s in places]), strict=True):
+                group.state[lanes] = state[:, :, : group.state.shape[2]]
+
+        for part, _ in self.budget.in_parts(len(members), lambda _: self.budget.lanes(self.n_samples * n_pos), advance):
             # A batch that memory cut short is done again: never past the end.
-            self.done = min(self.total, self.done + (lanes.stop - lanes.start) * n_pos)
+            done = sum(group.state.shape[2] for group, _ in members[part])
+            self.done = min(self.total, self.done + done)
             self.progress(self.done, self.total, "tracing")
 
-    def _call(self, group: _Group, lanes: slice, layer: int, here: _Layer, past: KeysValues | None) -> Tensor:
-        state, cases = group.state[lanes], group.cases[lanes]
+    def _call(
+        self, places: Sequence[tuple[_Group, slice]], layer: int, here: _Layer
+    ) -> Float[Tensor, "lane sample pos d_model"]:
+        """Run one layer on some lanes of some positions, the earliest first."""
+        state = _padded([group.state[lanes] for group, lanes in places])
+        cases = torch.cat([group.cases[lanes] for group, lanes in places])
+        lanes = [lane for group, some in places for lane in group.lanes[some]]
+        positions = torch.tensor([lane.cell.pos for lane in lanes], device=state.device)
         corrupted = self.runs.corrupted_rows(cases)
         self.acts = {}
         for stream, output in here.outputs.items():
-            held = [
-                (i, cleanly)
-                for i, lane in enumerate(group.lanes[lanes])
-                if (cleanly := _held(lane, stream, layer)) is not None
-            ]
+            held = [(i, cleanly) for i, lane in enumerate(lanes) if (cleanly := _held(lane, stream, layer)) is not None]
             if held:
                 index, restored = torch.tensor(held, device=state.device).T
                 source = torch.where(restored[:, None] == 1, cases[index, None], corrupted[index])
                 rows = index[:, None] * self.n_samples + torch.arange(self.n_samples, device=state.device)
                 held_rows = "held sample -> (held sample)"
                 # The first position of these rows is set to other values.
-                places = rearrange(rows, held_rows), torch.zeros_like(rows).flatten()
-                values = output[rearrange(source, held_rows), group.pos]
-                self.acts[stream] = lambda x, places=places, values=values: x.index_put(places, values)
-        after, _ = self.replay.run(
-            layer,
-            rearrange(state, "lane sample pos d_model -> (lane sample) pos d_model"),
-            first=group.pos,
-            past=None if past is None else past.take(rearrange(corrupted, "lane sample -> (lane sample)")),
-        )
+                set_rows = rearrange(rows, held_rows), torch.zeros_like(rows).flatten()
+                values = output[source, positions[index, None]].flatten(0, 1)
+                self.acts[stream] = lambda x, set_rows=set_rows, values=values: x.index_put(set_rows, values)
+        first: First = places[0][0].pos
+        last, past = places[-1][0].pos, None
+        if last:
+            past = here.past.before(last).take(rearrange(corrupted, "lane sample -> (lane sample)"))
+        if len(places) > 1:
+            first = repeat(positions, "lane -> (lane sample)", sample=self.n_samples)
+            past = None if past is None else past.ending_at(first, last)
+        rows_of = "lane sample pos d_model -> (lane sample) pos d_model"
+        after, _ = self.replay.run(layer, rearrange(state, rows_of), first=first, past=past)
         return rearrange(after, "(lane sample) pos d_model -> lane sample pos d_model", sample=self.n_samples)
 
     def _begin(self, groups: Sequence[_Group], layer: int, base: Tensor, here: _Layer) -> None:
@@ -368,6 +431,17 @@ class _Engine:
             )
             scores = torch.cat([probabilities for _, probabilities in parts])
         return lanes, reduce(scores, "(lane sample) -> lane", "mean", sample=self.n_samples).tolist()
+
+
+def _padded(states: Sequence[Float[Tensor, "_ sample _ d_model"]]) -> Float[Tensor, "lane sample pos d_model"]:
+    """States of several positions in one, the longest first; behind the others stand zeros, which nothing reads."""
+    if len(states) == 1:
+        return states[0]
+    _, n_samples, n_pos, d_model = states[0].shape
+    padded = states[0].new_zeros(sum(map(len, states)), n_samples, n_pos, d_model)
+    for part, state in zip(padded.split(list(map(len, states))), states, strict=True):
+        part[:, :, : state.shape[2]] = state
+    return padded
 
 
 def _held(lane: Lane, stream: str, layer: int) -> bool | None:
