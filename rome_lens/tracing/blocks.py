@@ -43,7 +43,7 @@ _CALL_FLOP = {"cpu": 6 * 10**7}
 _GPU_CALL_FLOP = 3 * 10**10
 
 
-@dataclass
+@dataclass(eq=False)
 class _Group:
     """All lanes of one restored position, in the order of their birth, so that the living ones are the first `alive`.
 

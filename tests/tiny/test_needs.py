@@ -77,7 +77,9 @@ def _seconds(folder):
     return {need.what: need.seconds for need in found}
 
 
-def test_the_operations_of_a_trace_are_those_that_are_counted(wide):
+def test_the_operations_of_a_trace_are_those_that_are_counted(wide, monkeypatch):
+    # What a model that is so small pads, to save calls that cost more, is not reckoned with.
+    monkeypatch.setattr("rome_lens.tracing.blocks._CALL_FLOP", {"cpu": 0})
     model = rl.load_model(wide)
     counted = _operations(lambda: rl.causal_trace(model, "Rome is in", subject="ome", answer="a", noise=1.0))
     assert _seconds(wide)["trace"] == pytest.approx(counted, rel=0.25)
