@@ -13,6 +13,7 @@ from rome_lens.backends import as_backend
 from rome_lens.backends.hooked_transformer import HookedReplay
 from rome_lens.backends.transformer_bridge import BridgeReplay
 from rome_lens.loading.tiny import TINY_PROMPT, TINY_SUBJECT, tiny_model
+from rome_lens.tracing import blocks
 
 PROMPT, SUBJECT, SPAN = "a cd fg", "cd", (2, 4)
 
@@ -153,7 +154,10 @@ def test_swapped_subject_equals_the_oracle(backend):
     ],
     ids=str,
 )
-def test_numbers_do_not_depend_on_memory(llama, sizes, tighten):
+def test_numbers_do_not_depend_on_memory(llama, sizes, tighten, monkeypatch):
+    # Hugging Face's Llama takes its softmax in float32 whatever the model's dtype: with the columns that rows of other
+    # beginnings leave masked it rounds otherwise. Calls that positions share have tests of their own.
+    monkeypatch.setattr(blocks, "_CALL_FLOP", {"cpu": 0})
     roomy = trace(llama, answer=None, samples=7)
     tighten(**sizes)
     narrow = trace(llama, answer=None, samples=7)
