@@ -59,12 +59,14 @@ def check_gradients_fit(backend: Backend, layer: int, n_bytes: int, *, n_togethe
         backend: the model.
         layer: the layer that is edited.
         n_bytes: what one request holds meanwhile.
-        n_together: how many are worked on together.
+        n_together: how many are worked on together; of none there is nothing to refuse.
         instead: what to do about one that is too large alone.
 
     Raises:
         OutOfMemoryError: so much is not free.
     """
+    if not n_together:
+        return
     total = n_together * n_bytes
     if not room_twice(backend, first=layer, most=MOST_LAID_OUT):
         # Weights of a block at a time, as it is called and as it is differentiated, and those that unembed.

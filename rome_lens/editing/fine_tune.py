@@ -155,8 +155,8 @@ class FineTuning:
             ]
             n_bytes = _bytes(self._backend, prompts, layer=self.layer)
             batch_size = batch_size or batch_size_for(self._backend, n_bytes, most=_MOST_TOGETHER)
-            together = max(1, min(batch_size, len(requests)))
-            check_gradients_fit(self._backend, self.layer, n_bytes, n_together=together, instead=_SMALLER)
+            n_together = min(batch_size, len(requests))
+            check_gradients_fit(self._backend, self.layer, n_bytes, n_together=n_together, instead=_SMALLER)
             return in_parts(
                 split_by_length([len(prompt.ids) for prompt in prompts], batch_size=batch_size),
                 lambda part, progress: self._edit_together(

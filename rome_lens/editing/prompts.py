@@ -320,21 +320,20 @@ def split_requests(
     if batch_size is None:
         batch_size = batch_size_for(backend, n_processes * n_bytes, most=_MOST_TOGETHER)
         batch_size = min(batch_size, ceil(len(requests) / n_processes) or 1)
-    together = max(1, min(batch_size, len(requests)))
-    check_gradients_fit(backend, layer, n_bytes, n_together=together, instead=_SMALLER)
+    check_gradients_fit(backend, layer, n_bytes, n_together=min(batch_size, len(requests)), instead=_SMALLER)
     return split_by_length([request.n_suffix for request in requests], batch_size=batch_size)
 
 
 def _most_bytes(backend: Backend, requests: Sequence[RequestRows], layer: int) -> int:
     """Roughly what the largest of the requests holds."""
-    return max((_bytes(backend, request, layer) for request in requests), default=1)
+    kept, d_vocab = kept_for_gradients(backend, layer, n_positions=1), backend.d_vocab
 
+    def numbers(request: RequestRows) -> int:
+        """What its rows hold for the gradient, from the edited layer up, and their logits."""
+        n_read = sum(len(row.answer_ids) or 1 for row in request.rows)
+        return len(request.rows) * request.n_suffix * kept + 4 * d_vocab * n_read
 
-def _bytes(backend: Backend, request: RequestRows, layer: int) -> int:
-    """Roughly what a request's rows hold for the gradient, from the edited layer up."""
-    kept = kept_for_gradients(backend, layer, n_positions=len(request.rows) * request.n_suffix)
-    logits = 4 * backend.d_vocab * sum(len(row.answer_ids) or 1 for row in request.rows)
-    return (kept + logits) * max(4, backend.dtype.itemsize)
+    return max((numbers(request) * max(4, backend.dtype.itemsize) for request in requests), default=1)
 
 
 def _run(rows: Sequence[TokenisedPrompt], device: torch.device) -> Int[Tensor, "row pos"]:

@@ -29,6 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend, BlockReplay, First, KeysValues, ReplayError, check_replayed, fast_products
+from rome_lens.memory import is_out_of_memory
 from rome_lens.progress import Progress
 from rome_lens.runs import forked_map
 from rome_lens.runs.side_by_side import side_by_side
@@ -133,13 +134,17 @@ def _sizes(backend: Backend, runs: Runs) -> dict[str, int]:
 
 def _n_processes(backend: Backend, runs: Runs, lanes: Sequence[Lane], budget: Budget) -> int:
     """In how many processes the lanes are best run; more than one need at least a lane each."""
-    weights = sum(parameter.numel() for parameter in backend.model.blocks[0].parameters())
     return side_by_side(
         len(lanes),
         backend.device,
         n_bytes=budget.held_bytes(backend, runs.n_samples * runs.n_tokens * len(lanes)),
-        n_flop=2 * weights * runs.n_samples * count_positions(lanes, **_sizes(backend, runs)),
+        n_flop=_flop_of_position(backend) * runs.n_samples * count_positions(lanes, **_sizes(backend, runs)),
     )
+
+
+def _flop_of_position(backend: Backend) -> int:
+    """About how many operations a block takes for one position."""
+    return 2 * sum(parameter.numel() for parameter in backend.model.blocks[0].parameters())
 
 
 def _scored(
@@ -182,9 +187,8 @@ class _Engine:
 
     def __post_init__(self) -> None:
         self.n_layers, self.n_samples, self.n_tokens = self.backend.n_layers, self.runs.n_samples, self.runs.n_tokens
-        weights = sum(parameter.numel() for parameter in self.backend.model.blocks[0].parameters())
         # As many positions as a block could compute in the time that calling it takes.
-        self.padding = _CALL_FLOP.get(self.backend.device.type, _GPU_CALL_FLOP) // (2 * weights)
+        self.padding = _CALL_FLOP.get(self.backend.device.type, _GPU_CALL_FLOP) // _flop_of_position(self.backend)
         # By layer: whether positions may share calls.
         self.joins = [False] * self.n_layers
 
@@ -295,7 +299,9 @@ class _Engine:
             after, _ = self.replay.run(layer, begun, first=first, past=past.before(half).ending_at(first, half))
             check_replayed(after[:-1], expected[:-1], entering[:-1], how)
             check_replayed(after[-1, :real], expected[-1, half:], entering[-1, half:], how)
-        except ReplayError:
+        except Exception as error:  # whatever a block raises that does not know such rows
+            if is_out_of_memory(error):
+                raise
             return False
         return True
 
@@ -308,20 +314,22 @@ class _Engine:
     def _together(self, groups: Sequence[_Group], layer: int) -> Iterator[list[_Group]]:
         """Groups with living lanes, those together in one call whose padding costs less than a call of their own."""
         together: list[_Group] = []
-        rows = 0
         for group in groups:
             if not group.alive:
                 continue
-            own = group.alive * self.n_samples
-            padding = own * (group.pos - together[0].pos) if together else 0
-            fits = (rows + own) * (self.n_tokens - together[0].pos) <= self.budget.call_positions if together else True
-            if together and not (self.joins[layer] and fits and padding <= self.padding):
+            if together and not (self.joins[layer] and self._pays(together, group)):
                 yield together
-                together, rows = [], 0
+                together = []
             together.append(group)
-            rows += own
         if together:
             yield together
+
+    def _pays(self, together: Sequence[_Group], group: _Group) -> bool:
+        """Whether a group that joins others adds less padding than a call costs, within the bound of a call."""
+        first = together[0].pos
+        rows = self.n_samples * sum(one.alive for one in (*together, group))
+        padding = self.n_samples * group.alive * (group.pos - first)
+        return padding <= self.padding and rows * (self.n_tokens - first) <= self.budget.call_positions
 
     def _advance(self, groups: Sequence[_Group], layer: int, here: _Layer) -> None:
         """Run one layer on all living lanes of some positions; rows of later positions are padded behind."""

@@ -28,6 +28,12 @@ def numbers_of_position(d_model: int, d_mlp: int) -> int:
     return 4 * d_mlp + 12 * d_model
 
 
+def _widths(backend: Backend) -> tuple[int, int]:
+    """d_model and d_mlp."""
+    cfg = backend.model.cfg
+    return int(cfg.d_model), int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
+
+
 @dataclass
 class Budget:
     """Sizes of what is run and held at once. They only ever shrink.
@@ -47,8 +53,7 @@ class Budget:
     @classmethod
     def choose(cls, backend: Backend) -> "Budget":
         """Sizes for this model from the memory that is free on its device now."""
-        cfg = backend.model.cfg
-        d_model, d_mlp = int(cfg.d_model), int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
+        d_model, d_mlp = _widths(backend)
         free = free_bytes(backend.device)
         return cls.of_sizes(d_model, d_mlp, dtype=backend.dtype, on_gpu=backend.device.type == "cuda", free=free)
 
@@ -59,10 +64,8 @@ class Budget:
         Raises:
             OutOfMemoryError: memory does not hold the clean run and one corrupted copy, with their logits.
         """
-        cfg = backend.model.cfg
-        d_model, d_mlp = int(cfg.d_model), int(getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
         rows, size = 2, backend.dtype.itemsize
-        least = rows * (n_tokens * size * numbers_of_position(d_model, d_mlp) + 4 * size * backend.d_vocab)
+        least = rows * (n_tokens * size * numbers_of_position(*_widths(backend)) + 4 * size * backend.d_vocab)
         check_fits(f"a trace of {n_tokens} tokens", least, backend.device, instead="shorten the prompt")
         return cls.choose(backend)
 

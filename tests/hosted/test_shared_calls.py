@@ -78,12 +78,13 @@ def test_memory_bounds_what_is_put_together(backend, trace, tighten):
     same(trace(model, 10**12)[0], apart)
 
 
-def test_a_model_whose_blocks_do_not_take_rows_of_their_own(trace, monkeypatch):
+@pytest.mark.parametrize("error", [ReplayError, IndexError])
+def test_a_model_whose_blocks_do_not_take_rows_of_their_own(error, trace, monkeypatch):
     model = architecture("llama", BRIDGE)
     apart, calls = trace(model, 0)
 
     def refuse(self, first, longest=None):
-        raise ReplayError("no such rows")
+        raise error("no such rows")
 
     monkeypatch.setattr(replays.KeysValues, "ending_at", refuse)
     one_by_one, as_many = trace(model, 10**12)
