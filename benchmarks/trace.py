@@ -8,6 +8,7 @@ that the method leaves, at the fastest matrix products that were measured here i
 import argparse
 import gc
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,12 +31,14 @@ def main() -> None:
     )
     parser.add_argument("--device", default=None)
     parser.add_argument("--every", type=int, default=1, help="run every n-th cell of the oracle and scale its time up")
+    parser.add_argument("--heads", action="store_true", help="time single heads against the attention stream instead")
     options = parser.parse_args()
     print(machine_line(options.device))
-    print("backend             oracle s  engine s   ratio  floor s  of floor  above model  largest difference")
+    if not options.heads:
+        print("backend             oracle s  engine s   ratio  floor s  of floor  above model  largest difference")
     for backend in options.backend or installed_backends():
         model = rl.load_model(options.model, backend=backend, device=options.device)
-        print(_row(model, backend, every=options.every))
+        print(_heads_row(model, backend) if options.heads else _row(model, backend, every=options.every))
         del model
         gc.collect()
 
@@ -63,6 +66,24 @@ def _row(model: Any, name: str, *, every: int) -> str:
         f"{name:18} {oracle_seconds:9.1f} {engine:9.1f} {oracle_seconds / engine:6.1f}x {floor:8.1f} "
         f"{floor / engine:8.0%} {memory:8.0f} MiB {apart:19.1e}{scaled}"
     )
+
+
+def _heads_row(model: Any, name: str) -> str:
+    """Single heads at two tokens against the attention stream, taking turns: the lower of two times of each."""
+    asked = {
+        "attn": {"streams": "attn"},
+        "heads at the last token": {"streams": "heads"},
+        "at the subject's last": {"streams": "heads", "heads_at": "last-subject"},
+    }
+    seconds: dict[str, list[float]] = {what: [] for what in asked}
+    rl.causal_trace(model, PROMPT, subject=SUBJECT, streams="attn", samples=1)
+    for _ in range(2):
+        for what, settings in asked.items():
+            trace = partial(rl.causal_trace, model, PROMPT, subject=SUBJECT, **settings)
+            seconds[what].append(measured(trace, as_backend(model).device)[1])
+    least = {what: min(times) for what, times in seconds.items()}
+    said = ", ".join(f"{what} {time:.1f} s ({time / least['attn']:.2f}x)" for what, time in least.items())
+    return f"{name}: {said}"
 
 
 def _floor_flop(model: Any, trace: rl.CausalTrace) -> float:

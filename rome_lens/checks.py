@@ -100,8 +100,8 @@ def check_layer(layer: object, *, n_layers: int, model_name: str) -> int:
     return number
 
 
-def check_window(window: object, *, n_layers: int) -> int:
-    """A number of layers that a model has.
+def check_window(window: object, *, n_layers: int, name: str = "window") -> int:
+    """A number of layers that a model has; `name` is the setting.
 
     Raises:
         SettingError: it is below 1, or larger than the model.
@@ -109,7 +109,7 @@ def check_window(window: object, *, n_layers: int) -> int:
     number = as_whole(window, least=1, most=n_layers)
     if number is None:
         raise SettingError(
-            f"window is {shown(window)}; expected a whole number of layers from 1 to {n_layers}, the layers of this "
+            f"{name} is {shown(window)}; expected a whole number of layers from 1 to {n_layers}, the layers of this "
             "model"
         )
     return number

@@ -21,8 +21,14 @@ from rome_lens.checks import check_layer
 from rome_lens.errors import AnswerError, ModelError, PromptError
 from rome_lens.tokens import TokenisedPrompt
 
-STREAMS = ("resid", "mlp", "attn")
-_STREAM_HOOK = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out"}
+HEADS = "heads"
+STREAMS = ("resid", "mlp", "attn", HEADS)
+_STREAM_HOOK = {
+    "resid": "hook_resid_post",
+    "mlp": "hook_mlp_out",
+    "attn": "hook_attn_out",
+    HEADS: "attn.hook_z",
+}
 
 HookFunction = Callable[[Tensor], Tensor | None]
 
@@ -43,6 +49,11 @@ class Backend(ABC):
         self.model = model
         self.n_layers, self.d_model = int(model.cfg.n_layers), int(model.cfg.d_model)
         self._points: dict[str, Any] = dict(model.hook_dict)
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of a layer's attention, as queries count them: several may share their keys and values."""
+        return int(self.model.cfg.n_heads)
 
     @property
     def d_vocab(self) -> int:

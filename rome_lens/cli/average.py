@@ -45,12 +45,17 @@ class _FactOptions:
 class _AverageTraceOptions(TraceOptions):
     """How each fact is traced."""
 
+    streams: list[str] | None = TRACE(
+        "What is restored: resid, mlp or attn; repeat it for several.", "--stream", metavar="STREAM", shown="all three"
+    )
     severed: list[str] | None = TRACE(
         "Restore the residual stream once more while mlp or attn outputs are held at the corrupted run's; repeat it "
         "for both, or none.",
         metavar="STREAM",
         shown="both",
     )
+    heads_at: str = field(default="last", init=False)
+    heads_window: int = field(default=1, init=False)
     swap: str | None = field(default=None, init=False)
     facts: Path | None = field(default=None, init=False)
 

@@ -173,18 +173,21 @@ class ModelOptions:
 
         return ModelSource(self.model, self.backend, self.device, self.dtype)
 
-    def check(self, *, layers: Sequence[int | None] = (), window: int | None = None) -> None:
-        """Refuse layers and a window that the model does not have, before it is loaded.
+    def check(
+        self, *, layers: Sequence[int | None] = (), window: int | None = None, heads_window: int | None = None
+    ) -> None:
+        """Refuse layers and windows that the model does not have, before it is loaded.
 
         Raises:
             SettingError: one is out of its range. ModelError: the model's configuration cannot be read.
         """
-        if window is not None or any(layer is not None for layer in layers):
+        if any(given is not None for given in (*layers, window, heads_window)):
             from rome_lens.loading.outline import Outline
 
             outline = Outline.of(self.model)
             outline.check_layers(layers)
             outline.check_window(window)
+            outline.check_window(heads_window, name="heads_window")
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,10 @@ class TraceOptions:
     """How facts are traced: what is restored, how the subject is corrupted; named as `TraceSettings` names it."""
 
     streams: list[str] | None = TRACE(
-        "What is restored: resid, mlp or attn; repeat it for several.", "--stream", metavar="STREAM", shown="all three"
+        "What is restored: resid, mlp, attn, or heads (single heads at one token); repeat it for several.",
+        "--stream",
+        metavar="STREAM",
+        shown="resid, mlp, attn",
     )
     severed: list[str] | None = TRACE(
         "Restore the residual stream once more while that token's mlp or attn outputs are held at the corrupted "
@@ -202,6 +208,12 @@ class TraceOptions:
     )
     severed_at: str = TRACE("At the last-subject token, or at all tokens.", metavar="WHERE", default="last-subject")
     window: int | None = TRACE("Layers restored together for mlp and attn.", shown="10")
+    heads_at: str = TRACE(
+        "Where heads are restored: at the last token, the last-subject token, or a position (-1 is the last).",
+        metavar="WHERE",
+        default="last",
+    )
+    heads_window: int = TRACE("Layers in which the heads of one number are restored together.", default=1)
     samples: int = TRACE("Corrupted copies to average over.", default=10)
     noise: str | None = TRACE(
         "s3 (times the deviation of the facts' subject embeddings), a number (absolute), m (Gaussian fitted to "
@@ -226,7 +238,14 @@ class TraceOptions:
 
     def settings(self, kind: Callable[..., _Kind], severed: Sequence[str] | None) -> _Kind:
         """The same as the library takes it: `TraceSettings`, or a child of it."""
-        return filled(kind, self, streams=self.streams or ("resid", "mlp", "attn"), severed=severed)
+        at = self.heads_at
+        return filled(
+            kind,
+            self,
+            streams=self.streams or ("resid", "mlp", "attn"),
+            severed=severed,
+            heads_at=int(at) if at.removeprefix("-").isdecimal() else at,
+        )
 
 
 def read_edits(files: Sequence[Path] | None) -> list[Any]:

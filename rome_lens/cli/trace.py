@@ -99,7 +99,8 @@ def trace(fact: _FactOptions, model: ModelOptions, how: _OneTraceOptions, as_jso
         find_subject(asked["prompt"], asked["subject"], asked["occurrence"])
         settings = how.settings(TraceSettings, how.severed or ())
         named_answer(asked["answer"], asked["expect"], asked["answer_joined"])
-        model.check(window=how.window)
+        # One layer is what every model has, whose configuration need not be read for it.
+        model.check(window=how.window, heads_window=None if how.heads_window == 1 else how.heads_window)
         traced = causal_trace(model.load(progress), **asked, settings=settings, facts=known, progress=progress)
     how.write(traced)
     print_result(as_json, traced.to_dict, lambda console: print_trace(console, traced))

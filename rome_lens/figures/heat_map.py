@@ -10,16 +10,18 @@ class HeatMap:
     """One grid of probabilities, or of another measure, over tokens and layers, ready to draw.
 
     Attributes:
-        stream: `resid`, `mlp` or `attn`; it chooses the colours (the paper's purple, green and red).
+        stream: `resid`, `mlp`, `attn` or `heads`; it chooses the colours (the paper's purple, green and red; blue).
         scores: answer probability of each cell, as nested lists `[layer][pos]`, each between 0 and 1 where it is one.
-        labels: one label a position, the subject's tokens already marked with a trailing `*`. Raw text: it may hold
-            markup, control characters or HTML, which a renderer must show and never interpret.
+        labels: one label a row: a position's token, the subject's already marked with a trailing `*`. Raw text: it may
+            hold markup, control characters or HTML, which a renderer must show and never interpret.
         low: probability of the answer with nothing restored; the bottom of the colour scale.
         high: probability of the answer in the clean run.
         answer: the answer's text, raw.
         title: what was restored, in words.
         layer_title: what the layer axis counts, in words.
         measure: what the numbers are, in a word, where they are no probability of the answer, such as `AIE`.
+        of_heads: the rows are heads of attention, and no tokens. One head brings back little of what all of them do, so
+            the scale ends with the highest of them, and not with the clean run.
 
     Raises:
         ValueError: the grid has no cell, or a layer holds another number of scores than there are labels.
@@ -34,6 +36,7 @@ class HeatMap:
     title: str
     layer_title: str
     measure: str = ""
+    of_heads: bool = False
 
     def __post_init__(self) -> None:
         if len(self.scores) == 0 or len(self.labels) == 0:
@@ -57,7 +60,13 @@ class HeatMap:
     @cached_property
     def top(self) -> float:
         """The top of the colour scale: a restored state can beat the clean run, and must not run off the scale."""
-        return max(_number(self.high), _number(self.score(*self.peak)))
+        peak = _number(self.score(*self.peak))
+        return peak if self.of_heads else max(_number(self.high), peak)
+
+    @property
+    def has_own_scale(self) -> bool:
+        """Whether its shades mean something else than those of the grids of answer probabilities beside it."""
+        return bool(self.measure) or self.of_heads
 
     @property
     def blank(self) -> bool:

@@ -11,7 +11,7 @@ from rome_lens.figures.panel_grid import PanelGrid, Place
 from rome_lens.figures.plotly_text import INK, QUIET, line_count, literal, quietly, shortened, wrapped
 from rome_lens.figures.style import axis_title
 
-_COLOURS = {"resid": "Purples", "mlp": "Greens", "attn": "Reds"}
+_COLOURS = {"resid": "Purples", "mlp": "Greens", "attn": "Reds", "heads": "Blues"}
 _PANELS_A_ROW = 3
 # Pixels. A label's character is as wide as a digit of the label's font; wide characters count twice, as in a terminal.
 _CHARACTER = 6.7
@@ -27,7 +27,7 @@ def heat_map_figure(
     """One figure of several heat maps: tokens down, the first at the top; layers across; three panels a row at most.
 
     Panels of probabilities share one colour scale, from the lowest `low` to the highest that any panel holds, so that a
-    shade means the same everywhere; of another measure each has its own. Each panel has its bar in its own hue. The
+    shade means the same everywhere; of another measure, and of single heads, each has its own. Each panel has its bar in its own hue. The
     peak is framed.
 
     Args:
@@ -60,9 +60,10 @@ def heat_map_figure(
         right=40,
     )
     figure = grid.figure()
-    bottom, top = min(m.low for m in maps), max(m.top for m in maps)
+    sharing = [m for m in maps if not m.has_own_scale]
+    bottom, top = min((m.low for m in sharing), default=0.0), max((m.top for m in sharing), default=0.0)
     for place, heat_map in zip(grid.places(figure), maps, strict=True):
-        ends = (heat_map.low, heat_map.top) if heat_map.measure else (bottom, top)
+        ends = (heat_map.low, heat_map.top) if heat_map.has_own_scale else (bottom, top)
         _draw(place, heat_map, grid, ends, labelled=place.column == 1 or not shared)
     if subtitle is None:
         high, low = format_probability(maps[0].high), format_probability(maps[0].low)
@@ -156,9 +157,9 @@ def _hover(heat_map: HeatMap, measure: str) -> str:
         return f"%{{customdata[0]}}<br>layer %{{x}}<br>{measure} = %{{z:+.4f}}<extra></extra>"
     # Of an answer so unlikely that four decimals show nothing, three digits.
     digits = ".4f" if heat_map.blank or heat_map.top >= 5e-4 else ".2e"
+    row = "%{customdata[0]}" if heat_map.of_heads else "token “%{customdata[0]}”, position %{customdata[1]}"
     return (
-        "token “%{customdata[0]}”, position %{customdata[1]}<br>layer %{x}<br>"
-        f"{measure} = %{{z:{digits}}}<br>effect = %{{customdata[2]:+{digits}}}<extra></extra>"
+        f"{row}<br>layer %{{x}}<br>{measure} = %{{z:{digits}}}<br>effect = %{{customdata[2]:+{digits}}}<extra></extra>"
     )
 
 

@@ -121,7 +121,8 @@ def _lines(heat_map: HeatMap, paper: _Paper) -> list[Text]:
     if heat_map.blank:
         lines += _wrapped(paper, "no peak: every score is 0", "")
     else:
-        shown, token = format_probability(heat_map.score(peak_layer, peak_pos)), "" if heat_map.measure else "token "
+        shown = format_probability(heat_map.score(peak_layer, peak_pos))
+        token = "" if heat_map.measure or heat_map.of_heads else "token "
         words = f"{cross} peak: layer {peak_layer}, {heat_map.measure or 'p'} = {shown}, {token}"
         room = max(4, paper.width - cell_len(words) - 2)
         lines += _wrapped(paper, words + f'"{paper.text(heat_map.labels[peak_pos], room)}"', "", shown=True)
@@ -156,7 +157,8 @@ def _axis(grid: _Grid) -> Text:
 
 def _scale(heat_map: HeatMap, paper: _Paper) -> Text:
     answer = paper.text(heat_map.answer.strip() or heat_map.answer, max(4, paper.width // 3))
-    beaten = "" if heat_map.top <= heat_map.high else f" peak (high {format_probability(heat_map.high)})"
+    at_high = heat_map.top <= heat_map.high and not heat_map.of_heads
+    beaten = "" if at_high else f" peak (high {format_probability(heat_map.high)})"
     ends = f"{format_probability(heat_map.low)} ", f" {format_probability(heat_map.top)}"
     said = ((f"p({answer})  low ", beaten or " high"), (f"p({answer}) ", beaten), (f"p({answer}) ", ""), ("", ""))
     if heat_map.measure:

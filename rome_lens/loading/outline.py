@@ -41,14 +41,14 @@ class Outline:
         found = getattr(config.get_text_config(), "num_hidden_layers", None)
         return cls(location.name, found if isinstance(found, int) else None)
 
-    def check_window(self, window: int | None) -> None:
+    def check_window(self, window: int | None, *, name: str = "window") -> None:
         """Refuse a window of more layers than the model has, or of none.
 
         Raises:
             SettingError: it is out of its range.
         """
         if window is not None and self.n_layers is not None:
-            check_window(window, n_layers=self.n_layers)
+            check_window(window, n_layers=self.n_layers, name=name)
 
     def check_layers(self, layers: Iterable[int | None]) -> None:
         """Refuse layers that the model does not have; None stands for one that is not chosen yet.

@@ -50,25 +50,32 @@ def approximate_cells(backend: Backend, runs: Runs, cells: Sequence[Cell], *, pr
         # dp = p d(log p), and where p is small half precision has no numbers for its gradient. Rows do not see each
         # other: the gradient of the sum is that of each row.
         gradients = torch.autograd.grad(logarithms.sum(), [seen[key] for key in points], allow_unused=True)
-    shares = logarithms.detach().exp()[:, None]
+    shares = logarithms.detach().exp()
     effects: dict[tuple[str, int], Tensor] = {}
     for key, gradient in zip(points, gradients, strict=True):
         if gradient is None:
             raise ModelError(f"no gradient reaches {backend.stream_hook(*key)!r} of {backend.model_name}")
         difference = clean[key].double() - seen[key].detach().double()
-        effects[key] = ((gradient.double() * difference).sum(dim=-1) * shares).mean(dim=0)
+        # [pos], for heads [pos head]
+        effects[key] = torch.einsum("r...d,r...d,r->...", gradient.double(), difference, shares) / runs.n_samples
     progress(len(cells), len(cells), "tracing")
     (low,) = runs.low
     return {
-        cell: low + sum(effects[cell.stream, layer][cell.pos].item() for layer in range(cell.first, cell.end))
+        cell: low + sum(_effect(effects[cell.stream, layer], cell) for layer in range(cell.first, cell.end))
         for cell in cells
     }
+
+
+def _effect(effects: Tensor, cell: Cell) -> float:
+    """What a cell has of one layer's effects."""
+    here = effects[cell.pos]
+    return float(here[list(cell.heads)].sum() if cell.heads else here)
 
 
 def _run(
     backend: Backend, rows: Tensor, case: Case, points: Sequence[tuple[str, int]], *, corrupted: bool
 ) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
-    """What passes the hook points, [row, pos, d_model] by (stream, layer), and the logits that give the answer."""
+    """What passes the hook points by (stream, layer), as `outputs_of` gives it, and the answer's logits."""
     samples = torch.arange(rows.shape[0], device=rows.device)
     hooks: list[tuple[str, Callable[[Tensor], Tensor | None]]] = [
         ("unembed.hook_in", lambda x: x[:, -case.answer_ids.shape[0] :])

@@ -13,26 +13,24 @@ What is saved, all of it exactly:
 
 All cells of a token go through a layer together, those of several cases too, and their number grows from layer to
 layer. Where a call costs more than what it computes, those of several tokens share one: rows begin at positions of
-their own, and are padded behind. Blocks are called as the model calls them, with their hook points; restoring and
-severing happen in hooks.
+their own, and are padded behind.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.sharedctypes import RawArray
 
 import torch
 from einops import rearrange, reduce, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from rome_lens.backends import Backend, BlockReplay, First, KeysValues, ReplayError, check_replayed, fast_products
-from rome_lens.memory import is_out_of_memory
+from rome_lens.backends import Backend, ReplayError, fast_products
 from rome_lens.progress import Progress
 from rome_lens.runs import forked_map
 from rome_lens.runs.side_by_side import side_by_side
+from rome_lens.tracing.calls import BlockCalls, Layer, padded
 from rome_lens.tracing.cells import Cell
 from rome_lens.tracing.forwards import Runs
 from rome_lens.tracing.lanes import Lane, count_positions, families_of, share_out
@@ -64,21 +62,6 @@ class _Group:
 
     def next_lane(self) -> Lane | None:
         return self.lanes[self.alive] if self.alive < len(self.lanes) else None
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """One layer of the clean and the corrupted runs, in their rows: what it gave.
-
-    Attributes:
-        outputs: of attention and, where the layer has one, of the MLP, by stream.
-        resid: what left the layer.
-        past: its keys and values.
-    """
-
-    outputs: dict[str, Float[Tensor, "row pos d_model"]]
-    resid: Float[Tensor, "row pos d_model"]
-    past: KeysValues
 
 
 def score_cells(
@@ -154,8 +137,9 @@ def _scored(
     total = count_positions(lanes, **_sizes(backend, runs))
     assert runs.replay is not None
     assert runs.resid_pre is not None
-    engine = _Engine(backend, runs, runs.replay, runs.resid_pre, budget, progress, total)
-    with torch.no_grad(), engine.hooked(), fast_products(device=backend.device, dtype=backend.dtype):
+    calls = BlockCalls(backend, runs, runs.replay, of_heads=any(lane.cell.heads for lane in lanes))
+    engine = _Engine(backend, runs, calls, runs.resid_pre, budget, progress, total)
+    with torch.no_grad(), calls.hooked(), fast_products(device=backend.device, dtype=backend.dtype):
         return engine.run(lanes)
 
 
@@ -166,24 +150,22 @@ class _Engine:
     Attributes:
         backend: the model.
         runs: the clean and corrupted runs.
-        replay: the model's blocks.
+        calls: calls the model's blocks.
         resid_pre: what enters the first of them in these runs, [row pos d_model].
         budget: memory to work in.
         progress: called with (done, total, what).
         total: positions that all lanes run through blocks.
         done: how many of them are done.
-        acts: what the hooks on `hook_attn_out` and `hook_mlp_out` do in the call that is running, by stream.
     """
 
     backend: Backend
     runs: Runs
-    replay: BlockReplay
+    calls: BlockCalls
     resid_pre: Tensor
     budget: Budget
     progress: Progress
     total: int
     done: int = 0
-    acts: dict[str, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.n_layers, self.n_samples, self.n_tokens = self.backend.n_layers, self.runs.n_samples, self.runs.n_tokens
@@ -191,13 +173,6 @@ class _Engine:
         self.padding = _CALL_FLOP.get(self.backend.device.type, _GPU_CALL_FLOP) // _flop_of_position(self.backend)
         # By layer: whether positions may share calls.
         self.joins = [False] * self.n_layers
-
-    def hooked(self):
-        points = [(s, layer) for s in self.backend.streams() if s != "resid" for layer in range(self.n_layers)]
-        return self.backend.hooked([(self.backend.stream_hook(*at), partial(self._act, at[0])) for at in points])
-
-    def _act(self, stream: str, x: Tensor) -> Tensor | None:
-        return self.acts[stream](x) if stream in self.acts else None
 
     def run(self, lanes: Sequence[Lane]) -> list[dict[Cell, float]]:
         scores: list[dict[Cell, float]] = [{} for _ in self.runs.cases]
@@ -229,12 +204,13 @@ class _Engine:
             yield batch
 
     def _run_batch(self, lanes: Sequence[Lane]) -> tuple[list[Lane], list[float]]:
-        groups = self._groups(lanes)
+        groups, runs = self._groups(lanes), self.runs
         base = self.resid_pre
         for layer in range(self.n_layers):
-            with self.replay.layer_ready(layer):
-                self._check(layer)
-                here = self._recorded_call(layer, base)
+            with self.calls.replay.layer_ready(layer):
+                entering = runs.resid_post[layer - 1] if layer else self.resid_pre[runs.checked_rows]
+                self.joins[layer] = self.calls.check(layer, entering, own_rows=self.padding > 0)
+                here = self.calls.record(layer, base)
                 for group in groups:
                     self._fork(group, layer)
                 for several in self._together(groups, layer):
@@ -253,57 +229,6 @@ class _Engine:
             cases = torch.tensor([lane.case for lane in members], device=self.backend.device)
             groups.append(_Group(pos, members, cases, self.resid_pre.new_empty(shape)))
         return groups
-
-    def _recorded_call(self, layer: int, resid_pre: Tensor) -> _Layer:
-        seen: dict[str, Tensor] = {}
-        self.acts = {s: lambda x, s=s: seen.update({s: x.clone()}) for s in ("attn", "mlp")}
-        resid, past = self.replay.run(layer, resid_pre, first=0, past=None)
-        silent = [stream for stream in self.backend.streams() if stream != "resid" and stream not in seen]
-        if silent or "attn" not in seen:
-            raise ReplayError(f"a block called alone does not reach hook_{'_out and hook_'.join(silent) or 'attn'}_out")
-        return _Layer(seen, resid, past)
-
-    def _check(self, layer: int) -> None:
-        """Hold the three ways of calling a block against the model's own forward, on clean and corrupted rows.
-
-        The block gets what the model itself put into it: what rounding did in the layers below is no fault of the call,
-        and where a layer writes numbers of a thousand times the usual size it would be taken for one.
-        """
-        runs, half = self.runs, self.n_tokens // 2
-        entering = runs.resid_post[layer - 1] if layer else self.resid_pre[runs.checked_rows]
-        expected = runs.resid_post[layer]
-        whole = self._recorded_call(layer, entering)
-        check_replayed(whole.resid, expected, entering, "on all positions")
-        self.acts = {}
-        if half > 0:
-            part, _ = self.replay.run(layer, entering[:, half:], first=half, past=whole.past.before(half))
-            check_replayed(part, expected[:, half:], entering[:, half:], "from a later position on")
-        single = "row pos d_model -> (row pos) 1 d_model"
-        self.acts = {"attn": lambda _: rearrange(whole.outputs["attn"], single)}
-        alone, _ = self.replay.run(layer, rearrange(entering, single), first=0, past=None)
-        check_replayed(alone, rearrange(expected, single), rearrange(entering, single), "on single positions")
-        self.acts = {}
-        self.joins[layer] = half > 0 and self._joins(layer, entering, expected, whole.past)
-
-    def _joins(self, layer: int, entering: Tensor, expected: Tensor, past: KeysValues) -> bool:
-        """Whether rows that begin at positions of their own give the model's numbers, too."""
-        if not self.padding:
-            return False
-        half = self.n_tokens // 2
-        # The last row begins in the middle, and the others at the first position.
-        first = torch.zeros(len(entering), dtype=torch.long, device=entering.device)
-        first[-1] = half
-        begun = _padded([entering[:-1, None], entering[-1:, None, half:]])[:, 0]
-        real, how = self.n_tokens - half, "on rows of their own"
-        try:
-            after, _ = self.replay.run(layer, begun, first=first, past=past.before(half).ending_at(first, half))
-            check_replayed(after[:-1], expected[:-1], entering[:-1], how)
-            check_replayed(after[-1, :real], expected[-1, half:], entering[-1, half:], how)
-        except Exception as error:  # whatever a block raises that does not know such rows
-            if is_out_of_memory(error):
-                raise
-            return False
-        return True
 
     def _fork(self, group: _Group, layer: int) -> None:
         """Lanes that part from their leader in front of this layer begin as a copy of it."""
@@ -331,7 +256,7 @@ class _Engine:
         padding = self.n_samples * group.alive * (group.pos - first)
         return padding <= self.padding and rows * (self.n_tokens - first) <= self.budget.call_positions
 
-    def _advance(self, groups: Sequence[_Group], layer: int, here: _Layer) -> None:
+    def _advance(self, groups: Sequence[_Group], layer: int, here: Layer) -> None:
         """Run one layer on all living lanes of some positions; rows of later positions are padded behind."""
         members = [(group, index) for group in groups for index in range(group.alive)]
         n_pos = groups[0].state.shape[2]
@@ -341,7 +266,10 @@ class _Engine:
                 (group, slice(some[0][1], some[-1][1] + 1))
                 for group, some in ((key, list(found)) for key, found in groupby(members[part], lambda one: one[0]))
             ]
-            after = self._call(places, layer, here)
+            state = padded([group.state[lanes] for group, lanes in places])
+            cases = torch.cat([group.cases[lanes] for group, lanes in places])
+            lanes = [lane for group, some in places for lane in group.lanes[some]]
+            after = self.calls.advance(layer, here, lanes, cases, state)
             for (group, lanes), state in zip(places, after.split([s.stop - s.start for _, s in places]), strict=True):
                 group.state[lanes] = state[:, :, : group.state.shape[2]]
 
@@ -351,39 +279,7 @@ class _Engine:
             self.done = min(self.total, self.done + done)
             self.progress(self.done, self.total, "tracing")
 
-    def _call(
-        self, places: Sequence[tuple[_Group, slice]], layer: int, here: _Layer
-    ) -> Float[Tensor, "lane sample pos d_model"]:
-        """Run one layer on some lanes of some positions, the earliest first."""
-        state = _padded([group.state[lanes] for group, lanes in places])
-        cases = torch.cat([group.cases[lanes] for group, lanes in places])
-        lanes = [lane for group, some in places for lane in group.lanes[some]]
-        positions = torch.tensor([lane.cell.pos for lane in lanes], device=state.device)
-        corrupted = self.runs.corrupted_rows(cases)
-        self.acts = {}
-        for stream, output in here.outputs.items():
-            held = [(i, cleanly) for i, lane in enumerate(lanes) if (cleanly := _held(lane, stream, layer)) is not None]
-            if held:
-                index, restored = torch.tensor(held, device=state.device).T
-                source = torch.where(restored[:, None] == 1, cases[index, None], corrupted[index])
-                rows = index[:, None] * self.n_samples + torch.arange(self.n_samples, device=state.device)
-                held_rows = "held sample -> (held sample)"
-                # The first position of these rows is set to other values.
-                set_rows = rearrange(rows, held_rows), torch.zeros_like(rows).flatten()
-                values = output[source, positions[index, None]].flatten(0, 1)
-                self.acts[stream] = lambda x, set_rows=set_rows, values=values: x.index_put(set_rows, values)
-        first: First = places[0][0].pos
-        last, past = places[-1][0].pos, None
-        if last:
-            past = here.past.before(last).take(rearrange(corrupted, "lane sample -> (lane sample)"))
-        if len(places) > 1:
-            first = repeat(positions, "lane -> (lane sample)", sample=self.n_samples)
-            past = None if past is None else past.ending_at(first, last)
-        rows_of = "lane sample pos d_model -> (lane sample) pos d_model"
-        after, _ = self.replay.run(layer, rearrange(state, rows_of), first=first, past=past)
-        return rearrange(after, "(lane sample) pos d_model -> lane sample pos d_model", sample=self.n_samples)
-
-    def _begin(self, groups: Sequence[_Group], layer: int, base: Tensor, here: _Layer) -> None:
+    def _begin(self, groups: Sequence[_Group], layer: int, base: Tensor, here: Layer) -> None:
         """Lanes whose first restored layer this was begin behind it, from the corrupted run."""
         windows: list[tuple[_Group, int]] = []
         for group in groups:
@@ -396,64 +292,25 @@ class _Engine:
                     windows.append((group, group.alive))
                 group.alive += 1
         if windows:
-            first = self._first_positions(windows, layer, base, here)
+            lanes = [group.lanes[index] for group, index in windows]
+            first = self.calls.begin(layer, here, lanes, base)
             for (group, index), states in zip(windows, first, strict=True):
                 group.state[index, :, 0] = states
 
-    def _first_positions(
-        self, windows: Sequence[tuple[_Group, int]], layer: int, base: Tensor, here: _Layer
-    ) -> Float[Tensor, "lane sample d_model"]:
-        """What leaves a window's first layer at its restored position, for lanes of all positions at once.
-
-        What attention gives there is known, so what it sees does not matter: every row is a single position.
-        """
-        lanes = [(group.lanes[index], group.pos) for group, index in windows]
-        positions = torch.tensor([pos for _, pos in lanes], device=base.device)[:, None]
-        cases = torch.tensor([lane.case for lane, _ in lanes], device=base.device)
-        corrupted = self.runs.corrupted_rows(cases)
-        clean = cases[:, None].expand_as(corrupted)
-        of_mlp = torch.tensor([lane.cell.stream == "mlp" for lane, _ in lanes], device=base.device)[:, None]
-        attn = here.outputs["attn"][torch.where(of_mlp, corrupted, clean), positions]
-        single = "lane sample d_model -> (lane sample) 1 d_model"
-        self.acts = {"attn": lambda _: rearrange(attn, single)}
-        if "mlp" in here.outputs:
-            mlp = here.outputs["mlp"][clean, positions]
-            chosen = repeat(of_mlp, "lane 1 -> (lane sample) 1 1", sample=self.n_samples)
-            self.acts["mlp"] = lambda x: torch.where(chosen, rearrange(mlp, single), x)
-        after, _ = self.replay.run(layer, rearrange(base[corrupted, positions], single), first=0, past=None)
-        return rearrange(after, "(lane sample) 1 d_model -> lane sample d_model", sample=self.n_samples)
-
     def _read(self, groups: Sequence[_Group]) -> tuple[list[Lane], list[float]]:
         """Answer probabilities from what left the last layer."""
-        self.acts = {}
+        self.calls.acts = {}
         lanes = [lane for group in groups for lane in group.lanes]
         cases = repeat(torch.cat([group.cases for group in groups]), "lane -> (lane sample)", sample=self.n_samples)
         read = "lane sample read d_model -> (lane sample) read d_model"
         final = torch.cat([rearrange(group.state[:, :, -self.runs.n_read :], read) for group in groups])
         n_logits = self.runs.n_read * int(self.backend.model.cfg.d_vocab)
-        with self.replay.unembed_ready():
+        replay = self.calls.replay
+        with replay.unembed_ready():
             parts = self.budget.in_parts(
                 final.shape[0],
                 most=lambda _: self.budget.logit_rows(n_logits),
-                run=lambda rows: self.runs.answer_log_probability(self.replay.unembed(final[rows]), cases[rows]).exp(),
+                run=lambda rows: self.runs.answer_log_probability(replay.unembed(final[rows]), cases[rows]).exp(),
             )
             scores = torch.cat([probabilities for _, probabilities in parts])
         return lanes, reduce(scores, "(lane sample) -> lane", "mean", sample=self.n_samples).tolist()
-
-
-def _padded(states: Sequence[Float[Tensor, "_ sample _ d_model"]]) -> Float[Tensor, "lane sample pos d_model"]:
-    """States of several positions in one, the longest first; behind the others stand zeros, which nothing reads."""
-    if len(states) == 1:
-        return states[0]
-    _, n_samples, n_pos, d_model = states[0].shape
-    padded = states[0].new_zeros(sum(map(len, states)), n_samples, n_pos, d_model)
-    for part, state in zip(padded.split(list(map(len, states))), states, strict=True):
-        part[:, :, : state.shape[2]] = state
-    return padded
-
-
-def _held(lane: Lane, stream: str, layer: int) -> bool | None:
-    """Whether a stream's output of a layer is set to the clean run's (True), the corrupted run's, or left (None)."""
-    if lane.cell.stream == stream and lane.cell.first <= layer < lane.cell.end:
-        return True
-    return False if lane.cell.severed == stream else None

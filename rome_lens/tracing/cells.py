@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rome_lens.backends import HEADS
 from rome_lens.checks import check_window
 
 
@@ -12,13 +13,14 @@ class Cell:
     """One cell of one stream's grid: the layers `first .. end - 1` are restored at position `pos`.
 
     Attributes:
-        stream: `resid`, `mlp` or `attn`: what is restored.
+        stream: `resid`, `mlp`, `attn` or `heads`: what is restored.
         layer: the cell's row in the grid; for a window, its centre.
         pos: the cell's token.
         first: first restored layer.
         end: one past the last restored layer.
         severed: `mlp` or `attn` where that stream's outputs at `pos` are held at the corrupted run's, in all layers
             (paper, figure 3); None where nothing is held.
+        heads: which heads of attention are restored, for `heads`.
     """
 
     stream: str
@@ -27,6 +29,12 @@ class Cell:
     first: int
     end: int
     severed: str | None = None
+    heads: tuple[int, ...] = ()
+
+    @property
+    def column(self) -> int:
+        """The cell's column in the grid: its token, or its head."""
+        return self.heads[0] if self.heads else self.pos
 
 
 def window_layers(layer: int, window: int, n_layers: int) -> range:
@@ -49,6 +57,15 @@ def plan_cells(
         for layer in range(n_layers):
             layers = range(layer, layer + 1) if stream == "resid" else window_layers(layer, window, n_layers)
             cells.append(Cell(stream, layer, pos, layers.start, layers.stop, severed))
+    return cells
+
+
+def plan_heads(*, n_layers: int, n_heads: int, pos: int, window: int) -> list[Cell]:
+    """A cell for each head of each layer at one position; in a window the heads of one number are restored together."""
+    cells = []
+    for layer in range(n_layers):
+        layers = window_layers(layer, window, n_layers)
+        cells += [Cell(HEADS, layer, pos, layers.start, layers.stop, heads=(head,)) for head in range(n_heads)]
     return cells
 
 

@@ -10,7 +10,7 @@ from einops import reduce, repeat
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from rome_lens.backends import Backend, BlockReplay
+from rome_lens.backends import HEADS, Backend, BlockReplay
 from rome_lens.errors import ModelError
 from rome_lens.tracing.cases import Case, joint_log_probability, joint_probability
 
@@ -142,7 +142,9 @@ def outputs_of(
     *,
     hooks: Sequence[tuple[str, Callable[[Tensor], Tensor | None]]] = (),
 ) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
-    """What passes the hook points of streams in a forward, [row pos d_model] by (stream, layer), and its logits.
+    """What passes the hook points of streams in a forward by (stream, layer), and its logits.
+
+    It is [row pos d_model], for `heads` [row pos head d_head].
 
     Args:
         backend: the model.
@@ -151,7 +153,7 @@ def outputs_of(
         hooks: what else is hooked meanwhile.
 
     Raises:
-        ModelError: nothing passes one of the points.
+        ModelError: nothing passes one of the points, or no single heads.
     """
     seen: dict[tuple[str, int], Tensor] = {}
     with backend.hooked([*hooks, *((backend.stream_hook(*key), partial(_keep, seen, key)) for key in points)]):
@@ -162,7 +164,23 @@ def outputs_of(
             f"{backend.model_name} lists the hook point {missing[0]!r}, but nothing passes it in a forward; leave its "
             "stream out"
         )
+    for (stream, _), x in seen.items():
+        if stream == HEADS:
+            check_heads(backend, x)
     return seen, logits
+
+
+def check_heads(backend: Backend, z: Tensor) -> None:
+    """Refuse what attention's heads give where it does not come head by head, [row pos head d_head].
+
+    Raises:
+        ModelError: it does not.
+    """
+    if z.ndim != 4 or z.shape[2] != backend.n_heads:
+        raise ModelError(
+            f"{backend.model_name} has {backend.n_heads} heads, and what passes hook_z has the shape {tuple(z.shape)}: "
+            "its heads cannot be told apart; leave the stream 'heads' out"
+        )
 
 
 def _keep(seen: dict[tuple[str, int], Tensor], key: tuple[str, int], x: Tensor) -> Tensor:

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import Backend, prefer_blocks
+from rome_lens.backends import HEADS, Backend, prefer_blocks
 from rome_lens.progress import Progress, part
 from rome_lens.tracing.answers import not_finite
 from rome_lens.tracing.attribution import ATTRIBUTION, approximate_cells
 from rome_lens.tracing.blocks import score_cells
 from rome_lens.tracing.cases import Case
-from rome_lens.tracing.cells import Cell, Known, known_score, plan_cells
+from rome_lens.tracing.cells import Cell, Known, known_score, plan_cells, plan_heads
 from rome_lens.tracing.forwards import make_runs
 from rome_lens.tracing.lanes import plan_lanes
 from rome_lens.tracing.memory import Budget
@@ -29,28 +29,37 @@ class AskedGrids:
     """Which grids of a case are computed.
 
     Attributes:
-        streams: `resid`, `mlp`, `attn`: what is restored.
+        streams: `resid`, `mlp`, `attn`, `heads`: what is restored.
         severed: `mlp`, `attn`: what is held at the corrupted run's outputs while the residual stream is restored.
         severed_at: positions where that is done; None is all of the prompt's.
         window: layers restored together, for `mlp` and `attn`.
+        heads_at: the position of `heads`.
+        heads_window: layers restored together, for `heads`.
     """
 
     streams: Sequence[str]
     severed: Sequence[str]
     window: int
     severed_at: Sequence[int] | None = None
+    heads_at: int = -1
+    heads_window: int = 1
 
-    def cells(self, case: Case, n_layers: int) -> list[Cell]:
+    def cells(self, backend: Backend, case: Case) -> list[Cell]:
         """All cells of a case."""
+        n_layers = backend.n_layers
         everywhere = range(case.n_prompt)
         at = everywhere if self.severed_at is None else self.severed_at
-        plans = [(stream, None, everywhere) for stream in self.streams]
+        plans = [(stream, None, everywhere) for stream in self.streams if stream != HEADS]
         plans += [("resid", stream, at) for stream in self.severed]
-        return [
+        of_tokens = [
             cell
             for stream, severed, positions in plans
             for cell in plan_cells(stream, n_layers=n_layers, positions=positions, window=self.window, severed=severed)
         ]
+        if HEADS not in self.streams:
+            return of_tokens
+        here = everywhere[self.heads_at]
+        return of_tokens + plan_heads(n_layers=n_layers, n_heads=backend.n_heads, pos=here, window=self.heads_window)
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Grids:
     """All scores of one case.
 
     Attributes:
-        scores: [layer pos] by stream.
+        scores: [layer pos] by stream, for `heads` [layer head].
         severed: [layer pos] by severed stream; NaN where no cell was asked for.
         low: score with nothing restored.
         high: score of the clean run.
@@ -67,7 +76,7 @@ class Grids:
         notes: why, where `auto` could not take `blocks`.
     """
 
-    scores: Mapping[str, Float[Tensor, "layer pos"]]
+    scores: Mapping[str, Float[Tensor, "layer column"]]
     severed: Mapping[str, Float[Tensor, "layer pos"]]
     low: float
     high: float
@@ -90,7 +99,7 @@ def score_grids(
     Raises:
         ModelError: the model gives no numbers.
     """
-    plans = [_Plan(backend, case, one.cells(case, backend.n_layers)) for case, one in zip(cases, asked, strict=True)]
+    plans = [_Plan(backend, case, one.cells(backend, case)) for case, one in zip(cases, asked, strict=True)]
     if engine == ATTRIBUTION:
         return _all_grids(backend, plans, ATTRIBUTION, progress)
     return prefer_blocks(
@@ -147,8 +156,9 @@ class _Plan:
         for cell in self.cells:
             grids, name = (severed, cell.severed) if cell.severed else (scores, cell.stream)
             if name not in grids:
-                grids[name] = torch.full((self.backend.n_layers, self.case.n_prompt), torch.nan, dtype=torch.float64)
-            grids[name][cell.layer, cell.pos] = values[cell]
+                columns = self.backend.n_heads if cell.heads else self.case.n_prompt
+                grids[name] = torch.full((self.backend.n_layers, columns), torch.nan, dtype=torch.float64)
+            grids[name][cell.layer, cell.column] = values[cell]
         return Grids(scores, severed, low, high, engine, notes)
 
 

@@ -46,7 +46,7 @@ def score_cells_plainly(
 def _outputs(backend: Backend, runs: Runs, cells: Sequence[Cell]) -> dict[tuple[str, int], Tensor]:
     """What passes each stream's hook points in the clean run (row 0) and, where a cell severs, the corrupted runs.
 
-    [row, pos, d_model] by (stream, layer).
+    [row, pos, d_model] by (stream, layer), for `heads` [row, pos, head, d_head].
     """
     severed = {cell.severed for cell in cells if cell.severed}
     points = [(s, layer) for s in {c.stream for c in cells} | severed for layer in range(backend.n_layers)]
@@ -74,8 +74,9 @@ def _forward(
         def run(x: Tensor) -> Tensor:
             x = x.clone()
             for index, source in held[key]:
-                pos = cells[index].pos
-                x[index * n_samples : (index + 1) * n_samples, pos] = outputs[key][source, pos]
+                pos, heads = cells[index].pos, list(cells[index].heads) or slice(None)
+                rows = slice(index * n_samples, (index + 1) * n_samples)
+                x[rows, pos, heads] = outputs[key][source, pos, heads]
             return x
 
         return run

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rome_lens.backends import STREAMS
+from rome_lens.backends import HEADS, STREAMS
 from rome_lens.errors import ArtefactError, SettingError
 from rome_lens.figures import HeatMap, format_probability
 from rome_lens.figures.plotly_figure import heat_map_figure
@@ -35,7 +35,7 @@ class CausalTrace:
 
     Attributes:
         scores: by stream (`resid`, `mlp`, `attn`) the answer's probability with one cell restored, averaged over the
-            corrupted copies, [layer pos].
+            corrupted copies, [layer pos]; of `heads`, at one token, [layer head].
         severed: by severed stream (`mlp`, `attn`) the same for the residual stream, [layer pos], while that stream's
             outputs at the cell's token are held at the corrupted run's in all layers (paper, figure 3); empty where
             nothing was severed.
@@ -66,10 +66,12 @@ class CausalTrace:
             half of its probability or more with the subject corrupted.
         seconds: how long the trace took.
         edits: the edits that the model carried while it was traced, in words; empty for the model as it is.
+        heads_at: the position at which `heads` were restored; None where they were not.
+        heads_window: layers in which the heads of one number were restored together.
         unedited: the same trace of the model without these edits: same answer, same noise. None without edits.
     """
 
-    scores: Mapping[str, Float[Tensor, "layer pos"]]
+    scores: Mapping[str, Float[Tensor, "layer column"]]
     low: float
     high: float
     answer: str
@@ -97,12 +99,16 @@ class CausalTrace:
     edits: tuple[str, ...] = ()
     unedited: "CausalTrace | None" = None
     severed: Mapping[str, Float[Tensor, "layer pos"]] = field(default_factory=dict)
+    heads_at: int | None = None
+    heads_window: int | None = None
 
     def __repr__(self) -> str:
         peaks = ", ".join(
-            f"{heat_map.stream} {format_probability(heat_map.score(*heat_map.peak))} at {heat_map.peak}"
+            f"{heat_map.stream} {format_probability(heat_map.score(layer, row))} at "
+            f"({layer}, {'head ' if heat_map.of_heads else ''}{row})"
             for heat_map in self._maps("")[: len(self.scores)]
             if not heat_map.blank
+            for layer, row in (heat_map.peak,)
         )
         how = ", approximated" if self.approximate else ""
         return (
@@ -120,11 +126,11 @@ class CausalTrace:
         """What the corruption costs: `high - low`."""
         return self.high - self.low
 
-    def effect(self, stream: str, *, severed: str | None = None) -> Float[Tensor, "layer pos"]:
-        """The indirect effect of every cell of a stream: `score - low`.
+    def effect(self, stream: str, *, severed: str | None = None) -> Float[Tensor, "layer column"]:
+        """The indirect effect of every cell of a stream: `score - low`, [layer pos]; of `heads` [layer head].
 
         Args:
-            stream: `resid`, `mlp` or `attn`.
+            stream: `resid`, `mlp`, `attn` or `heads`.
             severed: the stream that was severed (`mlp`, `attn`) while `resid` was restored.
 
         Raises:
@@ -140,22 +146,25 @@ class CausalTrace:
         return self.severed[severed] - self.low
 
     def peak(self, stream: str, *, positions: range | None = None) -> tuple[int, int]:
-        """The cell (layer, pos) of a stream with the highest score, of all positions or of some.
+        """The cell (layer, pos) of a stream with the highest score, of all or of some; for heads (layer, head).
 
         Raises:
-            SettingError: the stream was not traced.
+            SettingError: the stream was not traced, or positions are given for heads, which were restored at one.
         """
-        among = range(len(self.tokens)) if positions is None else positions
-        grid = self._grid(stream)[:, list(among)]
+        if positions is not None and stream == HEADS:
+            raise SettingError(f"heads were restored at position {self.heads_at} alone; leave positions out")
+        grid = self._grid(stream)
+        among = range(grid.shape[1]) if positions is None else positions
+        grid = grid[:, list(among)]
         layer, index = divmod(int(grid.argmax()), grid.shape[1])
         return layer, among[index]
 
-    def _grids(self) -> Iterator[tuple[str, str | None, Float[Tensor, "layer pos"]]]:
+    def _grids(self) -> Iterator[tuple[str, str | None, Float[Tensor, "layer column"]]]:
         """All grids: what was restored, and what was severed meanwhile."""
         yield from ((stream, None, grid) for stream, grid in self.scores.items())
         yield from (("resid", stream, grid) for stream, grid in self.severed.items())
 
-    def _grid(self, stream: str) -> Float[Tensor, "layer pos"]:
+    def _grid(self, stream: str) -> Float[Tensor, "layer column"]:
         if stream not in self.scores:
             raise SettingError(f"the stream {stream!r} was not traced; this trace has {', '.join(self.scores)}")
         return self.scores[stream]
@@ -186,15 +195,20 @@ class CausalTrace:
             HeatMap(
                 stream=stream,
                 scores=grid.tolist(),
-                labels=self.marked_tokens(),
+                labels=_head_labels(grid) if stream == HEADS else self.marked_tokens(),
                 low=self.low,
                 high=self.high,
                 answer=self.answer,
-                title=title_of(stream, severed=severed, approximate=self.approximate) + when,
-                layer_title=layer_title_of(stream, self.window),
+                title=title_of(stream, severed=severed, approximate=self.approximate, at=self._place(stream)) + when,
+                layer_title=layer_title_of(stream, (self.heads_window or 1) if stream == HEADS else self.window),
+                of_heads=stream == HEADS,
             )
             for stream, severed, grid in self._grids()
         )
+
+    def _place(self, stream: str) -> str:
+        """The token of a stream that is restored at one alone."""
+        return self.marked_tokens()[self.heads_at] if stream == HEADS and self.heads_at is not None else ""
 
     def figure(self) -> go.Figure:
         """The grids as an interactive plotly figure, a panel a grid; with edits, a row before and a row after."""
@@ -203,21 +217,22 @@ class CausalTrace:
         return heat_map_figure(self.heat_maps(), title=title, columns=len(self.scores) + len(self.severed))
 
     def to_dataframe(self) -> "pd.DataFrame":
-        """A row a cell: stream, severed, layer, pos, token, in_subject, score, effect; with edits, also unedited_score.
+        """A row a cell: stream, severed, layer, pos, head, token, in_subject, score, effect; with edits unedited_score.
 
-        `severed` is empty but for the cells of the severed grids, whose stream is `resid`.
+        `severed` is empty but for the cells of the severed grids, whose stream is `resid`; `head` but for heads.
         """
         import pandas as pd
 
         first, end = self.subject_span
-        columns = ["stream", "severed", "layer", "pos", "token", "in_subject", "score", "effect"]
-        rows = [
-            (stream, severed or "", layer, pos, self.tokens[pos], first <= pos < end, score, score - self.low)
-            for stream, severed, grid in self._grids()
-            for layer, row in enumerate(grid.tolist())
-            for pos, score in enumerate(row)
-        ]
-        table = pd.DataFrame(rows, columns=columns)
+        columns = ["stream", "severed", "layer", "pos", "head", "token", "in_subject", "score", "effect"]
+        rows = []
+        for stream, severed, grid in self._grids():
+            for layer, row in enumerate(grid.tolist()):
+                for column, score in enumerate(row):
+                    pos, head = (column, None) if self.heads_at is None or stream != HEADS else (self.heads_at, column)
+                    where = (pos, head, self.tokens[pos], first <= pos < end)
+                    rows.append((stream, severed or "", layer, *where, score, score - self.low))
+        table = pd.DataFrame(rows, columns=columns).astype({"head": "Int64"})
         if self.unedited is not None:
             table["unedited_score"] = self.unedited.to_dataframe()["score"]
         return table
@@ -273,6 +288,10 @@ class CausalTrace:
             grids = {name.removeprefix(_UNEDITED): x for name, x in tensors.items() if name.startswith(_UNEDITED)}
             unedited = cls._of(unedited, grids)
         return cls(**values, scores=scores, severed=severed, unedited=unedited)
+
+
+def _head_labels(grid: Tensor) -> tuple[str, ...]:
+    return tuple(f"head {head}" for head in range(grid.shape[1]))
 
 
 def _equal_grids(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self, TypedDict, get_args
+from typing import Any, ClassVar, Literal, Self, TypedDict, get_args
 
 from rome_lens.backends import STREAMS, Backend
 from rome_lens.checks import choice, flag, is_list, keep, seed_number, settings_of, shown, whole_number
@@ -12,7 +12,13 @@ from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.corruption import NoiseRule, parse_noise
 
 Stream = Literal["resid", "mlp", "attn"]
-"""What can be restored: a block's output, its MLP's, or its attention's."""
+"""What can be restored at every token: a block's output, its MLP's, or its attention's."""
+
+TracedStream = Stream | Literal["heads"]
+"""What can be restored in a trace: these, or single heads of attention at one token."""
+
+HeadsAt = Literal["last", "last-subject"] | int
+"""Where heads are restored: at the prompt's last token, at the subject's, or at a position."""
 
 SeveredStream = Literal["mlp", "attn"]
 """What can be severed while the residual stream is restored."""
@@ -26,7 +32,6 @@ SEVERED: tuple[str, ...] = get_args(SeveredStream)
 class SharedChanges(TypedDict, total=False):
     """The fields that the settings of one trace and of an average have in common."""
 
-    streams: Sequence[Stream] | Stream
     severed: Sequence[SeveredStream] | SeveredStream | None
     window: int | None
     samples: int
@@ -40,6 +45,9 @@ class SharedChanges(TypedDict, total=False):
 class TraceChanges(SharedChanges, total=False):
     """The fields of `TraceSettings`, as `causal_trace` takes them by name."""
 
+    streams: Sequence[TracedStream] | TracedStream
+    heads_at: HeadsAt
+    heads_window: int
     swap: str | None
 
 
@@ -48,12 +56,15 @@ class TraceSettings:
     """How a fact is traced; `causal_trace` takes each of these by name, too.
 
     Attributes:
-        streams: what to restore: `resid` (the block's output), `mlp` and `attn` (windows of layers).
+        streams: what to restore: `resid` (the block's output), `mlp` and `attn` (windows of layers), and `heads`: what
+            each of attention's heads gives, at one token.
         severed: `mlp`, `attn` or both: restore the residual stream once more while these outputs at the same token are
             held, in all layers, at what the corrupted run gives (paper, section 2.2 and figure 3): what is left of the
             effect does not pass through them.
         window: layers restored together in `mlp` and `attn`; 10 covers l-5 .. l+4, as the released code has it. None
             is 10, or all layers of a smaller model.
+        heads_at: the token of `heads`: the prompt's `last`, the subject's (`last-subject`), or a position, -1 the last.
+        heads_window: layers in which the heads of one number are restored together; 1 is each head by itself.
         samples: corrupted copies to average over.
         noise: None or `s3` (3 times the standard deviation of the facts' subject embeddings), a number (absolute), `m`
             (Gaussian fitted to text), `tK` (Student-t of K degrees of freedom) or `uX` (uniform +-X).
@@ -68,9 +79,11 @@ class TraceSettings:
         SettingError: a setting is out of its range, or two of them exclude each other.
     """
 
-    streams: Sequence[Stream] | Stream = ("resid", "mlp", "attn")
+    streams: Sequence[TracedStream] | TracedStream = ("resid", "mlp", "attn")
     severed: Sequence[SeveredStream] | SeveredStream | None = None
     window: int | None = None
+    heads_at: HeadsAt = "last"
+    heads_window: int = 1
     samples: int = 10
     noise: float | str | None = None
     noise_replaces: bool = False
@@ -79,17 +92,21 @@ class TraceSettings:
     prepend_bos: bool = False
     engine: Engine = "auto"
 
+    _known: ClassVar[Sequence[str]] = STREAMS
+
     def __post_init__(self) -> None:
-        streams = _chosen("stream", self.streams, STREAMS)
+        streams = _chosen("stream", self.streams, self._known)
         if not streams:
-            raise SettingError(f"stream is {shown(self.streams)}; choose from {', '.join(STREAMS)}")
+            raise SettingError(f"stream is {shown(self.streams)}; choose from {', '.join(self._known)}")
         samples = whole_number("samples", self.samples, least=1, expected="a whole number of corrupted copies")
         seed = seed_number(self.seed)
         choice("engine", self.engine, get_args(Engine))
         window = self.window
         if window is not None:
             window = whole_number("window", window, least=1, expected="a whole number of layers")
-        keep(self, streams=streams, samples=samples, seed=seed, window=window)
+        heads_window = whole_number("heads_window", self.heads_window, least=1, expected="a whole number of layers")
+        keep(self, streams=streams, samples=samples, seed=seed, window=window, heads_window=heads_window)
+        keep(self, heads_at=_head_position(self.heads_at))
         keep(self, **{name: flag(name, getattr(self, name)) for name in ("noise_replaces", "prepend_bos")})
         if self.severed is not None:
             keep(self, severed=_chosen("severed", self.severed, SEVERED))
@@ -119,6 +136,17 @@ class TraceSettings:
         return parse_noise(self.noise, replace=self.noise_replaces)
 
 
+def _head_position(given: Any) -> HeadsAt:
+    """Where heads are restored.
+
+    Raises:
+        SettingError: it is neither a place that has a name nor a position.
+    """
+    if isinstance(given, str):
+        return choice("heads_at", given, ("last", "last-subject"))
+    return whole_number("heads_at", given, expected="last, last-subject or a position, a whole number")
+
+
 def _chosen(name: str, given: object, known: Sequence[str]) -> tuple[str, ...]:
     """Streams as a tuple; one may be given by itself.
 
@@ -133,8 +161,8 @@ def _chosen(name: str, given: object, known: Sequence[str]) -> tuple[str, ...]:
     return asked
 
 
-def check_streams(backend: Backend, asked: Sequence[str]) -> tuple[str, ...]:
-    """The streams in the order of `STREAMS`, each once.
+def check_streams(backend: Backend, asked: Sequence[str], *, known: Sequence[str] = STREAMS) -> tuple[str, ...]:
+    """The streams in the order of `STREAMS`, each once; `known` are those that could be asked for.
 
     Raises:
         ModelError: the model has no such stream.
@@ -143,6 +171,6 @@ def check_streams(backend: Backend, asked: Sequence[str]) -> tuple[str, ...]:
     if missing:
         raise ModelError(
             f"{backend.model_name} has no {' and no '.join(missing)} stream in every layer; "
-            f"ask for {', '.join(backend.streams()) or 'another model'}"
+            f"ask for {', '.join(stream for stream in backend.streams() if stream in known) or 'another model'}"
         )
     return tuple(stream for stream in STREAMS if stream in asked)

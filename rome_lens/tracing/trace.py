@@ -8,20 +8,20 @@ from typing import Any, Protocol, Unpack
 
 import torch
 
-from rome_lens.backends import as_backend
-from rome_lens.checks import is_list, shown
+from rome_lens.backends import HEADS, as_backend
+from rome_lens.checks import check_window, is_list, shown
 from rome_lens.errors import SettingError
 from rome_lens.facts import Fact
 from rome_lens.progress import Progress
 from rome_lens.subjects import find_subject
-from rome_lens.tokens import check_prompt, tokenise
+from rome_lens.tokens import TokenisedPrompt, check_prompt, tokenise
 from rome_lens.tracing.answers import known_text, named_answer, with_own_answer
 from rome_lens.tracing.cases import noisy_case, swapped_case
 from rome_lens.tracing.cells import window_of
 from rome_lens.tracing.corruption import fitted_noise, swapped_tokens
 from rome_lens.tracing.grid import AskedGrids, Grids, score_grids
 from rome_lens.tracing.result import CausalTrace
-from rome_lens.tracing.settings import TraceChanges, TraceSettings, check_streams
+from rome_lens.tracing.settings import HeadsAt, TraceChanges, TraceSettings, check_streams
 
 # The share of the clean run's probability from which on the corruption counts as having taken away little.
 _LEFT = 0.5
@@ -74,12 +74,16 @@ def causal_trace(
             back afterwards.
         settings: all that is named below `progress` in one object; what is given by name counts instead.
         progress: called with (done, total, what) now and then.
-        streams: what to restore: `resid` (the block's output), `mlp` and `attn` (windows of layers).
+        streams: what to restore: `resid` (the block's output), `mlp` and `attn` (windows of layers), and `heads`: what
+            each of attention's heads gives (`attn.hook_z`), at one token. Heads that share keys and values (GQA) are
+            heads of their own.
         severed: `mlp`, `attn` or both: restore the residual stream once more while these outputs at the same token are
             held, in all layers, at what the corrupted run gives (paper, section 2.2 and figure 3): what is left of the
             effect does not pass through them.
         window: layers restored together in `mlp` and `attn`; 10 covers l-5 .. l+4, as the released code has it. None
             is 10, or all layers of a smaller model.
+        heads_at: the token of `heads`: the prompt's `last`, the subject's (`last-subject`), or a position, -1 the last.
+        heads_window: layers in which the heads of one number are restored together; 1 is each head by itself.
         samples: corrupted copies to average over; 10 by default.
         noise: None or `s3` (3 times the standard deviation of the facts' subject embeddings), a number (absolute), `m`
             (Gaussian fitted to text), `tK` (Student-t of K degrees of freedom) or `uX` (uniform +-X).
@@ -107,11 +111,9 @@ def causal_trace(
     answer = named_answer(answer, expect, answer_joined)
     edits = _checked_edits(edits)
     backend = as_backend(model)
-    grids = AskedGrids(
-        check_streams(backend, settings.streams),
-        check_streams(backend, settings.severed or ()),
-        window_of(settings.window, backend.n_layers),
-    )
+    streams, severed = (check_streams(backend, some) for some in (settings.streams, settings.severed or ()))
+    window = window_of(settings.window, backend.n_layers)
+    heads_window = check_window(settings.heads_window, n_layers=backend.n_layers, name="heads_window")
     read = partial(
         tokenise,
         backend.tokenizer,
@@ -127,6 +129,8 @@ def causal_trace(
         else:
             text, notes = read(answer_joined=answer_joined), ()
             backend.check_text(text)
+        heads_at = _head_position(settings.heads_at, text)
+        grids = AskedGrids(streams, severed, window, heads_at=heads_at, heads_window=heads_window)
         swapped = None
         if settings.swap is not None:
             swapped = swapped_tokens(
@@ -164,7 +168,9 @@ def causal_trace(
             noise_rule=None if noise is None else str(noise.rule),
             noise_replaces=noise is not None and settings.noise_replaces,
             swap=settings.swap,
-            window=grids.window,
+            window=window,
+            heads_at=heads_at if HEADS in streams else None,
+            heads_window=heads_window if HEADS in streams else None,
             samples=case.corruption.n_samples,
             seed=settings.seed,
             prepend_bos=settings.prepend_bos,
@@ -184,6 +190,22 @@ def causal_trace(
     # Without its edit a model may well know nothing of the edit's answer: that is no fault of the trace.
     unedited = traced((), time.perf_counter(), doubted=False)
     return traced(edits, time.perf_counter(), unedited=unedited)
+
+
+def _head_position(at: HeadsAt, text: TokenisedPrompt) -> int:
+    """The position that heads are restored at.
+
+    Raises:
+        SettingError: the prompt has no such position.
+    """
+    if not isinstance(at, int):
+        return text.subject_span[1] - 1 if at == "last-subject" else text.n_prompt - 1
+    if not -text.n_prompt <= at < text.n_prompt:
+        raise SettingError(
+            f"heads_at is {at}; the prompt has {text.n_prompt} tokens, so expected a position from 0 to "
+            f"{text.n_prompt - 1}, or from -{text.n_prompt} to -1 counted from the end"
+        )
+    return at % text.n_prompt
 
 
 def _checked_edits(edits: Sequence[EditLike]) -> tuple[EditLike, ...]:

@@ -13,7 +13,7 @@ import torch
 from hooked import forward
 from torch import Tensor
 
-HOOKS = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out"}
+HOOKS = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out", "heads": "attn.hook_z"}
 
 
 def request_of(model: Any, traced: Any) -> tuple[Tensor, dict[str, Any]]:
@@ -47,6 +47,7 @@ def cell_score(
     stream: str | None = None,
     pos: int = 0,
     layers: range = range(0),
+    head: int | None = None,
     replace: bool = False,
     more: Sequence[tuple[str, Any]] = (),
 ) -> Tensor:
@@ -61,7 +62,8 @@ def cell_score(
 
     def restore(x: Tensor, hook: Any) -> Tensor:
         x = x.clone()
-        x[1:, pos] = x[0, pos]
+        at = (pos,) if head is None else (pos, head)
+        x[(slice(1, None), *at)] = x[(0, *at)]
         return x
 
     hooks = [("hook_embed", corrupt)]
@@ -80,6 +82,17 @@ def grid(model: Any, rows: Tensor, stream: str, *, n_prompt: int, window: int, *
         layers = restored_layers(stream, layer, window, n_layers)
         row_scores = cell_score(model, rows, stream=stream, pos=pos, layers=layers, **request)
         scores[layer, pos] = row_scores[1:].double().mean()
+    return scores
+
+
+def heads_grid(model: Any, rows: Tensor, *, pos: int, window: int, **request: Any) -> Tensor:
+    """All heads at one position, [layer head]."""
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    scores = torch.empty(n_layers, n_heads, dtype=torch.float64)
+    for layer, head in _cells(n_layers, n_heads):
+        layers = restored_layers("heads", layer, window, n_layers)
+        row_scores = cell_score(model, rows, stream="heads", pos=pos, layers=layers, head=head, **request)
+        scores[layer, head] = row_scores[1:].double().mean()
     return scores
 
 
@@ -104,5 +117,5 @@ def severed_grid(model: Any, rows: Tensor, severed: str, *, n_prompt: int, **req
     return scores
 
 
-def _cells(n_layers: int, n_prompt: int) -> Iterator[tuple[int, int]]:
-    return ((layer, pos) for layer in range(n_layers) for pos in range(n_prompt))
+def _cells(n_layers: int, n_columns: int) -> Iterator[tuple[int, int]]:
+    return ((layer, column) for layer in range(n_layers) for column in range(n_columns))

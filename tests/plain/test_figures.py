@@ -58,6 +58,23 @@ def _lines(heat_map, **console):
 # --- the record -----------------------------------------------------------------------------------------------------
 
 
+def test_heads_have_a_scale_of_their_own():
+    """One head's effect is small beside the clean run's probability, to which the others' shades reach."""
+    heads = _map([[0.1, 0.12], [0.1, 0.3]], ["head 0", "head 1"], stream="heads", low=0.1, of_heads=True)
+    tokens = _map([[0.1, 0.2], [0.1, 0.3]], ["a", "b*"])
+    assert (heads.top, tokens.top) == (0.3, 1.0)
+    assert heads.level(0.2) == pytest.approx(0.5)
+    figure = heat_map_figure([tokens, heads], title="t")
+    assert [(panel.zmin, panel.zmax) for panel in figure.data] == [(0.0, 1.0), (0.1, 0.3)]
+    assert figure.data[0].hovertemplate.startswith("token “")
+    assert figure.data[1].hovertemplate.startswith("%{customdata[0]}<br>layer")
+    (alone,) = heat_map_figure([heads], title="t").data
+    assert (alone.zmin, alone.zmax) == (0.1, 0.3)
+    *_, scale, peak = _lines(heads)
+    assert scale.endswith(" 0.300 peak (high 1.000)")
+    assert peak == '× peak: layer 1, p = 0.300, "head 1"'
+
+
 def test_the_peak_is_the_highest_cell_and_the_first_of_several():
     assert _map([[0.1, 0.2], [0.7, 0.3]], labels="ab").peak == (1, 0)
     assert _map([[0.1, 0.7], [0.7, 0.3]], labels="ab").peak == (0, 1)

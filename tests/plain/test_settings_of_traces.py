@@ -24,8 +24,12 @@ def test_settings_are_kept_as_python_has_them():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"streams": ()}, "stream is (); choose from resid, mlp, attn"),
-        ({"streams": None}, "stream is None; choose from resid, mlp, attn"),
+        ({"streams": ()}, "stream is (); choose from resid, mlp, attn, heads"),
+        ({"streams": None}, "stream is None; choose from resid, mlp, attn, heads"),
+        ({"heads_at": "first"}, "heads_at is 'first'; choose one of last, last-subject"),
+        ({"heads_at": 1.5}, "heads_at is 1.5; expected last, last-subject or a position, a whole number"),
+        ({"heads_at": None}, "heads_at is None; expected last, last-subject or a position, a whole number"),
+        ({"heads_window": 0}, "heads_window is 0; expected a whole number of layers, 1 or more"),
         ({"severed": "resid"}, "severed is 'resid'; choose from mlp, attn"),
         ({"severed": 3}, "severed is 3; choose from mlp, attn"),
         ({"window": 0}, "window is 0; expected a whole number of layers, 1 or more"),
@@ -55,6 +59,16 @@ def test_what_is_given_by_name_counts():
     assert TraceSettings.given(None, {"seed": 2}) == TraceSettings(seed=2)
     said = refused(SettingError, TraceSettings.given, {"seed": 2}, {})
     assert said == "settings is {'seed': 2}; expected TraceSettings(...)"
+
+
+def test_an_average_has_no_heads():
+    for streams in ("heads", ("mlp", "heads")):
+        said = refused(SettingError, AverageSettings, streams=streams)
+        assert said == "stream is 'heads'; choose from resid, mlp, attn"
+    assert {"heads_at", "heads_window"}.isdisjoint(AverageSettings().to_dict())
+    for name in ("heads_at", "heads_window"):
+        with pytest.raises(TypeError, match=name):
+            AverageSettings.given(None, {name: 1})
 
 
 def test_an_average_has_settings_of_its_own():

@@ -119,6 +119,11 @@ EFFECTS = {
     "--occurrence": (["--subject", "the", "--occurrence", "2"], {"subject_span": [4, 5]}),
     "--stream": (["--stream", "attn", "--stream", "mlp"], {"scores": lambda v: list(v) == ["mlp", "attn"]}),
     "--severed": (["--severed", "mlp"], {"severed": lambda v: list(v) == ["mlp"]}),
+    "--heads-at": (
+        ["--stream", "heads", "--heads-at", "last-subject"],
+        {"heads_at": 1, "scores": lambda v: "heads" in v},
+    ),
+    "--heads-window": (["--stream", "heads", "--heads-window", "2"], {"heads_window": 2}),
     "--window": (["--window", "1"], {"window": 1, "scores": None}),
     "--samples": (["--samples", "3"], {"samples": 3, "low": None, "scores": None}),
     "--noise": (["--noise", "s2"], {"noise_rule": "s2", "noise": None, "low": None}),

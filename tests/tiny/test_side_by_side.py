@@ -16,7 +16,7 @@ from rome_lens.editing import solved
 from rome_lens.errors import EditError, RunError
 from rome_lens.runs import forked_map
 from rome_lens.runs.side_by_side import side_by_side
-from rome_lens.tracing import blocks
+from rome_lens.tracing.calls import BlockCalls
 
 pytestmark = pytest.mark.usefixtures("no_child_left")
 
@@ -139,10 +139,10 @@ def test_side_by_side_gives_the_grids_of_one_process(name, n_processes, request,
 def test_what_goes_wrong_with_a_block_in_a_process_leads_to_whole_forwards(gpt2, forks, monkeypatch):
     alone, _ = _trace(gpt2, 1)
 
-    def check(*_):
+    def check(*_, **__):
         raise ReplayError("a block called at night gives other numbers") if os.getpid() != HERE else AssertionError
 
-    monkeypatch.setattr(blocks._Engine, "_check", check)
+    monkeypatch.setattr(BlockCalls, "check", check)
     together, _ = _trace(gpt2, 2)
     assert together.engine == "plain"
     why = "whole forwards were run, which is slower: a block called at night gives other numbers"

@@ -1,10 +1,11 @@
 """The settings of an average: those of a trace, and where paths are severed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from rome_lens.checks import choice
-from rome_lens.tracing.settings import SharedChanges, TraceSettings
+from rome_lens.tracing.settings import SharedChanges, Stream, TraceSettings
 
 SeveredAt = Literal["last-subject", "all"]
 """Where paths are severed: at the subject's last token alone, or at every token."""
@@ -13,6 +14,7 @@ SeveredAt = Literal["last-subject", "all"]
 class AverageChanges(SharedChanges, total=False):
     """The fields of `AverageSettings`, as `average_causal_effect` takes them by name."""
 
+    streams: Sequence[Stream] | Stream
     severed_at: SeveredAt
 
 
@@ -21,6 +23,7 @@ class AverageSettings(TraceSettings):
     """How each of many facts is traced; `average_causal_effect` takes each of these by name, too.
 
     Attributes:
+        streams: what to restore: `resid`, `mlp` and `attn`; no heads, whose grids have no roles of tokens.
         severed: as in `TraceSettings`; None is all that the model has, where `resid` is among the streams and the
             engine is not `attribution`.
         severed_at: at the `last-subject` token alone, or at `all` tokens, which takes longer.
@@ -31,7 +34,10 @@ class AverageSettings(TraceSettings):
     """
 
     severed_at: SeveredAt = "last-subject"
+    heads_at: Literal["last"] = field(default="last", init=False)
+    heads_window: Literal[1] = field(default=1, init=False)
     swap: None = field(default=None, init=False)
+    _known: ClassVar[Sequence[str]] = get_args(Stream)
 
     def __post_init__(self) -> None:
         super().__post_init__()

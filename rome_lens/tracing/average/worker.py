@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -24,7 +24,7 @@ from rome_lens.tracing.cells import window_of
 from rome_lens.tracing.corruption import fitted_noise
 from rome_lens.tracing.grid import AskedGrids, Grids, score_grids
 from rome_lens.tracing.roles import LAST_SUBJECT, roles_of
-from rome_lens.tracing.settings import SEVERED, check_streams
+from rome_lens.tracing.settings import SEVERED, Stream, check_streams
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class AverageWorker(RecordMaker):
             SettingError, ModelError: the settings do not fit the model.
         """
         backend = as_backend(model)
-        streams = check_streams(backend, settings.streams)
+        streams = check_streams(backend, settings.streams, known=get_args(Stream))
         severed = settings.severed
         if severed is None:
             can = "resid" in streams and settings.engine != ATTRIBUTION
