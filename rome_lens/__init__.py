@@ -80,10 +80,12 @@ if TYPE_CHECKING:
     from rome_lens.tracing import (
         AverageEffect,
         CausalTrace,
+        NeuronEffects,
         average_causal_effect,
         causal_trace,
         merge_averages,
         read_average,
+        trace_neurons,
     )
 
 __all__ = [
@@ -119,6 +121,7 @@ __all__ = [
     "ModelError",
     "ModelMismatchError",
     "ModelNotFoundError",
+    "NeuronEffects",
     "OutOfMemoryError",
     "PromptError",
     "RecordSet",
@@ -156,6 +159,7 @@ __all__ = [
     "read_zsre",
     "stale_edits",
     "suggest_layer",
+    "trace_neurons",
 ]
 
 _ROOMS = {
@@ -168,7 +172,8 @@ _ROOMS = {
     "facts": "EditRequest Fact read_known_facts",
     "intervals": "Estimate",
     "loading": "load_model",
-    "tracing": "AverageEffect CausalTrace average_causal_effect causal_trace merge_averages read_average",
+    "tracing": "AverageEffect CausalTrace NeuronEffects average_causal_effect causal_trace merge_averages read_average "
+    "trace_neurons",
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names.split()}
 

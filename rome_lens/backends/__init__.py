@@ -3,6 +3,7 @@
 from typing import Any
 
 from rome_lens.backends.base import HEADS as HEADS
+from rome_lens.backends.base import NEURONS as NEURONS
 from rome_lens.backends.base import STREAMS as STREAMS
 from rome_lens.backends.base import Backend as Backend
 from rome_lens.backends.hooked_transformer import HookedTransformerBackend

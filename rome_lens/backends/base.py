@@ -21,13 +21,14 @@ from rome_lens.checks import check_layer
 from rome_lens.errors import AnswerError, ModelError, PromptError
 from rome_lens.tokens import TokenisedPrompt
 
-HEADS = "heads"
+HEADS, NEURONS = "heads", "neurons"
 STREAMS = ("resid", "mlp", "attn", HEADS)
 _STREAM_HOOK = {
     "resid": "hook_resid_post",
     "mlp": "hook_mlp_out",
     "attn": "hook_attn_out",
     HEADS: "attn.hook_z",
+    NEURONS: "mlp.hook_post",
 }
 
 HookFunction = Callable[[Tensor], Tensor | None]
@@ -220,7 +221,7 @@ class Backend(ABC):
     @staticmethod
     def key_hook(layer: int) -> str:
         """Name of the hook point where a layer's key passes: what enters `W_out`, [batch pos d_mlp]."""
-        return f"blocks.{layer}.mlp.hook_post"
+        return f"blocks.{layer}.{_STREAM_HOOK[NEURONS]}"
 
     @abstractmethod
     def value_hook(self, layer: int) -> str:

@@ -1,10 +1,22 @@
 """`rome-lens trace`: where does the model keep this fact?"""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rome_lens.cli.options import JSON, OUT, ModelOptions, Panel, TraceOptions, argument, read_edits, takes_options
+from rome_lens.checks import whole_number
+from rome_lens.cli.options import (
+    JSON,
+    OUT,
+    TRACE,
+    ModelOptions,
+    Panel,
+    TraceOptions,
+    argument,
+    read_edits,
+    takes_options,
+)
 from rome_lens.cli.output import check_files, print_result, progress_bar, say
 from rome_lens.errors import SettingError
 from rome_lens.facts import read_known_facts
@@ -60,9 +72,38 @@ class _OneTraceOptions(TraceOptions):
     """How one fact is traced, and what is written."""
 
     severed_at: str = field(default="last-subject", init=False)
+    neurons: int | None = TRACE(
+        "Restore one by one, and together, this many neurons of one cell of the MLP stream: those that gradient times "
+        "difference proposes.",
+        metavar="N",
+        shown="none",
+    )
+    neurons_at: str | None = TRACE(
+        "The cell of --neurons, a layer and a position such as 5,3.", metavar="LAYER,POS", shown="the MLP stream's peak"
+    )
     html: Path | None = OUT("Write the figure as a page that needs no network.")
     png: Path | None = OUT("Write the figure as PNG (needs the extra 'images').")
     save: Path | None = OUT("Write the trace, to be read with CausalTrace.load.")
+
+    def cell(self) -> dict[str, int | None]:
+        """The cell whose neurons are restored, as `trace_neurons` takes it.
+
+        Raises:
+            SettingError: it is no layer and position, or nothing asks for neurons; or without it the MLP stream is not
+                traced.
+        """
+        if self.neurons is not None:
+            whole_number("neurons", self.neurons, least=1, expected="a whole number of neurons")
+        if self.neurons_at is None:
+            if self.neurons is not None and self.streams and "mlp" not in self.streams:
+                raise SettingError("neurons are of the MLP stream; add --stream mlp, or name their cell: --neurons-at")
+            return {"layer": None, "pos": None}
+        if self.neurons is None:
+            raise SettingError("--neurons-at is given without --neurons; say how many neurons: --neurons 20")
+        found = re.fullmatch(r"\s*(\d+)\s*,\s*(-?\d+)\s*", self.neurons_at)
+        if found is None:
+            raise SettingError(f"neurons_at is {self.neurons_at!r}; expected a layer and a position, such as 5,3")
+        return {"layer": int(found[1]), "pos": int(found[2])}
 
     def write(self, trace: Any) -> None:
         """Write what was asked for, and say so."""
@@ -92,15 +133,28 @@ def trace(fact: _FactOptions, model: ModelOptions, how: _OneTraceOptions, as_jso
     known = None if how.facts is None else read_known_facts(how.facts)
     with progress_bar() as progress:
         from rome_lens.cli.trace_report import print_trace
-        from rome_lens.tracing import TraceSettings, causal_trace
+        from rome_lens.tracing import TraceSettings, causal_trace, trace_neurons
         from rome_lens.tracing.answers import named_answer
+        from rome_lens.tracing.trace import carrying
 
         check_prompt(asked["prompt"])
         find_subject(asked["prompt"], asked["subject"], asked["occurrence"])
         settings = how.settings(TraceSettings, how.severed or ())
         named_answer(asked["answer"], asked["expect"], asked["answer_joined"])
+        cell = how.cell()
         # One layer is what every model has, whose configuration need not be read for it.
-        model.check(window=how.window, heads_window=None if how.heads_window == 1 else how.heads_window)
-        traced = causal_trace(model.load(progress), **asked, settings=settings, facts=known, progress=progress)
+        model.check(
+            layers=[cell["layer"]], window=how.window, heads_window=None if how.heads_window == 1 else how.heads_window
+        )
+        loaded = model.load(progress)
+        traced = causal_trace(loaded, **asked, settings=settings, facts=known, progress=progress)
+        found = None
+        if how.neurons is not None:
+            with carrying(asked["edits"], loaded):
+                found = trace_neurons(loaded, traced, **cell, n_best=how.neurons, facts=known, progress=progress)
     how.write(traced)
-    print_result(as_json, traced.to_dict, lambda console: print_trace(console, traced))
+    print_result(
+        as_json,
+        lambda: traced.to_dict() | ({} if found is None else {"neurons": found.to_dict()}),
+        lambda console: print_trace(console, traced, found),
+    )

@@ -2,13 +2,13 @@
 
 from rich.console import Console
 
-from rome_lens.cli.printing import count, model_line, print_labelled
+from rome_lens.cli.printing import count, for_console, model_line, print_labelled
 from rome_lens.figures import format_probability, render_heat_map, visible
-from rome_lens.tracing import CausalTrace
+from rome_lens.tracing import CausalTrace, NeuronEffects
 
 
-def print_trace(console: Console, traced: CausalTrace) -> None:
-    """Print a trace, and in front of one with edits the trace without them."""
+def print_trace(console: Console, traced: CausalTrace, neurons: NeuronEffects | None = None) -> None:
+    """Print a trace, and in front of one with edits the trace without them; behind it the neurons of a cell."""
     _print_head(console, traced, style="bold")
     for edited in traced.edits:
         console.print(f"edited: {visible(edited)}")
@@ -17,8 +17,29 @@ def print_trace(console: Console, traced: CausalTrace) -> None:
         _print_maps(console, traced.unedited)
         console.print("\nAfter the edit", style="bold")
     _print_maps(console, traced)
-    seconds = traced.seconds + (0.0 if traced.unedited is None else traced.unedited.seconds)
+    if neurons is not None:
+        _print_neurons(console, neurons)
+    seconds = sum(each.seconds for each in (traced, traced.unedited, neurons) if each is not None)
     console.print(f"\ntraced in {seconds:.1f} s")
+
+
+def _print_neurons(console: Console, found: NeuronEffects) -> None:
+    console.print(f"\nNeurons of the MLPs at layer {found.layer}, token {visible(repr(found.token))}", style="bold")
+    proposed = f"{len(found.neurons)} of {found.n_neurons:,} restored, those that gradient times difference proposes"
+    console.print(for_console(console, f"{proposed}\n\n  layer  neuron  p restored  p proposed"), soft_wrap=True)
+    for layer, neuron, score, expected in zip(
+        found.layers, found.neurons, found.scores.tolist(), found.proposed.tolist(), strict=True
+    ):
+        numbers = f"{format_probability(score, 4):>10}  {format_probability(expected, 4):>10}"
+        console.print(f"  {layer:>5}  {neuron:>6}  {numbers}")
+    console.print(
+        f"\nlow {format_probability(found.low, 4)}, all of these {format_probability(found.together, 4)}, "
+        f"all {found.n_neurons:,} {format_probability(found.cell, 4)}"
+    )
+    if found.correlation is not None:
+        console.print(f"correlation of proposed and exact effects: {found.correlation:.2f}")
+    for note in found.notes:
+        console.print(f"Note: {visible(note)}.")
 
 
 def print_saved_trace(console: Console, trace: CausalTrace) -> None:

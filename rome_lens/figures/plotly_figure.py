@@ -27,8 +27,8 @@ def heat_map_figure(
     """One figure of several heat maps: tokens down, the first at the top; layers across; three panels a row at most.
 
     Panels of probabilities share one colour scale, from the lowest `low` to the highest that any panel holds, so that a
-    shade means the same everywhere; of another measure, and of single heads, each has its own. Each panel has its bar in its own hue. The
-    peak is framed.
+    shade means the same everywhere; of another measure, and of single heads, each has its own. Each panel has its bar
+    in its own hue. The peak is framed.
 
     Args:
         maps: one heat map a panel.

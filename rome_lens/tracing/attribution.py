@@ -8,12 +8,12 @@ states, and can be far off elsewhere. A window's effect is the sum of its layers
 one restored layer through another, and so is off even for small differences.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from rome_lens.backends import Backend
+from rome_lens.backends import NEURONS, Backend
 from rome_lens.errors import ModelError
 from rome_lens.progress import Progress
 from rome_lens.tracing.cases import Case
@@ -38,7 +38,7 @@ def approximate_cells(backend: Backend, runs: Runs, cells: Sequence[Cell], *, pr
     """
     if not cells:
         return {}
-    points = [(s, layer) for s in sorted({c.stream for c in cells}) for layer in range(backend.n_layers)]
+    points = sorted({(cell.stream, layer) for cell in cells for layer, _ in _restored(cell)})
     (case,) = runs.cases
     with torch.no_grad():
         clean, _ = _run(backend, runs.tokens[:1], case, points, corrupted=False)
@@ -56,20 +56,23 @@ def approximate_cells(backend: Backend, runs: Runs, cells: Sequence[Cell], *, pr
         if gradient is None:
             raise ModelError(f"no gradient reaches {backend.stream_hook(*key)!r} of {backend.model_name}")
         difference = clean[key].double() - seen[key].detach().double()
-        # [pos], for heads [pos head]
-        effects[key] = torch.einsum("r...d,r...d,r->...", gradient.double(), difference, shares) / runs.n_samples
+        # [pos], for heads [pos head], and each neuron is a number by itself: [pos d_mlp]
+        product = gradient.double() * difference
+        each = product if key[0] == NEURONS else product.sum(dim=-1)
+        effects[key] = torch.einsum("r...,r->...", each, shares).cpu() / runs.n_samples
     progress(len(cells), len(cells), "tracing")
     (low,) = runs.low
     return {
-        cell: low + sum(_effect(effects[cell.stream, layer], cell) for layer in range(cell.first, cell.end))
-        for cell in cells
+        cell: low + sum(effects[cell.stream, layer][index].item() for layer, index in _restored(cell)) for cell in cells
     }
 
 
-def _effect(effects: Tensor, cell: Cell) -> float:
-    """What a cell has of one layer's effects."""
-    here = effects[cell.pos]
-    return float(here[list(cell.heads)].sum() if cell.heads else here)
+def _restored(cell: Cell) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """What a cell restores: layers, and where in their effects it stands."""
+    if cell.parts:
+        yield from ((layer, (cell.pos, number)) for layer, number in cell.parts)
+    else:
+        yield from ((layer, (cell.pos,)) for layer in range(cell.first, cell.end))
 
 
 def _run(

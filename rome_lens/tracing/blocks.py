@@ -137,7 +137,7 @@ def _scored(
     total = count_positions(lanes, **_sizes(backend, runs))
     assert runs.replay is not None
     assert runs.resid_pre is not None
-    calls = BlockCalls(backend, runs, runs.replay, of_heads=any(lane.cell.heads for lane in lanes))
+    calls = BlockCalls(backend, runs, runs.replay, parts={lane.cell.stream for lane in lanes if lane.cell.parts})
     engine = _Engine(backend, runs, calls, runs.resid_pre, budget, progress, total)
     with torch.no_grad(), calls.hooked(), fast_products(device=backend.device, dtype=backend.dtype):
         return engine.run(lanes)

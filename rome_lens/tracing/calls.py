@@ -1,6 +1,6 @@
 """One block called on the rows of a trace: what is recorded of it, and what is held in it where a cell restores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,9 +10,9 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rome_lens.backends import HEADS, Backend, BlockReplay, First, KeysValues, ReplayError, check_replayed
+from rome_lens.backends import HEADS, NEURONS, Backend, BlockReplay, First, KeysValues, ReplayError, check_replayed
 from rome_lens.memory import is_out_of_memory
-from rome_lens.tracing.forwards import Runs, check_heads
+from rome_lens.tracing.forwards import Runs, check_parts
 from rome_lens.tracing.lanes import Lane
 
 
@@ -22,7 +22,7 @@ class Layer:
 
     Attributes:
         outputs: what passed the hook points by stream, [row pos d_model]: of attention and, where the layer has one, of
-            the MLP; where heads are restored theirs, [row pos head d_head].
+            the MLP; where heads or neurons are restored theirs, [row pos head d_head] and [row pos d_mlp].
         resid: what left the layer.
         past: its keys and values.
     """
@@ -40,20 +40,18 @@ class BlockCalls:
         backend: the model.
         runs: the clean and corrupted runs.
         replay: the model's blocks.
-        of_heads: whether single heads are restored, so that what they give is recorded.
+        parts: `heads` and `neurons` where single ones are restored, so that what they give is recorded.
         acts: what the hooks do in the call that is running, by stream.
     """
 
     backend: Backend
     runs: Runs
     replay: BlockReplay
-    of_heads: bool
+    parts: Collection[str]
     acts: dict[str, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.streams = [stream for stream in self.backend.streams() if stream not in ("resid", HEADS)]
-        if self.of_heads:
-            self.streams.append(HEADS)
+        self.streams = [stream for stream in self.backend.streams() if stream in ("attn", "mlp")] + sorted(self.parts)
 
     def hooked(self) -> AbstractContextManager[None]:
         """The hooks, attached for as long as the block lasts."""
@@ -76,8 +74,8 @@ class BlockCalls:
         if silent or "attn" not in seen:
             points = " and ".join(self.backend.stream_hook(stream, layer) for stream in silent or ["attn"])
             raise ReplayError(f"a block called alone does not reach {points}")
-        if self.of_heads:
-            check_heads(self.backend, seen[HEADS])
+        for stream in self.parts:
+            check_parts(self.backend, stream, seen[stream])
         return Layer(seen, resid, past)
 
     def check(self, layer: int, entering: Float[Tensor, "checked pos d_model"], *, own_rows: bool) -> bool:
@@ -104,7 +102,7 @@ class BlockCalls:
             check_replayed(part, expected[:, half:], entering[:, half:], "from a later position on")
         single = "row pos d_model -> (row pos) 1 d_model"
         # What attention gives is set where a window begins, and what its heads give where heads are restored.
-        for stream in ("attn", HEADS) if self.of_heads else ("attn",):
+        for stream in ("attn", HEADS) if HEADS in self.parts else ("attn",):
             self.acts = {stream: lambda _, stream=stream: whole.outputs[stream].flatten(0, 1)[:, None]}
             alone, _ = self.replay.run(layer, rearrange(entering, single), first=0, past=None)
             check_replayed(alone, rearrange(expected, single), rearrange(entering, single), "on single positions")
@@ -191,36 +189,30 @@ class BlockCalls:
         def rows_of(stream: Bool[Tensor, "lane 1"]) -> Bool[Tensor, "_ 1 1"]:
             return repeat(stream, "lane 1 -> (lane sample) 1 1", sample=self.runs.n_samples)
 
-        of_mlp, of_heads = of_stream("mlp"), of_stream(HEADS)
+        of_mlp = of_stream("mlp")
         single = "lane sample d_model -> (lane sample) 1 d_model"
-        attn = rearrange(here.outputs["attn"][torch.where(of_mlp, corrupted, clean), positions], single)
+        source = torch.where(of_mlp | of_stream(NEURONS), corrupted, clean)
+        attn = rearrange(here.outputs["attn"][source, positions], single)
         self.acts = {"attn": lambda _: attn}
-        if self.of_heads:
+        if HEADS in self.parts:
             # Attention's output of these rows is what the block makes of the heads'.
-            by_heads = rows_of(of_heads)
+            by_heads = rows_of(of_stream(HEADS))
             self.acts["attn"] = lambda x: torch.where(by_heads, x, attn)
-            z = self._restored_heads(here.outputs[HEADS], lanes, clean, corrupted, positions)
+            restored = rearrange(_parts_of(HEADS, layer, here, lanes), "lane head -> lane 1 head 1")
+            outputs = here.outputs[HEADS]
+            z = torch.where(restored, outputs[clean, positions], outputs[corrupted, positions])
+            z = rearrange(z, "lane sample head d_head -> (lane sample) 1 head d_head")
             self.acts[HEADS] = lambda _: z
+        if NEURONS in self.parts:
+            restored = _parts_of(NEURONS, layer, here, lanes)
+            neurons = repeat(restored, "lane neuron -> (lane sample) 1 neuron", sample=self.runs.n_samples)
+            cleanly = rearrange(here.outputs[NEURONS][clean, positions], single)
+            self.acts[NEURONS] = lambda x: torch.where(neurons, cleanly, x)
         if "mlp" in here.outputs:
             mlp, by_mlp = rearrange(here.outputs["mlp"][clean, positions], single), rows_of(of_mlp)
             self.acts["mlp"] = lambda x: torch.where(by_mlp, mlp, x)
         after, _ = self.replay.run(layer, rearrange(base[corrupted, positions], single), first=0, past=None)
         return rearrange(after, "(lane sample) 1 d_model -> lane sample d_model", sample=self.runs.n_samples)
-
-    @staticmethod
-    def _restored_heads(
-        outputs: Float[Tensor, "row pos head d_head"],
-        lanes: Sequence[Lane],
-        clean: Int[Tensor, "lane sample"],
-        corrupted: Int[Tensor, "lane sample"],
-        positions: Int[Tensor, "lane 1"],
-    ) -> Float[Tensor, "_ 1 head d_head"]:
-        """The corrupted runs' heads at each lane's position, those that its cell restores as in the clean run."""
-        heads = range(outputs.shape[2])
-        restored = torch.tensor([[head in lane.cell.heads for head in heads] for lane in lanes], device=outputs.device)
-        chosen = rearrange(restored, "lane head -> lane 1 head 1")
-        z = torch.where(chosen, outputs[clean, positions], outputs[corrupted, positions])
-        return rearrange(z, "lane sample head d_head -> (lane sample) 1 head d_head")
 
 
 @dataclass(frozen=True)
@@ -228,28 +220,28 @@ class _Held:
     """Where a stream's output of a layer is set in a call: at the first position of some lanes.
 
     Attributes:
-        lanes: [held] which lanes of the call, once for each of their heads where heads are set.
+        lanes: [held] which lanes of the call, once for each of their parts where parts are set.
         cleanly: [held] whether to the clean run's output, else to the corrupted run's.
-        heads: [held] which head; None where the whole output is set.
+        parts: [held] which head or neuron; None where the whole output is set.
     """
 
     lanes: Int[Tensor, " held"]
     cleanly: Bool[Tensor, " held"]
-    heads: Int[Tensor, " held"] | None
+    parts: Int[Tensor, " held"] | None
 
     @classmethod
     def of(cls, stream: str, layer: int, lanes: Sequence[Lane], *, device: torch.device) -> "_Held | None":
         """None where no lane's output is set."""
         held = [
-            (index, cleanly, head)
+            (index, cleanly, part)
             for index, lane in enumerate(lanes)
             if (cleanly := _is_held(lane, stream, layer)) is not None
-            for head in lane.cell.heads or (0,)
+            for part in lane.cell.parts_at(layer) or (0,)
         ]
         if not held:
             return None
-        index, cleanly, heads = torch.tensor(held, device=device).T
-        return cls(index, cleanly == 1, heads if stream == HEADS else None)
+        index, cleanly, parts = torch.tensor(held, device=device).T
+        return cls(index, cleanly == 1, parts if stream in (HEADS, NEURONS) else None)
 
     def act(
         self,
@@ -263,9 +255,9 @@ class _Held:
         source = torch.where(self.cleanly[:, None], cases[self.lanes, None], corrupted[self.lanes])
         rows = self.lanes[:, None] * n_samples + torch.arange(n_samples, device=output.device)
         taken, placed = [source, positions[self.lanes, None]], [rows, torch.zeros_like(rows)]
-        if self.heads is not None:
-            taken.append(self.heads[:, None])
-            placed.append(self.heads[:, None].expand_as(rows))
+        if self.parts is not None:
+            taken.append(self.parts[:, None])
+            placed.append(self.parts[:, None].expand_as(rows))
         values = output[tuple(taken)].flatten(0, 1)
         places = tuple(index.flatten() for index in placed)
         return lambda x: x.index_put(places, values)
@@ -282,8 +274,19 @@ def padded(states: Sequence[Float[Tensor, "_ sample _ d_model"]]) -> Float[Tenso
     return together
 
 
+def _parts_of(stream: str, layer: int, here: Layer, lanes: Sequence[Lane]) -> Bool[Tensor, "lane part"]:
+    """Which heads or neurons of a layer each lane's cell restores."""
+    output = here.outputs[stream]
+    restored = torch.zeros(len(lanes), output.shape[2], dtype=torch.bool)
+    for mask, lane in zip(restored, lanes, strict=True):
+        if lane.cell.stream == stream:
+            mask[lane.cell.parts_at(layer)] = True
+    return restored.to(output.device)
+
+
 def _is_held(lane: Lane, stream: str, layer: int) -> bool | None:
     """Whether a stream's output of a layer is set to the clean run's (True), the corrupted run's, or left (None)."""
-    if lane.cell.stream == stream and lane.cell.first <= layer < lane.cell.end:
+    cell = lane.cell
+    if cell.stream == stream and cell.first <= layer < cell.end and (not cell.parts or cell.parts_at(layer)):
         return True
-    return False if lane.cell.severed == stream else None
+    return False if cell.severed == stream else None

@@ -13,14 +13,14 @@ class Cell:
     """One cell of one stream's grid: the layers `first .. end - 1` are restored at position `pos`.
 
     Attributes:
-        stream: `resid`, `mlp`, `attn` or `heads`: what is restored.
+        stream: `resid`, `mlp`, `attn`, `heads` or `neurons`: what is restored.
         layer: the cell's row in the grid; for a window, its centre.
         pos: the cell's token.
         first: first restored layer.
         end: one past the last restored layer.
         severed: `mlp` or `attn` where that stream's outputs at `pos` are held at the corrupted run's, in all layers
             (paper, figure 3); None where nothing is held.
-        heads: which heads of attention are restored, for `heads`.
+        parts: for `heads` and `neurons`, which of them are restored: pairs of a layer and a number.
     """
 
     stream: str
@@ -29,12 +29,16 @@ class Cell:
     first: int
     end: int
     severed: str | None = None
-    heads: tuple[int, ...] = ()
+    parts: tuple[tuple[int, int], ...] = ()
 
     @property
     def column(self) -> int:
         """The cell's column in the grid: its token, or its head."""
-        return self.heads[0] if self.heads else self.pos
+        return self.parts[0][1] if self.parts else self.pos
+
+    def parts_at(self, layer: int) -> list[int]:
+        """The heads or neurons of one layer that are restored."""
+        return [number for at, number in self.parts if at == layer]
 
 
 def window_layers(layer: int, window: int, n_layers: int) -> range:
@@ -65,7 +69,9 @@ def plan_heads(*, n_layers: int, n_heads: int, pos: int, window: int) -> list[Ce
     cells = []
     for layer in range(n_layers):
         layers = window_layers(layer, window, n_layers)
-        cells += [Cell(HEADS, layer, pos, layers.start, layers.stop, heads=(head,)) for head in range(n_heads)]
+        for head in range(n_heads):
+            parts = tuple((restored, head) for restored in layers)
+            cells.append(Cell(HEADS, layer, pos, layers.start, layers.stop, parts=parts))
     return cells
 
 

@@ -10,7 +10,7 @@ from einops import reduce, repeat
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from rome_lens.backends import HEADS, Backend, BlockReplay
+from rome_lens.backends import HEADS, NEURONS, Backend, BlockReplay
 from rome_lens.errors import ModelError
 from rome_lens.tracing.cases import Case, joint_log_probability, joint_probability
 
@@ -144,7 +144,7 @@ def outputs_of(
 ) -> tuple[dict[tuple[str, int], Tensor], Tensor]:
     """What passes the hook points of streams in a forward by (stream, layer), and its logits.
 
-    It is [row pos d_model], for `heads` [row pos head d_head].
+    It is [row pos d_model], for `heads` [row pos head d_head], for `neurons` [row pos d_mlp].
 
     Args:
         backend: the model.
@@ -165,21 +165,25 @@ def outputs_of(
             "stream out"
         )
     for (stream, _), x in seen.items():
-        if stream == HEADS:
-            check_heads(backend, x)
+        check_parts(backend, stream, x)
     return seen, logits
 
 
-def check_heads(backend: Backend, z: Tensor) -> None:
-    """Refuse what attention's heads give where it does not come head by head, [row pos head d_head].
+def check_parts(backend: Backend, stream: str, x: Tensor) -> None:
+    """Refuse heads that do not come head by head, [row pos head d_head], and neurons that are not [row pos d_mlp].
 
     Raises:
-        ModelError: it does not.
+        ModelError: so it is.
     """
-    if z.ndim != 4 or z.shape[2] != backend.n_heads:
+    if stream == HEADS and (x.ndim != 4 or x.shape[2] != backend.n_heads):
         raise ModelError(
-            f"{backend.model_name} has {backend.n_heads} heads, and what passes hook_z has the shape {tuple(z.shape)}: "
+            f"{backend.model_name} has {backend.n_heads} heads, and what passes hook_z has the shape {tuple(x.shape)}: "
             "its heads cannot be told apart; leave the stream 'heads' out"
+        )
+    if stream == NEURONS and x.ndim != 3:
+        raise ModelError(
+            f"what passes mlp.hook_post of {backend.model_name} has the shape {tuple(x.shape)}: its neurons cannot be "
+            "told apart"
         )
 
 

@@ -84,29 +84,49 @@ class Grids:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """The scores of some cells of one case; what else there is, is as in `Grids`."""
+
+    cells: Mapping[Cell, float]
+    low: float
+    high: float
+    engine: str
+    notes: tuple[str, ...]
+
+
 def score_grids(
     backend: Backend, cases: Sequence[Case], asked: Sequence[AskedGrids], *, engine: str, progress: Progress | None
 ) -> list[Grids]:
-    """Score every cell of every grid of some cases.
+    """Score every cell of every grid of some cases; as `score_cells_of`, but for `asked`: which grids, by case."""
+    cells = [one.cells(backend, case) for case, one in zip(cases, asked, strict=True)]
+    found = score_cells_of(backend, cases, cells, engine=engine, progress=progress)
+    return [_as_grids(backend, *each) for each in zip(cases, cells, found, strict=True)]
+
+
+def score_cells_of(
+    backend: Backend, cases: Sequence[Case], cells: Sequence[Sequence[Cell]], *, engine: str, progress: Progress | None
+) -> list[Scores]:
+    """Score some cells of each case.
 
     Args:
         backend: the model.
         cases: cases of one shape; those that memory holds go through the model together.
-        asked: which grids, by case.
+        cells: which cells, by case.
         engine: `auto`, `plain` or `attribution`.
         progress: called with (done, total, what).
 
     Raises:
         ModelError: the model gives no numbers.
     """
-    plans = [_Plan(backend, case, one.cells(backend, case)) for case, one in zip(cases, asked, strict=True)]
+    plans = [_Plan(backend, case, some) for case, some in zip(cases, cells, strict=True)]
     if engine == ATTRIBUTION:
-        return _all_grids(backend, plans, ATTRIBUTION, progress)
+        return _all_scores(backend, plans, ATTRIBUTION, progress)
     return prefer_blocks(
         backend,
         engine=engine,
-        blocks=lambda watched: _all_grids(backend, plans, BLOCKS, watched),
-        whole=lambda reason: _all_grids(
+        blocks=lambda watched: _all_scores(backend, plans, BLOCKS, watched),
+        whole=lambda reason: _all_scores(
             backend,
             plans,
             PLAIN,
@@ -140,8 +160,8 @@ class _Plan:
     def todo(self) -> list[Cell]:
         return [cell for cell in self.cells if cell not in self.known]
 
-    def grids(self, parts: Sequence["_Scored"], engine: str, notes: tuple[str, ...]) -> Grids:
-        """The grids that the parts of the corrupted copies add up to.
+    def scores(self, parts: Sequence["_Scored"], engine: str, notes: tuple[str, ...]) -> Scores:
+        """The scores that the parts of the corrupted copies add up to.
 
         Raises:
             ModelError: a number is not finite.
@@ -151,15 +171,20 @@ class _Plan:
         values |= {cell: _weighted(parts, [one.scores[cell] for one in parts]) for cell in self.todo}
         if not all(map(math.isfinite, (low, high, *values.values()))):
             raise not_finite(self.backend)
-        scores: dict[str, Tensor] = {}
-        severed: dict[str, Tensor] = {}
-        for cell in self.cells:
-            grids, name = (severed, cell.severed) if cell.severed else (scores, cell.stream)
-            if name not in grids:
-                columns = self.backend.n_heads if cell.heads else self.case.n_prompt
-                grids[name] = torch.full((self.backend.n_layers, columns), torch.nan, dtype=torch.float64)
-            grids[name][cell.layer, cell.column] = values[cell]
-        return Grids(scores, severed, low, high, engine, notes)
+        return Scores(values, low, high, engine, notes)
+
+
+def _as_grids(backend: Backend, case: Case, cells: Sequence[Cell], found: Scores) -> Grids:
+    """The cells, each at its place."""
+    scores: dict[str, Tensor] = {}
+    severed: dict[str, Tensor] = {}
+    for cell in cells:
+        grids, name = (severed, cell.severed) if cell.severed else (scores, cell.stream)
+        if name not in grids:
+            columns = backend.n_heads if cell.parts else case.n_prompt
+            grids[name] = torch.full((backend.n_layers, columns), torch.nan, dtype=torch.float64)
+        grids[name][cell.layer, cell.column] = found.cells[cell]
+    return Grids(scores, severed, found.low, found.high, found.engine, found.notes)
 
 
 @dataclass(frozen=True)
@@ -179,12 +204,12 @@ def _weighted(parts: Sequence[_Scored], values: Sequence[float]) -> float:
     return total
 
 
-def _all_grids(
+def _all_scores(
     backend: Backend, plans: Sequence[_Plan], engine: str, progress: Progress | None, notes: tuple[str, ...] = ()
-) -> list[Grids]:
-    """The grids of all cases, those together that memory holds."""
+) -> list[Scores]:
+    """The scores of all cases, those together that memory holds."""
     budget = Budget.checked(backend, max((plan.case.n_prompt for plan in plans), default=1))
-    found: list[Grids] = []
+    found: list[Scores] = []
 
     def scored(some: slice) -> list[list[_Scored]]:
         together = plans[some]
@@ -195,7 +220,7 @@ def _all_grids(
         return _n_together(budget, plans[start]) if engine == BLOCKS else 1
 
     for some, several in budget.in_parts(len(plans), most, scored):
-        found += [plan.grids(parts, engine, notes) for plan, parts in zip(plans[some], several, strict=True)]
+        found += [plan.scores(parts, engine, notes) for plan, parts in zip(plans[some], several, strict=True)]
     return found
 
 

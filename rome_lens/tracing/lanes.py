@@ -34,7 +34,7 @@ def plan_lanes(cells: Sequence[Sequence[Cell]]) -> list[Lane]:
     for case, several in enumerate(cells):
         leaders: dict[tuple[object, ...], Lane] = {}
         for cell in sorted(several, key=lambda c: (c.pos, c.stream, c.first, -c.end)):
-            key = cell.stream, cell.heads, cell.severed, cell.pos, cell.first
+            key = cell.stream, cell.parts, cell.severed, cell.pos, cell.first
             leader = leaders.get(key)
             lane = Lane(cell, case, born=cell.first + 1 if leader is None else cell.end, leader=leader)
             leaders.setdefault(key, lane)
@@ -58,7 +58,8 @@ def families_of(lanes: Sequence[Lane]) -> list[list[Lane]]:
 def share_out(lanes: Sequence[Lane], n_shares: int, *, n_layers: int, n_tokens: int) -> list[list[Lane]]:
     """Lanes in shares of about the same cost, none of them empty.
 
-    Those of a case, a position and a stream stay together, or of one head: they go through calls together.
+    Those of a case, a position and a stream stay together: they go through calls together. Heads and neurons do not,
+    of which there are many at one position.
 
     Args:
         lanes: the lanes, planned.
@@ -73,7 +74,7 @@ def share_out(lanes: Sequence[Lane], n_shares: int, *, n_layers: int, n_tokens: 
     together: dict[tuple[object, ...], list[Lane]] = defaultdict(list)
     for family in families_of(lanes):
         cell = family[0].cell
-        together[family[0].case, cell.pos, cell.stream, cell.heads, cell.severed] += family
+        together[family[0].case, cell.pos, cell.stream, cell.parts, cell.severed] += family
     shares: list[list[Lane]] = [[] for _ in range(n_shares)]
     costs = [0] * n_shares
     for some in sorted(together.values(), key=cost, reverse=True):

@@ -46,7 +46,7 @@ def score_cells_plainly(
 def _outputs(backend: Backend, runs: Runs, cells: Sequence[Cell]) -> dict[tuple[str, int], Tensor]:
     """What passes each stream's hook points in the clean run (row 0) and, where a cell severs, the corrupted runs.
 
-    [row, pos, d_model] by (stream, layer), for `heads` [row, pos, head, d_head].
+    By (stream, layer), as `outputs_of` gives it.
     """
     severed = {cell.severed for cell in cells if cell.severed}
     points = [(s, layer) for s in {c.stream for c in cells} | severed for layer in range(backend.n_layers)]
@@ -67,16 +67,16 @@ def _forward(
         if cell.severed:
             for layer in range(backend.n_layers):
                 held.setdefault((cell.severed, layer), []).append((index, slice(1, None)))
-        for layer in range(cell.first, cell.end):
+        for layer in {layer for layer, _ in cell.parts} or range(cell.first, cell.end):
             held.setdefault((cell.stream, layer), []).append((index, slice(0, 1)))
 
     def hold(key: tuple[str, int]) -> Callable[[Tensor], Tensor]:
         def run(x: Tensor) -> Tensor:
             x = x.clone()
             for index, source in held[key]:
-                pos, heads = cells[index].pos, list(cells[index].heads) or slice(None)
+                pos, parts = cells[index].pos, cells[index].parts_at(key[1]) or slice(None)
                 rows = slice(index * n_samples, (index + 1) * n_samples)
-                x[rows, pos, heads] = outputs[key][source, pos, heads]
+                x[rows, pos, parts] = outputs[key][source, pos, parts]
             return x
 
         return run

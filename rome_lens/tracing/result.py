@@ -66,6 +66,7 @@ class CausalTrace:
             half of its probability or more with the subject corrupted.
         seconds: how long the trace took.
         edits: the edits that the model carried while it was traced, in words; empty for the model as it is.
+        occurrence: which occurrence of the subject in the prompt: 1 is the first, -1 the last.
         heads_at: the position at which `heads` were restored; None where they were not.
         heads_window: layers in which the heads of one number were restored together.
         unedited: the same trace of the model without these edits: same answer, same noise. None without edits.
@@ -99,6 +100,7 @@ class CausalTrace:
     edits: tuple[str, ...] = ()
     unedited: "CausalTrace | None" = None
     severed: Mapping[str, Float[Tensor, "layer pos"]] = field(default_factory=dict)
+    occurrence: int = 1
     heads_at: int | None = None
     heads_window: int | None = None
 

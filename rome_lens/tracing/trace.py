@@ -123,7 +123,7 @@ def causal_trace(
         occurrence=occurrence,
         prepend_bos=settings.prepend_bos,
     )
-    with backend.evaluating(), _carrying(edits, model):
+    with backend.evaluating(), carrying(edits, model):
         if answer is not None and expect is not None:
             text, notes = known_text(backend, read, prompt=prompt, answer=answer, answer_joined=answer_joined)
         else:
@@ -149,7 +149,7 @@ def causal_trace(
         carried: Sequence[EditLike], since: float, *, unedited: CausalTrace | None = None, doubted: bool = True
     ) -> CausalTrace:
         """The trace of the model with these edits; `doubted` notes where the corruption takes little away."""
-        with backend.evaluating(), _carrying(carried, model):
+        with backend.evaluating(), carrying(carried, model):
             (found,) = score_grids(backend, [case], [grids], engine=settings.engine, progress=progress)
         little = _little_effect(found, sure=expect is not None) if doubted else ()
         return CausalTrace(
@@ -169,6 +169,7 @@ def causal_trace(
             noise_replaces=noise is not None and settings.noise_replaces,
             swap=settings.swap,
             window=window,
+            occurrence=occurrence,
             heads_at=heads_at if HEADS in streams else None,
             heads_window=heads_window if HEADS in streams else None,
             samples=case.corruption.n_samples,
@@ -246,7 +247,7 @@ def _words(edit: Any) -> str:
 
 
 @contextmanager
-def _carrying(edits: Sequence[EditLike], model: Any) -> Iterator[None]:
+def carrying(edits: Sequence[EditLike], model: Any) -> Iterator[None]:
     """The model with the edits in its weights."""
     with ExitStack() as stack:
         for edit in edits:

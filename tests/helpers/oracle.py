@@ -13,7 +13,8 @@ import torch
 from hooked import forward
 from torch import Tensor
 
-HOOKS = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out", "heads": "attn.hook_z"}
+HOOKS = {"resid": "hook_resid_post", "mlp": "hook_mlp_out", "attn": "hook_attn_out"}
+PARTS = {"heads": "attn.hook_z", "neurons": "mlp.hook_post"}
 
 
 def request_of(model: Any, traced: Any) -> tuple[Tensor, dict[str, Any]]:
@@ -47,7 +48,7 @@ def cell_score(
     stream: str | None = None,
     pos: int = 0,
     layers: range = range(0),
-    head: int | None = None,
+    parts: Sequence[int] | None = None,
     replace: bool = False,
     more: Sequence[tuple[str, Any]] = (),
 ) -> Tensor:
@@ -62,13 +63,15 @@ def cell_score(
 
     def restore(x: Tensor, hook: Any) -> Tensor:
         x = x.clone()
-        at = (pos,) if head is None else (pos, head)
-        x[(slice(1, None), *at)] = x[(0, *at)]
+        if parts is None:
+            x[1:, pos] = x[0, pos]
+        for part in parts or ():
+            x[1:, pos, part] = x[0, pos, part]
         return x
 
     hooks = [("hook_embed", corrupt)]
     if stream is not None:
-        hooks += [(f"blocks.{layer}.{HOOKS[stream]}", restore) for layer in layers]
+        hooks += [(f"blocks.{layer}.{(HOOKS | PARTS)[stream]}", restore) for layer in layers]
     logits = forward(model, rows, [*hooks, *more])
     read = logits[:, -len(answer_ids) :].softmax(dim=-1)
     return torch.stack([read[:, i, token] for i, token in enumerate(answer_ids)]).prod(dim=0)
@@ -91,7 +94,7 @@ def heads_grid(model: Any, rows: Tensor, *, pos: int, window: int, **request: An
     scores = torch.empty(n_layers, n_heads, dtype=torch.float64)
     for layer, head in _cells(n_layers, n_heads):
         layers = restored_layers("heads", layer, window, n_layers)
-        row_scores = cell_score(model, rows, stream="heads", pos=pos, layers=layers, head=head, **request)
+        row_scores = cell_score(model, rows, stream="heads", pos=pos, layers=layers, parts=[head], **request)
         scores[layer, head] = row_scores[1:].double().mean()
     return scores
 

@@ -1,5 +1,7 @@
 """Single heads against the plain oracle, what all heads of a layer owe its attention, and what a trace says of them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, architecture
@@ -10,7 +12,7 @@ from refused import refused
 import rome_lens as rl
 from rome_lens.backends import Backend
 from rome_lens.tracing import grid
-from rome_lens.tracing.cells import Cell, plan_heads
+from rome_lens.tracing.cells import plan_heads
 
 PROMPT, SUBJECT = "a cd fg", "cd"
 # Heads that share keys and values, parallel attention, joint projections, norms around attention.
@@ -80,8 +82,9 @@ def test_all_heads_of_a_layer_together_are_its_attention(name, backend, window, 
     """The same cells as the attention stream's, restored head by head."""
 
     def all_at_once(*, n_heads, **where):
-        firsts = [cell for cell in plan_heads(n_heads=n_heads, **where) if cell.heads == (0,)]
-        return [Cell("heads", c.layer, c.pos, c.first, c.end, heads=tuple(range(n_heads))) for c in firsts]
+        firsts = plan_heads(n_heads=1, **where)
+        every = [tuple((layer, head) for layer, _ in cell.parts for head in range(n_heads)) for cell in firsts]
+        return [replace(cell, parts=parts) for cell, parts in zip(firsts, every, strict=True)]
 
     monkeypatch.setattr(grid, "plan_heads", all_at_once)
     model = architecture(name, backend)
