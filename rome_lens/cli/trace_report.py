@@ -82,7 +82,13 @@ def _print_maps(console: Console, traced: CausalTrace) -> None:
     for heat_map in traced.heat_maps()[-len(traced.scores) - len(traced.severed) :]:
         console.print()
         console.print(render_heat_map(heat_map, width=console.width))
-        if heat_map.blank or heat_map.of_heads:
+        if heat_map.blank:
+            continue
+        if heat_map.said:
+            layer, pos = heat_map.peak
+            said = f"  says {visible(heat_map.said[layer][pos])}"
+            console.print(for_console(console, said), soft_wrap=True)
+        if heat_map.of_heads:
             continue
         layer, pos = heat_map.peak_of(range(first, end))
         console.print(

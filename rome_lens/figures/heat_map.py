@@ -20,6 +20,7 @@ class HeatMap:
         title: what was restored, in words.
         layer_title: what the layer axis counts, in words.
         measure: what the numbers are, in a word, where they are no probability of the answer, such as `AIE`.
+        said: what the model says with each cell restored, in words, `[layer][pos]`; empty where that is not known.
         of_heads: the rows are heads of attention, and no tokens. One head brings back little of what all of them do, so
             the scale ends with the highest of them, and not with the clean run.
 
@@ -37,6 +38,7 @@ class HeatMap:
     layer_title: str
     measure: str = ""
     of_heads: bool = False
+    said: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         if len(self.scores) == 0 or len(self.labels) == 0:

@@ -86,7 +86,11 @@ def _draw(place: Place, heat_map: HeatMap, grid: PanelGrid, ends: tuple[float, f
             y=list(tokens),  # numbers, not labels: two equal tokens are two rows
             z=[[heat_map.score(layer, pos) for layer in layers] for pos in tokens],
             customdata=[
-                [[names[pos], pos, heat_map.score(layer, pos) - heat_map.low] for layer in layers] for pos in tokens
+                [
+                    [names[pos], pos, heat_map.score(layer, pos) - heat_map.low, *_said(heat_map, layer, pos)]
+                    for layer in layers
+                ]
+                for pos in tokens
             ],
             hovertemplate=_hover(heat_map, measure),
             colorscale=_COLOURS.get(heat_map.stream, "Greys"),
@@ -159,8 +163,13 @@ def _hover(heat_map: HeatMap, measure: str) -> str:
     digits = ".4f" if heat_map.blank or heat_map.top >= 5e-4 else ".2e"
     row = "%{customdata[0]}" if heat_map.of_heads else "token “%{customdata[0]}”, position %{customdata[1]}"
     return (
-        f"{row}<br>layer %{{x}}<br>{measure} = %{{z:{digits}}}<br>effect = %{{customdata[2]:+{digits}}}<extra></extra>"
+        f"{row}<br>layer %{{x}}<br>{measure} = %{{z:{digits}}}<br>effect = %{{customdata[2]:+{digits}}}"
+        f"{'<br>says %{customdata[3]}' if heat_map.said else ''}<extra></extra>"
     )
+
+
+def _said(heat_map: HeatMap, layer: int, pos: int) -> list[str]:
+    return [literal(heat_map.said[layer][pos])] if heat_map.said else []
 
 
 def _answer(heat_map: HeatMap) -> str:

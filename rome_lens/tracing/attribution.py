@@ -19,12 +19,15 @@ from rome_lens.progress import Progress
 from rome_lens.tracing.cases import Case
 from rome_lens.tracing.cells import Cell
 from rome_lens.tracing.forwards import Runs, outputs_of
+from rome_lens.tracing.said import Reading
 
 ATTRIBUTION = "attribution"
 """The engine that stands for it."""
 
 
-def approximate_cells(backend: Backend, runs: Runs, cells: Sequence[Cell], *, progress: Progress) -> dict[Cell, float]:
+def approximate_cells(
+    backend: Backend, runs: Runs, cells: Sequence[Cell], *, progress: Progress
+) -> dict[Cell, Reading]:
     """The score that every cell would have if the model were linear, averaged over the corrupted copies.
 
     Args:
@@ -61,10 +64,13 @@ def approximate_cells(backend: Backend, runs: Runs, cells: Sequence[Cell], *, pr
         each = product if key[0] == NEURONS else product.sum(dim=-1)
         effects[key] = torch.einsum("r...,r->...", each, shares).cpu() / runs.n_samples
     progress(len(cells), len(cells), "tracing")
-    (low,) = runs.low
-    return {
-        cell: low + sum(effects[cell.stream, layer][index].item() for layer, index in _restored(cell)) for cell in cells
-    }
+    ((low, _),) = runs.low
+
+    def score(cell: Cell) -> float:
+        return low + sum(effects[cell.stream, layer][index].item() for layer, index in _restored(cell))
+
+    # What else the model would say is not approximated.
+    return {cell: Reading(score(cell), None) for cell in cells}
 
 
 def _restored(cell: Cell) -> Iterator[tuple[int, tuple[int, ...]]]:

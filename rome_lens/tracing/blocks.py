@@ -22,8 +22,8 @@ from itertools import groupby
 from multiprocessing.sharedctypes import RawArray
 
 import torch
-from einops import rearrange, reduce, repeat
-from jaxtyping import Int
+from einops import reduce, repeat
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rome_lens.backends import Backend, ReplayError, fast_products
@@ -35,6 +35,7 @@ from rome_lens.tracing.cells import Cell
 from rome_lens.tracing.forwards import Runs
 from rome_lens.tracing.lanes import Lane, count_positions, families_of, share_out
 from rome_lens.tracing.memory import Budget
+from rome_lens.tracing.said import Reading, most_probable, next_probabilities
 
 # What a call of a block costs beside its arithmetic, in operations that could be done meanwhile: a millisecond at 60
 # GFLOP/s. On a GPU it is reckoned and not measured: a hundred kernels that take 10 µs to start, at 30 TFLOP/s.
@@ -66,8 +67,8 @@ class _Group:
 
 def score_cells(
     backend: Backend, runs: Runs, lanes: Sequence[Lane], *, budget: Budget, progress: Progress
-) -> list[dict[Cell, float]]:
-    """Answer probability of every cell by case, averaged over the corrupted copies.
+) -> list[dict[Cell, Reading]]:
+    """What is read in every cell by case, on average over the corrupted copies.
 
     On a CPU the cells are shared out among processes that are forked, one thread each, where that is faster. Their
     number changes which cells go through a call together, and so the last digits: scores agree within 1e-6.
@@ -89,7 +90,7 @@ def score_cells(
         return _scored(backend, runs, lanes, budget, progress)
     total, done = count_positions(lanes, **_sizes(backend, runs)), RawArray("q", len(shares))
 
-    def share_scored(number: int) -> list[dict[Cell, float]]:
+    def share_scored(number: int) -> list[dict[Cell, Reading]]:
         def count(n_done: int, total: int, what: str) -> None:
             done[number] = n_done
 
@@ -101,7 +102,7 @@ def score_cells(
     report()
     found = forked_map(share_scored, range(len(shares)), n_workers=len(shares), meanwhile=report)
     report()
-    return [{cell: score for part in of_case for cell, score in part.items()} for of_case in zip(*found, strict=True)]
+    return [{cell: read for part in of_case for cell, read in part.items()} for of_case in zip(*found, strict=True)]
 
 
 def _check_recorded(backend: Backend, runs: Runs) -> None:
@@ -132,8 +133,8 @@ def _flop_of_position(backend: Backend) -> int:
 
 def _scored(
     backend: Backend, runs: Runs, lanes: Sequence[Lane], budget: Budget, progress: Progress
-) -> list[dict[Cell, float]]:
-    """The scores of the lanes, all of them in this process."""
+) -> list[dict[Cell, Reading]]:
+    """What is read in the lanes' cells, all of them in this process."""
     total = count_positions(lanes, **_sizes(backend, runs))
     assert runs.replay is not None
     assert runs.resid_pre is not None
@@ -174,8 +175,8 @@ class _Engine:
         # By layer: whether positions may share calls.
         self.joins = [False] * self.n_layers
 
-    def run(self, lanes: Sequence[Lane]) -> list[dict[Cell, float]]:
-        scores: list[dict[Cell, float]] = [{} for _ in self.runs.cases]
+    def run(self, lanes: Sequence[Lane]) -> list[dict[Cell, Reading]]:
+        scores: list[dict[Cell, Reading]] = [{} for _ in self.runs.cases]
         waiting = list(self._batches(lanes))
         while waiting:
             batch = waiting.pop(0)
@@ -203,7 +204,7 @@ class _Engine:
         if batch:
             yield batch
 
-    def _run_batch(self, lanes: Sequence[Lane]) -> tuple[list[Lane], list[float]]:
+    def _run_batch(self, lanes: Sequence[Lane]) -> tuple[list[Lane], list[Reading]]:
         groups, runs = self._groups(lanes), self.runs
         base = self.resid_pre
         for layer in range(self.n_layers):
@@ -297,20 +298,34 @@ class _Engine:
             for (group, index), states in zip(windows, first, strict=True):
                 group.state[index, :, 0] = states
 
-    def _read(self, groups: Sequence[_Group]) -> tuple[list[Lane], list[float]]:
-        """Answer probabilities from what left the last layer."""
+    def _read(self, groups: Sequence[_Group]) -> tuple[list[Lane], list[Reading]]:
+        """What is read in the cells, from what left the last layer."""
         self.calls.acts = {}
         lanes = [lane for group in groups for lane in group.lanes]
-        cases = repeat(torch.cat([group.cases for group in groups]), "lane -> (lane sample)", sample=self.n_samples)
-        read = "lane sample read d_model -> (lane sample) read d_model"
-        final = torch.cat([rearrange(group.state[:, :, -self.runs.n_read :], read) for group in groups])
+        cases = torch.cat([group.cases for group in groups])
+        final = torch.cat([group.state[:, :, -self.runs.n_read :] for group in groups])
         n_logits = self.runs.n_read * int(self.backend.model.cfg.d_vocab)
-        replay = self.calls.replay
-        with replay.unembed_ready():
+        with self.calls.replay.unembed_ready():
             parts = self.budget.in_parts(
-                final.shape[0],
-                most=lambda _: self.budget.logit_rows(n_logits),
-                run=lambda rows: self.runs.answer_log_probability(replay.unembed(final[rows]), cases[rows]).exp(),
+                len(lanes),
+                most=lambda _: max(1, self.budget.logit_rows(n_logits) // self.n_samples),
+                run=lambda part: self._readings(final[part], cases[part], self.budget.logit_rows(n_logits)),
             )
-            scores = torch.cat([probabilities for _, probabilities in parts])
-        return lanes, reduce(scores, "(lane sample) -> lane", "mean", sample=self.n_samples).tolist()
+            return lanes, [reading for _, some in parts for reading in some]
+
+    def _readings(
+        self, final: Float[Tensor, "lane sample read d_model"], cases: Int[Tensor, " lane"], n_rows: int
+    ) -> list[Reading]:
+        """What is read in some cells; of one cell alone, so many samples at a time."""
+        scores, said = torch.zeros(len(cases), dtype=torch.float64, device=final.device), None
+        for some in final.split(n_rows if len(cases) == 1 else self.n_samples, dim=1):
+            logits = self.calls.replay.unembed(some.flatten(0, 1))
+            of_rows = repeat(cases, "lane -> (lane sample)", sample=some.shape[1])
+            values = self.runs.answer_log_probability(logits, of_rows).exp()
+            scores += reduce(values, "(lane sample) -> lane", "sum", sample=some.shape[1])
+            if self.runs.n_said:
+                of_lane = "(lane sample) d_vocab -> lane d_vocab"
+                here = reduce(next_probabilities(logits), of_lane, "sum", sample=some.shape[1])
+                said = here if said is None else said + here
+        spoken = [None] * len(cases) if said is None else most_probable(said / self.n_samples, self.runs.n_said)
+        return [*map(Reading, (scores / self.n_samples).tolist(), spoken)]

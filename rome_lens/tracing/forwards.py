@@ -13,6 +13,7 @@ from torch import Tensor
 from rome_lens.backends import HEADS, NEURONS, Backend, BlockReplay
 from rome_lens.errors import ModelError
 from rome_lens.tracing.cases import Case, joint_log_probability, joint_probability
+from rome_lens.tracing.said import Reading, Said, most_probable, next_probabilities
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class Runs:
         checked_rows: [checked] the clean row and the first corrupted one of every case.
         resid_pre: what enters the first block, [row, pos, d_model]; None where nothing shows it.
         resid_post: what leaves each block in `checked_rows`, [checked, pos, d_model] a layer; where recorded.
-        high: by case, the answer's probability in the clean run.
-        low: by case, the answer's probability in the corrupted runs, averaged.
+        high: by case, what is read in the clean run.
+        low: by case, what is read in the corrupted runs, on average.
+        n_said: how many of the most probable next tokens are kept of a cell.
         replay: the model's blocks, to be called alone.
     """
 
@@ -37,8 +39,9 @@ class Runs:
     checked_rows: Int[Tensor, " checked"]
     resid_pre: Float[Tensor, "row pos d_model"] | None
     resid_post: Sequence[Float[Tensor, "checked pos d_model"]]
-    high: tuple[float, ...]
-    low: tuple[float, ...]
+    high: tuple[Reading, ...]
+    low: tuple[Reading, ...]
+    n_said: int
     replay: BlockReplay | None
 
     @property
@@ -82,13 +85,14 @@ def break_embeddings(
 
 
 @torch.no_grad()
-def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -> Runs:
+def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True, n_said: int = 0) -> Runs:
     """Run the clean and the corrupted rows once through the model itself.
 
     Args:
         backend: the model.
         cases: cases of one shape.
         record: watch how the model calls its blocks, so that they can be called alone afterwards.
+        n_said: how many of the most probable next tokens are kept of a cell; 0 is none.
 
     Raises:
         ModelError: noise has to break the embeddings, and nothing passes `hook_embed`.
@@ -123,14 +127,23 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True) -
     answers = torch.stack([case.answer_ids for case in cases])
     answers = torch.cat([answers, repeat(answers, "case read -> (case sample) read", sample=n_samples)])
     scores = joint_probability(logits, answers)
+    low = reduce(scores[len(cases) :], "(case sample) -> case", "mean", sample=n_samples)
+    said_high: Sequence[Said | None] = [None] * len(cases)
+    said_low = said_high
+    if n_said:
+        probabilities = next_probabilities(logits)
+        said_high = most_probable(probabilities[: len(cases)], n_said)
+        of_case = "(case sample) d_vocab -> case d_vocab"
+        said_low = most_probable(reduce(probabilities[len(cases) :], of_case, "mean", sample=n_samples), n_said)
     return Runs(
         cases=tuple(cases),
         tokens=rows,
         checked_rows=checked,
         resid_pre=entering[0] if entering else None,
         resid_post=leaving,
-        high=tuple(scores[: len(cases)].tolist()),
-        low=tuple(reduce(scores[len(cases) :], "(case sample) -> case", "mean", sample=n_samples).tolist()),
+        high=tuple(map(Reading, scores[: len(cases)].tolist(), said_high)),
+        low=tuple(map(Reading, low.tolist(), said_low)),
+        n_said=n_said,
         replay=replay,
     )
 

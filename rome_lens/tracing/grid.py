@@ -20,6 +20,7 @@ from rome_lens.tracing.forwards import make_runs
 from rome_lens.tracing.lanes import plan_lanes
 from rome_lens.tracing.memory import Budget
 from rome_lens.tracing.plain import score_cells_plainly
+from rome_lens.tracing.said import Reading, Said, merged, n_kept, said_name
 
 BLOCKS, PLAIN = "blocks", "plain"
 
@@ -69,6 +70,8 @@ class Grids:
     Attributes:
         scores: [layer pos] by stream, for `heads` [layer head].
         severed: [layer pos] by severed stream; NaN where no cell was asked for.
+        said: what the model says in each cell, [layer][column] by stream, `severed.mlp` for a severed one; `clean` and
+            `corrupted` have one cell. Empty where nobody asked.
         low: score with nothing restored.
         high: score of the clean run.
         engine: `blocks` where the model's blocks were called alone, `plain` where whole forwards were run,
@@ -78,6 +81,7 @@ class Grids:
 
     scores: Mapping[str, Float[Tensor, "layer column"]]
     severed: Mapping[str, Float[Tensor, "layer pos"]]
+    said: Mapping[str, Sequence[Sequence[Said]]]
     low: float
     high: float
     engine: str
@@ -86,26 +90,38 @@ class Grids:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of some cells of one case; what else there is, is as in `Grids`."""
+    """What is read in some cells of one case; what else there is, is as in `Grids`."""
 
-    cells: Mapping[Cell, float]
-    low: float
-    high: float
+    cells: Mapping[Cell, Reading]
+    low: Reading
+    high: Reading
     engine: str
     notes: tuple[str, ...]
 
 
 def score_grids(
-    backend: Backend, cases: Sequence[Case], asked: Sequence[AskedGrids], *, engine: str, progress: Progress | None
+    backend: Backend,
+    cases: Sequence[Case],
+    asked: Sequence[AskedGrids],
+    *,
+    engine: str,
+    progress: Progress | None,
+    said: bool = False,
 ) -> list[Grids]:
     """Score every cell of every grid of some cases; as `score_cells_of`, but for `asked`: which grids, by case."""
     cells = [one.cells(backend, case) for case, one in zip(cases, asked, strict=True)]
-    found = score_cells_of(backend, cases, cells, engine=engine, progress=progress)
+    found = score_cells_of(backend, cases, cells, engine=engine, progress=progress, said=said)
     return [_as_grids(backend, *each) for each in zip(cases, cells, found, strict=True)]
 
 
 def score_cells_of(
-    backend: Backend, cases: Sequence[Case], cells: Sequence[Sequence[Cell]], *, engine: str, progress: Progress | None
+    backend: Backend,
+    cases: Sequence[Case],
+    cells: Sequence[Sequence[Cell]],
+    *,
+    engine: str,
+    progress: Progress | None,
+    said: bool = False,
 ) -> list[Scores]:
     """Score some cells of each case.
 
@@ -115,11 +131,13 @@ def score_cells_of(
         cells: which cells, by case.
         engine: `auto`, `plain` or `attribution`.
         progress: called with (done, total, what).
+        said: keep what the model says in each cell, too.
 
     Raises:
         ModelError: the model gives no numbers.
     """
-    plans = [_Plan(backend, case, some) for case, some in zip(cases, cells, strict=True)]
+    said = said and engine != ATTRIBUTION
+    plans = [_Plan(backend, case, some, said) for case, some in zip(cases, cells, strict=True)]
     if engine == ATTRIBUTION:
         return _all_scores(backend, plans, ATTRIBUTION, progress)
     return prefer_blocks(
@@ -139,11 +157,12 @@ def score_cells_of(
 
 @dataclass(frozen=True)
 class _Plan:
-    """A case with its cells: which are known without a run, and which have to be run."""
+    """A case with its cells: which are known without a run, and which have to be run; whether what is said is kept."""
 
     backend: Backend
     case: Case
     cells: Sequence[Cell]
+    said: bool
 
     @cached_property
     def known(self) -> dict[Cell, Known]:
@@ -166,12 +185,13 @@ class _Plan:
         Raises:
             ModelError: a number is not finite.
         """
-        low, high = _weighted(parts, [one.low for one in parts]), parts[-1].high
-        values = {cell: low if which == "low" else high for cell, which in self.known.items()}
-        values |= {cell: _weighted(parts, [one.scores[cell] for one in parts]) for cell in self.todo}
-        if not all(map(math.isfinite, (low, high, *values.values()))):
+        low, (high, said) = _weighted(parts, [one.low for one in parts]), parts[-1].high
+        high = Reading(high, None if said is None else merged([said], [1.0]))
+        read = {cell: low if which == "low" else high for cell, which in self.known.items()}
+        read |= {cell: _weighted(parts, [one.cells[cell] for one in parts]) for cell in self.todo}
+        if not all(math.isfinite(each.score) for each in (low, high, *read.values())):
             raise not_finite(self.backend)
-        return Scores(values, low, high, engine, notes)
+        return Scores(read, low, high, engine, notes)
 
 
 def _as_grids(backend: Backend, case: Case, cells: Sequence[Cell], found: Scores) -> Grids:
@@ -183,25 +203,41 @@ def _as_grids(backend: Backend, case: Case, cells: Sequence[Cell], found: Scores
         if name not in grids:
             columns = backend.n_heads if cell.parts else case.n_prompt
             grids[name] = torch.full((backend.n_layers, columns), torch.nan, dtype=torch.float64)
-        grids[name][cell.layer, cell.column] = found.cells[cell]
-    return Grids(scores, severed, found.low, found.high, found.engine, found.notes)
+        grids[name][cell.layer, cell.column] = found.cells[cell].score
+    low, high = found.low.score, found.high.score
+    return Grids(scores, severed, _said(backend, cells, found), low, high, found.engine, found.notes)
+
+
+def _said(backend: Backend, cells: Sequence[Cell], found: Scores) -> dict[str, list[list[Said]]]:
+    """What the model says in the cells, each at its place."""
+    if found.low.said is None or found.high.said is None:
+        return {}
+    said = {"clean": [[found.high.said]], "corrupted": [[found.low.said]]}
+    for cell in sorted(cells, key=lambda cell: (cell.layer, cell.column)):
+        here = found.cells[cell].said
+        assert here is not None
+        rows = said.setdefault(said_name(cell.stream, cell.severed), [[] for _ in range(backend.n_layers)])
+        rows[cell.layer].append(here)
+    return said
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """What some of a case's corrupted copies gave: `low` and the scores of the cells that were run are their mean."""
+    """What some of a case's corrupted copies gave: `low` and what is read in the cells that were run are their mean."""
 
     share: float
-    low: float
-    high: float
-    scores: Mapping[Cell, float]
+    low: Reading
+    high: Reading
+    cells: Mapping[Cell, Reading]
 
 
-def _weighted(parts: Sequence[_Scored], values: Sequence[float]) -> float:
+def _weighted(parts: Sequence[_Scored], read: Sequence[Reading]) -> Reading:
+    """What all copies give: the mean of what their parts gave."""
     total = 0.0
-    for one, value in zip(parts, values, strict=True):
-        total += one.share * value
-    return total
+    for one, each in zip(parts, read, strict=True):
+        total += one.share * each.score
+    said = [each.said for each in read if each.said is not None]
+    return Reading(total, merged(said, [one.share for one in parts]) if said else None)
 
 
 def _all_scores(
@@ -244,14 +280,16 @@ def _scored(
     def run(some: slice) -> list[_Scored]:
         share = (some.stop - some.start) / n_samples
         here = part(progress, 1000 * some.start / n_samples, 1000 * share)
-        runs = make_runs(backend, [plan.case.part(some) for plan in plans], record=engine == BLOCKS)
+        n_said = n_kept(whole=share == 1) if plans[0].said else 0
+        cases = [plan.case.part(some) for plan in plans]
+        runs = make_runs(backend, cases, record=engine == BLOCKS, n_said=n_said)
         if engine == BLOCKS:
-            scores = score_cells(backend, runs, lanes, budget=budget, progress=here)
+            cells = score_cells(backend, runs, lanes, budget=budget, progress=here)
         elif engine == ATTRIBUTION:
-            scores = [approximate_cells(backend, runs, plans[0].todo, progress=here)]
+            cells = [approximate_cells(backend, runs, plans[0].todo, progress=here)]
         else:
-            scores = [score_cells_plainly(backend, runs, plans[0].todo, budget=budget, progress=here)]
-        return [_Scored(share, *one) for one in zip(runs.low, runs.high, scores, strict=True)]
+            cells = [score_cells_plainly(backend, runs, plans[0].todo, budget=budget, progress=here)]
+        return [_Scored(share, *one) for one in zip(runs.low, runs.high, cells, strict=True)]
 
     # Several cases that memory does not hold are answered with fewer of them.
     parts = budget.in_parts(n_samples, lambda _: budget.samples(held), run, halve=len(plans) == 1)

@@ -1,5 +1,9 @@
 """What streams and grids are called in titles, legends and tables."""
 
+from collections.abc import Sequence
+
+from rome_lens.figures import format_probability
+
 RESTORED = {
     "resid": "residual state",
     "mlp": "MLP outputs",
@@ -23,6 +27,11 @@ def title_of(stream: str, *, severed: str | None = None, approximate: bool = Fal
     where = f" at “{at}”" if at else ""
     how = " (attribution patching: an approximation)" if approximate else ""
     return f"Restoring the {RESTORED[stream]}{where}{how}"
+
+
+def in_words(said: Sequence[tuple[str, float]]) -> str:
+    """What a model says: tokens, and how probable they are."""
+    return ", ".join(f"{token.strip() or repr(token)} {format_probability(p)}" for token, p in said)
 
 
 def layer_title_of(stream: str, window: int) -> str:

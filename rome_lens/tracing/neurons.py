@@ -171,22 +171,22 @@ def trace_neurons(
     with backend.evaluating():
         case = _case(backend, trace, facts)
         (likely,) = score_cells_of(backend, [case], [every], engine=ATTRIBUTION, progress=part(progress, 0, 200))
-        _check_same(backend, trace, likely.low, likely.high)
-        proposed = sorted(every, key=lambda cell: likely.cells[cell], reverse=True)[:n_best]
+        _check_same(backend, trace, likely.low.score, likely.high.score)
+        proposed = sorted(every, key=lambda cell: likely.cells[cell].score, reverse=True)[:n_best]
         parts = tuple(sorted(each for cell in proposed for each in cell.parts))
         joint = Cell(NEURONS, layer, pos, parts[0][0], parts[-1][0] + 1, parts=parts)
         asked = list(dict.fromkeys([*proposed, joint, whole]))
         (found,) = score_cells_of(backend, [case], [asked], engine="auto", progress=part(progress, 200, 800))
-    best = sorted(proposed, key=lambda cell: found.cells[cell], reverse=True)
+    best = sorted(proposed, key=lambda cell: found.cells[cell].score, reverse=True)
     return NeuronEffects(
         layers=tuple(cell.layer for cell in best),
         neurons=tuple(cell.column for cell in best),
-        scores=torch.tensor([found.cells[cell] for cell in best], dtype=torch.float64),
-        proposed=torch.tensor([likely.cells[cell] for cell in best], dtype=torch.float64),
-        together=found.cells[joint],
-        cell=found.cells[whole],
-        low=found.low,
-        high=found.high,
+        scores=torch.tensor([found.cells[cell].score for cell in best], dtype=torch.float64),
+        proposed=torch.tensor([likely.cells[cell].score for cell in best], dtype=torch.float64),
+        together=found.cells[joint].score,
+        cell=found.cells[whole].score,
+        low=found.low.score,
+        high=found.high.score,
         n_neurons=len(every),
         layer=layer,
         pos=pos,

@@ -16,13 +16,14 @@ from rome_lens.progress import Progress
 from rome_lens.tracing.cells import Cell
 from rome_lens.tracing.forwards import Runs, break_embeddings, outputs_of
 from rome_lens.tracing.memory import Budget
+from rome_lens.tracing.said import Reading, Said, most_probable, next_probabilities
 
 
 @torch.no_grad()
 def score_cells_plainly(
     backend: Backend, runs: Runs, cells: Sequence[Cell], *, budget: Budget, progress: Progress
-) -> dict[Cell, float]:
-    """Answer probability of every cell, averaged over the corrupted copies: some cells in every forward.
+) -> dict[Cell, Reading]:
+    """What is read in every cell, on average over the corrupted copies: some cells in every forward.
 
     Args:
         backend: the model.
@@ -32,7 +33,7 @@ def score_cells_plainly(
         progress: called with (done, total, what) after each forward, cells as the unit.
     """
     outputs = _outputs(backend, runs, cells)
-    scores: dict[Cell, float] = {}
+    scores: dict[Cell, Reading] = {}
     for part, found in budget.in_parts(
         len(cells),
         most=lambda _: budget.lanes(runs.n_samples * runs.n_tokens),
@@ -58,7 +59,7 @@ def _outputs(backend: Backend, runs: Runs, cells: Sequence[Cell]) -> dict[tuple[
 
 def _forward(
     backend: Backend, runs: Runs, cells: Sequence[Cell], outputs: dict[tuple[str, int], Tensor]
-) -> dict[Cell, float]:
+) -> dict[Cell, Reading]:
     (case,), n_samples = runs.cases, runs.n_samples
     samples = torch.arange(n_samples, device=runs.tokens.device).repeat(len(cells))
     # Where a stream's output is set, and whether to the clean run's or to the corrupted runs'.
@@ -87,4 +88,8 @@ def _forward(
         logits = backend.logits(case.corruption.tokens.expand(len(samples), -1), keep=runs.n_read)
     values = runs.answer_log_probability(logits, torch.zeros_like(samples)).exp()
     scores = reduce(values, "(cell sample) -> cell", "mean", sample=n_samples)
-    return dict(zip(cells, scores.tolist(), strict=True))
+    said: Sequence[Said | None] = [None] * len(cells)
+    if runs.n_said:
+        of_cell = "(cell sample) d_vocab -> cell d_vocab"
+        said = most_probable(reduce(next_probabilities(logits), of_cell, "mean", sample=n_samples), runs.n_said)
+    return dict(zip(cells, map(Reading, scores.tolist(), said), strict=True))

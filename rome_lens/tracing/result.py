@@ -16,14 +16,15 @@ from rome_lens.figures import HeatMap, format_probability
 from rome_lens.figures.plotly_figure import heat_map_figure
 from rome_lens.storage import load_tensors, save_tensors
 from rome_lens.tracing.attribution import ATTRIBUTION
-from rome_lens.tracing.labels import layer_title_of, title_of
+from rome_lens.tracing.labels import in_words, layer_title_of, title_of
+from rome_lens.tracing.said import SaidGrids, said_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _UNEDITED = "unedited."
 _SEVERED = "severed."
-_GRIDS = ("scores", "severed")
+_GRIDS = ("scores", "severed", "said")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,6 +67,7 @@ class CausalTrace:
             half of its probability or more with the subject corrupted.
         seconds: how long the trace took.
         edits: the edits that the model carried while it was traced, in words; empty for the model as it is.
+        said: what the model says in each cell (`says`); None for an approximation, and in files of earlier versions.
         occurrence: which occurrence of the subject in the prompt: 1 is the first, -1 the last.
         heads_at: the position at which `heads` were restored; None where they were not.
         heads_window: layers in which the heads of one number were restored together.
@@ -100,6 +102,7 @@ class CausalTrace:
     edits: tuple[str, ...] = ()
     unedited: "CausalTrace | None" = None
     severed: Mapping[str, Float[Tensor, "layer pos"]] = field(default_factory=dict)
+    said: SaidGrids | None = None
     occurrence: int = 1
     heads_at: int | None = None
     heads_window: int | None = None
@@ -161,6 +164,38 @@ class CausalTrace:
         layer, index = divmod(int(grid.argmax()), grid.shape[1])
         return layer, among[index]
 
+    def says(
+        self, stream: str, layer: int = 0, column: int = 0, *, severed: str | None = None
+    ) -> list[tuple[str, float]]:
+        """The most probable next tokens with one cell restored, by their mean over the corrupted copies.
+
+        They stand behind the prompt: of an answer of several tokens, in the place of its first. Where memory held some
+        of the copies at a time, only those are named that are certain to be the most probable of all copies.
+
+        Args:
+            stream: `resid`, `mlp`, `attn` or `heads`; or `clean` and `corrupted` for the runs with nothing restored.
+            layer: the cell's layer.
+            column: its position; for `heads` its head.
+            severed: the stream that was severed (`mlp`, `attn`) while `resid` was restored.
+
+        Returns:
+            Tokens and their probabilities, the most probable first: five where the vocabulary has as many.
+
+        Raises:
+            SettingError: the trace has no such cell, or none says anything (an approximation, an older file).
+        """
+        if self.said is None:
+            why = "an approximation says nothing; trace with another engine" if self.approximate else "trace again"
+            raise SettingError(f"this trace does not hold what its cells say: {why}")
+        name = said_name(stream, severed)
+        if name not in self.said.which:
+            raise SettingError(f"{name!r} was not traced; this trace has {', '.join(self.said.which)}")
+        layers, columns, _ = self.said.which[name].shape
+        if not (-layers <= layer < layers and -columns <= column < columns):
+            has = f"it has {layers} layers of {columns} cells each"
+            raise SettingError(f"{name} has no cell ({layer}, {column}); {has}")
+        return self.said.at(name, layer, column)
+
     def _grids(self) -> Iterator[tuple[str, str | None, Float[Tensor, "layer column"]]]:
         """All grids: what was restored, and what was severed meanwhile."""
         yield from ((stream, None, grid) for stream, grid in self.scores.items())
@@ -179,10 +214,15 @@ class CausalTrace:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CausalTrace):
             return NotImplemented
+        if (self.said and self.said.tokens) != (other.said and other.said.tokens):
+            return False
         plain = (f.name for f in fields(self) if f.name not in _GRIDS)
         return all(getattr(self, name) == getattr(other, name) for name in plain) and all(
-            _equal_grids(getattr(self, name), getattr(other, name)) for name in _GRIDS
+            _equal_grids(one, another) for one, another in zip(self._tables(), other._tables(), strict=True)
         )
+
+    def _tables(self) -> tuple[Mapping[str, Tensor], ...]:
+        return self.scores, self.severed, {} if self.said is None else self.said.tensors()
 
     def __hash__(self) -> int:
         return hash((self.prompt, self.subject, self.answer_ids, self.model_name, self.seed, self.low, self.high))
@@ -204,9 +244,17 @@ class CausalTrace:
                 title=title_of(stream, severed=severed, approximate=self.approximate, at=self._place(stream)) + when,
                 layer_title=layer_title_of(stream, (self.heads_window or 1) if stream == HEADS else self.window),
                 of_heads=stream == HEADS,
+                said=self._said_in_words(said_name(stream, severed), grid),
             )
             for stream, severed, grid in self._grids()
         )
+
+    def _said_in_words(self, name: str, grid: Tensor) -> list[list[str]]:
+        """What is said in each cell of a grid, as a figure shows it; empty where nothing is known of it."""
+        if self.said is None:
+            return []
+        layers, columns = (range(size) for size in grid.shape)
+        return [[in_words(self.said.at(name, layer, column)) for column in columns] for layer in layers]
 
     def _place(self, stream: str) -> str:
         """The token of a stream that is restored at one alone."""
@@ -241,13 +289,17 @@ class CausalTrace:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it: the grids as nested lists `[layer][pos]`."""
-        grids = {name: {stream: grid.tolist() for stream, grid in getattr(self, name).items()} for name in _GRIDS}
-        return {**self._plain(), "unedited": None if self.unedited is None else self.unedited.to_dict(), **grids}
+        scores, severed = ({name: x.tolist() for name, x in grids.items()} for grids in (self.scores, self.severed))
+        said = None if self.said is None else self.said.to_dict()
+        unedited = None if self.unedited is None else self.unedited.to_dict()
+        plain = {name: value for name, value in self._plain().items() if name != "said_tokens"}
+        return {**plain, "unedited": unedited, "scores": scores, "severed": severed, "said": said}
 
     def _plain(self) -> dict[str, Any]:
         """All that is no grid."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _GRIDS}
-        return {**plain, "unedited": None if self.unedited is None else self.unedited._plain()}
+        unedited = None if self.unedited is None else self.unedited._plain()
+        return {**plain, "unedited": unedited, "said_tokens": () if self.said is None else self.said.tokens}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to a file (safetensors; its metadata holds all that is no grid).
@@ -260,7 +312,8 @@ class CausalTrace:
     def _tensors(self) -> dict[str, Tensor]:
         severed = {f"{_SEVERED}{stream}": grid for stream, grid in self.severed.items()}
         unedited = {} if self.unedited is None else self.unedited._tensors()
-        return {**self.scores, **severed, **{f"{_UNEDITED}{name}": grid for name, grid in unedited.items()}}
+        said = {} if self.said is None else self.said.tensors()
+        return {**self.scores, **severed, **said, **{f"{_UNEDITED}{name}": grid for name, grid in unedited.items()}}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CausalTrace":
@@ -282,6 +335,7 @@ class CausalTrace:
     @classmethod
     def _of(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "CausalTrace":
         known = {f.name for f in fields(cls)} - {*_GRIDS, "unedited"}
+        said = SaidGrids.from_tensors(settings.get("said_tokens", ()), tensors)
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
         scores = {stream: tensors[stream] for stream in STREAMS if stream in tensors}
         severed = {stream: tensors[_SEVERED + stream] for stream in STREAMS if _SEVERED + stream in tensors}
@@ -289,7 +343,7 @@ class CausalTrace:
         if unedited is not None:
             grids = {name.removeprefix(_UNEDITED): x for name, x in tensors.items() if name.startswith(_UNEDITED)}
             unedited = cls._of(unedited, grids)
-        return cls(**values, scores=scores, severed=severed, unedited=unedited)
+        return cls(**values, scores=scores, severed=severed, said=said, unedited=unedited)
 
 
 def _head_labels(grid: Tensor) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from rome_lens.tracing.cells import window_of
 from rome_lens.tracing.corruption import fitted_noise, swapped_tokens
 from rome_lens.tracing.grid import AskedGrids, Grids, score_grids
 from rome_lens.tracing.result import CausalTrace
+from rome_lens.tracing.said import SaidGrids
 from rome_lens.tracing.settings import HeadsAt, TraceChanges, TraceSettings, check_streams
 
 # The share of the clean run's probability from which on the corruption counts as having taken away little.
@@ -150,7 +151,7 @@ def causal_trace(
     ) -> CausalTrace:
         """The trace of the model with these edits; `doubted` notes where the corruption takes little away."""
         with backend.evaluating(), carrying(carried, model):
-            (found,) = score_grids(backend, [case], [grids], engine=settings.engine, progress=progress)
+            (found,) = score_grids(backend, [case], [grids], engine=settings.engine, progress=progress, said=True)
         little = _little_effect(found, sure=expect is not None) if doubted else ()
         return CausalTrace(
             scores=found.scores,
@@ -169,6 +170,7 @@ def causal_trace(
             noise_replaces=noise is not None and settings.noise_replaces,
             swap=settings.swap,
             window=window,
+            said=SaidGrids.of(found.said, backend.tokenizer),
             occurrence=occurrence,
             heads_at=heads_at if HEADS in streams else None,
             heads_window=heads_window if HEADS in streams else None,

@@ -37,14 +37,19 @@ def restored_layers(stream: str, layer: int, window: int, n_layers: int) -> rang
     return range(max(0, layer - window // 2), min(n_layers, layer - (-window // 2)))
 
 
+def cell_score(model: Any, rows: Tensor, *, answer_ids: list[int], **cell: Any) -> Tensor:
+    """Joint probability of the answer's tokens in every row, [row]."""
+    read = cell_logits(model, rows, **cell)[:, -len(answer_ids) :].softmax(dim=-1)
+    return torch.stack([read[:, i, token] for i, token in enumerate(answer_ids)]).prod(dim=0)
+
+
 @torch.no_grad()
-def cell_score(
+def cell_logits(
     model: Any,
     rows: Tensor,
     *,
     noise: Tensor | None,
     span: tuple[int, int],
-    answer_ids: list[int],
     stream: str | None = None,
     pos: int = 0,
     layers: range = range(0),
@@ -52,7 +57,7 @@ def cell_score(
     replace: bool = False,
     more: Sequence[tuple[str, Any]] = (),
 ) -> Tensor:
-    """Joint probability of the answer's tokens in every row, [row]; without a stream nothing is restored."""
+    """The logits of one forward, [row pos d_vocab]; without a stream nothing is restored."""
 
     def corrupt(x: Tensor, hook: Any) -> Tensor:
         x = x.clone()
@@ -72,9 +77,7 @@ def cell_score(
     hooks = [("hook_embed", corrupt)]
     if stream is not None:
         hooks += [(f"blocks.{layer}.{(HOOKS | PARTS)[stream]}", restore) for layer in layers]
-    logits = forward(model, rows, [*hooks, *more])
-    read = logits[:, -len(answer_ids) :].softmax(dim=-1)
-    return torch.stack([read[:, i, token] for i, token in enumerate(answer_ids)]).prod(dim=0)
+    return forward(model, rows, [*hooks, *more])
 
 
 def grid(model: Any, rows: Tensor, stream: str, *, n_prompt: int, window: int, **request: Any) -> Tensor:
