@@ -101,7 +101,7 @@ class SaidGrids:
     Attributes:
         tokens: the texts of all tokens that are said anywhere.
         which: by grid, places in `tokens`, [layer column said], the most probable first; -1 where fewer are certain.
-        probabilities: theirs, NaN there.
+        probabilities: theirs, 0 there.
     """
 
     tokens: tuple[str, ...]
@@ -119,7 +119,7 @@ class SaidGrids:
         for name, grid in said.items():
             shape = len(grid), len(grid[0]), N_SAID
             which[name] = torch.full(shape, -1, dtype=torch.long)
-            probabilities[name] = torch.full(shape, torch.nan, dtype=torch.float64)
+            probabilities[name] = torch.zeros(shape, dtype=torch.float64)
             for layer, row in enumerate(grid):
                 for column, cell in enumerate(row):
                     here = torch.tensor([place[token] for token in cell.ids], dtype=torch.long)

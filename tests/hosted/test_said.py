@@ -1,5 +1,7 @@
 """What a cell says: the most probable next tokens against whole forwards, wherever they are kept and shown."""
 
+from dataclasses import replace
+
 import pytest
 from architectures import BACKENDS, BRIDGE, architecture
 from oracle import cell_logits, request_of, restored_layers
@@ -9,7 +11,7 @@ from rich.console import Console
 import rome_lens as rl
 from rome_lens.cli.trace_report import print_trace
 from rome_lens.tracing import blocks, forwards
-from rome_lens.tracing.said import Said, merged
+from rome_lens.tracing.said import Said, SaidGrids, merged
 
 PROMPT, SUBJECT = "a cd fg", "cd"
 STREAMS = ("resid", "mlp", "attn", "heads")
@@ -67,7 +69,7 @@ def test_severed_streams_say_something_too(llama):
         assert said != traced.says("resid", 1, 3)
 
 
-def test_what_is_said_does_not_depend_on_memory(llama, tighten):
+def test_what_is_said_does_not_depend_on_memory(llama, tighten, tmp_path):
     """Three copies at once, then one after the other: what all of them say is put together again."""
     roomy = trace(llama, samples=7)
     tighten(run_positions=22, logits=300, call_positions=20, state_positions=100)
@@ -77,6 +79,11 @@ def test_what_is_said_does_not_depend_on_memory(llama, tighten):
             here, there = (each.says(stream, layer, 2) for each in (narrow, roomy))
             assert [token for token, _ in here] == [token for token, _ in there][: len(here)]
             assert [p for _, p in here] == pytest.approx([p for _, p in there][: len(here)], rel=1e-9)
+    # Where fewer are certain a trace that was kept is still the one that it was.
+    short = replace(narrow, said=SaidGrids.of({"mlp": [[Said((1,), (0.5,), 0.1)] * 7] * 4}, llama.tokenizer))
+    assert short.says("mlp", 0, 0) == [(llama.tokenizer.decode([1]), 0.5)]
+    short.save(tmp_path / "short.safetensors")
+    assert rl.CausalTrace.load(tmp_path / "short.safetensors") == short
     assert sum(len(narrow.says("mlp", layer, 3)) for layer in range(4)) > 10
 
 
