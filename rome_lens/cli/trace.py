@@ -17,7 +17,7 @@ from rome_lens.cli.options import (
     read_edits,
     takes_options,
 )
-from rome_lens.cli.output import check_files, print_result, progress_bar, say
+from rome_lens.cli.output import check_files, print_result, progress_bar, say, stdout
 from rome_lens.errors import SettingError
 from rome_lens.facts import read_known_facts
 from rome_lens.subjects import find_subject
@@ -132,7 +132,7 @@ def trace(fact: _FactOptions, model: ModelOptions, how: _OneTraceOptions, as_jso
     check_files(how.html, how.png, how.save, png=how.png is not None)
     known = None if how.facts is None else read_known_facts(how.facts)
     with progress_bar() as progress:
-        from rome_lens.cli.trace_report import print_trace
+        from rome_lens.cli.trace_report import print_neurons, print_trace
         from rome_lens.tracing import TraceSettings, causal_trace, trace_neurons
         from rome_lens.tracing.answers import named_answer
         from rome_lens.tracing.trace import carrying
@@ -148,13 +148,17 @@ def trace(fact: _FactOptions, model: ModelOptions, how: _OneTraceOptions, as_jso
         )
         loaded = model.load(progress)
         traced = causal_trace(loaded, **asked, settings=settings, facts=known, progress=progress)
-        found = None
-        if how.neurons is not None:
-            with carrying(asked["edits"], loaded):
-                found = trace_neurons(loaded, traced, **cell, n_best=how.neurons, facts=known, progress=progress)
+    # What there is by now is no neuron's to lose.
     how.write(traced)
+    if how.neurons is None:
+        print_result(as_json, traced.to_dict, lambda console: print_trace(console, traced))
+        return
+    if not as_json:
+        print_trace(stdout(), traced)
+    with progress_bar() as progress, carrying(asked["edits"], loaded):
+        found = trace_neurons(loaded, traced, **cell, n_best=how.neurons, facts=known, progress=progress)
     print_result(
         as_json,
-        lambda: traced.to_dict() | ({} if found is None else {"neurons": found.to_dict()}),
-        lambda console: print_trace(console, traced, found),
+        lambda: traced.to_dict() | {"neurons": found.to_dict()},
+        lambda console: print_neurons(console, found),
     )

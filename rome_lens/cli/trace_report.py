@@ -7,8 +7,8 @@ from rome_lens.figures import format_probability, render_heat_map, visible
 from rome_lens.tracing import CausalTrace, NeuronEffects
 
 
-def print_trace(console: Console, traced: CausalTrace, neurons: NeuronEffects | None = None) -> None:
-    """Print a trace, and in front of one with edits the trace without them; behind it the neurons of a cell."""
+def print_trace(console: Console, traced: CausalTrace) -> None:
+    """Print a trace, and in front of one with edits the trace without them."""
     _print_head(console, traced, style="bold")
     for edited in traced.edits:
         console.print(f"edited: {visible(edited)}")
@@ -17,21 +17,21 @@ def print_trace(console: Console, traced: CausalTrace, neurons: NeuronEffects | 
         _print_maps(console, traced.unedited)
         console.print("\nAfter the edit", style="bold")
     _print_maps(console, traced)
-    if neurons is not None:
-        _print_neurons(console, neurons)
-    seconds = sum(each.seconds for each in (traced, traced.unedited, neurons) if each is not None)
+    seconds = traced.seconds + (0.0 if traced.unedited is None else traced.unedited.seconds)
     console.print(f"\ntraced in {seconds:.1f} s")
 
 
-def _print_neurons(console: Console, found: NeuronEffects) -> None:
+def print_neurons(console: Console, found: NeuronEffects) -> None:
+    """Print the neurons of a cell."""
     console.print(f"\nNeurons of the MLPs at layer {found.layer}, token {visible(repr(found.token))}", style="bold")
-    proposed = f"{len(found.neurons)} of {found.n_neurons:,} restored, those that gradient times difference proposes"
-    console.print(for_console(console, f"{proposed}\n\n  layer  neuron  p restored  p proposed"), soft_wrap=True)
-    for layer, neuron, score, expected in zip(
-        found.layers, found.neurons, found.scores.tolist(), found.proposed.tolist(), strict=True
+    said = f"{len(found.neurons)} of {found.n_neurons:,} restored, those that gradient times difference proposes"
+    console.print(f"{said}\n\n  layer  neuron  p restored    effect  proposed", soft_wrap=True)
+    proposed = (found.proposed - found.low).tolist()
+    for layer, neuron, score, effect, expected in zip(
+        found.layers, found.neurons, found.scores.tolist(), found.effects.tolist(), proposed, strict=True
     ):
-        numbers = f"{format_probability(score, 4):>10}  {format_probability(expected, 4):>10}"
-        console.print(f"  {layer:>5}  {neuron:>6}  {numbers}")
+        p = format_probability(score, 4)
+        console.print(f"  {layer:>5}  {neuron:>6}  {p:>10}  {effect:>+8.1e}  {expected:>+8.1e}", soft_wrap=True)
     console.print(
         f"\nlow {format_probability(found.low, 4)}, all of these {format_probability(found.together, 4)}, "
         f"all {found.n_neurons:,} {format_probability(found.cell, 4)}"
@@ -40,6 +40,7 @@ def _print_neurons(console: Console, found: NeuronEffects) -> None:
         console.print(f"correlation of proposed and exact effects: {found.correlation:.2f}")
     for note in found.notes:
         console.print(f"Note: {visible(note)}.")
+    console.print(f"\ntraced in {found.seconds:.1f} s")
 
 
 def print_saved_trace(console: Console, trace: CausalTrace) -> None:
@@ -52,6 +53,9 @@ def print_saved_trace(console: Console, trace: CausalTrace) -> None:
     print_labelled(console, "subject", visible(f"{trace.subject!r}, {how}, samples {trace.samples}"))
     print_labelled(console, "high, low", ", ".join(format_probability(p, 4) for p in (trace.high, trace.low)))
     print_labelled(console, "streams", visible(f"{', '.join(trace.scores)}, window {trace.window}"))
+    if trace.heads_at is not None:
+        where = f"at token {trace.heads_at}, {trace.tokens[trace.heads_at]!r}, window {trace.heads_window}"
+        print_labelled(console, "heads", visible(where))
     print_labelled(console, "edit", *(visible(str(edit)) for edit in trace.edits))
     print_labelled(console, "note", *(visible(str(note)) for note in trace.notes))
     for heat_map in trace.heat_maps():

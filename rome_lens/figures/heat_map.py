@@ -63,12 +63,7 @@ class HeatMap:
     def top(self) -> float:
         """The top of the colour scale: a restored state can beat the clean run, and must not run off the scale."""
         peak = _number(self.score(*self.peak))
-        return peak if self.of_heads else max(_number(self.high), peak)
-
-    @property
-    def has_own_scale(self) -> bool:
-        """Whether its shades mean something else than those of the grids of answer probabilities beside it."""
-        return bool(self.measure) or self.of_heads
+        return max(_number(self.low if self.of_heads else self.high), peak)
 
     @property
     def blank(self) -> bool:

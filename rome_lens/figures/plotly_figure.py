@@ -27,8 +27,8 @@ def heat_map_figure(
     """One figure of several heat maps: tokens down, the first at the top; layers across; three panels a row at most.
 
     Panels of probabilities share one colour scale, from the lowest `low` to the highest that any panel holds, so that a
-    shade means the same everywhere; of another measure, and of single heads, each has its own. Each panel has its bar
-    in its own hue. The peak is framed.
+    shade means the same everywhere; so do those of single heads; of another measure each has its own. Each
+    panel has its bar in its own hue. The peak is framed.
 
     Args:
         maps: one heat map a panel.
@@ -60,10 +60,10 @@ def heat_map_figure(
         right=40,
     )
     figure = grid.figure()
-    sharing = [m for m in maps if not m.has_own_scale]
-    bottom, top = min((m.low for m in sharing), default=0.0), max((m.top for m in sharing), default=0.0)
     for place, heat_map in zip(grid.places(figure), maps, strict=True):
-        ends = (heat_map.low, heat_map.top) if heat_map.has_own_scale else (bottom, top)
+        alike = [m for m in maps if m.of_heads == heat_map.of_heads and not m.measure]
+        sharing = [heat_map] if heat_map.measure else alike
+        ends = min(m.low for m in sharing), max(m.top for m in sharing)
         _draw(place, heat_map, grid, ends, labelled=place.column == 1 or not shared)
     if subtitle is None:
         high, low = format_probability(maps[0].high), format_probability(maps[0].low)

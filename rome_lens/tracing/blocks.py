@@ -5,7 +5,7 @@ What is saved, all of it exactly:
 - the clean and the corrupted run are run once, layer by layer, for all streams;
 - a cell starts after its first restored layer, from the corrupted run's residual;
 - the first restored layer of a window needs its restored position only: attention's and the MLP's outputs there are
-  known, so the cells of all tokens take one call of one position each;
+  known, or those of their heads and neurons, so the cells of all tokens take one call of one position each;
 - positions before the restored token cannot change: their keys and values are the corrupted run's;
 - windows cut short by the model's first layer restore the same layers up to their ends, so they share one run until
   there;
@@ -138,7 +138,8 @@ def _scored(
     total = count_positions(lanes, **_sizes(backend, runs))
     assert runs.replay is not None
     assert runs.resid_pre is not None
-    calls = BlockCalls(backend, runs, runs.replay, parts={lane.cell.stream for lane in lanes if lane.cell.parts})
+    parts = {part for lane in lanes for part in lane.cell.parts_of_layers()}
+    calls = BlockCalls(backend, runs, runs.replay, parts)
     engine = _Engine(backend, runs, calls, runs.resid_pre, budget, progress, total)
     with torch.no_grad(), calls.hooked(), fast_products(device=backend.device, dtype=backend.dtype):
         return engine.run(lanes)
@@ -294,13 +295,19 @@ class _Engine:
                 group.alive += 1
         if windows:
             lanes = [group.lanes[index] for group, index in windows]
-            first = self.calls.begin(layer, here, lanes, base)
-            for (group, index), states in zip(windows, first, strict=True):
-                group.state[index, :, 0] = states
+            parts = self.budget.in_parts(
+                len(windows),
+                most=lambda _: self.budget.lanes(self.n_samples),
+                run=lambda part: self.calls.begin(layer, here, lanes[part], base),
+            )
+            for part, first in parts:
+                for (group, index), states in zip(windows[part], first, strict=True):
+                    group.state[index, :, 0] = states
 
     def _read(self, groups: Sequence[_Group]) -> tuple[list[Lane], list[Reading]]:
         """What is read in the cells, from what left the last layer."""
         self.calls.acts = {}
+        assert all(group.alive == len(group.lanes) for group in groups), "a cell was never begun"
         lanes = [lane for group in groups for lane in group.lanes]
         cases = torch.cat([group.cases for group in groups])
         final = torch.cat([group.state[:, :, -self.runs.n_read :] for group in groups])

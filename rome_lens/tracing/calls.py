@@ -40,22 +40,27 @@ class BlockCalls:
         backend: the model.
         runs: the clean and corrupted runs.
         replay: the model's blocks.
-        parts: `heads` and `neurons` where single ones are restored, so that what they give is recorded.
+        parts: (stream, layer) where single heads or neurons are restored, so that what they give is recorded.
         acts: what the hooks do in the call that is running, by stream.
     """
 
     backend: Backend
     runs: Runs
     replay: BlockReplay
-    parts: Collection[str]
+    parts: Collection[tuple[str, int]]
     acts: dict[str, Callable[[Tensor], Tensor | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.streams = [stream for stream in self.backend.streams() if stream in ("attn", "mlp")] + sorted(self.parts)
+        whole = [stream for stream in self.backend.streams() if stream in ("attn", "mlp")]
+        # By layer, the streams that are watched.
+        self.streams = [
+            whole + [stream for stream in (HEADS, NEURONS) if (stream, layer) in self.parts]
+            for layer in range(self.backend.n_layers)
+        ]
 
     def hooked(self) -> AbstractContextManager[None]:
         """The hooks, attached for as long as the block lasts."""
-        points = [(stream, layer) for stream in self.streams for layer in range(self.backend.n_layers)]
+        points = [(stream, layer) for layer, streams in enumerate(self.streams) for stream in streams]
         return self.backend.hooked([(self.backend.stream_hook(*at), partial(self._act, at[0])) for at in points])
 
     def _act(self, stream: str, x: Tensor) -> Tensor | None:
@@ -68,14 +73,14 @@ class BlockCalls:
             ReplayError: its hook points do not fire, or the block cannot be called this way.
         """
         seen: dict[str, Tensor] = {}
-        self.acts = {s: lambda x, s=s: seen.update({s: x.clone()}) for s in ("attn", *self.streams)}
+        self.acts = {s: lambda x, s=s: seen.update({s: x.clone()}) for s in ("attn", *self.streams[layer])}
         resid, past = self.replay.run(layer, resid_pre, first=0, past=None)
-        silent = [stream for stream in self.streams if stream not in seen]
+        silent = [stream for stream in self.streams[layer] if stream not in seen]
         if silent or "attn" not in seen:
             points = " and ".join(self.backend.stream_hook(stream, layer) for stream in silent or ["attn"])
             raise ReplayError(f"a block called alone does not reach {points}")
-        for stream in self.parts:
-            check_parts(self.backend, stream, seen[stream])
+        for stream, output in seen.items():
+            check_parts(self.backend, stream, output)
         return Layer(seen, resid, past)
 
     def check(self, layer: int, entering: Float[Tensor, "checked pos d_model"], *, own_rows: bool) -> bool:
@@ -102,7 +107,7 @@ class BlockCalls:
             check_replayed(part, expected[:, half:], entering[:, half:], "from a later position on")
         single = "row pos d_model -> (row pos) 1 d_model"
         # What attention gives is set where a window begins, and what its heads give where heads are restored.
-        for stream in ("attn", HEADS) if HEADS in self.parts else ("attn",):
+        for stream in ("attn", HEADS) if HEADS in whole.outputs else ("attn",):
             self.acts = {stream: lambda _, stream=stream: whole.outputs[stream].flatten(0, 1)[:, None]}
             alone, _ = self.replay.run(layer, rearrange(entering, single), first=0, past=None)
             check_replayed(alone, rearrange(expected, single), rearrange(entering, single), "on single positions")
@@ -194,7 +199,7 @@ class BlockCalls:
         source = torch.where(of_mlp | of_stream(NEURONS), corrupted, clean)
         attn = rearrange(here.outputs["attn"][source, positions], single)
         self.acts = {"attn": lambda _: attn}
-        if HEADS in self.parts:
+        if HEADS in here.outputs:
             # Attention's output of these rows is what the block makes of the heads'.
             by_heads = rows_of(of_stream(HEADS))
             self.acts["attn"] = lambda x: torch.where(by_heads, x, attn)
@@ -203,7 +208,7 @@ class BlockCalls:
             z = torch.where(restored, outputs[clean, positions], outputs[corrupted, positions])
             z = rearrange(z, "lane sample head d_head -> (lane sample) 1 head d_head")
             self.acts[HEADS] = lambda _: z
-        if NEURONS in self.parts:
+        if NEURONS in here.outputs:
             restored = _parts_of(NEURONS, layer, here, lanes)
             neurons = repeat(restored, "lane neuron -> (lane sample) 1 neuron", sample=self.runs.n_samples)
             cleanly = rearrange(here.outputs[NEURONS][clean, positions], single)

@@ -36,6 +36,10 @@ class Cell:
         """The cell's column in the grid: its token, or its head."""
         return self.parts[0][1] if self.parts else self.pos
 
+    def parts_of_layers(self) -> set[tuple[str, int]]:
+        """Where it restores parts of an output: the stream, and layers."""
+        return {(self.stream, layer) for layer, _ in self.parts}
+
     def parts_at(self, layer: int) -> list[int]:
         """The heads or neurons of one layer that are restored."""
         return [number for at, number in self.parts if at == layer]

@@ -13,7 +13,7 @@ from torch import Tensor
 from rome_lens.backends import HEADS, NEURONS, Backend, BlockReplay
 from rome_lens.errors import ModelError
 from rome_lens.tracing.cases import Case, joint_log_probability, joint_probability
-from rome_lens.tracing.said import Reading, Said, most_probable, next_probabilities
+from rome_lens.tracing.said import Reading, said_in
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,8 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True, n
     answers = torch.cat([answers, repeat(answers, "case read -> (case sample) read", sample=n_samples)])
     scores = joint_probability(logits, answers)
     low = reduce(scores[len(cases) :], "(case sample) -> case", "mean", sample=n_samples)
-    said_high: Sequence[Said | None] = [None] * len(cases)
-    said_low = said_high
-    if n_said:
-        probabilities = next_probabilities(logits)
-        said_high = most_probable(probabilities[: len(cases)], n_said)
-        of_case = "(case sample) d_vocab -> case d_vocab"
-        said_low = most_probable(reduce(probabilities[len(cases) :], of_case, "mean", sample=n_samples), n_said)
+    said_high = said_in(logits[: len(cases)], 1, n_said)
+    said_low = said_in(logits[len(cases) :], n_samples, n_said)
     return Runs(
         cases=tuple(cases),
         tokens=rows,
@@ -195,8 +190,8 @@ def check_parts(backend: Backend, stream: str, x: Tensor) -> None:
         )
     if stream == NEURONS and x.ndim != 3:
         raise ModelError(
-            f"what passes mlp.hook_post of {backend.model_name} has the shape {tuple(x.shape)}: its neurons cannot be "
-            "told apart"
+            f"{backend.model_name} shows its neurons as {tuple(x.shape)} (mlp.hook_post), and [batch pos d_mlp] "
+            "was expected: they cannot be told apart; leave them out"
         )
 
 

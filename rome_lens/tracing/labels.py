@@ -31,7 +31,7 @@ def title_of(stream: str, *, severed: str | None = None, approximate: bool = Fal
 
 def in_words(said: Sequence[tuple[str, float]]) -> str:
     """What a model says: tokens, and how probable they are."""
-    return ", ".join(f"{token.strip() or repr(token)} {format_probability(p)}" for token, p in said)
+    return ", ".join(f'"{token}" {format_probability(p)}' for token, p in said)
 
 
 def layer_title_of(stream: str, window: int) -> str:

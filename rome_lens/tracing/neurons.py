@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rome_lens.backends import NEURONS, Backend, as_backend
 from rome_lens.checks import as_whole, shown, whole_number
-from rome_lens.errors import ModelMismatchError, SettingError
+from rome_lens.errors import ModelError, ModelMismatchError, SettingError
 from rome_lens.facts import Fact
 from rome_lens.figures import format_probability
 from rome_lens.progress import Progress, part
@@ -20,14 +20,15 @@ from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.cases import Case, noisy_case, swapped_case
 from rome_lens.tracing.cells import Cell, window_layers
 from rome_lens.tracing.corruption import FittedNoise, fitted_noise, parse_noise, swapped_tokens
-from rome_lens.tracing.grid import score_cells_of
+from rome_lens.tracing.grid import PLAIN, score_cells_of
 from rome_lens.tracing.result import CausalTrace
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# How far the clean and the corrupted run may be from the trace's: other batches and other machines round otherwise.
-_SAME = 0.01
+# How far the clean and the corrupted run may be from the trace's: other batches and other machines round otherwise, and
+# in half precision a logit's last digit alone is worth a tenth of a probability.
+_SAME, _SAME_IN_HALF = 0.01, 0.3
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -174,9 +175,11 @@ def trace_neurons(
         _check_same(backend, trace, likely.low.score, likely.high.score)
         proposed = sorted(every, key=lambda cell: likely.cells[cell].score, reverse=True)[:n_best]
         parts = tuple(sorted(each for cell in proposed for each in cell.parts))
-        joint = Cell(NEURONS, layer, pos, parts[0][0], parts[-1][0] + 1, parts=parts)
+        # Of one neuron that is its own cell.
+        joint = Cell(NEURONS, parts[0][0], pos, parts[0][0], parts[-1][0] + 1, parts=parts)
         asked = list(dict.fromkeys([*proposed, joint, whole]))
-        (found,) = score_cells_of(backend, [case], [asked], engine="auto", progress=part(progress, 200, 800))
+        engine = PLAIN if trace.engine == PLAIN else "auto"
+        (found,) = score_cells_of(backend, [case], [asked], engine=engine, progress=part(progress, 200, 800))
     best = sorted(proposed, key=lambda cell: found.cells[cell].score, reverse=True)
     return NeuronEffects(
         layers=tuple(cell.layer for cell in best),
@@ -224,20 +227,27 @@ def _widths(backend: Backend, layers: Sequence[int]) -> list[int]:
     Raises:
         ModelError: one of them has no `W_out` that they enter.
     """
-    return [backend.w_out(layer).matrix.shape[0] for layer in layers]
+    try:
+        return [backend.w_out(layer).matrix.shape[0] for layer in layers]
+    except ModelError as error:
+        raise ModelError(
+            f"the neurons of {backend.model_name} at layers {layers[0]} to {layers[-1]} cannot be restored one by one, "
+            f"since not each of these layers has a W_out of its own; choose a cell of others ({error})"
+        ) from error
 
 
 def _case(backend: Backend, trace: CausalTrace, facts: Sequence[Fact] | None) -> Case:
     """The trace's fact in tokens, corrupted as it was."""
-    ids = (*trace.token_ids, *trace.answer_ids)
     bos = trace.token_ids[:1] if trace.prepend_bos else ()
-    text = TokenisedPrompt(ids, trace.tokens, len(trace.tokens), trace.subject_span, trace.answer, bos)
+    prompt = TokenisedPrompt(trace.token_ids, trace.tokens, len(trace.tokens), trace.subject_span, "", bos)
+    text = replace(prompt, ids=(*trace.token_ids, *trace.answer_ids), answer=trace.answer)
     backend.check_text(text)
     if trace.swap is not None:
+        # Of the prompt alone: a token of the model's own need not be read as the same token behind it.
         swapped = swapped_tokens(
-            backend.tokenizer, text, trace.prompt, trace.subject, swap=trace.swap, occurrence=trace.occurrence
+            backend.tokenizer, prompt, trace.prompt, trace.subject, swap=trace.swap, occurrence=trace.occurrence
         )
-        return swapped_case(backend, text, swapped)
+        return swapped_case(backend, text, torch.cat([swapped, torch.tensor(trace.answer_ids)]))
     rule = parse_noise(trace.noise_rule, replace=trace.noise_replaces)
     if rule.kind in ("m", "t"):
         noise = fitted_noise(backend, rule, facts)
@@ -255,7 +265,8 @@ def _check_same(backend: Backend, trace: CausalTrace, low: float, high: float) -
         ModelMismatchError: the answer has other probabilities.
     """
     found = {"low": (low, trace.low), "high": (high, trace.high)}
-    if all(abs(here - there) <= _SAME * max(here, there) for here, there in found.values()):
+    apart = _SAME_IN_HALF if backend.dtype.itemsize < 4 else _SAME
+    if all(abs(here - there) <= apart * max(here, there) for here, there in found.values()):
         return
     said = ", ".join(
         f"{name} {format_probability(here)} instead of {format_probability(there)}"

@@ -16,7 +16,7 @@ from rome_lens.progress import Progress
 from rome_lens.tracing.cells import Cell
 from rome_lens.tracing.forwards import Runs, break_embeddings, outputs_of
 from rome_lens.tracing.memory import Budget
-from rome_lens.tracing.said import Reading, Said, most_probable, next_probabilities
+from rome_lens.tracing.said import Reading, said_in
 
 
 @torch.no_grad()
@@ -50,7 +50,9 @@ def _outputs(backend: Backend, runs: Runs, cells: Sequence[Cell]) -> dict[tuple[
     By (stream, layer), as `outputs_of` gives it.
     """
     severed = {cell.severed for cell in cells if cell.severed}
-    points = [(s, layer) for s in {c.stream for c in cells} | severed for layer in range(backend.n_layers)]
+    whole = {cell.stream for cell in cells if not cell.parts} | severed
+    points = [(stream, layer) for stream in whole for layer in range(backend.n_layers)]
+    points += sorted({part for cell in cells for part in cell.parts_of_layers()})
     rows = runs.tokens if severed else runs.tokens[:1]
     hooks = [("hook_embed", partial(break_embeddings, runs.cases))] if severed else []
     seen, _ = outputs_of(backend, points, lambda: backend.logits(rows, keep=1), hooks=hooks)
@@ -88,8 +90,5 @@ def _forward(
         logits = backend.logits(case.corruption.tokens.expand(len(samples), -1), keep=runs.n_read)
     values = runs.answer_log_probability(logits, torch.zeros_like(samples)).exp()
     scores = reduce(values, "(cell sample) -> cell", "mean", sample=n_samples)
-    said: Sequence[Said | None] = [None] * len(cells)
-    if runs.n_said:
-        of_cell = "(cell sample) d_vocab -> cell d_vocab"
-        said = most_probable(reduce(next_probabilities(logits), of_cell, "mean", sample=n_samples), runs.n_said)
+    said = said_in(logits, n_samples, runs.n_said)
     return dict(zip(cells, map(Reading, scores.tolist(), said), strict=True))

@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import HEADS, STREAMS
+from rome_lens.checks import as_whole, shown
 from rome_lens.errors import ArtefactError, SettingError
 from rome_lens.figures import HeatMap, format_probability
 from rome_lens.figures.plotly_figure import heat_map_figure
 from rome_lens.storage import load_tensors, save_tensors
 from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.labels import in_words, layer_title_of, title_of
-from rome_lens.tracing.said import SaidGrids, said_name
+from rome_lens.tracing.said import RUNS, SaidGrids, said_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,11 +110,11 @@ class CausalTrace:
 
     def __repr__(self) -> str:
         peaks = ", ".join(
-            f"{heat_map.stream} {format_probability(heat_map.score(layer, row))} at "
-            f"({layer}, {'head ' if heat_map.of_heads else ''}{row})"
-            for heat_map in self._maps("")[: len(self.scores)]
-            if not heat_map.blank
-            for layer, row in (heat_map.peak,)
+            f"{stream} {format_probability(float(grid[layer, column]))} at "
+            f"({layer}, {'head ' if stream == HEADS else ''}{column})"
+            for stream, grid in self.scores.items()
+            for layer, column in (self.peak(stream),)
+            if max(self.high, float(grid[layer, column]))
         )
         how = ", approximated" if self.approximate else ""
         return (
@@ -141,14 +142,15 @@ class CausalTrace:
         Raises:
             SettingError: that was not traced.
         """
-        if severed is None:
-            return self._grid(stream) - self.low
+        return (self._grid(stream) if severed is None else self._severed_grid(stream, severed)) - self.low
+
+    def _severed_grid(self, stream: str, severed: str) -> Float[Tensor, "layer pos"]:
         if stream != "resid" or severed not in self.severed:
             raise SettingError(
                 f"{stream!r} with {severed!r} severed was not traced; ask causal_trace for severed=({severed!r},) and "
                 "for the effect of 'resid'"
             )
-        return self.severed[severed] - self.low
+        return self.severed[severed]
 
     def peak(self, stream: str, *, positions: range | None = None) -> tuple[int, int]:
         """The cell (layer, pos) of a stream with the highest score, of all or of some; for heads (layer, head).
@@ -165,7 +167,7 @@ class CausalTrace:
         return layer, among[index]
 
     def says(
-        self, stream: str, layer: int = 0, column: int = 0, *, severed: str | None = None
+        self, stream: str, layer: int | None = None, column: int | None = None, *, severed: str | None = None
     ) -> list[tuple[str, float]]:
         """The most probable next tokens with one cell restored, by their mean over the corrupted copies.
 
@@ -173,9 +175,10 @@ class CausalTrace:
         of the copies at a time, only those are named that are certain to be the most probable of all copies.
 
         Args:
-            stream: `resid`, `mlp`, `attn` or `heads`; or `clean` and `corrupted` for the runs with nothing restored.
+            stream: `resid`, `mlp`, `attn` or `heads`; or, without a cell, `clean` and `corrupted` for the runs with
+                nothing restored.
             layer: the cell's layer.
-            column: its position; for `heads` its head.
+            column: its position; for `heads` its head. Negative numbers count from the end.
             severed: the stream that was severed (`mlp`, `attn`) while `resid` was restored.
 
         Returns:
@@ -187,14 +190,24 @@ class CausalTrace:
         if self.said is None:
             why = "an approximation says nothing; trace with another engine" if self.approximate else "trace again"
             raise SettingError(f"this trace does not hold what its cells say: {why}")
+        if severed is not None:
+            self._severed_grid(stream, severed)
         name = said_name(stream, severed)
         if name not in self.said.which:
-            raise SettingError(f"{name!r} was not traced; this trace has {', '.join(self.said.which)}")
+            has = ", ".join(grid for grid in self.said.which if "." not in grid)
+            raise SettingError(f"{stream!r} was not traced; this trace has {has}: name one of them")
         layers, columns, _ = self.said.which[name].shape
-        if not (-layers <= layer < layers and -columns <= column < columns):
-            has = f"it has {layers} layers of {columns} cells each"
-            raise SettingError(f"{name} has no cell ({layer}, {column}); {has}")
-        return self.said.at(name, layer, column)
+        if name in RUNS:
+            if layer is not None or column is not None:
+                raise SettingError(f"the {name} run has no cells; leave layer and column out")
+            return self.said.at(name, 0, 0)
+        at = as_whole(layer, least=-layers, most=layers - 1), as_whole(column, least=-columns, most=columns - 1)
+        if at[0] is None or at[1] is None:
+            raise SettingError(
+                f"{stream} has no cell ({shown(layer)}, {shown(column)}); give a layer from 0 to {layers - 1} and a "
+                f"{'head' if stream == HEADS else 'position'} from 0 to {columns - 1}"
+            )
+        return self.said.at(name, at[0], at[1])
 
     def _grids(self) -> Iterator[tuple[str, str | None, Float[Tensor, "layer column"]]]:
         """All grids: what was restored, and what was severed meanwhile."""
@@ -288,7 +301,10 @@ class CausalTrace:
         return table
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it: the grids as nested lists `[layer][pos]`."""
+        """Everything, as JSON can hold it: the grids as nested lists `[layer][pos]`, of heads `[layer][head]`.
+
+        What the cells say stands under `said`, by grid: `[layer][pos]`, tokens and their probabilities.
+        """
         scores, severed = ({name: x.tolist() for name, x in grids.items()} for grids in (self.scores, self.severed))
         said = None if self.said is None else self.said.to_dict()
         unedited = None if self.unedited is None else self.unedited.to_dict()

@@ -1,10 +1,12 @@
 """What a model says in a cell: the most probable next tokens, by their mean over the corrupted copies."""
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from einops import reduce
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
@@ -15,7 +17,10 @@ N_SAID = 5
 
 # How many are kept of some of the copies, where memory does not hold all of them at once: enough that the most probable
 # of all copies are among them, and are known to be.
-_KEPT_OF_PART = 64
+_KEPT_OF_PART = 32
+RUNS = ("clean", "corrupted")
+"""The runs in which nothing is restored: each says something, too."""
+
 _WHICH, _HOW_PROBABLE = "said.", "said_probabilities."
 
 
@@ -29,8 +34,8 @@ class Said:
         rest: no other token is more probable than this.
     """
 
-    ids: tuple[int, ...]
-    probabilities: tuple[float, ...]
+    ids: Sequence[int]
+    probabilities: Sequence[float]
     rest: float
 
 
@@ -60,10 +65,19 @@ def next_probabilities(logits: Float[Tensor, "row read d_vocab"]) -> Float[Tenso
 def most_probable(probabilities: Float[Tensor, "cell d_vocab"], n: int) -> list[Said]:
     """The `n` most probable tokens of each cell."""
     found = probabilities.topk(min(n + 1, probabilities.shape[-1]), dim=-1)
+    # Of parts of the copies there are many, all kept to the end: in arrays they take a fifth of the memory.
     return [
-        Said(tuple(ids[:n]), tuple(values[:n]), values[n] if len(values) > n else 0.0)
+        Said(array("q", ids[:n]), array("d", values[:n]), values[n] if len(values) > n else 0.0)
         for ids, values in zip(found.indices.tolist(), found.values.tolist(), strict=True)
     ]
+
+
+def said_in(logits: Float[Tensor, "row read d_vocab"], n_samples: int, n: int) -> Sequence[Said | None]:
+    """The `n` most probable tokens of each cell, whose copies are `n_samples` rows; of none, None for each."""
+    if not n:
+        return [None] * (len(logits) // n_samples)
+    of_cell = "(cell sample) d_vocab -> cell d_vocab"
+    return most_probable(reduce(next_probabilities(logits), of_cell, "mean", sample=n_samples), n)
 
 
 def merged(parts: Sequence[Said], shares: Sequence[float]) -> Said:
@@ -75,7 +89,9 @@ def merged(parts: Sequence[Said], shares: Sequence[float]) -> Said:
     """
     if len(parts) == 1:
         (one,) = parts
-        return one if len(one.ids) <= N_SAID else Said(one.ids[:N_SAID], one.probabilities[:N_SAID], one.rest)
+        if len(one.ids) <= N_SAID:
+            return one
+        return Said(one.ids[:N_SAID], one.probabilities[:N_SAID], one.probabilities[N_SAID])
     found = [dict(zip(part.ids, part.probabilities, strict=True)) for part in parts]
     least, most = {}, {}
     for token in {token for part in found for token in part}:

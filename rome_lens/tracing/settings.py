@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self, TypedDict, get_args
 
-from rome_lens.backends import STREAMS, Backend
+from rome_lens.backends import HEADS, STREAMS, Backend
 from rome_lens.checks import choice, flag, is_list, keep, seed_number, settings_of, shown, whole_number
 from rome_lens.errors import ModelError, SettingError
 from rome_lens.tracing.attribution import ATTRIBUTION
@@ -107,6 +107,8 @@ class TraceSettings:
         heads_window = whole_number("heads_window", self.heads_window, least=1, expected="a whole number of layers")
         keep(self, streams=streams, samples=samples, seed=seed, window=window, heads_window=heads_window)
         keep(self, heads_at=_head_position(self.heads_at))
+        if HEADS not in streams and (self.heads_at, heads_window) != ("last", 1):
+            raise SettingError("heads_at and heads_window are of the stream 'heads'; ask for it, or leave them out")
         keep(self, **{name: flag(name, getattr(self, name)) for name in ("noise_replaces", "prepend_bos")})
         if self.severed is not None:
             keep(self, severed=_chosen("severed", self.severed, SEVERED))
@@ -142,7 +144,7 @@ def _head_position(given: Any) -> HeadsAt:
     Raises:
         SettingError: it is neither a place that has a name nor a position.
     """
-    if isinstance(given, str):
+    if isinstance(given, str) and given in ("last", "last-subject"):
         return choice("heads_at", given, ("last", "last-subject"))
     return whole_number("heads_at", given, expected="last, last-subject or a position, a whole number")
 

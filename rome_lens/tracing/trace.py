@@ -130,7 +130,7 @@ def causal_trace(
         else:
             text, notes = read(answer_joined=answer_joined), ()
             backend.check_text(text)
-        heads_at = _head_position(settings.heads_at, text)
+        heads_at = _position_of_heads(settings.heads_at, text)
         grids = AskedGrids(streams, severed, window, heads_at=heads_at, heads_window=heads_window)
         swapped = None
         if settings.swap is not None:
@@ -195,7 +195,7 @@ def causal_trace(
     return traced(edits, time.perf_counter(), unedited=unedited)
 
 
-def _head_position(at: HeadsAt, text: TokenisedPrompt) -> int:
+def _position_of_heads(at: HeadsAt, text: TokenisedPrompt) -> int:
     """The position that heads are restored at.
 
     Raises:

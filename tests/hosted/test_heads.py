@@ -8,6 +8,7 @@ from architectures import BACKENDS, BRIDGE, architecture
 from effort import slow
 from oracle import heads_grid, request_of
 from refused import refused
+from tiny_rome import REQUEST, rome
 
 import rome_lens as rl
 from rome_lens.backends import Backend
@@ -143,6 +144,15 @@ def test_in_front_of_the_subject_nothing_comes_back(gpt2):
 )
 def test_places_that_the_prompt_or_the_model_does_not_have(llama, settings, message):
     assert refused(rl.SettingError, trace, llama, **settings) == message
+
+
+def test_shades_before_and_after_an_edit_mean_the_same(gpt2):
+    edit = rome(gpt2).edit(REQUEST)
+    traced = trace(gpt2, edits=[edit], answer="x")
+    before, after = traced.figure().data
+    assert (before.zmin, before.zmax) == (after.zmin, after.zmax)
+    lows, tops = zip(*((heat_map.low, heat_map.top) for heat_map in traced.heat_maps()), strict=True)
+    assert (before.zmin, before.zmax) == (min(lows), max(tops))
 
 
 @pytest.mark.parametrize("engine", ["auto", "plain", "attribution"])

@@ -124,6 +124,39 @@ def test_what_the_trace_depends_on_is_taken_from_it(llama, settings):
     assert found.low == pytest.approx(traced.low, rel=1e-9)
 
 
+def test_one_neuron_together_is_that_neuron(llama):
+    """Of the last layer, too, whose cells are read as soon as they are begun."""
+    for layer, pos in ((2, 3), (3, -1), (2, -1)):
+        for seed in (1, 3):
+            found = rl.trace_neurons(llama, trace(llama, window=3, seed=seed), layer=layer, pos=pos, n_best=1)
+            assert found.together == found.scores[0].item()
+
+
+def test_a_swap_is_taken_over_whatever_the_model_answers(llama):
+    for prompt in ("a cd fg", "cd 12", "ab cd x", "the cd is", "cd"):
+        settings = {"swap": "xy", "streams": "mlp", "window": 2}
+        try:
+            traced = rl.causal_trace(llama, prompt, subject="cd", **settings)
+        except rl.AnswerError:
+            continue
+        assert rl.trace_neurons(llama, traced, n_best=2).low == pytest.approx(traced.low, rel=1e-9)
+
+
+def test_memory_bounds_how_many_begin_at_once(llama, tighten):
+    traced = trace(llama)
+    roomy = rl.trace_neurons(llama, traced, layer=2, pos=3, n_best=20)
+    tighten(call_positions=6, state_positions=1000)
+    narrow = rl.trace_neurons(llama, traced, layer=2, pos=3, n_best=20)
+    assert narrow.neurons == roomy.neurons
+    torch.testing.assert_close(narrow.scores, roomy.scores, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_the_model_is_known_again(dtype):
+    model = architecture("llama", BACKENDS[0], dtype)
+    assert len(rl.trace_neurons(model, trace(model), layer=1, pos=3, n_best=2).neurons) == 2
+
+
 def test_the_second_occurrence_is_swapped_again():
     model = architecture("llama", BACKENDS[0])
     settings = {"swap": "xy", "streams": "mlp", "answer": "x", "window": 2}
@@ -176,7 +209,8 @@ def test_another_model_is_refused(llama, gpt2):
 
 def test_a_mixture_of_experts_has_no_neurons_of_its_own():
     model = architecture("mixtral", BRIDGE)
-    assert "W_out" in refused(rl.ModelError, rl.trace_neurons, model, trace(model), layer=1, pos=3)
+    said = refused(rl.ModelError, rl.trace_neurons, model, trace(model), layer=1, pos=3)
+    assert "at layers 0 to 1 cannot be restored one by one" in said
 
 
 def test_what_is_said_of_neurons(llama):

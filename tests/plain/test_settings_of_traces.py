@@ -26,9 +26,17 @@ def test_settings_are_kept_as_python_has_them():
     [
         ({"streams": ()}, "stream is (); choose from resid, mlp, attn, heads"),
         ({"streams": None}, "stream is None; choose from resid, mlp, attn, heads"),
-        ({"heads_at": "first"}, "heads_at is 'first'; choose one of last, last-subject"),
+        ({"heads_at": "first"}, "heads_at is 'first'; expected last, last-subject or a position, a whole number"),
         ({"heads_at": 1.5}, "heads_at is 1.5; expected last, last-subject or a position, a whole number"),
         ({"heads_at": None}, "heads_at is None; expected last, last-subject or a position, a whole number"),
+        (
+            {"heads_at": "last-subject"},
+            "heads_at and heads_window are of the stream 'heads'; ask for it, or leave them out",
+        ),
+        (
+            {"heads_window": 2, "streams": "mlp"},
+            "heads_at and heads_window are of the stream 'heads'; ask for it, or leave them out",
+        ),
         ({"heads_window": 0}, "heads_window is 0; expected a whole number of layers, 1 or more"),
         ({"severed": "resid"}, "severed is 'resid'; choose from mlp, attn"),
         ({"severed": 3}, "severed is 3; choose from mlp, attn"),
