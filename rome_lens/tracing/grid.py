@@ -20,7 +20,7 @@ from rome_lens.tracing.forwards import make_runs
 from rome_lens.tracing.lanes import plan_lanes
 from rome_lens.tracing.memory import Budget
 from rome_lens.tracing.plain import score_cells_plainly
-from rome_lens.tracing.said import Reading, Said, merged, n_kept, said_name
+from rome_lens.tracing.said import NOTHING, Reading, Said, merged, n_kept, said_name
 
 BLOCKS, PLAIN = "blocks", "plain"
 
@@ -205,19 +205,21 @@ def _as_grids(backend: Backend, case: Case, cells: Sequence[Cell], found: Scores
             grids[name] = torch.full((backend.n_layers, columns), torch.nan, dtype=torch.float64)
         grids[name][cell.layer, cell.column] = found.cells[cell].score
     low, high = found.low.score, found.high.score
-    return Grids(scores, severed, _said(backend, cells, found), low, high, found.engine, found.notes)
+    return Grids(scores, severed, _said(backend, case, cells, found), low, high, found.engine, found.notes)
 
 
-def _said(backend: Backend, cells: Sequence[Cell], found: Scores) -> dict[str, list[list[Said]]]:
-    """What the model says in the cells, each at its place."""
+def _said(backend: Backend, case: Case, cells: Sequence[Cell], found: Scores) -> dict[str, list[list[Said]]]:
+    """What the model says in the cells, each at its place; nothing in a cell that was not asked for."""
     if found.low.said is None or found.high.said is None:
         return {}
     said = {"clean": [[found.high.said]], "corrupted": [[found.low.said]]}
-    for cell in sorted(cells, key=lambda cell: (cell.layer, cell.column)):
-        here = found.cells[cell].said
+    for cell in cells:
+        name, here = said_name(cell.stream, cell.severed), found.cells[cell].said
         assert here is not None
-        rows = said.setdefault(said_name(cell.stream, cell.severed), [[] for _ in range(backend.n_layers)])
-        rows[cell.layer].append(here)
+        if name not in said:
+            columns = backend.n_heads if cell.parts else case.n_prompt
+            said[name] = [[NOTHING] * columns for _ in range(backend.n_layers)]
+        said[name][cell.layer][cell.column] = here
     return said
 
 

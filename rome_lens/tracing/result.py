@@ -227,15 +227,10 @@ class CausalTrace:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CausalTrace):
             return NotImplemented
-        if (self.said and self.said.tokens) != (other.said and other.said.tokens):
-            return False
-        plain = (f.name for f in fields(self) if f.name not in _GRIDS)
+        plain = (f.name for f in fields(self) if f.name not in ("scores", "severed"))
         return all(getattr(self, name) == getattr(other, name) for name in plain) and all(
-            _equal_grids(one, another) for one, another in zip(self._tables(), other._tables(), strict=True)
+            _equal_grids(getattr(self, name), getattr(other, name)) for name in ("scores", "severed")
         )
-
-    def _tables(self) -> tuple[Mapping[str, Tensor], ...]:
-        return self.scores, self.severed, {} if self.said is None else self.said.tensors()
 
     def __hash__(self) -> int:
         return hash((self.prompt, self.subject, self.answer_ids, self.model_name, self.seed, self.low, self.high))

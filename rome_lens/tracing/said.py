@@ -39,6 +39,10 @@ class Said:
     rest: float
 
 
+NOTHING = Said((), (), 1.0)
+"""Of what no token is known."""
+
+
 class Reading(NamedTuple):
     """What is read in a cell: the answer's probability, and what else the model says, where that was asked for."""
 
@@ -143,6 +147,14 @@ class SaidGrids:
                     values = torch.tensor(cell.probabilities, dtype=torch.float64)
                     probabilities[name][layer, column, : len(here)] = values
         return cls(decode_each(tokenizer, list(ids)), which, probabilities)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SaidGrids):
+            return NotImplemented
+        one, another = self.tensors(), other.tensors()
+        return (self.tokens, one.keys()) == (other.tokens, another.keys()) and all(
+            torch.equal(one[name], another[name]) for name in one
+        )
 
     def at(self, name: str, layer: int, column: int) -> list[tuple[str, float]]:
         """What is said in a cell: tokens and their probabilities, the most probable first."""

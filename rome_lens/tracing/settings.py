@@ -145,7 +145,7 @@ def _head_position(given: Any) -> HeadsAt:
         SettingError: it is neither a place that has a name nor a position.
     """
     if isinstance(given, str) and given in ("last", "last-subject"):
-        return choice("heads_at", given, ("last", "last-subject"))
+        return given
     return whole_number("heads_at", given, expected="last, last-subject or a position, a whole number")
 
 

@@ -171,7 +171,7 @@ def causal_trace(
             swap=settings.swap,
             window=window,
             said=SaidGrids.of(found.said, backend.tokenizer),
-            occurrence=occurrence,
+            occurrence=int(occurrence),
             heads_at=heads_at if HEADS in streams else None,
             heads_window=heads_window if HEADS in streams else None,
             samples=case.corruption.n_samples,

@@ -95,9 +95,9 @@ REFUSED = {
     "stream": (
         {"streams": ["mlp", "resid_pre"]},
         errors.SettingError,
-        "stream is 'resid_pre'; choose from resid, mlp, attn",
+        "stream is 'resid_pre'; choose from resid, mlp, attn, heads",
     ),
-    "no stream": ({"streams": []}, errors.SettingError, "stream is []; choose from resid, mlp, attn"),
+    "no stream": ({"streams": []}, errors.SettingError, "stream is []; choose from resid, mlp, attn, heads"),
     **_each("seed", [-1, 2**32, True, 1.0], "expected a whole number from 0 to 4294967295"),
     **_each("engine", ["fast"], "choose one of auto, plain, attribution"),
     "answer and expect": (
