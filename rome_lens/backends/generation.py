@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rome_lens.backends.base import Backend
 from rome_lens.backends.decoding import Embedding, check_logits, make_ready, record_blocks, room_for, write
+from rome_lens.backends.likelihood import at_least_float32
 from rome_lens.backends.prefer_blocks import prefer_blocks
 from rome_lens.backends.products import fast_products
 from rome_lens.backends.replay import KeysValues
@@ -176,8 +177,7 @@ class _Choice:
     def next_tokens(self, logits: Float[Tensor, "row d_vocab"]) -> Int[Tensor, " row"]:
         if logits.isnan().any():
             raise ModelError("the model gives logits that are no numbers; load it in float32 or check its weights")
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
+        logits = at_least_float32(logits)
         if self._banned.numel():
             logits = logits.index_fill(-1, self._banned, -math.inf)
         if self._generator is None:

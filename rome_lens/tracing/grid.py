@@ -20,7 +20,7 @@ from rome_lens.tracing.forwards import make_runs
 from rome_lens.tracing.lanes import plan_lanes
 from rome_lens.tracing.memory import Budget
 from rome_lens.tracing.plain import score_cells_plainly
-from rome_lens.tracing.said import NOTHING, Reading, Said, merged, n_kept, said_name
+from rome_lens.tracing.said import NOTHING, Reading, Said, grid_name, merged, n_kept
 
 BLOCKS, PLAIN = "blocks", "plain"
 
@@ -195,32 +195,24 @@ class _Plan:
 
 
 def _as_grids(backend: Backend, case: Case, cells: Sequence[Cell], found: Scores) -> Grids:
-    """The cells, each at its place."""
+    """The cells, each at its place; nothing is said in a cell that was not asked for."""
     scores: dict[str, Tensor] = {}
     severed: dict[str, Tensor] = {}
+    said: dict[str, list[list[Said]]] = {}
+    if found.low.said is not None and found.high.said is not None:
+        said = {"clean": [[found.high.said]], "corrupted": [[found.low.said]]}
     for cell in cells:
-        grids, name = (severed, cell.severed) if cell.severed else (scores, cell.stream)
-        if name not in grids:
-            columns = backend.n_heads if cell.parts else case.n_prompt
-            grids[name] = torch.full((backend.n_layers, columns), torch.nan, dtype=torch.float64)
-        grids[name][cell.layer, cell.column] = found.cells[cell].score
-    low, high = found.low.score, found.high.score
-    return Grids(scores, severed, _said(backend, case, cells, found), low, high, found.engine, found.notes)
-
-
-def _said(backend: Backend, case: Case, cells: Sequence[Cell], found: Scores) -> dict[str, list[list[Said]]]:
-    """What the model says in the cells, each at its place; nothing in a cell that was not asked for."""
-    if found.low.said is None or found.high.said is None:
-        return {}
-    said = {"clean": [[found.high.said]], "corrupted": [[found.low.said]]}
-    for cell in cells:
-        name, here = said_name(cell.stream, cell.severed), found.cells[cell].said
-        assert here is not None
-        if name not in said:
-            columns = backend.n_heads if cell.parts else case.n_prompt
-            said[name] = [[NOTHING] * columns for _ in range(backend.n_layers)]
-        said[name][cell.layer][cell.column] = here
-    return said
+        reading, name = found.cells[cell], grid_name(cell.stream, cell.severed)
+        grids, key = (severed, cell.severed) if cell.severed else (scores, cell.stream)
+        columns = backend.n_heads if cell.parts else case.n_prompt
+        if key not in grids:
+            grids[key] = torch.full((backend.n_layers, columns), torch.nan, dtype=torch.float64)
+        grids[key][cell.layer, cell.column] = reading.score
+        if reading.said is not None:
+            if name not in said:
+                said[name] = [[NOTHING] * columns for _ in range(backend.n_layers)]
+            said[name][cell.layer][cell.column] = reading.said
+    return Grids(scores, severed, said, found.low.score, found.high.score, found.engine, found.notes)
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,12 @@ from rome_lens.figures.plotly_figure import heat_map_figure
 from rome_lens.storage import load_tensors, save_tensors
 from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.labels import in_words, layer_title_of, title_of
-from rome_lens.tracing.said import RUNS, SaidGrids, said_name
+from rome_lens.tracing.said import RUNS, SaidGrids, grid_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _UNEDITED = "unedited."
-_SEVERED = "severed."
 _GRIDS = ("scores", "severed", "said")
 
 
@@ -192,7 +191,7 @@ class CausalTrace:
             raise SettingError(f"this trace does not hold what its cells say: {why}")
         if severed is not None:
             self._severed_grid(stream, severed)
-        name = said_name(stream, severed)
+        name = grid_name(stream, severed)
         if name not in self.said.which:
             has = ", ".join(grid for grid in self.said.which if "." not in grid)
             raise SettingError(f"{stream!r} was not traced; this trace has {has}: name one of them")
@@ -252,7 +251,7 @@ class CausalTrace:
                 title=title_of(stream, severed=severed, approximate=self.approximate, at=self._place(stream)) + when,
                 layer_title=layer_title_of(stream, (self.heads_window or 1) if stream == HEADS else self.window),
                 of_heads=stream == HEADS,
-                said=self._said_in_words(said_name(stream, severed), grid),
+                said=self._said_in_words(grid_name(stream, severed), grid),
             )
             for stream, severed, grid in self._grids()
         )
@@ -303,14 +302,16 @@ class CausalTrace:
         scores, severed = ({name: x.tolist() for name, x in grids.items()} for grids in (self.scores, self.severed))
         said = None if self.said is None else self.said.to_dict()
         unedited = None if self.unedited is None else self.unedited.to_dict()
-        plain = {name: value for name, value in self._plain().items() if name != "said_tokens"}
-        return {**plain, "unedited": unedited, "scores": scores, "severed": severed, "said": said}
+        return {**self._plain(), "unedited": unedited, "scores": scores, "severed": severed, "said": said}
 
     def _plain(self) -> dict[str, Any]:
-        """All that is no grid."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _GRIDS}
-        unedited = None if self.unedited is None else self.unedited._plain()
-        return {**plain, "unedited": unedited, "said_tokens": () if self.said is None else self.said.tokens}
+        """All that is no grid, of this trace alone."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*_GRIDS, "unedited")}
+
+    def _settings(self) -> dict[str, Any]:
+        """What a file holds beside the grids."""
+        unedited = None if self.unedited is None else self.unedited._settings()
+        return {**self._plain(), "unedited": unedited, "said_tokens": () if self.said is None else self.said.tokens}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trace to a file (safetensors; its metadata holds all that is no grid).
@@ -318,10 +319,10 @@ class CausalTrace:
         Raises:
             ArtefactError: the file cannot be written.
         """
-        save_tensors(path, kind="causal_trace", tensors=self._tensors(), settings=self._plain())
+        save_tensors(path, kind="causal_trace", tensors=self._tensors(), settings=self._settings())
 
     def _tensors(self) -> dict[str, Tensor]:
-        severed = {f"{_SEVERED}{stream}": grid for stream, grid in self.severed.items()}
+        severed = {grid_name("resid", stream): grid for stream, grid in self.severed.items()}
         unedited = {} if self.unedited is None else self.unedited._tensors()
         said = {} if self.said is None else self.said.tensors()
         return {**self.scores, **severed, **said, **{f"{_UNEDITED}{name}": grid for name, grid in unedited.items()}}
@@ -349,7 +350,7 @@ class CausalTrace:
         said = SaidGrids.from_tensors(settings.get("said_tokens", ()), tensors)
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in known}
         scores = {stream: tensors[stream] for stream in STREAMS if stream in tensors}
-        severed = {stream: tensors[_SEVERED + stream] for stream in STREAMS if _SEVERED + stream in tensors}
+        severed = {stream: tensors[name] for stream in STREAMS if (name := grid_name("resid", stream)) in tensors}
         unedited = settings.get("unedited")
         if unedited is not None:
             grids = {name.removeprefix(_UNEDITED): x for name, x in tensors.items() if name.startswith(_UNEDITED)}

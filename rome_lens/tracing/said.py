@@ -10,6 +10,7 @@ from einops import reduce
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from rome_lens.backends.likelihood import at_least_float32
 from rome_lens.tokens import decode_each
 
 N_SAID = 5
@@ -50,8 +51,8 @@ class Reading(NamedTuple):
     said: Said | None
 
 
-def said_name(stream: str, severed: str | None) -> str:
-    """What a grid of what is said is called."""
+def grid_name(stream: str, severed: str | None) -> str:
+    """What a grid is called among all of a trace's."""
     return stream if severed is None else f"severed.{severed}"
 
 
@@ -62,8 +63,7 @@ def n_kept(*, whole: bool) -> int:
 
 def next_probabilities(logits: Float[Tensor, "row read d_vocab"]) -> Float[Tensor, "row d_vocab"]:
     """Probability of every token behind the prompt, which the first of the read positions gives."""
-    first = logits[:, 0]
-    return (first.float() if first.dtype in (torch.float16, torch.bfloat16) else first).softmax(dim=-1)
+    return at_least_float32(logits[:, 0]).softmax(dim=-1)
 
 
 def most_probable(probabilities: Float[Tensor, "cell d_vocab"], n: int) -> list[Said]:
