@@ -56,6 +56,8 @@ class _AverageTraceOptions(TraceOptions):
     )
     heads_at: str = field(default="last", init=False)
     heads_window: int = field(default=1, init=False)
+    measure: str = field(default="probability", init=False)
+    against: str | None = field(default=None, init=False)
     swap: str | None = field(default=None, init=False)
     facts: Path | None = field(default=None, init=False)
 

@@ -224,6 +224,13 @@ class TraceOptions:
     noise_replaces: bool = TRACE(
         "Put the noise in the embeddings' place instead of on top.", "--noise-replaces", default=False
     )
+    measure: str = TRACE(
+        "What is read in each cell: the answer's probability, its log_probability, its logit_difference to --against, "
+        "or kl, the divergence from the clean run's next tokens.",
+        metavar="MEASURE",
+        default="probability",
+    )
+    against: str | None = TRACE("The other answer of --measure logit_difference.", metavar="ANSWER")
     swap: str | None = TRACE("Corrupt by putting this subject, of as many tokens, in place of the prompt's; no noise.")
     facts: Path | None = TRACE(
         "Known facts (JSON) that s, m and t are measured on.", shown="150 that come with rome-lens"

@@ -25,17 +25,16 @@ def print_neurons(console: Console, found: NeuronEffects) -> None:
     """Print the neurons of a cell."""
     console.print(f"\nNeurons of the MLPs at layer {found.layer}, token {visible(repr(found.token))}", style="bold")
     said = f"{len(found.neurons)} of {found.n_neurons:,} restored, those that gradient times difference proposes"
-    console.print(f"{said}\n\n  layer  neuron  p restored    effect  proposed", soft_wrap=True)
+    console.print(f"{said}\n\n  layer  neuron    restored    effect  proposed", soft_wrap=True)
     proposed = (found.proposed - found.low).tolist()
     for layer, neuron, score, effect, expected in zip(
         found.layers, found.neurons, found.scores.tolist(), found.effects.tolist(), proposed, strict=True
     ):
         p = format_probability(score, 4)
         console.print(f"  {layer:>5}  {neuron:>6}  {p:>10}  {effect:>+8.1e}  {expected:>+8.1e}", soft_wrap=True)
-    console.print(
-        f"\nlow {format_probability(found.low, 4)}, all of these {format_probability(found.together, 4)}, "
-        f"all {found.n_neurons:,} {format_probability(found.cell, 4)}"
-    )
+    low, together, cell = (format_probability(value, 4) for value in (found.low, found.together, found.cell))
+    said = f"{visible(found.measure)}: low {low}, all of these {together}, all {found.n_neurons:,} {cell}"
+    console.print(f"\n{said}", soft_wrap=True)
     if found.correlation is not None:
         console.print(f"correlation of proposed and exact effects: {found.correlation:.2f}")
     for note in found.notes:
@@ -52,6 +51,8 @@ def print_saved_trace(console: Console, trace: CausalTrace) -> None:
         how = f"noise {trace.noise:.4g} ({trace.noise_rule}){replaces}, seed {trace.seed}"
     print_labelled(console, "subject", visible(f"{trace.subject!r}, {how}, samples {trace.samples}"))
     print_labelled(console, "high, low", ", ".join(format_probability(p, 4) for p in (trace.high, trace.low)))
+    if trace.measure != "probability":
+        print_labelled(console, "measure", visible(trace.measure_words))
     print_labelled(console, "streams", visible(f"{', '.join(trace.scores)}, window {trace.window}"))
     if trace.heads_at is not None:
         where = f"at token {trace.heads_at}, {trace.tokens[trace.heads_at]!r}, window {trace.heads_window}"
@@ -81,6 +82,8 @@ def _corruption(traced: CausalTrace) -> str:
 def _print_maps(console: Console, traced: CausalTrace) -> None:
     """The maps of one state of the model."""
     first, end = traced.subject_span
+    if traced.measure != "probability":
+        console.print(f"{visible(traced.measure_words)}, {'falling' if traced.falls else 'rising'} as more is restored")
     console.print(f"high {format_probability(traced.high, 4)}  clean run")
     console.print(f"low  {format_probability(traced.low, 4)}  {visible(_corruption(traced))}")
     for heat_map in traced.heat_maps()[-len(traced.scores) - len(traced.severed) :]:
@@ -95,10 +98,8 @@ def _print_maps(console: Console, traced: CausalTrace) -> None:
         if heat_map.of_heads:
             continue
         layer, pos = heat_map.peak_of(range(first, end))
-        console.print(
-            f"  best of the subject: layer {layer}, p = {format_probability(heat_map.score(layer, pos))}, "
-            f'token "{visible(heat_map.labels[pos])}"'
-        )
+        best = f"{visible(heat_map.measure or 'p')} = {format_probability(heat_map.score(layer, pos))}"
+        console.print(f'  best of the subject: layer {layer}, {best}, token "{visible(heat_map.labels[pos])}"')
     if traced.notes:
         console.print()
     for note in traced.notes:

@@ -11,15 +11,17 @@ class HeatMap:
 
     Attributes:
         stream: `resid`, `mlp`, `attn` or `heads`; it chooses the colours (the paper's purple, green and red; blue).
-        scores: answer probability of each cell, as nested lists `[layer][pos]`, each between 0 and 1 where it is one.
+        scores: what each cell has, as nested lists `[layer][pos]`: a probability of the answer, or another measure.
         labels: one label a row: a position's token, the subject's already marked with a trailing `*`. Raw text: it may
             hold markup, control characters or HTML, which a renderer must show and never interpret.
-        low: probability of the answer with nothing restored; the bottom of the colour scale.
-        high: probability of the answer in the clean run.
+        low: what is measured with nothing restored; the bottom of the colour scale.
+        high: the same in the clean run.
         answer: the answer's text, raw.
         title: what was restored, in words.
         layer_title: what the layer axis counts, in words.
-        measure: what the numbers are, in a word, where they are no probability of the answer, such as `AIE`.
+        measure: what the numbers are, in a few words, where they are no probability of the answer, such as `AIE`.
+        of_effects: the numbers are effects themselves, which neither run has.
+        falls: they go down as more is restored, so that the lowest is the peak.
         said: what the model says with each cell restored, in words, `[layer][pos]`; empty where that is not known.
         of_heads: the rows are heads of attention, and no tokens. One head brings back little of what all of them do, so
             the scale ends with the highest of them, and not with the clean run.
@@ -37,6 +39,8 @@ class HeatMap:
     title: str
     layer_title: str
     measure: str = ""
+    of_effects: bool = False
+    falls: bool = False
     of_heads: bool = False
     said: Sequence[Sequence[str]] = ()
 
@@ -51,19 +55,22 @@ class HeatMap:
 
     @cached_property
     def peak(self) -> tuple[int, int]:
-        """The cell (layer, pos) with the highest score; the first of them, layers first, when several share it."""
+        """The cell (layer, pos) with the highest score; the first of them, layers first, when several share it.
+
+        Of a measure that falls it is the lowest.
+        """
         return self.peak_of(range(len(self.labels)))
 
     def peak_of(self, positions: range) -> tuple[int, int]:
         """The same of some positions."""
         cells = ((layer, pos) for layer in range(len(self.scores)) for pos in positions)
-        return max(cells, key=lambda cell: _number(self.score(*cell)))
+        return max(cells, key=lambda cell: self._risen(self.score(*cell)))
 
     @cached_property
     def top(self) -> float:
-        """The top of the colour scale: a restored state can beat the clean run, and must not run off the scale."""
-        peak = _number(self.score(*self.peak))
-        return max(_number(self.low if self.of_heads else self.high), peak)
+        """The end of the colour scale: a restored state can beat the clean run, and must not run off the scale."""
+        peak = self.score(*self.peak)
+        return max(self.low if self.of_heads else self.high, peak, key=self._risen)
 
     @property
     def blank(self) -> bool:
@@ -71,15 +78,15 @@ class HeatMap:
         return not self.measure and self.top == 0
 
     def score(self, layer: int, pos: int) -> float:
-        """The answer's probability with this cell restored."""
+        """What is measured with this cell restored."""
         return float(self.scores[layer][pos])
 
     def level(self, score: float) -> float:
-        """Where a probability stands between `low` (0.0) and `top` (1.0); below `low` is 0.0, as in the paper."""
-        reach = self.top - self.low
-        return min(1.0, max(0.0, (_number(score) - self.low) / reach)) if reach > 0 else 0.0
+        """Where a score stands between `low` (0.0) and `top` (1.0); below `low` is 0.0, as in the paper."""
+        reach = self._risen(self.top)
+        return min(1.0, max(0.0, self._risen(score) / reach)) if reach > 0 else 0.0
 
-
-def _number(score: float) -> float:
-    """A score that can be compared: NaN, which half precision can yield, counts as nothing."""
-    return float(score) if score == score else 0.0
+    def _risen(self, score: float) -> float:
+        """How far a score is from `low`, to where more is restored; NaN, which half precision can yield, not at all."""
+        risen = self.low - score if self.falls else score - self.low
+        return risen if risen == risen else 0.0

@@ -26,9 +26,9 @@ def heat_map_figure(
 ) -> go.Figure:
     """One figure of several heat maps: tokens down, the first at the top; layers across; three panels a row at most.
 
-    Panels of probabilities share one colour scale, from the lowest `low` to the highest that any panel holds, so that a
-    shade means the same everywhere; so do those of single heads; of another measure each has its own. Each
-    panel has its bar in its own hue. The peak is framed.
+    Panels share one colour scale, from the lowest `low` to the highest that any panel holds, so that a shade means the
+    same everywhere; so do those of single heads; of effects each has its own. Each panel has its bar in its own hue.
+    The peak is framed.
 
     Args:
         maps: one heat map a panel.
@@ -61,14 +61,15 @@ def heat_map_figure(
     )
     figure = grid.figure()
     for place, heat_map in zip(grid.places(figure), maps, strict=True):
-        alike = [m for m in maps if m.of_heads == heat_map.of_heads and not m.measure]
-        sharing = [heat_map] if heat_map.measure else alike
-        ends = min(m.low for m in sharing), max(m.top for m in sharing)
+        alike = [m for m in maps if m.of_heads == heat_map.of_heads]
+        sharing = [heat_map] if heat_map.of_effects else alike
+        bounds = [end for m in sharing for end in (m.low, m.top)]
+        ends = min(bounds), max(bounds)
         _draw(place, heat_map, grid, ends, labelled=place.column == 1 or not shared)
     if subtitle is None:
         high, low = format_probability(maps[0].high), format_probability(maps[0].low)
         clean = f"{high} in the clean run, {low} with the subject corrupted"
-        below_title = f"p({_answer(maps[0])}): {clean}; * marks the subject"
+        below_title = f"{_measure(maps[0])}: {clean}; * marks the subject"
     else:
         below_title = literal(subtitle)
     return grid.finish(figure, title, room=grid.inner_width + label_room - _MODE_BAR, subtitle=below_title)
@@ -79,7 +80,7 @@ def _draw(place: Place, heat_map: HeatMap, grid: PanelGrid, ends: tuple[float, f
     layers, tokens = range(len(heat_map.scores)), range(len(heat_map.labels))
     ((left, right), (low_edge, high_edge)), (bottom, top) = place.domains, ends
     names = [literal(label) for label in heat_map.labels]
-    measure = literal(heat_map.measure) if heat_map.measure else f"p({_answer(heat_map)})"
+    measure = _measure(heat_map)
     place.add(
         go.Heatmap(
             x=list(layers),
@@ -94,6 +95,7 @@ def _draw(place: Place, heat_map: HeatMap, grid: PanelGrid, ends: tuple[float, f
             ],
             hovertemplate=_hover(heat_map, measure),
             colorscale=_COLOURS.get(heat_map.stream, "Greys"),
+            reversescale=heat_map.falls,
             zmin=bottom,
             zmax=top if top > bottom else bottom + 1e-6,
             xgap=0.5,
@@ -157,10 +159,10 @@ def _draw(place: Place, heat_map: HeatMap, grid: PanelGrid, ends: tuple[float, f
 
 
 def _hover(heat_map: HeatMap, measure: str) -> str:
-    if heat_map.measure:
+    if heat_map.of_effects:
         return f"%{{customdata[0]}}<br>layer %{{x}}<br>{measure} = %{{z:+.4f}}<extra></extra>"
     # Of an answer so unlikely that four decimals show nothing, three digits.
-    digits = ".4f" if heat_map.blank or heat_map.top >= 5e-4 else ".2e"
+    digits = ".4f" if heat_map.measure or heat_map.blank or heat_map.top >= 5e-4 else ".2e"
     row = "%{customdata[0]}" if heat_map.of_heads else "token “%{customdata[0]}”, position %{customdata[1]}"
     return (
         f"{row}<br>layer %{{x}}<br>{measure} = %{{z:{digits}}}<br>effect = %{{customdata[2]:+{digits}}}"
@@ -172,5 +174,7 @@ def _said(heat_map: HeatMap, layer: int, pos: int) -> list[str]:
     return [literal(heat_map.said[layer][pos])] if heat_map.said else []
 
 
-def _answer(heat_map: HeatMap) -> str:
-    return literal(shortened(heat_map.answer.strip() or heat_map.answer))
+def _measure(heat_map: HeatMap) -> str:
+    if heat_map.measure:
+        return literal(heat_map.measure)
+    return f"p({literal(shortened(heat_map.answer.strip() or heat_map.answer))})"

@@ -122,7 +122,7 @@ def _lines(heat_map: HeatMap, paper: _Paper) -> list[Text]:
         lines += _wrapped(paper, "no peak: every score is 0", "")
     else:
         shown = format_probability(heat_map.score(peak_layer, peak_pos))
-        token = "" if heat_map.measure or heat_map.of_heads else "token "
+        token = "" if heat_map.of_effects or heat_map.of_heads else "token "
         words = f"{cross} peak: layer {peak_layer}, {heat_map.measure or 'p'} = {shown}, {token}"
         room = max(4, paper.width - cell_len(words) - 2)
         lines += _wrapped(paper, words + f'"{paper.text(heat_map.labels[peak_pos], room)}"', "", shown=True)
@@ -157,12 +157,14 @@ def _axis(grid: _Grid) -> Text:
 
 def _scale(heat_map: HeatMap, paper: _Paper) -> Text:
     answer = paper.text(heat_map.answer.strip() or heat_map.answer, max(4, paper.width // 3))
-    at_high = heat_map.top <= heat_map.high and not heat_map.of_heads
+    beats = heat_map.top < heat_map.high if heat_map.falls else heat_map.top > heat_map.high
+    at_high = not beats and not heat_map.of_heads
     beaten = "" if at_high else f" peak (high {format_probability(heat_map.high)})"
     ends = f"{format_probability(heat_map.low)} ", f" {format_probability(heat_map.top)}"
-    said = ((f"p({answer})  low ", beaten or " high"), (f"p({answer}) ", beaten), (f"p({answer}) ", ""), ("", ""))
-    if heat_map.measure:
-        said = ((f"{heat_map.measure} ", ""), ("", ""))
+    measure = paper.text(heat_map.measure, max(4, paper.width // 2)) if heat_map.measure else f"p({answer})"
+    said = ((f"{measure}  low ", beaten or " high"), (f"{measure} ", beaten), (f"{measure} ", ""), ("", ""))
+    if heat_map.of_effects:
+        said = said[2:]
     room = paper.width - len("".join(ends)) - 8  # a ramp of fewer cells says little
     before, after = next((pair for pair in said if sum(map(cell_len, pair)) <= room), said[-1])
     line, end = _line(before + ends[0]), ends[1] + after

@@ -1,11 +1,11 @@
 """Scores of all cells approximated by attribution patching: gradient times difference, from one backward pass.
 
-Restoring a state changes the answer's probability by about the change of the state times the probability's gradient
-there, taken in the corrupted run: all cells come from one clean and one corrupted run, and one backward pass through
-the latter. The paper that names it (Syed et al. 2023, 2310.10348, after Nanda's 2022 post) reads other metrics; here it
-is the probability that the exact grids show. The approximation is good where the model is nearly linear between the two
-states, and can be far off elsewhere. A window's effect is the sum of its layers', which counts twice what passes from
-one restored layer through another, and so is off even for small differences.
+Restoring a state changes what is measured, such as the answer's probability, by about the change of the state times
+the gradient there, taken in the corrupted run: all cells come from one clean and one corrupted run, and one backward
+pass through the latter (Syed et al. 2023, 2310.10348, after Nanda's 2022 post). The approximation is good where the
+model is nearly linear between the two states, and can be far off elsewhere. A window's effect is the sum of its
+layers', which counts twice what passes from one restored layer through another, and so is off even for small
+differences.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rome_lens.backends import NEURONS, Backend
-from rome_lens.errors import ModelError
+from rome_lens.errors import ModelError, SettingError
 from rome_lens.progress import Progress
 from rome_lens.tracing.cases import Case
 from rome_lens.tracing.cells import Cell
@@ -38,6 +38,7 @@ def approximate_cells(
 
     Raises:
         ModelError: nothing passes a stream's hook points, or no gradient reaches them.
+        SettingError: the measure passes no gradient back.
     """
     if not cells:
         return {}
@@ -47,13 +48,15 @@ def approximate_cells(
         clean, _ = _run(backend, runs.tokens[:1], case, points, corrupted=False)
     with torch.enable_grad():
         seen, logits = _run(backend, runs.tokens[1:], case, points, corrupted=True)
-        logarithms = runs.answer_log_probability(
-            logits, torch.zeros(runs.n_samples, dtype=torch.long, device=logits.device)
-        )
-        # dp = p d(log p), and where p is small half precision has no numbers for its gradient. Rows do not see each
-        # other: the gradient of the sum is that of each row.
-        gradients = torch.autograd.grad(logarithms.sum(), [seen[key] for key in points], allow_unused=True)
-    shares = logarithms.detach().exp()
+        values, factors = runs.slope(logits, torch.zeros(runs.n_samples, dtype=torch.long, device=logits.device))
+        if not values.requires_grad:
+            raise SettingError(
+                f"measure {runs.measure.name} passes no gradient back to the logits, which engine 'attribution' needs; "
+                "leave engine out"
+            )
+        # Rows do not see each other: the gradient of the sum is that of each row.
+        gradients = torch.autograd.grad(values.sum(), [seen[key] for key in points], allow_unused=True)
+    shares = torch.ones_like(values) if factors is None else factors.detach()
     effects: dict[tuple[str, int], Tensor] = {}
     for key, gradient in zip(points, gradients, strict=True):
         if gradient is None:

@@ -328,7 +328,7 @@ class _Engine:
         for some in final.split(n_rows if len(cases) == 1 else self.n_samples, dim=1):
             logits = self.calls.replay.unembed(some.flatten(0, 1))
             of_rows = repeat(cases, "lane -> (lane sample)", sample=some.shape[1])
-            values = self.runs.answer_log_probability(logits, of_rows).exp()
+            values = self.runs.scores(logits, of_rows)
             scores += reduce(values, "(lane sample) -> lane", "sum", sample=some.shape[1])
             if self.runs.n_said:
                 of_lane = "(lane sample) d_vocab -> lane d_vocab"

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rome_lens.backends import HEADS, NEURONS, Backend, BlockReplay
 from rome_lens.errors import ModelError
-from rome_lens.tracing.cases import Case, joint_log_probability, joint_probability
+from rome_lens.tracing.cases import Case
+from rome_lens.tracing.measures import PROBABILITY, Measure
 from rome_lens.tracing.said import Reading, said_in
 
 
@@ -31,6 +32,8 @@ class Runs:
         high: by case, what is read in the clean run.
         low: by case, what is read in the corrupted runs, on average.
         n_said: how many of the most probable next tokens are kept of a cell.
+        measure: what is read in a cell.
+        clean: what the measure keeps of the clean runs, by case.
         replay: the model's blocks, to be called alone.
     """
 
@@ -42,6 +45,8 @@ class Runs:
     high: tuple[Reading, ...]
     low: tuple[Reading, ...]
     n_said: int
+    measure: Measure
+    clean: Float[Tensor, "case d_vocab"] | None
     replay: BlockReplay | None
 
     @property
@@ -61,14 +66,20 @@ class Runs:
         """The rows of these cases' corrupted copies."""
         return len(self.cases) + cases[..., None] * self.n_samples + torch.arange(self.n_samples, device=cases.device)
 
-    def answer_log_probability(
-        self, logits: Float[Tensor, "row read d_vocab"], cases: Int[Tensor, " row"]
-    ) -> Float64[Tensor, " row"]:
-        """Joint probability of the answer's tokens of each row's case: its natural logarithm.
+    def scores(self, logits: Float[Tensor, "row read d_vocab"], cases: Int[Tensor, " row"]) -> Float64[Tensor, " row"]:
+        """What the measure reads in each row, of its case."""
+        return self.measure.of(logits, *self._read_of(cases))
 
-        That is a number even where the probability is too small for one.
-        """
-        return joint_log_probability(logits, torch.stack([case.answer_ids for case in self.cases])[cases])
+    def slope(
+        self, logits: Float[Tensor, "row read d_vocab"], cases: Int[Tensor, " row"]
+    ) -> tuple[Float64[Tensor, " row"], Float64[Tensor, " row"] | None]:
+        """What to differentiate to have the scores' gradient, and by what to multiply it."""
+        return self.measure.slope(logits, *self._read_of(cases))
+
+    def _read_of(self, cases: Int[Tensor, " row"]) -> tuple[Tensor, Tensor | None]:
+        """The answers' tokens, and what is kept of the clean runs, of rows of these cases."""
+        answers = torch.stack([case.answer_ids for case in self.cases])
+        return answers[cases], None if self.clean is None else self.clean[cases]
 
 
 def break_embeddings(
@@ -85,7 +96,14 @@ def break_embeddings(
 
 
 @torch.no_grad()
-def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True, n_said: int = 0) -> Runs:
+def make_runs(
+    backend: Backend,
+    cases: Sequence[Case],
+    *,
+    record: bool = True,
+    n_said: int = 0,
+    measure: Measure = PROBABILITY,
+) -> Runs:
     """Run the clean and the corrupted rows once through the model itself.
 
     Args:
@@ -93,6 +111,7 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True, n
         cases: cases of one shape.
         record: watch how the model calls its blocks, so that they can be called alone afterwards.
         n_said: how many of the most probable next tokens are kept of a cell; 0 is none.
+        measure: what is read in a cell.
 
     Raises:
         ModelError: noise has to break the embeddings, and nothing passes `hook_embed`.
@@ -125,8 +144,9 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True, n
     if noisy and not broken:
         raise backend.silent("hook_embed")
     answers = torch.stack([case.answer_ids for case in cases])
-    answers = torch.cat([answers, repeat(answers, "case read -> (case sample) read", sample=n_samples)])
-    scores = joint_probability(logits, answers)
+    of_rows = torch.cat([numbers, repeat(numbers, "case -> (case sample)", sample=n_samples)])
+    kept = measure.of_clean(logits[: len(cases)])
+    scores = measure.of(logits, answers[of_rows], None if kept is None else kept[of_rows])
     low = reduce(scores[len(cases) :], "(case sample) -> case", "mean", sample=n_samples)
     said_high = said_in(logits[: len(cases)], 1, n_said)
     said_low = said_in(logits[len(cases) :], n_samples, n_said)
@@ -139,6 +159,8 @@ def make_runs(backend: Backend, cases: Sequence[Case], *, record: bool = True, n
         high=tuple(map(Reading, scores[: len(cases)].tolist(), said_high)),
         low=tuple(map(Reading, low.tolist(), said_low)),
         n_said=n_said,
+        measure=measure,
+        clean=kept,
         replay=replay,
     )
 

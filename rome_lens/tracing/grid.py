@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import HEADS, Backend, prefer_blocks
+from rome_lens.errors import RomeLensError, SettingError
 from rome_lens.progress import Progress, part
 from rome_lens.tracing.answers import not_finite
 from rome_lens.tracing.attribution import ATTRIBUTION, approximate_cells
@@ -18,6 +19,7 @@ from rome_lens.tracing.cases import Case
 from rome_lens.tracing.cells import Cell, Known, known_score, plan_cells, plan_heads
 from rome_lens.tracing.forwards import make_runs
 from rome_lens.tracing.lanes import plan_lanes
+from rome_lens.tracing.measures import PROBABILITY, Measure
 from rome_lens.tracing.memory import Budget
 from rome_lens.tracing.plain import score_cells_plainly
 from rome_lens.tracing.said import NOTHING, Reading, Said, grid_name, merged, n_kept
@@ -107,10 +109,11 @@ def score_grids(
     engine: str,
     progress: Progress | None,
     said: bool = False,
+    measure: Measure = PROBABILITY,
 ) -> list[Grids]:
     """Score every cell of every grid of some cases; as `score_cells_of`, but for `asked`: which grids, by case."""
     cells = [one.cells(backend, case) for case, one in zip(cases, asked, strict=True)]
-    found = score_cells_of(backend, cases, cells, engine=engine, progress=progress, said=said)
+    found = score_cells_of(backend, cases, cells, engine=engine, progress=progress, said=said, measure=measure)
     return [_as_grids(backend, *each) for each in zip(cases, cells, found, strict=True)]
 
 
@@ -122,6 +125,7 @@ def score_cells_of(
     engine: str,
     progress: Progress | None,
     said: bool = False,
+    measure: Measure = PROBABILITY,
 ) -> list[Scores]:
     """Score some cells of each case.
 
@@ -132,12 +136,13 @@ def score_cells_of(
         engine: `auto`, `plain` or `attribution`.
         progress: called with (done, total, what).
         said: keep what the model says in each cell, too.
+        measure: what is read in each cell.
 
     Raises:
-        ModelError: the model gives no numbers.
+        ModelError: the model gives no numbers. SettingError: the measure gives none.
     """
     said = said and engine != ATTRIBUTION
-    plans = [_Plan(backend, case, some, said) for case, some in zip(cases, cells, strict=True)]
+    plans = [_Plan(backend, case, some, said, measure) for case, some in zip(cases, cells, strict=True)]
     if engine == ATTRIBUTION:
         return _all_scores(backend, plans, ATTRIBUTION, progress)
     return prefer_blocks(
@@ -157,12 +162,13 @@ def score_cells_of(
 
 @dataclass(frozen=True)
 class _Plan:
-    """A case with its cells: which are known without a run, and which have to be run; whether what is said is kept."""
+    """A case with its cells: which are known without a run, and which have to be run; what is read and kept of each."""
 
     backend: Backend
     case: Case
     cells: Sequence[Cell]
     said: bool
+    measure: Measure
 
     @cached_property
     def known(self) -> dict[Cell, Known]:
@@ -190,8 +196,13 @@ class _Plan:
         read = {cell: low if which == "low" else high for cell, which in self.known.items()}
         read |= {cell: _weighted(parts, [one.cells[cell] for one in parts]) for cell in self.todo}
         if not all(math.isfinite(each.score) for each in (low, high, *read.values())):
-            raise not_finite(self.backend)
+            raise self._not_finite()
         return Scores(read, low, high, engine, notes)
+
+    def _not_finite(self) -> RomeLensError:
+        if self.measure.function is None:
+            return not_finite(self.backend)
+        return SettingError(f"measure {self.measure.name} gave a number that is not finite")
 
 
 def _as_grids(backend: Backend, case: Case, cells: Sequence[Cell], found: Scores) -> Grids:
@@ -276,7 +287,7 @@ def _scored(
         here = part(progress, 1000 * some.start / n_samples, 1000 * share)
         n_said = n_kept(whole=share == 1) if plans[0].said else 0
         cases = [plan.case.part(some) for plan in plans]
-        runs = make_runs(backend, cases, record=engine == BLOCKS, n_said=n_said)
+        runs = make_runs(backend, cases, record=engine == BLOCKS, n_said=n_said, measure=plans[0].measure)
         if engine == BLOCKS:
             cells = score_cells(backend, runs, lanes, budget=budget, progress=here)
         elif engine == ATTRIBUTION:

@@ -3,7 +3,8 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,8 @@ from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.cases import Case, noisy_case, swapped_case
 from rome_lens.tracing.cells import Cell, window_layers
 from rome_lens.tracing.corruption import FittedNoise, fitted_noise, parse_noise, swapped_tokens
-from rome_lens.tracing.grid import PLAIN, score_cells_of
+from rome_lens.tracing.grid import PLAIN, Scores, score_cells_of
+from rome_lens.tracing.measures import PROBABILITY, Measure, MeasureName
 from rome_lens.tracing.result import CausalTrace
 
 if TYPE_CHECKING:
@@ -38,12 +40,12 @@ class NeuronEffects:
     Attributes:
         layers: [neuron] their layers: those of the cell's window.
         neurons: [neuron] their numbers, of d_mlp.
-        scores: [neuron] the answer's probability with this neuron alone restored (`mlp.hook_post`), averaged over the
+        scores: [neuron] what the trace measures, with this neuron alone restored (`mlp.hook_post`), averaged over the
             corrupted copies; exact.
         proposed: [neuron] what attribution expected it to be: `low` and gradient times difference.
-        together: the answer's probability with all of these neurons restored.
+        together: the same with all of these neurons restored.
         cell: the same with all neurons of these layers: the cell's own score.
-        low: the answer's probability with nothing restored. high: in the clean run.
+        low: the same with nothing restored. high: in the clean run.
         n_neurons: how many neurons the cell has, of which these were proposed.
         layer: the cell's layer. pos: its position. token: the token there.
         window: layers whose MLPs the cell restores, before the ends of the model cut the window short.
@@ -51,6 +53,7 @@ class NeuronEffects:
         model_name: the model's name.
         engine: as in `CausalTrace`. notes: why, where whole forwards were run.
         seconds: how long it took.
+        measure: what was measured, in words, such as `p(Paris)`.
     """
 
     layers: tuple[int, ...]
@@ -72,6 +75,7 @@ class NeuronEffects:
     engine: str
     notes: tuple[str, ...]
     seconds: float
+    measure: str
 
     def __repr__(self) -> str:
         best = f"{self.layers[0]}.{self.neurons[0]} {format_probability(float(self.scores[0]))}"
@@ -131,8 +135,8 @@ def trace_neurons(
     """Find the neurons that carry a cell of a trace's MLP stream.
 
     Gradient times difference (attribution patching, Syed et al. 2023) proposes the neurons whose activation, restored,
-    would raise the answer's probability most; each of those is then restored alone, and all of them together, exactly,
-    by the trace's own corrupted runs.
+    would bring back most of what the trace measures; each of those is then restored alone, and all of them together,
+    exactly, by the trace's own corrupted runs.
 
     Args:
         model: the model that was traced, with the trace's edits in its weights, if it has any.
@@ -147,7 +151,8 @@ def trace_neurons(
         The neurons, the one that brings back most first.
 
     Raises:
-        SettingError: the cell is none of the trace's, or `n_best` is not from 1 to the cell's number of neurons.
+        SettingError: the cell is none of the trace's, or `n_best` is not from 1 to the cell's number of neurons; or the
+            trace was measured by a function, which it does not hold.
         ModelMismatchError: the model gives the answer other probabilities than the trace has.
         ModelError: the model's MLPs do not show their neurons.
 
@@ -159,6 +164,7 @@ def trace_neurons(
     """
     started = time.perf_counter()
     backend = as_backend(model)
+    measure = _measure(trace)
     layer, pos = _cell(backend, trace, layer, pos)
     layers = window_layers(layer, trace.window, backend.n_layers)
     widths = _widths(backend, layers)
@@ -171,16 +177,17 @@ def trace_neurons(
     whole = Cell("mlp", layer, pos, layers.start, layers.stop)
     with backend.evaluating():
         case = _case(backend, trace, facts)
-        (likely,) = score_cells_of(backend, [case], [every], engine=ATTRIBUTION, progress=part(progress, 0, 200))
+        scored = partial(score_cells_of, backend, [case], measure=measure)
+        (likely,) = scored([every], engine=ATTRIBUTION, progress=part(progress, 0, 200))
         _check_same(backend, trace, likely.low.score, likely.high.score)
-        proposed = sorted(every, key=lambda cell: likely.cells[cell].score, reverse=True)[:n_best]
+        proposed = _ranked(every, likely, trace)[:n_best]
         parts = tuple(sorted(each for cell in proposed for each in cell.parts))
         # Of one neuron that is its own cell.
         joint = Cell(NEURONS, parts[0][0], pos, parts[0][0], parts[-1][0] + 1, parts=parts)
         asked = list(dict.fromkeys([*proposed, joint, whole]))
         engine = PLAIN if trace.engine == PLAIN else "auto"
-        (found,) = score_cells_of(backend, [case], [asked], engine=engine, progress=part(progress, 200, 800))
-    best = sorted(proposed, key=lambda cell: found.cells[cell].score, reverse=True)
+        (found,) = scored([asked], engine=engine, progress=part(progress, 200, 800))
+    best = _ranked(proposed, found, trace)
     return NeuronEffects(
         layers=tuple(cell.layer for cell in best),
         neurons=tuple(cell.column for cell in best),
@@ -201,7 +208,27 @@ def trace_neurons(
         engine=found.engine,
         notes=found.notes,
         seconds=time.perf_counter() - started,
+        measure=trace.measure_words,
     )
+
+
+def _measure(trace: CausalTrace) -> Measure:
+    """What the trace measures.
+
+    Raises:
+        SettingError: it does not hold that.
+    """
+    if trace.measure not in get_args(MeasureName):
+        raise SettingError(
+            f"the trace was measured by a function, {trace.measure}, which it does not hold; trace with one of "
+            f"{', '.join(get_args(MeasureName))}"
+        )
+    return Measure(trace.measure, against=trace.against_id)
+
+
+def _ranked(cells: Sequence[Cell], found: Scores, trace: CausalTrace) -> list[Cell]:
+    """The cells, the one that brings back most first."""
+    return sorted(cells, key=lambda cell: found.cells[cell].score, reverse=not trace.falls)
 
 
 def _cell(backend: Backend, trace: CausalTrace, layer: int | None, pos: int | None) -> tuple[int, int]:
@@ -266,7 +293,9 @@ def _check_same(backend: Backend, trace: CausalTrace, low: float, high: float) -
     """
     found = {"low": (low, trace.low), "high": (high, trace.high)}
     apart = _SAME_IN_HALF if backend.dtype.itemsize < 4 else _SAME
-    if all(abs(here - there) <= apart * max(here, there) for here, there in found.values()):
+    # A probability cannot be small beside its own error; a difference of logits and a divergence can.
+    least = 0.0 if trace.measure == PROBABILITY.name else abs(trace.total_effect)
+    if all(abs(here - there) <= apart * max(abs(here), abs(there), least) for here, there in found.values()):
         return
     said = ", ".join(
         f"{name} {format_probability(here)} instead of {format_probability(there)}"

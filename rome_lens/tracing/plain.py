@@ -88,7 +88,7 @@ def _forward(
     hooks += [(backend.stream_hook(*key), hold(key)) for key in held]
     with backend.hooked(hooks):
         logits = backend.logits(case.corruption.tokens.expand(len(samples), -1), keep=runs.n_read)
-    values = runs.answer_log_probability(logits, torch.zeros_like(samples)).exp()
+    values = runs.scores(logits, torch.zeros_like(samples))
     scores = reduce(values, "(cell sample) -> cell", "mean", sample=n_samples)
     said = said_in(logits, n_samples, runs.n_said)
     return dict(zip(cells, map(Reading, scores.tolist(), said), strict=True))

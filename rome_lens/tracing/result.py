@@ -11,14 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import HEADS, STREAMS
-from rome_lens.checks import as_whole, shown
 from rome_lens.errors import ArtefactError, SettingError
 from rome_lens.figures import HeatMap, format_probability
 from rome_lens.figures.plotly_figure import heat_map_figure
 from rome_lens.storage import load_tensors, save_tensors
 from rome_lens.tracing.attribution import ATTRIBUTION
-from rome_lens.tracing.labels import in_words, layer_title_of, title_of
-from rome_lens.tracing.said import RUNS, SaidGrids, grid_name
+from rome_lens.tracing.labels import layer_title_of, title_of
+from rome_lens.tracing.measures import PROBABILITY, falls, measure_in_words
+from rome_lens.tracing.patching import patching_result
+from rome_lens.tracing.said import SaidGrids, grid_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +73,9 @@ class CausalTrace:
         heads_at: the position at which `heads` were restored; None where they were not.
         heads_window: layers in which the heads of one number were restored together.
         unedited: the same trace of the model without these edits: same answer, same noise. None without edits.
+        measure: what the scores are: `probability`, `log_probability`, `logit_difference`, `kl`, or what one's own
+            function is called, with `()` behind it. Scores, low and high are then that instead of a probability.
+        against: the other answer of `logit_difference`, its leading space included. against_id: its token.
     """
 
     scores: Mapping[str, Float[Tensor, "layer column"]]
@@ -106,6 +110,9 @@ class CausalTrace:
     occurrence: int = 1
     heads_at: int | None = None
     heads_window: int | None = None
+    measure: str = "probability"
+    against: str | None = None
+    against_id: int | None = None
 
     def __repr__(self) -> str:
         peaks = ", ".join(
@@ -113,13 +120,32 @@ class CausalTrace:
             f"({layer}, {'head ' if stream == HEADS else ''}{column})"
             for stream, grid in self.scores.items()
             for layer, column in (self.peak(stream),)
-            if max(self.high, float(grid[layer, column]))
+            if self.measure != PROBABILITY.name or max(self.high, float(grid[layer, column]))
         )
         how = ", approximated" if self.approximate else ""
         return (
-            f"CausalTrace({self.prompt!r} -> {self.answer!r}, {self.model_name}, low {format_probability(self.low)}, "
-            f"high {format_probability(self.high)}, peaks by (layer, pos){how}: {peaks or 'none, all scores are 0'})"
+            f"CausalTrace({self.prompt!r} -> {self.answer!r}, {self.model_name}{self._measured}, "
+            f"low {format_probability(self.low)}, high {format_probability(self.high)}, "
+            f"peaks by (layer, pos){how}: {peaks or 'none, all scores are 0'})"
         )
+
+    @property
+    def _measured(self) -> str:
+        """What was read, in words, where it is no probability."""
+        return "" if self.measure == PROBABILITY.name else f", {self.measure_words}"
+
+    @property
+    def measure_words(self) -> str:
+        """What the scores are, in words, such as `p(Paris)`."""
+        return measure_in_words(self.measure, self.answer, self.against)
+
+    @property
+    def falls(self) -> bool:
+        """Whether the measure goes down as more is restored, as `kl` does: peaks are the lowest scores then.
+
+        Of one's own function the clean and the corrupted run tell.
+        """
+        return falls(self.measure, low=self.low, high=self.high)
 
     @property
     def approximate(self) -> bool:
@@ -143,6 +169,21 @@ class CausalTrace:
         """
         return (self._grid(stream) if severed is None else self._severed_grid(stream, severed)) - self.low
 
+    def normalized(self, stream: str, *, severed: str | None = None) -> Float[Tensor, "layer column"]:
+        """The effect of every cell as a share of the total one: `(score - low) / (high - low)`.
+
+        0 is what the corrupted run has and 1 what the clean one has, as in TransformerLens's `PatchingResult`. Where
+        the corruption changes nothing there is no such share: `nan`, or infinite.
+
+        Args:
+            stream: as `effect` takes it.
+            severed: as `effect` takes it.
+
+        Raises:
+            SettingError: that was not traced.
+        """
+        return self.effect(stream, severed=severed) / self.total_effect
+
     def _severed_grid(self, stream: str, severed: str) -> Float[Tensor, "layer pos"]:
         if stream != "resid" or severed not in self.severed:
             raise SettingError(
@@ -154,6 +195,8 @@ class CausalTrace:
     def peak(self, stream: str, *, positions: range | None = None) -> tuple[int, int]:
         """The cell (layer, pos) of a stream with the highest score, of all or of some; for heads (layer, head).
 
+        Of a measure that falls as more is restored (`falls`) it is the lowest.
+
         Raises:
             SettingError: the stream was not traced, or positions are given for heads, which were restored at one.
         """
@@ -162,7 +205,8 @@ class CausalTrace:
         grid = self._grid(stream)
         among = range(grid.shape[1]) if positions is None else positions
         grid = grid[:, list(among)]
-        layer, index = divmod(int(grid.argmax()), grid.shape[1])
+        best = grid.argmin() if self.falls else grid.argmax()
+        layer, index = divmod(int(best), grid.shape[1])
         return layer, among[index]
 
     def says(
@@ -191,22 +235,7 @@ class CausalTrace:
             raise SettingError(f"this trace does not hold what its cells say: {why}")
         if severed is not None:
             self._severed_grid(stream, severed)
-        name = grid_name(stream, severed)
-        if name not in self.said.which:
-            has = ", ".join(grid for grid in self.said.which if "." not in grid)
-            raise SettingError(f"{stream!r} was not traced; this trace has {has}: name one of them")
-        layers, columns, _ = self.said.which[name].shape
-        if name in RUNS:
-            if layer is not None or column is not None:
-                raise SettingError(f"the {name} run has no cells; leave layer and column out")
-            return self.said.at(name, 0, 0)
-        at = as_whole(layer, least=-layers, most=layers - 1), as_whole(column, least=-columns, most=columns - 1)
-        if at[0] is None or at[1] is None:
-            raise SettingError(
-                f"{stream} has no cell ({shown(layer)}, {shown(column)}); give a layer from 0 to {layers - 1} and a "
-                f"{'head' if stream == HEADS else 'position'} from 0 to {columns - 1}"
-            )
-        return self.said.at(name, at[0], at[1])
+        return self.said.asked(grid_name(stream, severed), layer, column)
 
     def _grids(self) -> Iterator[tuple[str, str | None, Float[Tensor, "layer column"]]]:
         """All grids: what was restored, and what was severed meanwhile."""
@@ -251,17 +280,12 @@ class CausalTrace:
                 title=title_of(stream, severed=severed, approximate=self.approximate, at=self._place(stream)) + when,
                 layer_title=layer_title_of(stream, (self.heads_window or 1) if stream == HEADS else self.window),
                 of_heads=stream == HEADS,
-                said=self._said_in_words(grid_name(stream, severed), grid),
+                measure="" if self.measure == PROBABILITY.name else self.measure_words,
+                falls=self.falls,
+                said=[] if self.said is None else self.said.in_words(grid_name(stream, severed)),
             )
             for stream, severed, grid in self._grids()
         )
-
-    def _said_in_words(self, name: str, grid: Tensor) -> list[list[str]]:
-        """What is said in each cell of a grid, as a figure shows it; empty where nothing is known of it."""
-        if self.said is None:
-            return []
-        layers, columns = (range(size) for size in grid.shape)
-        return [[in_words(self.said.at(name, layer, column)) for column in columns] for layer in layers]
 
     def _place(self, stream: str) -> str:
         """The token of a stream that is restored at one alone."""
@@ -276,23 +300,44 @@ class CausalTrace:
     def to_dataframe(self) -> "pd.DataFrame":
         """A row a cell: stream, severed, layer, pos, head, token, in_subject, score, effect; with edits unedited_score.
 
-        `severed` is empty but for the cells of the severed grids, whose stream is `resid`; `head` but for heads.
+        `severed` is empty but for the cells of the severed grids, whose stream is `resid`; `head` but for heads. Then
+        come `metric`, `value` (the score once more) and `normalized`, as TransformerLens's `PatchingResult` names them.
         """
         import pandas as pd
 
         first, end = self.subject_span
-        columns = ["stream", "severed", "layer", "pos", "head", "token", "in_subject", "score", "effect"]
+        columns = ["stream", "severed", "layer", "pos", "head", "token", "in_subject", "score"]
         rows = []
         for stream, severed, grid in self._grids():
             for layer, row in enumerate(grid.tolist()):
                 for column, score in enumerate(row):
                     pos, head = (column, None) if self.heads_at is None or stream != HEADS else (self.heads_at, column)
                     where = (pos, head, self.tokens[pos], first <= pos < end)
-                    rows.append((stream, severed or "", layer, *where, score, score - self.low))
+                    rows.append((stream, severed or "", layer, *where, score))
         table = pd.DataFrame(rows, columns=columns).astype({"head": "Int64"})
+        table["effect"] = table["score"] - self.low
+        table["metric"], table["value"] = self.measure, table["score"]
+        table["normalized"] = table["effect"] / self.total_effect
         if self.unedited is not None:
             table["unedited_score"] = self.unedited.to_dataframe()["score"]
         return table
+
+    def to_patching_result(self, stream: str | None = None) -> Any:
+        """The grids as TransformerLens's own result of activation patching, of version 4.3 on.
+
+        Its `values` are the scores and its `baseline` is `low`: its `effect()` and `normalized(high)` are the trace's.
+
+        Args:
+            stream: one stream: axes `layer` and `pos`, of heads `layer` and `head`. None is all that were restored at
+                every token, behind one another on an axis `patch_type`; where there is only one stream, that one.
+
+        Raises:
+            SettingError: the stream was not traced.
+            ModelError: the TransformerLens that is installed is older.
+        """
+        several = [name for name in self.scores if name != HEADS]
+        chosen = [stream] if stream is not None else several or list(self.scores)
+        return patching_result({name: self._grid(name) for name in chosen}, baseline=self.low, metric=self.measure)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it: the grids as nested lists `[layer][pos]`, of heads `[layer][head]`.

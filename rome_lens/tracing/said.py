@@ -10,8 +10,12 @@ from einops import reduce
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from rome_lens.backends import HEADS
 from rome_lens.backends.likelihood import at_least_float32
+from rome_lens.checks import as_whole, shown
+from rome_lens.errors import SettingError
 from rome_lens.tokens import decode_each
+from rome_lens.tracing.labels import in_words
 
 N_SAID = 5
 """How many tokens a cell of a trace keeps."""
@@ -161,6 +165,33 @@ class SaidGrids:
         which, probabilities = self.which[name][layer, column], self.probabilities[name][layer, column]
         found = zip(which.tolist(), probabilities.tolist(), strict=True)
         return [(self.tokens[index], probability) for index, probability in found if index >= 0]
+
+    def asked(self, name: str, layer: int | None, column: int | None) -> list[tuple[str, float]]:
+        """What a caller asks for: a cell of a grid, whose negative numbers count from the end, or one of `RUNS`.
+
+        Raises:
+            SettingError: there is no such cell.
+        """
+        if name not in self.which:
+            has = ", ".join(grid for grid in self.which if "." not in grid)
+            raise SettingError(f"{name!r} was not traced; this trace has {has}: name one of them")
+        layers, columns, _ = self.which[name].shape
+        if name in RUNS:
+            if layer is not None or column is not None:
+                raise SettingError(f"the {name} run has no cells; leave layer and column out")
+            return self.at(name, 0, 0)
+        at = as_whole(layer, least=-layers, most=layers - 1), as_whole(column, least=-columns, most=columns - 1)
+        if at[0] is None or at[1] is None:
+            raise SettingError(
+                f"{name} has no cell ({shown(layer)}, {shown(column)}); give a layer from 0 to {layers - 1} and a "
+                f"{'head' if name == HEADS else 'position'} from 0 to {columns - 1}"
+            )
+        return self.at(name, at[0], at[1])
+
+    def in_words(self, name: str) -> list[list[str]]:
+        """What is said in each cell of a grid, [layer][column], as a figure shows it."""
+        layers, columns, _ = self.which[name].shape
+        return [[in_words(self.at(name, layer, column)) for column in range(columns)] for layer in range(layers)]
 
     def to_dict(self) -> dict[str, list[list[list[tuple[str, float]]]]]:
         """As JSON can hold it: by grid, [layer][column], tokens and their probabilities."""

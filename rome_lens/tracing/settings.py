@@ -10,6 +10,7 @@ from rome_lens.checks import choice, flag, is_list, keep, seed_number, settings_
 from rome_lens.errors import ModelError, SettingError
 from rome_lens.tracing.attribution import ATTRIBUTION
 from rome_lens.tracing.corruption import NoiseRule, parse_noise
+from rome_lens.tracing.measures import MeasureFunction, MeasureName, check_measure
 
 Stream = Literal["resid", "mlp", "attn"]
 """What can be restored at every token: a block's output, its MLP's, or its attention's."""
@@ -49,6 +50,8 @@ class TraceChanges(SharedChanges, total=False):
     heads_at: HeadsAt
     heads_window: int
     swap: str | None
+    measure: MeasureName | MeasureFunction
+    against: str | None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,10 @@ class TraceSettings:
         prepend_bos: put BOS in front. The released code does not; TransformerLens does by default.
         engine: `auto`; `plain` to run whole forwards (slow; the same numbers); or `attribution` for an approximation
             from one backward pass, which is fast and may be far off.
+        measure: what is read in each cell: the answer's `probability`, its `log_probability`, its `logit_difference` to
+            `against`, `kl` from the clean run's next-token distribution, or a function of logits [row read d_vocab] at
+            the positions that give the answer's tokens, and of these tokens [read], that gives a number a row.
+        against: the other answer of `logit_difference`, of one token like the answer.
 
     Raises:
         SettingError: a setting is out of its range, or two of them exclude each other.
@@ -91,6 +98,8 @@ class TraceSettings:
     seed: int = 1
     prepend_bos: bool = False
     engine: Engine = "auto"
+    measure: MeasureName | MeasureFunction = "probability"
+    against: str | None = None
 
     _known: ClassVar[Sequence[str]] = STREAMS
 
@@ -110,6 +119,7 @@ class TraceSettings:
         if HEADS not in streams and (self.heads_at, heads_window) != ("last", 1):
             raise SettingError("heads_at and heads_window are of the stream 'heads'; ask for it, or leave them out")
         keep(self, **{name: flag(name, getattr(self, name)) for name in ("noise_replaces", "prepend_bos")})
+        check_measure(self.measure, self.against)
         if self.severed is not None:
             keep(self, severed=_chosen("severed", self.severed, SEVERED))
         if self.severed and self.engine == ATTRIBUTION:

@@ -10,7 +10,7 @@ import torch
 
 from rome_lens.backends import HEADS, as_backend
 from rome_lens.checks import check_window, is_list, shown
-from rome_lens.errors import SettingError
+from rome_lens.errors import AnswerError, SettingError
 from rome_lens.facts import Fact
 from rome_lens.progress import Progress
 from rome_lens.subjects import find_subject
@@ -20,12 +20,14 @@ from rome_lens.tracing.cases import noisy_case, swapped_case
 from rome_lens.tracing.cells import window_of
 from rome_lens.tracing.corruption import fitted_noise, swapped_tokens
 from rome_lens.tracing.grid import AskedGrids, Grids, score_grids
+from rome_lens.tracing.measures import PROBABILITY, Measure, falls
 from rome_lens.tracing.result import CausalTrace
 from rome_lens.tracing.said import SaidGrids
 from rome_lens.tracing.settings import HeadsAt, TraceChanges, TraceSettings, check_streams
 
 # The share of the clean run's probability from which on the corruption counts as having taken away little.
 _LEFT = 0.5
+_NO_EFFECT = "corrupting the subject takes nothing away, so there is nothing to bring back"
 
 
 class EditLike(Protocol):
@@ -94,6 +96,10 @@ def causal_trace(
         prepend_bos: put BOS in front. The released code does not; TransformerLens does by default.
         engine: `auto`; `plain` to run whole forwards (slow; the same numbers); or `attribution` for an approximation
             from one backward pass, which is fast and may be far off.
+        measure: what is read in each cell: the answer's `probability`, its `log_probability`, its `logit_difference` to
+            `against`, `kl` from the clean run's next-token distribution, or a function of logits [row read d_vocab] at
+            the positions that give the answer's tokens, and of these tokens [read], that gives a number a row.
+        against: the other answer of `logit_difference`, of one token like the answer.
 
     Returns:
         The grids with all that they depend on. Cells before the subject equal `low` exactly.
@@ -139,6 +145,12 @@ def causal_trace(
             )
         if answer is None:
             text = with_own_answer(backend, text)
+        other = None
+        if settings.against is not None:
+            # Both stand in one place, and are joined to the prompt alike.
+            joined = text.answer[: -len(text.answer.lstrip())]
+            other = _other_answer(text, read(answer=settings.against, answer_joined=joined))
+        measure = Measure.given(settings.measure, None if other is None else other.ids[-1])
         noise = None
         if swapped is not None:
             case = swapped_case(backend, text, swapped)
@@ -151,8 +163,10 @@ def causal_trace(
     ) -> CausalTrace:
         """The trace of the model with these edits; `doubted` notes where the corruption takes little away."""
         with backend.evaluating(), carrying(carried, model):
-            (found,) = score_grids(backend, [case], [grids], engine=settings.engine, progress=progress, said=True)
-        little = _little_effect(found, sure=expect is not None) if doubted else ()
+            (found,) = score_grids(
+                backend, [case], [grids], engine=settings.engine, progress=progress, said=True, measure=measure
+            )
+        little = _little_effect(found, measure, sure=expect is not None) if doubted else ()
         return CausalTrace(
             scores=found.scores,
             severed=found.severed,
@@ -186,6 +200,9 @@ def causal_trace(
             seconds=time.perf_counter() - since,
             edits=tuple(_words(edit) for edit in carried),
             unedited=unedited,
+            measure=measure.name,
+            against=None if other is None else other.answer,
+            against_id=measure.against,
         )
 
     if not edits:
@@ -226,8 +243,31 @@ def _checked_edits(edits: Sequence[EditLike]) -> tuple[EditLike, ...]:
     return several
 
 
-def _little_effect(grids: Grids, *, sure: bool) -> tuple[str, ...]:
+def _other_answer(text: TokenisedPrompt, other: TokenisedPrompt) -> TokenisedPrompt:
+    """The prompt with the answer that the traced one is compared with.
+
+    Raises:
+        AnswerError: one of the two has several tokens, they are the same, or the prompt is read otherwise with each.
+    """
+    for answer, ids in ((text.answer, text.answer_ids), (other.answer, other.answer_ids)):
+        if len(ids) != 1:
+            raise AnswerError(
+                f"the answer {answer!r} has {len(ids)} tokens, and a logit difference is of two that have one each; "
+                "name others, or take measure 'log_probability'"
+            )
+    if other.answer_ids == text.answer_ids:
+        raise AnswerError(f"against is {other.answer!r}, which is the answer itself; name another one")
+    if other.ids[: other.n_prompt] != text.ids[: text.n_prompt]:
+        raise AnswerError(f"the prompt has other tokens in front of {other.answer!r} than of {text.answer!r}")
+    return other
+
+
+def _little_effect(grids: Grids, measure: Measure, *, sure: bool) -> tuple[str, ...]:
     """A note where there is little for a state to bring back, or nothing that a number could show."""
+    if measure != PROBABILITY:
+        if falls(measure.name, low=grids.low, high=grids.high):
+            return () if grids.high < grids.low else (f"{_NO_EFFECT}: both runs have the same distribution",)
+        return () if grids.high > grids.low else (f"{_NO_EFFECT}: {measure.name} is no higher in the clean run",)
     if not grids.high:
         return (
             "the answer's probability in the clean run is below 1e-323, the least that a number can be, and counts as "

@@ -139,7 +139,10 @@ def test_no_curve_is_refused():
 def test_a_heat_map_of_another_measure_has_its_own_words_and_scale():
     from rome_lens.figures.plotly_figure import heat_map_figure
 
-    maps = [HeatMap("mlp", [[0.0, top]], ["a", "b"], 0.0, 0.0, "x", "t", "layer", measure="AIE") for top in (0.1, 0.4)]
+    maps = [
+        HeatMap("mlp", [[0.0, top]], ["a", "b"], 0.0, 0.0, "x", "t", "layer", measure="AIE", of_effects=True)
+        for top in (0.1, 0.4)
+    ]
     figure = heat_map_figure(maps, title="")
     assert [trace.zmax for trace in figure.data] == [0.1, 0.4]
     assert figure.data[0].colorbar.title.text == "AIE"

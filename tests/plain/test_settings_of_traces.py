@@ -51,6 +51,20 @@ def test_settings_are_kept_as_python_has_them():
             "severed paths are not approximated; leave severed out, or engine 'attribution'",
         ),
         (
+            {"measure": "logits"},
+            "measure is 'logits'; choose from probability, log_probability, logit_difference, kl, or give a function "
+            "of logits and answer_ids",
+        ),
+        (
+            {"measure": "logit_difference"},
+            "measure 'logit_difference' compares two answers; name the other one with against",
+        ),
+        (
+            {"measure": "kl", "against": "x"},
+            "against is 'x', which only measure 'logit_difference' reads; leave it out",
+        ),
+        ({"measure": "logit_difference", "against": 3}, "against is 3; expected a text"),
+        (
             {"swap": "x", "noise": 1},
             "swap is 'x' and a noise rule was given too; the subject is broken by one of them",
         ),
@@ -69,12 +83,13 @@ def test_what_is_given_by_name_counts():
     assert said == "settings is {'seed': 2}; expected TraceSettings(...)"
 
 
-def test_an_average_has_no_heads():
+def test_an_average_has_no_heads_and_one_measure():
     for streams in ("heads", ("mlp", "heads")):
         said = refused(SettingError, AverageSettings, streams=streams)
         assert said == "stream is 'heads'; choose from resid, mlp, attn"
-    assert {"heads_at", "heads_window"}.isdisjoint(AverageSettings().to_dict())
-    for name in ("heads_at", "heads_window"):
+    only_of_one = ("heads_at", "heads_window", "measure", "against")
+    assert set(only_of_one).isdisjoint(AverageSettings().to_dict())
+    for name in only_of_one:
         with pytest.raises(TypeError, match=name):
             AverageSettings.given(None, {name: 1})
 

@@ -134,6 +134,11 @@ EFFECTS = {
     "--noise": (["--noise", "s2"], {"noise_rule": "s2", "noise": None, "low": None}),
     "--noise-replaces": (["--noise-replaces"], {"noise_replaces": True, "low": None, "scores": None}),
     "--swap": (["--swap", "the city"], {"swap": "the city", "samples": 1, "low": None}),
+    "--measure": (["--measure", "kl"], {"measure": "kl", "high": 0.0, "scores": None}),
+    "--against": (
+        ["--measure", "logit_difference", "--against", "tower"],
+        {"measure": "logit_difference", "against": " tower", "low": None},
+    ),
     "--facts": (["--noise", "s3", "--facts", "FACTS"], {"noise": lambda v: v != pytest.approx(0.208, abs=1e-3)}),
     "--seed": (["--seed", "2"], {"seed": 2, "low": None, "scores": None}),
     "--bos": (["--bos"], {"prepend_bos": True, "tokens": lambda v: v[0] == "<|end|>"}),

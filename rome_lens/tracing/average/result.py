@@ -213,6 +213,7 @@ class AverageEffect:
                     title=title_of(stream, approximate=self.approximate),
                     layer_title=layer_title_of(stream, self.settings["prepared"]["window"]),
                     measure="AIE",
+                    of_effects=True,
                 )
             )
         return maps

@@ -28,6 +28,7 @@ class AverageSettings(TraceSettings):
             engine is not `attribution`.
         severed_at: at the `last-subject` token alone, or at `all` tokens, which takes longer.
         swap: nothing: no subject has as many tokens as each of many.
+        measure: the answer's probability, as the paper's averages have it.
 
     Raises:
         SettingError: a setting is out of its range, or two of them exclude each other.
@@ -37,6 +38,8 @@ class AverageSettings(TraceSettings):
     heads_at: Literal["last"] = field(default="last", init=False)
     heads_window: Literal[1] = field(default=1, init=False)
     swap: None = field(default=None, init=False)
+    measure: Literal["probability"] = field(default="probability", init=False)
+    against: None = field(default=None, init=False)
     _known: ClassVar[Sequence[str]] = get_args(Stream)
 
     def __post_init__(self) -> None:
