@@ -27,6 +27,7 @@ from rome_lens.errors import (
 from rome_lens.version import __version__
 
 if TYPE_CHECKING:
+    from rome_lens.chat import chat_prompt
     from rome_lens.data import (
         CounterFactRecord,
         FollowUp,
@@ -142,6 +143,7 @@ __all__ = [
     "builtin_counterfact",
     "builtin_facts",
     "causal_trace",
+    "chat_prompt",
     "evaluate_counterfact",
     "evaluate_zsre",
     "forget_edits",
@@ -169,6 +171,7 @@ _ROOMS = {
     "SetFact ValueSettings applied_edits forget_edits hooks_for_rows load_edit merge_facts stale_edits",
     "evaluation": "AgeGroup Checkpoint EditorScores LayerSuggestion Measures Report Together TogetherReport "
     "evaluate_counterfact evaluate_zsre merge_runs read_run suggest_layer",
+    "chat": "chat_prompt",
     "facts": "EditRequest Fact read_known_facts",
     "intervals": "Estimate",
     "loading": "load_model",

@@ -48,10 +48,11 @@ def edit(
         return
     refuse_with_one(how, typed(context))
     request, share = asked.request(), how.share()
+    asked.check()
     look.check()
     check_files(look.save)
     paraphrases, neighbours = look.paraphrase, look.neighbour
-    if asked.is_default:
+    if asked.is_default and not asked.chat:
         paraphrases, neighbours = paraphrases or _PARAPHRASES, neighbours or _NEIGHBOURS
     with progress_bar() as progress:
         from rome_lens.backends import as_backend
@@ -78,6 +79,8 @@ def edit(
         if layer is None and of_moment not in (None, (settings or settings_for(as_backend(host))).layer):
             layer = of_moment
         editor = ROME(host, layer=layer, second_moment=moment, bare_weight=share, settings=settings, **how.chosen())
+        (request,) = asked.put_requests(host, [request])
+        paraphrases, neighbours = (some and asked.put(host, some) for some in (paraphrases, neighbours))
         watched = watch(editor, request, paraphrases=paraphrases, neighbours=neighbours or ())
         made = editor.edit(request, progress=progress)
         progress(0, 0, "measuring")

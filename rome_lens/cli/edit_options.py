@@ -1,11 +1,12 @@
 """The options of `rome-lens edit`: what is asked, how one fact is edited, how many are, and what is looked at."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from rome_lens.checks import choice, not_negative, positive, whole_number
-from rome_lens.cli.options import OUT, Panel, argument
+from rome_lens.cli.options import ASKED_IN_CHAT, OUT, Panel, argument
 from rome_lens.errors import SettingError
 from rome_lens.facts import EditRequest
 from rome_lens.subjects import placed
@@ -38,6 +39,8 @@ class RequestOptions:
     target: str | None = _REQUEST("What the model is to say; needed with a prompt.", "-t")
     old: str | None = _REQUEST("What it says now.", shown="the model's own answer")
     answer_joined: str | None = _REQUEST.answer_joined()
+    chat: bool = _REQUEST.chat()
+    reply: str | None = _REQUEST.reply()
     requests: str | None = _REQUEST(
         "Many requests instead, solved together: JSON, JSON lines or CSV with prompt, subject and target_new, or "
         "CounterFact's or EasyEdit's form.",
@@ -55,6 +58,9 @@ class RequestOptions:
         Raises:
             SettingError: of prompt, subject and target some are given and some are not.
         """
+        if self.is_default and self.chat:
+            question, subject, _ = ASKED_IN_CHAT
+            return EditRequest(question, subject, _EIFFEL.target_new, self.old, self.answer_joined)
         if self.is_default:
             return EditRequest(_EIFFEL.prompt, _EIFFEL.subject, _EIFFEL.target_new, self.old, self.answer_joined)
         if self.prompt is None or self.subject is None or self.target is None:
@@ -65,6 +71,36 @@ class RequestOptions:
                 "and a --target, or none of them for the Eiffel Tower"
             )
         return EditRequest(*placed(self.prompt, self.subject), self.target, self.old, self.answer_joined)
+
+    def check(self) -> None:
+        """Refuse a reply of which no chat asks.
+
+        Raises:
+            SettingError: there is one.
+        """
+        if self.reply is not None and not self.chat:
+            raise SettingError(
+                f"reply is {self.reply!r}, which is how a chat model's answer begins; it goes with --chat"
+            )
+
+    def put(self, model: Any, prompts: Sequence[str]) -> list[str]:
+        """Prompts as the model is asked them: with --chat questions, through its chat template.
+
+        Raises:
+            ModelError: the model has none. PromptError: it does not keep one of them as it is.
+        """
+        if not self.chat:
+            return list(prompts)
+        from rome_lens.chat import chat_prompt
+
+        asked = self.prompt is None and self.requests is None
+        reply = ASKED_IN_CHAT[-1] if self.reply is None and asked else self.reply
+        return [chat_prompt(model, prompt, reply=reply) for prompt in prompts]
+
+    def put_requests(self, model: Any, requests: Sequence[EditRequest]) -> list[EditRequest]:
+        """The same of requests' prompts."""
+        prompts = self.put(model, [request.prompt for request in requests])
+        return [replace(request, prompt=prompt) for request, prompt in zip(requests, prompts, strict=True)]
 
 
 @dataclass(frozen=True)

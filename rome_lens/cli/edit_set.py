@@ -71,6 +71,7 @@ def edit_set(
         as_json: whether it is printed for machines.
     """
     method = _check(asked, many, given)
+    asked.check()
     share = how.share()
     check_files(look.save)
     with progress_bar() as progress:
@@ -94,6 +95,7 @@ def edit_set(
         if sets:
             _all_used(moments, sets[0].terms.numbers)
             host = _load_of(sets[0], model, given, progress)
+            requests = asked.put_requests(host, requests)
             made = _plus(host, sets, requests, many, moments=moments, progress=progress)
         else:
             layers, settings = _layers(how, moments)
@@ -106,7 +108,7 @@ def edit_set(
             )
             _all_used(moments, editor.layers)
             made = editor.edit_together(
-                requests,
+                asked.put_requests(host, requests),
                 out=many.out,
                 workers=many.workers,
                 allow_conflicts=many.allow_conflicts,

@@ -54,6 +54,14 @@ class Panel:
         text = 'What stands between a prompt and its answer: "" for nothing, " " for a blank.'
         return self(text, shown="by what both write there")
 
+    def chat(self) -> Any:
+        """The option that asks a chat model a question."""
+        return self("The prompt is a question: put it through the tokenizer's chat template.", default=False)
+
+    def reply(self) -> Any:
+        """The option that says how a chat model's answer begins."""
+        return self("With --chat: what the assistant's reply begins with.", metavar="TEXT", shown="nothing")
+
     def second_moments(self, shown: str) -> Any:
         """The option that names second moments, a layer each."""
         return self("A file of 'rome-lens stats'; repeat it for several layers.", shown=shown)
@@ -188,6 +196,10 @@ class ModelOptions:
             outline.check_layers(layers)
             outline.check_window(window)
             outline.check_window(heads_window, name="heads_window")
+
+
+ASKED_IN_CHAT = "In which city is {}?", "the Eiffel Tower", "It is located in the city of"
+"""What is asked with --chat where nothing else is: a question, its subject, and what the reply begins with."""
 
 
 @dataclass(frozen=True)

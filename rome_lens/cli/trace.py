@@ -7,6 +7,7 @@ from typing import Any
 
 from rome_lens.checks import whole_number
 from rome_lens.cli.options import (
+    ASKED_IN_CHAT,
     JSON,
     OUT,
     TRACE,
@@ -20,7 +21,7 @@ from rome_lens.cli.options import (
 from rome_lens.cli.output import check_files, print_result, progress_bar, say, stdout
 from rome_lens.errors import SettingError
 from rome_lens.facts import read_known_facts
-from rome_lens.subjects import find_subject
+from rome_lens.subjects import PLACE, find_subject
 from rome_lens.tokens import check_prompt
 
 _FACT = Panel("The fact")
@@ -39,6 +40,8 @@ class _FactOptions:
     answer: str | None = _FACT("Trace this answer, predicted or not.", shown="the model's next token")
     answer_joined: str | None = _FACT.answer_joined()
     occurrence: int = _FACT("Which occurrence of the subject: 1 is the first, -1 the last.", default=1)
+    chat: bool = _FACT.chat()
+    reply: str | None = _FACT.reply()
     edits: list[Path] | None = _FACT(
         "Trace before and after this edit, a file of 'rome-lens edit --save'; repeat it for several.", "--edit"
     )
@@ -51,7 +54,13 @@ class _FactOptions:
         """
         edits = read_edits(self.edits)
         prompt, subject, occurrence, joined = self.prompt, self.subject, self.occurrence, self.answer_joined
-        if prompt is None and subject is None:
+        reply = self.reply
+        if prompt is None and subject is None and self.chat:
+            if edits:
+                raise SettingError("--chat asks a question, which an edit does not hold; give PROMPT and --subject")
+            question, subject, begun = ASKED_IN_CHAT
+            prompt, reply = question.replace(PLACE, subject), begun if reply is None else reply
+        elif prompt is None and subject is None:
             prompt, subject = _PROMPT, _SUBJECT
             if edits:
                 prompt, subject, own = edits[0].request.asked
@@ -64,7 +73,7 @@ class _FactOptions:
                 f"{missing} is missing; give a prompt and its --subject, or neither for the Eiffel Tower"
             )
         found = {"prompt": prompt, "subject": subject, "answer_joined": joined, "occurrence": occurrence}
-        return vars(self) | found | {"edits": edits}
+        return vars(self) | found | {"edits": edits, "reply": reply}
 
 
 @dataclass(frozen=True)

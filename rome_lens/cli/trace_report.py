@@ -66,7 +66,9 @@ def print_saved_trace(console: Console, trace: CausalTrace) -> None:
 
 
 def _print_head(console: Console, traced: CausalTrace, style: str = "") -> None:
-    console.print(f"{visible(traced.prompt)} → {visible(traced.answer).strip()}", style=style)
+    console.print(f"{visible(traced.asked)} → {visible(traced.answer).strip()}", style=style)
+    if traced.question is not None:
+        console.print("asked through the tokenizer's chat template; its tokens in front of the question are left out")
     console.print(model_line(traced.model_name, traced.backend, traced.dtype, traced.device, bos=traced.prepend_bos))
 
 
@@ -97,7 +99,7 @@ def _print_maps(console: Console, traced: CausalTrace) -> None:
             console.print(for_console(console, said), soft_wrap=True)
         if heat_map.of_heads:
             continue
-        layer, pos = heat_map.peak_of(range(first, end))
+        layer, pos = heat_map.peak_of(range(first - heat_map.first, end - heat_map.first))
         best = f"{visible(heat_map.measure or 'p')} = {format_probability(heat_map.score(layer, pos))}"
         console.print(f'  best of the subject: layer {layer}, {best}, token "{visible(heat_map.labels[pos])}"')
     if traced.notes:

@@ -22,6 +22,7 @@ class HeatMap:
         measure: what the numbers are, in a few words, where they are no probability of the answer, such as `AIE`.
         of_effects: the numbers are effects themselves, which neither run has.
         falls: they go down as more is restored, so that the lowest is the peak.
+        first: the position of the first row, where those in front of it are left out.
         said: what the model says with each cell restored, in words, `[layer][pos]`; empty where that is not known.
         of_heads: the rows are heads of attention, and no tokens. One head brings back little of what all of them do, so
             the scale ends with the highest of them, and not with the clean run.
@@ -42,6 +43,7 @@ class HeatMap:
     of_effects: bool = False
     falls: bool = False
     of_heads: bool = False
+    first: int = 0
     said: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:

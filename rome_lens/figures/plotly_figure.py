@@ -86,13 +86,7 @@ def _draw(place: Place, heat_map: HeatMap, grid: PanelGrid, ends: tuple[float, f
             x=list(layers),
             y=list(tokens),  # numbers, not labels: two equal tokens are two rows
             z=[[heat_map.score(layer, pos) for layer in layers] for pos in tokens],
-            customdata=[
-                [
-                    [names[pos], pos, heat_map.score(layer, pos) - heat_map.low, *_said(heat_map, layer, pos)]
-                    for layer in layers
-                ]
-                for pos in tokens
-            ],
+            customdata=[[[names[row], *_beside(heat_map, layer, row)] for layer in layers] for row in tokens],
             hovertemplate=_hover(heat_map, measure),
             colorscale=_COLOURS.get(heat_map.stream, "Greys"),
             reversescale=heat_map.falls,
@@ -170,8 +164,10 @@ def _hover(heat_map: HeatMap, measure: str) -> str:
     )
 
 
-def _said(heat_map: HeatMap, layer: int, pos: int) -> list[str]:
-    return [literal(heat_map.said[layer][pos])] if heat_map.said else []
+def _beside(heat_map: HeatMap, layer: int, row: int) -> list[int | float | str]:
+    """What is told of a cell beside its score and its label: position, effect, and what the model says."""
+    said = [literal(heat_map.said[layer][row])] if heat_map.said else []
+    return [heat_map.first + row, heat_map.score(layer, row) - heat_map.low, *said]
 
 
 def _measure(heat_map: HeatMap) -> str:

@@ -75,6 +75,9 @@ class CausalTrace:
         unedited: the same trace of the model without these edits: same answer, same noise. None without edits.
         measure: what the scores are: `probability`, `log_probability`, `logit_difference`, `kl`, or what one's own
             function is called, with `()` behind it. Scores, low and high are then that instead of a probability.
+        question: of a chat model, what it was asked; `prompt` is then all that it read. None otherwise.
+        reply: what the assistant's reply begins with, if that was given.
+        shown_from: the first position that figures show, the question's; what stands in front cannot be changed.
         against: the other answer of `logit_difference`, its leading space included. against_id: its token.
     """
 
@@ -110,6 +113,9 @@ class CausalTrace:
     occurrence: int = 1
     heads_at: int | None = None
     heads_window: int | None = None
+    question: str | None = None
+    reply: str | None = None
+    shown_from: int = 0
     measure: str = "probability"
     against: str | None = None
     against_id: int | None = None
@@ -124,10 +130,15 @@ class CausalTrace:
         )
         how = ", approximated" if self.approximate else ""
         return (
-            f"CausalTrace({self.prompt!r} -> {self.answer!r}, {self.model_name}{self._measured}, "
+            f"CausalTrace({self.asked!r} -> {self.answer!r}, {self.model_name}{self._measured}, "
             f"low {format_probability(self.low)}, high {format_probability(self.high)}, "
             f"peaks by (layer, pos){how}: {peaks or 'none, all scores are 0'})"
         )
+
+    @property
+    def asked(self) -> str:
+        """What was asked, for people to read: the prompt, or the question and what the reply begins with."""
+        return self.prompt if self.question is None else " ".join(filter(None, (self.question, self.reply)))
 
     @property
     def _measured(self) -> str:
@@ -272,8 +283,9 @@ class CausalTrace:
         return tuple(
             HeatMap(
                 stream=stream,
-                scores=grid.tolist(),
-                labels=_head_labels(grid) if stream == HEADS else self.marked_tokens(),
+                scores=grid[:, self._first_row(stream) :].tolist(),
+                labels=_head_labels(grid) if stream == HEADS else self.marked_tokens()[self.shown_from :],
+                first=self._first_row(stream),
                 low=self.low,
                 high=self.high,
                 answer=self.answer,
@@ -282,10 +294,19 @@ class CausalTrace:
                 of_heads=stream == HEADS,
                 measure="" if self.measure == PROBABILITY.name else self.measure_words,
                 falls=self.falls,
-                said=[] if self.said is None else self.said.in_words(grid_name(stream, severed)),
+                said=self._said_in_words(stream, severed),
             )
             for stream, severed, grid in self._grids()
         )
+
+    def _first_row(self, stream: str) -> int:
+        """The first column of a stream's grid that a figure shows."""
+        return 0 if stream == HEADS else self.shown_from
+
+    def _said_in_words(self, stream: str, severed: str | None) -> list[list[str]]:
+        """What is said in each cell that a figure shows; empty where nothing is known of it."""
+        words = [] if self.said is None else self.said.in_words(grid_name(stream, severed))
+        return [row[self._first_row(stream) :] for row in words]
 
     def _place(self, stream: str) -> str:
         """The token of a stream that is restored at one alone."""
@@ -294,7 +315,7 @@ class CausalTrace:
     def figure(self) -> go.Figure:
         """The grids as an interactive plotly figure, a panel a grid; with edits, a row before and a row after."""
         edited = "".join(f" · edited: {edit}" for edit in self.edits)
-        title = f"{self.prompt} [{self.answer.strip()}] · {self.model_name}{edited}"
+        title = f"{self.asked} [{self.answer.strip()}] · {self.model_name}{edited}"
         return heat_map_figure(self.heat_maps(), title=title, columns=len(self.scores) + len(self.severed))
 
     def to_dataframe(self) -> "pd.DataFrame":

@@ -9,7 +9,8 @@ from typing import Any, Protocol, Unpack
 import torch
 
 from rome_lens.backends import HEADS, as_backend
-from rome_lens.checks import check_window, is_list, shown
+from rome_lens.chat import Chat
+from rome_lens.checks import check_window, flag, is_list, shown
 from rome_lens.errors import AnswerError, SettingError
 from rome_lens.facts import Fact
 from rome_lens.progress import Progress
@@ -53,6 +54,8 @@ def causal_trace(
     expect: str | None = None,
     answer_joined: str | None = None,
     occurrence: int = 1,
+    chat: bool = False,
+    reply: str | None = None,
     facts: Sequence[Fact] | None = None,
     edits: Sequence[EditLike] = (),
     settings: TraceSettings | None = None,
@@ -71,6 +74,10 @@ def causal_trace(
             write there: a blank between words, nothing behind an opening quote, between digits, and so on.
         occurrence: which occurrence of the subject in the prompt: 1 is the first, -1 the last. Those that stand as
             words of their own count ("Rome", not "Romeo"), or all of them where there is none.
+        chat: the prompt is a question to a chat model: it is put through the tokenizer's chat template as the user's
+            message, and the answer is read where the assistant begins.
+        reply: what the assistant's reply begins with, where a chat model answers in whole sentences; the answer is then
+            read behind it.
         facts: the facts that `s`, `m` and `t` are measured on: by default those that ship with rome_lens.
         edits: trace the model with these edits in its weights, and without them for the same answer and the same
             noise (`CausalTrace.unedited`). Without `answer` that is what the edited model says. The weights are put
@@ -108,23 +115,28 @@ def causal_trace(
         SettingError: a setting is out of its range.
         PromptError: the prompt is empty or too long; SubjectError: the subject is not in it; AnswerError: no answer.
         FactNotKnownError: the model does not predict `expect`.
-        ModelError: the object is no decoder of TransformerLens, or lacks a stream that was asked for.
+        ModelError: the object is no decoder of TransformerLens, lacks a stream that was asked for, or a chat template.
         ModelMismatchError: an edit belongs to another model; EditStateError: it is in the weights already.
     """
     started = time.perf_counter()
     check_prompt(prompt)
     find_subject(prompt, subject, occurrence)
     settings = TraceSettings.given(settings, changes)
+    _check_chat(flag("chat", chat), reply, settings)
     answer = named_answer(answer, expect, answer_joined)
     edits = _checked_edits(edits)
     backend = as_backend(model)
     streams, severed = (check_streams(backend, some) for some in (settings.streams, settings.severed or ()))
+    asked, occurrence = prompt, int(occurrence)
+    put = Chat.ask(backend.tokenizer, prompt, reply) if chat else None
+    if put is not None:
+        asked, occurrence = put.text, put.occurrence(subject, occurrence)
     window = window_of(settings.window, backend.n_layers)
     heads_window = check_window(settings.heads_window, n_layers=backend.n_layers, name="heads_window")
     read = partial(
         tokenise,
         backend.tokenizer,
-        prompt,
+        asked,
         subject,
         answer=answer,
         occurrence=occurrence,
@@ -132,7 +144,7 @@ def causal_trace(
     )
     with backend.evaluating(), carrying(edits, model):
         if answer is not None and expect is not None:
-            text, notes = known_text(backend, read, prompt=prompt, answer=answer, answer_joined=answer_joined)
+            text, notes = known_text(backend, read, prompt=asked, answer=answer, answer_joined=answer_joined)
         else:
             text, notes = read(answer_joined=answer_joined), ()
             backend.check_text(text)
@@ -140,15 +152,13 @@ def causal_trace(
         grids = AskedGrids(streams, severed, window, heads_at=heads_at, heads_window=heads_window)
         swapped = None
         if settings.swap is not None:
-            swapped = swapped_tokens(
-                backend.tokenizer, text, prompt, subject, swap=settings.swap, occurrence=occurrence
-            )
+            swapped = swapped_tokens(backend.tokenizer, text, asked, subject, swap=settings.swap, occurrence=occurrence)
         if answer is None:
             text = with_own_answer(backend, text)
         other = None
         if settings.against is not None:
-            # Both stand in one place, and are joined to the prompt alike.
-            joined = text.answer[: -len(text.answer.lstrip())]
+            # A named answer and this one stand in one place, and are joined to the prompt alike.
+            joined = None if answer is None else text.answer[: -len(text.answer.lstrip())]
             other = _other_answer(text, read(answer=settings.against, answer_joined=joined))
         measure = Measure.given(settings.measure, None if other is None else other.ids[-1])
         noise = None
@@ -174,7 +184,7 @@ def causal_trace(
             high=found.high,
             answer=text.answer,
             answer_ids=text.answer_ids,
-            prompt=prompt,
+            prompt=asked,
             subject=subject.strip(),
             tokens=text.tokens,
             token_ids=text.ids[: text.n_prompt],
@@ -185,7 +195,10 @@ def causal_trace(
             swap=settings.swap,
             window=window,
             said=SaidGrids.of(found.said, backend.tokenizer),
-            occurrence=int(occurrence),
+            occurrence=occurrence,
+            question=None if put is None else put.question,
+            reply=reply,
+            shown_from=0 if put is None else put.first_token(backend.tokenizer),
             heads_at=heads_at if HEADS in streams else None,
             heads_window=heads_window if HEADS in streams else None,
             samples=case.corruption.n_samples,
@@ -210,6 +223,18 @@ def causal_trace(
     # Without its edit a model may well know nothing of the edit's answer: that is no fault of the trace.
     unedited = traced((), time.perf_counter(), doubted=False)
     return traced(edits, time.perf_counter(), unedited=unedited)
+
+
+def _check_chat(chat: bool, reply: str | None, settings: TraceSettings) -> None:
+    """Refuse what has no meaning with a chat template, or without.
+
+    Raises:
+        SettingError: so it is.
+    """
+    if reply is not None and not chat:
+        raise SettingError(f"reply is {shown(reply)}, which is how a chat model's answer begins; it goes with chat")
+    if chat and settings.prepend_bos:
+        raise SettingError("prepend_bos is True, but a chat template says what stands in front; leave prepend_bos off")
 
 
 def _position_of_heads(at: HeadsAt, text: TokenisedPrompt) -> int:

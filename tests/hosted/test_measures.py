@@ -135,12 +135,6 @@ def test_a_table_has_the_columns_of_transformer_lens(llama):
     assert traced.heat_maps()[0].measure == "logit(x) - logit(y)"
 
 
-def test_one_answer_is_compared_with_the_models_own(llama):
-    own = rl.causal_trace(llama, PROMPT, subject=SUBJECT, noise=2.0, samples=2).answer
-    traced = trace(llama, "logit_difference", answer=None, answer_joined=None)
-    assert (traced.answer, traced.against) == (own, own[: -len(own.lstrip())] + "y")
-
-
 @pytest.mark.parametrize("measure", ["log_probability", "logit_difference", "kl"])
 def test_neurons_carry_what_the_trace_measures(llama, measure):
     traced = trace(llama, measure)

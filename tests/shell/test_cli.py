@@ -144,12 +144,13 @@ EFFECTS = {
     "--bos": (["--bos"], {"prepend_bos": True, "tokens": lambda v: v[0] == "<|end|>"}),
     "--engine": (["--engine", "plain"], {"engine": "plain"}),
 }
+CHAT = {"--chat", "--reply"}
 WRITING = {"--html", "--png", "--save", "--json"}
 
 
 def test_every_option_of_trace_has_a_test():
-    # What --edit does is in test_trace_edits.py.
-    assert options_of("trace") == {*EFFECTS, *LOADING, *WRITING, "--edit"}
+    # What --edit does is in test_trace_edits.py, chats are in test_cli_chat.py.
+    assert options_of("trace") == {*EFFECTS, *LOADING, *WRITING, *CHAT, "--edit"}
 
 
 @pytest.mark.parametrize("option", EFFECTS)

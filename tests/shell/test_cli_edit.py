@@ -209,7 +209,8 @@ EFFECTS = {
     "--neighbour": (["--neighbour", "where is the museum"], ("prompts", -1, "prompt"), "where is the museum"),
     "--generate": (["--generate", "0"], ("continuations",), None),
 }
-ELSEWHERE = {"--save", "--json", "--seed"}
+# Chats are in test_cli_chat.py.
+ELSEWHERE = {"--save", "--json", "--seed", "--chat", "--reply"}
 
 
 def test_every_option_of_edit_has_a_test():
