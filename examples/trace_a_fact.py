@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     trace = trace_a_fact(rl.load_model(options.model), options.prompt, options.subject, noise=options.noise)
     if options.html:
-        trace.figure().write_html(options.html)
+        trace.write_html(options.html)
 
 
 if __name__ == "__main__":

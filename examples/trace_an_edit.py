@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     trace = trace_an_edit(rl.load_model(options.model), rl.load_edit(options.edit))
-    trace.figure().write_html(options.html)
+    trace.write_html(options.html)
 
 
 if __name__ == "__main__":

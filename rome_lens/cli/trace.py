@@ -90,7 +90,7 @@ class _OneTraceOptions(TraceOptions):
     neurons_at: str | None = TRACE(
         "The cell of --neurons, a layer and a position such as 5,3.", metavar="LAYER,POS", shown="the MLP stream's peak"
     )
-    html: Path | None = OUT("Write the figure as a page that needs no network.")
+    html: Path | None = OUT("Write a page to explore the trace; it needs no network.")
     png: Path | None = OUT("Write the figure as PNG (needs the extra 'images').")
     save: Path | None = OUT("Write the trace, to be read with CausalTrace.load.")
 
@@ -116,13 +116,14 @@ class _OneTraceOptions(TraceOptions):
 
     def write(self, trace: Any) -> None:
         """Write what was asked for, and say so."""
-        from rome_lens.figures.files import write_html, write_png
+        from rome_lens.figures.files import write_png
 
         if self.save is not None:
             trace.save(self.save)
-        for path, write in ((self.html, write_html), (self.png, write_png)):
-            if path is not None:
-                write(trace.figure(), path)
+        if self.html is not None:
+            trace.write_html(self.html)
+        if self.png is not None:
+            write_png(trace.figure(), self.png)
         for path in (self.save, self.html, self.png):
             if path is not None:
                 say(f"wrote {path}")

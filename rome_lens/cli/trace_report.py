@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from rome_lens.cli.printing import count, for_console, model_line, print_labelled
+from rome_lens.cli.printing import for_console, model_line, print_labelled
 from rome_lens.figures import format_probability, render_heat_map, visible
 from rome_lens.tracing import CausalTrace, NeuronEffects
 
@@ -72,22 +72,13 @@ def _print_head(console: Console, traced: CausalTrace, style: str = "") -> None:
     console.print(model_line(traced.model_name, traced.backend, traced.dtype, traced.device, bos=traced.prepend_bos))
 
 
-def _corruption(traced: CausalTrace) -> str:
-    if traced.noise is None:
-        return f"subject swapped for {traced.swap!r}"
-    rule = traced.noise_rule
-    named = "" if rule is not None and rule[:1].isdigit() else f" ({rule})"
-    how = "replaced by" if traced.noise_replaces else "under"
-    return f"subject {how} noise of {traced.noise:.4g}{named}, {count(traced.samples, 'sample')}, seed {traced.seed}"
-
-
 def _print_maps(console: Console, traced: CausalTrace) -> None:
     """The maps of one state of the model."""
     first, end = traced.subject_span
     if traced.measure != "probability":
         console.print(f"{visible(traced.measure_words)}, {'falling' if traced.falls else 'rising'} as more is restored")
     console.print(f"high {format_probability(traced.high, 4)}  clean run")
-    console.print(f"low  {format_probability(traced.low, 4)}  {visible(_corruption(traced))}")
+    console.print(f"low  {format_probability(traced.low, 4)}  {visible(traced.corruption_words)}")
     for heat_map in traced.heat_maps()[-len(traced.scores) - len(traced.severed) :]:
         console.print()
         console.print(render_heat_map(heat_map, width=console.width))

@@ -1,24 +1,21 @@
 """What a trace found: grids of probabilities, with everything that they depend on."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import HEADS, STREAMS
 from rome_lens.errors import ArtefactError, SettingError
-from rome_lens.figures import HeatMap, format_probability
-from rome_lens.figures.plotly_figure import heat_map_figure
+from rome_lens.figures import format_probability
 from rome_lens.storage import load_tensors, save_tensors
-from rome_lens.tracing.attribution import ATTRIBUTION
-from rome_lens.tracing.labels import layer_title_of, title_of
-from rome_lens.tracing.measures import PROBABILITY, falls, measure_in_words
+from rome_lens.tracing.measures import PROBABILITY
 from rome_lens.tracing.patching import patching_result
+from rome_lens.tracing.pictures import TracePictures
 from rome_lens.tracing.said import SaidGrids, grid_name
 
 if TYPE_CHECKING:
@@ -29,7 +26,7 @@ _GRIDS = ("scores", "severed", "said")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class CausalTrace:
+class CausalTrace(TracePictures):
     """The grids of one fact, and everything that they depend on.
 
     Traces are equal when all that they hold is, to the bit: one that was saved and loaded is the one that it was; of
@@ -136,32 +133,9 @@ class CausalTrace:
         )
 
     @property
-    def asked(self) -> str:
-        """What was asked, for people to read: the prompt, or the question and what the reply begins with."""
-        return self.prompt if self.question is None else " ".join(filter(None, (self.question, self.reply)))
-
-    @property
     def _measured(self) -> str:
         """What was read, in words, where it is no probability."""
         return "" if self.measure == PROBABILITY.name else f", {self.measure_words}"
-
-    @property
-    def measure_words(self) -> str:
-        """What the scores are, in words, such as `p(Paris)`."""
-        return measure_in_words(self.measure, self.answer, self.against)
-
-    @property
-    def falls(self) -> bool:
-        """Whether the measure goes down as more is restored, as `kl` does: peaks are the lowest scores then.
-
-        Of one's own function the clean and the corrupted run tell.
-        """
-        return falls(self.measure, low=self.low, high=self.high)
-
-    @property
-    def approximate(self) -> bool:
-        """Whether the scores are attribution patching's, and no exact ones."""
-        return self.engine == ATTRIBUTION
 
     @property
     def total_effect(self) -> float:
@@ -248,20 +222,10 @@ class CausalTrace:
             self._severed_grid(stream, severed)
         return self.said.asked(grid_name(stream, severed), layer, column)
 
-    def _grids(self) -> Iterator[tuple[str, str | None, Float[Tensor, "layer column"]]]:
-        """All grids: what was restored, and what was severed meanwhile."""
-        yield from ((stream, None, grid) for stream, grid in self.scores.items())
-        yield from (("resid", stream, grid) for stream, grid in self.severed.items())
-
     def _grid(self, stream: str) -> Float[Tensor, "layer column"]:
         if stream not in self.scores:
             raise SettingError(f"the stream {stream!r} was not traced; this trace has {', '.join(self.scores)}")
         return self.scores[stream]
-
-    def marked_tokens(self) -> tuple[str, ...]:
-        """The prompt's tokens, the subject's marked with a `*` as the paper's figures mark them."""
-        first, end = self.subject_span
-        return tuple(f"{token}*" if first <= i < end else token for i, token in enumerate(self.tokens))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CausalTrace):
@@ -273,50 +237,6 @@ class CausalTrace:
 
     def __hash__(self) -> int:
         return hash((self.prompt, self.subject, self.answer_ids, self.model_name, self.seed, self.low, self.high))
-
-    def heat_maps(self) -> tuple[HeatMap, ...]:
-        """One picture's worth of numbers and labels a stream; with edits, those of the unedited model come first."""
-        before = () if self.unedited is None else self.unedited._maps(", before the edit")
-        return (*before, *self._maps("" if self.unedited is None else ", after the edit"))
-
-    def _maps(self, when: str) -> tuple[HeatMap, ...]:
-        return tuple(
-            HeatMap(
-                stream=stream,
-                scores=grid[:, self._first_row(stream) :].tolist(),
-                labels=_head_labels(grid) if stream == HEADS else self.marked_tokens()[self.shown_from :],
-                first=self._first_row(stream),
-                low=self.low,
-                high=self.high,
-                answer=self.answer,
-                title=title_of(stream, severed=severed, approximate=self.approximate, at=self._place(stream)) + when,
-                layer_title=layer_title_of(stream, (self.heads_window or 1) if stream == HEADS else self.window),
-                of_heads=stream == HEADS,
-                measure="" if self.measure == PROBABILITY.name else self.measure_words,
-                falls=self.falls,
-                said=self._said_in_words(stream, severed),
-            )
-            for stream, severed, grid in self._grids()
-        )
-
-    def _first_row(self, stream: str) -> int:
-        """The first column of a stream's grid that a figure shows."""
-        return 0 if stream == HEADS else self.shown_from
-
-    def _said_in_words(self, stream: str, severed: str | None) -> list[list[str]]:
-        """What is said in each cell that a figure shows; empty where nothing is known of it."""
-        words = [] if self.said is None else self.said.in_words(grid_name(stream, severed))
-        return [row[self._first_row(stream) :] for row in words]
-
-    def _place(self, stream: str) -> str:
-        """The token of a stream that is restored at one alone."""
-        return self.marked_tokens()[self.heads_at] if stream == HEADS and self.heads_at is not None else ""
-
-    def figure(self) -> go.Figure:
-        """The grids as an interactive plotly figure, a panel a grid; with edits, a row before and a row after."""
-        edited = "".join(f" · edited: {edit}" for edit in self.edits)
-        title = f"{self.asked} [{self.answer.strip()}] · {self.model_name}{edited}"
-        return heat_map_figure(self.heat_maps(), title=title, columns=len(self.scores) + len(self.severed))
 
     def to_dataframe(self) -> "pd.DataFrame":
         """A row a cell: stream, severed, layer, pos, head, token, in_subject, score, effect; with edits unedited_score.
@@ -422,10 +342,6 @@ class CausalTrace:
             grids = {name.removeprefix(_UNEDITED): x for name, x in tensors.items() if name.startswith(_UNEDITED)}
             unedited = cls._of(unedited, grids)
         return cls(**values, scores=scores, severed=severed, said=said, unedited=unedited)
-
-
-def _head_labels(grid: Tensor) -> tuple[str, ...]:
-    return tuple(f"head {head}" for head in range(grid.shape[1]))
 
 
 def _equal_grids(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
