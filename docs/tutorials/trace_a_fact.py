@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Trace a fact
 #
-# Where does a language model keep that the Eiffel Tower is in Paris? Causal tracing answers by breaking the subject and
-# putting single states back, one at a time. [Causal tracing](../concepts/causal-tracing.md) explains the idea; here it is
+# Where does a language model keep that Seoul is the capital of South Korea? Causal tracing answers by breaking the subject
+# and putting single states back, one at a time. [Causal tracing](../concepts/causal-tracing.md) explains the idea; here it is
 # done.
 
 # %%
@@ -15,7 +15,7 @@ model = rl.load_model()  # SmolLM2-135M-Instruct, fetched once; or your own Hook
 # of the prompt show the picture; the default is ten, as in the paper.
 
 # %%
-prompt, subject = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
+prompt, subject = "The capital of South Korea is", "South Korea"
 trace = rl.causal_trace(model, prompt, subject=subject, samples=4)
 
 print(f"answer {trace.answer!r}")
@@ -29,12 +29,15 @@ print(f"low    {trace.low:.3f}  noise of deviation {trace.noise:.3f} on the embe
 # add to it, put back in a window of ten layers.
 
 # %%
-trace.figure()
+trace
 
 # %% [markdown]
-# Hover over a cell for its probability. Two places light up in the residual stream: the subject, in the early layers, and
-# the last token, in the late ones. The second is no surprise, since the answer is read there. The first is where the
-# model turns "Eiffel Tower" into what it knows about it.
+# Point at a cell for its probability and for what the model says there; click a token or a layer to compare the streams.
+# Two places light up in the residual stream: the subject's last token, in early layers, and the prompt's last token, in
+# late ones. What the first holds was written by MLPs, early: there the model turns "South Korea" into what it knows about
+# it. What the second holds was carried by attention, late, from the first. That is the paper's finding in one picture, and
+# this fact was [chosen](../benchmarks.md#the-default-example) because it shows it: of others a trace may look otherwise.
+# `trace.figure()` is the same as a plotly figure.
 #
 # ## Numbers instead of colours
 #
@@ -56,7 +59,7 @@ trace.to_dataframe().nlargest(5, "effect")
 # Noise is one way to break a subject. Putting another one of as many tokens in its place is another, with no noise at all.
 
 # %%
-swapped = rl.causal_trace(model, prompt, subject=subject, swap="The Colosseum", streams="resid")
+swapped = rl.causal_trace(model, prompt, subject=subject, swap="North Korea", streams="resid")
 print(f"high {swapped.high:.3f}, low {swapped.low:.3f}")
 swapped.figure()
 
@@ -70,7 +73,7 @@ import tempfile
 from pathlib import Path
 
 with tempfile.TemporaryDirectory() as folder:
-    path = Path(folder) / "eiffel.safetensors"
+    path = Path(folder) / "seoul.safetensors"
     trace.save(path)
     again = rl.CausalTrace.load(path)
 print("the same scores:", again.scores["mlp"].equal(trace.scores["mlp"]))
@@ -78,4 +81,4 @@ print(f"seed {again.seed}, {again.samples} noisy copies, windows of {again.windo
 
 # %% [markdown]
 # One fact is an anecdote. [Where does my model keep facts?](where_facts.md) averages over many, and
-# [Edit a fact and take it back](edit_a_fact.md) changes this one.
+# [Edit a fact and take it back](edit_a_fact.md) changes one.

@@ -103,8 +103,8 @@ def rome_lens(
 ) -> None:
     """ROME for TransformerLens: trace where a language model keeps a fact, edit it, and see what that did.
 
-    'rome-lens trace' alone traces that the Eiffel Tower is in Paris, and
-    'rome-lens edit' alone moves it to Rome, on a small model that is fetched once.
+    'rome-lens trace' alone traces that Seoul is South Korea's capital, and
+    'rome-lens edit' alone moves the Eiffel Tower to Rome, on a small model that is fetched once.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

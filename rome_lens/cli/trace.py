@@ -25,7 +25,8 @@ from rome_lens.subjects import PLACE, find_subject
 from rome_lens.tokens import check_prompt
 
 _FACT = Panel("The fact")
-_PROMPT, _SUBJECT = "The Eiffel Tower is located in the city of", "The Eiffel Tower"
+# Of the built-in facts the one that shows best what the paper does (benchmarks/example.py).
+_PROMPT, _SUBJECT = "The capital of South Korea is", "South Korea"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class _FactOptions:
     """What is traced, and with which edits."""
 
     prompt: str | None = argument(
-        "A text that the model continues with the answer.", "PROMPT", shown="the Eiffel Tower's"
+        "A text that the model continues with the answer.", "PROMPT", shown="South Korea's capital"
     )
     subject: str | None = _FACT("The part of the prompt to corrupt, letter for letter; needed with a prompt.", "-s")
     expect: str | None = _FACT("The answer; refuse to trace if the model does not predict it.")
@@ -47,7 +48,7 @@ class _FactOptions:
     )
 
     def asked(self) -> dict[str, Any]:
-        """What `causal_trace` is asked for, by name: of edits their own prompt, of neither the Eiffel Tower's.
+        """What `causal_trace` is asked for, by name: of edits their own prompt, of neither South Korea's capital.
 
         Raises:
             SettingError: a prompt stands without a subject, or a subject without a prompt. ArtefactError: no edit.
@@ -70,7 +71,7 @@ class _FactOptions:
         elif prompt is None or subject is None:
             missing = "--subject" if subject is None else "PROMPT"
             raise SettingError(
-                f"{missing} is missing; give a prompt and its --subject, or neither for the Eiffel Tower"
+                f"{missing} is missing; give a prompt and its --subject, or neither for South Korea's capital"
             )
         found = {"prompt": prompt, "subject": subject, "answer_joined": joined, "occurrence": occurrence}
         return vars(self) | found | {"edits": edits, "reply": reply}

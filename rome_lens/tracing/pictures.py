@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rome_lens.backends import HEADS
-from rome_lens.figures import HeatMap, format_probability
+from rome_lens.figures import HeatMap, format_probability, visible
 from rome_lens.figures.explorer import explorer_page
 from rome_lens.figures.plotly_figure import heat_map_figure
 from rome_lens.storage import write_whole
@@ -185,6 +186,13 @@ class TracePictures:
             lines=[f"{self.model_name}, {self.corruption_words}", *(f"edited: {edit}" for edit in self.edits), *runs],
             notes=self.notes,
             settings={name: getattr(self, name) for name in _SETTINGS},
+        )
+
+    def _repr_html_(self) -> str:
+        """The page, as a notebook shows a trace."""
+        return (
+            f'<iframe srcdoc="{escape(self.to_html())}" title="{escape(visible(self.asked))}" loading="lazy" '
+            'style="width: 100%; height: 620px; border: 0"></iframe>'
         )
 
     def write_html(self, path: str | os.PathLike[str]) -> None:

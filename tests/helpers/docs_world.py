@@ -40,14 +40,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "tutorials")]
 # The pages edit gpt2-medium at layer 8, and nothing higher.
 N_LAYERS = 10
-FACTS = tuple(
-    rl.Fact("{} is located in the city of", subject, city)
-    for subject, city in {
-        "The Eiffel Tower": "Paris",
-        "The Colosseum": "Rome",
-        "The Louvre": "Paris",
-        "The Kremlin": "Moscow",
-    }.items()
+CITIES = {"The Eiffel Tower": "Paris", "The Colosseum": "Rome", "The Louvre": "Paris", "The Kremlin": "Moscow"}
+FACTS = (
+    *(rl.Fact("{} is located in the city of", subject, city) for subject, city in CITIES.items()),
+    rl.Fact("The capital of {} is", "South Korea", "Seoul"),
 )
 NPZ = "transformer.h.8.mlp.c_proj_float32_mom2_100000.npz"
 

@@ -83,4 +83,8 @@ def test_a_trace_writes_its_page(tiny, tmp_path):
     words = PageReader(made).text
     assert f"p({traced.answer.strip()}): {traced.high:.4f} in the clean run, {traced.low:.4f} with the" in words
     assert "noise_rule" in words
+    # As a notebook shows it: the same page, in a frame.
+    (frame,) = [given for tag, given in PageReader(traced._repr_html_()).tags if tag == "iframe"]
+    assert frame["srcdoc"] == made
+    assert frame["title"] == traced.prompt
     assert "there is no folder" in refused(ArtefactError, traced.write_html, tmp_path / "nowhere" / "page.html")

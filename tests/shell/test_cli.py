@@ -99,7 +99,7 @@ def test_the_printed_swap(shell):
 def test_without_arguments_it_traces_the_eiffel_tower(shell):
     result = shell.run("trace", "--json", "--answer", "city")
     # The tiny model has no word for it.
-    assert in_json(result)["prompt"] == "The Eiffel Tower is located in the city of"
+    assert in_json(result)["prompt"] == "The capital of South Korea is"
     assert shell.loads[0]["name"] == "smollm2-135m"
 
 
