@@ -1,7 +1,7 @@
 """Which built-in fact shows the paper's picture best: python benchmarks/example.py [--facts N] [--samples N].
 
 The paper's picture (Meng et al. 2022, figure 1) has an early site, MLPs at the subject's last token, and a late one,
-attention at the prompt's last. Of the facts that the corruption costs most, each is traced, and scored by how much of the
+attention at the prompt's last. The facts that the corruption costs most are traced, and scored by how much of the
 answer's probability the two sites bring back, the less of the two, less the most that MLPs at the last token, attention
 at the subject and either in between bring back. All are shares of what the corruption took.
 """
