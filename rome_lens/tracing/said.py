@@ -49,7 +49,7 @@ NOTHING = Said((), (), 1.0)
 
 
 class Reading(NamedTuple):
-    """What is read in a cell: the answer's probability, and what else the model says, where that was asked for."""
+    """What is read in a cell: its score, and what else the model says, where that was asked for."""
 
     score: float
     said: Said | None
