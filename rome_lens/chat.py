@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from rome_lens.checks import as_text
-from rome_lens.errors import ModelError, PromptError
+from rome_lens.checks import as_text, shown
+from rome_lens.errors import ModelError, PromptError, SettingError
 from rome_lens.subjects import PLACE, Template, find_subject, occurrences
 from rome_lens.tokens import check_prompt, check_tokenizer, encode
 
@@ -36,29 +36,26 @@ class Chat:
             reply: what the assistant's reply begins with; None is nothing: the next token is its first.
 
         Raises:
-            PromptError: the question is empty, or the template does not keep it as it is.
+            PromptError: the question is empty, or the template does not keep it or the reply as they are.
             ModelError: there is no chat template, or it does not take a single message of a user.
         """
         check_prompt(question)
-        begun = "" if reply is None else as_text("reply", reply, error=PromptError)
+        begun = "" if reply is None else as_text("reply", reply, error=PromptError).rstrip()
         check_tokenizer(tokenizer)
         if not getattr(tokenizer, "chat_template", None):
             raise ModelError("the tokenizer has no chat template, so its model is asked without chat; leave chat out")
         asked = question.strip()
         try:
-            around, whole = (
-                tokenizer.apply_chat_template(
-                    [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-                )
-                for content in (_MARK, asked)
-            )
+            around, whole = (_put(tokenizer, content, begun) for content in (_MARK, asked))
         except Exception as error:
             said = " ".join(str(error).split())[:200]
             raise ModelError(f"the tokenizer's chat template cannot put a user's question: {said}") from error
         before, _, after = around.partition(_MARK)
         if before + asked + after != whole:
             raise PromptError(f"the chat template does not keep the question {asked!r} as it is; ask it in other words")
-        return cls(before, asked, after + begun)
+        if not after.endswith(begun):
+            raise PromptError(f"the chat template does not keep the reply {begun!r} as it is; begin it otherwise")
+        return cls(before, asked, after)
 
     @property
     def text(self) -> str:
@@ -89,6 +86,27 @@ class Chat:
                 "elsewhere in the chat; ask in other words"
             )
         return places.index(start) + 1
+
+
+def _put(tokenizer: Any, question: str, reply: str) -> str:
+    """A question, and the beginning of a reply, as the template writes them."""
+    messages = [{"role": "user", "content": question}]
+    if not reply:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    messages.append({"role": "assistant", "content": reply})
+    return tokenizer.apply_chat_template(messages, tokenize=False, continue_final_message=True)
+
+
+def check_chat(chat: bool, reply: str | None, *, prepend_bos: bool) -> None:
+    """Refuse what has no meaning with a chat template, or without.
+
+    Raises:
+        SettingError: so it is.
+    """
+    if reply is not None and not chat:
+        raise SettingError(f"reply is {shown(reply)}, and no chat was asked for; it goes with chat")
+    if chat and prepend_bos:
+        raise SettingError("prepend_bos is True, but a chat template says what stands in front; leave prepend_bos off")
 
 
 def chat_prompt(model: Any, question: str, *, reply: str | None = None) -> str:

@@ -48,7 +48,7 @@ def edit(
         return
     refuse_with_one(how, typed(context))
     request, share = asked.request(), how.share()
-    asked.check()
+    asked.check(prepend_bos=how.prepend_bos)
     look.check()
     check_files(look.save)
     paraphrases, neighbours = look.paraphrase, look.neighbour

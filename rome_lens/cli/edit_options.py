@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rome_lens.chat import chat_prompt, check_chat
 from rome_lens.checks import choice, not_negative, positive, whole_number
 from rome_lens.cli.options import ASKED_IN_CHAT, OUT, Panel, argument
 from rome_lens.errors import SettingError
@@ -72,16 +73,13 @@ class RequestOptions:
             )
         return EditRequest(*placed(self.prompt, self.subject), self.target, self.old, self.answer_joined)
 
-    def check(self) -> None:
-        """Refuse a reply of which no chat asks.
+    def check(self, *, prepend_bos: bool) -> None:
+        """Refuse what has no meaning with a chat template, or without.
 
         Raises:
-            SettingError: there is one.
+            SettingError: so it is.
         """
-        if self.reply is not None and not self.chat:
-            raise SettingError(
-                f"reply is {self.reply!r}, which is how a chat model's answer begins; it goes with --chat"
-            )
+        check_chat(self.chat, self.reply, prepend_bos=prepend_bos)
 
     def put(self, model: Any, prompts: Sequence[str]) -> list[str]:
         """Prompts as the model is asked them: with --chat questions, through its chat template.
@@ -91,8 +89,6 @@ class RequestOptions:
         """
         if not self.chat:
             return list(prompts)
-        from rome_lens.chat import chat_prompt
-
         asked = self.prompt is None and self.requests is None
         reply = ASKED_IN_CHAT[-1] if self.reply is None and asked else self.reply
         return [chat_prompt(model, prompt, reply=reply) for prompt in prompts]
@@ -264,11 +260,11 @@ class LookOptions:
     """What is read in the model before and after the edit, and where that is kept."""
 
     paraphrase: list[str] | None = _LOOK(
-        "A whole prompt that asks the same in other words; repeat it for several.",
+        "A whole prompt that asks the same in other words, with --chat a question; repeat it for several.",
         shown="the prompt behind texts that the model writes",
     )
     neighbour: list[str] | None = _LOOK(
-        "A whole prompt about another subject, which should stay; repeat it for several."
+        "A whole prompt about another subject, with --chat a question, which should stay; repeat it for several."
     )
     generate: int = _LOOK("Most tokens to continue the prompt by; 0 for none.", default=30)
     save: Path | None = OUT("Write the edit, for 'rome-lens apply', 'rome-lens trace --edit' and load_edit.")

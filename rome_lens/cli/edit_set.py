@@ -71,7 +71,7 @@ def edit_set(
         as_json: whether it is printed for machines.
     """
     method = _check(asked, many, given)
-    asked.check()
+    asked.check(prepend_bos=how.prepend_bos)
     share = how.share()
     check_files(look.save)
     with progress_bar() as progress:
@@ -88,7 +88,8 @@ def edit_set(
         check_choices({name: value for name, value in how.chosen().items() if name != "variant"})
         requests = _requests(asked, many, given)
         sets = [_read_set(path) for path in many.plus or ()]
-        there = [fact.request for each in sets[:1] for fact in each.facts]
+        # Of questions it is known only by the model's template whether a set has them.
+        there = [fact.request for each in sets[:1] for fact in each.facts if not asked.chat]
         others = [fact.request for each in sets[1:] for fact in each.facts]
         check_requests([*others, *requests], there, allow_conflicts=many.allow_conflicts)
         moments = _second_moments(how)
@@ -182,6 +183,7 @@ def _requests(asked: RequestOptions, many: ManyOptions, given: Mapping[str, str]
         return [asked.request()]
     if len(many.plus) == 1:
         raise SettingError("nothing is asked beside the set of --plus; give --requests, a prompt, or another --plus")
+    _refuse(given, ["chat", "reply"], "asks a question, and nothing is asked; leave it out")
     _refuse(given, ["out"], "keeps values as they are found, and nothing is asked; leave it out")
     return []
 

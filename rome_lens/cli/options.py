@@ -56,7 +56,8 @@ class Panel:
 
     def chat(self) -> Any:
         """The option that asks a chat model a question."""
-        return self("The prompt is a question: put it through the tokenizer's chat template.", default=False)
+        text = "Put the prompt, a question (by default where the Eiffel Tower is), through the chat template."
+        return self(text, default=False)
 
     def reply(self) -> Any:
         """The option that says how a chat model's answer begins."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rome_lens.chat import check_chat
 from rome_lens.checks import whole_number
 from rome_lens.cli.options import (
     ASKED_IN_CHAT,
@@ -70,9 +71,8 @@ class _FactOptions:
                     joined = edits[0].request.answer_joined
         elif prompt is None or subject is None:
             missing = "--subject" if subject is None else "PROMPT"
-            raise SettingError(
-                f"{missing} is missing; give a prompt and its --subject, or neither for South Korea's capital"
-            )
+            default = "the Eiffel Tower" if self.chat else "South Korea's capital"
+            raise SettingError(f"{missing} is missing; give a prompt and its --subject, or neither for {default}")
         found = {"prompt": prompt, "subject": subject, "answer_joined": joined, "occurrence": occurrence}
         return vars(self) | found | {"edits": edits, "reply": reply}
 
@@ -134,8 +134,9 @@ class _OneTraceOptions(TraceOptions):
 def trace(fact: _FactOptions, model: ModelOptions, how: _OneTraceOptions, as_json: bool = JSON) -> None:
     """Trace where a model keeps a fact: corrupt the subject, restore one state at a time, see what brings it back.
 
-    Prints a heat map for each stream: tokens down (the subject's marked *), layers across, the answer's probability
-    in colour, from low (the subject corrupted, nothing restored) up to high (the clean run) or beyond.
+    Prints a heat map for each stream: tokens down (the subject's marked *), layers across, the answer's probability,
+    or another --measure, in colour, from low (the subject corrupted, nothing restored) to high (the clean run) or
+    beyond.
 
     For example: rome-lens trace "The Colosseum is located in the city of" -s "The Colosseum" --expect Rome
     """
@@ -151,6 +152,7 @@ def trace(fact: _FactOptions, model: ModelOptions, how: _OneTraceOptions, as_jso
         check_prompt(asked["prompt"])
         find_subject(asked["prompt"], asked["subject"], asked["occurrence"])
         settings = how.settings(TraceSettings, how.severed or ())
+        check_chat(asked["chat"], asked["reply"], prepend_bos=how.prepend_bos)
         named_answer(asked["answer"], asked["expect"], asked["answer_joined"])
         cell = how.cell()
         # One layer is what every model has, whose configuration need not be read for it.

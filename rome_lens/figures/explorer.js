@@ -28,13 +28,22 @@
 
   const hue = (grid) => `--hue: var(--${grid.stream})`;
   const risen = (grid, score) => (grid.falls ? grid.low - score : score - grid.low);
+  // Where the colours of a grid begin and end: the same for all that share a scale.
+  const scale = (grid) => (grid.falls ? [grid.ends[1], grid.ends[0]] : grid.ends);
   const level = (grid, score) => {
-    const reach = risen(grid, grid.top);
-    return reach > 0 ? Math.min(1, Math.max(0, risen(grid, score) / reach)) : 0;
+    const [pale, deep] = scale(grid);
+    return pale === deep ? 0 : Math.min(1, Math.max(0, (score - pale) / (deep - pale)));
   };
   const share = (grid, score) => (score - grid.low) / (grid.high - grid.low);
   // Rows of other grids of the same kind stand for the same token or head.
-  const alike = (grid) => grids.filter((other) => other.heads === grid.heads && other.labels.length === grid.labels.length);
+  const alike = (grid) => grids.filter((other) => other.heads === grid.heads);
+  // Grids of one stream, severed and not, are told apart by their lines; before an edit is paler.
+  const styled = (grid) => {
+    const nth = grids.filter((other) => other.stream === grid.stream && other.state === grid.state).indexOf(grid);
+    return `${["solid", "dotted", "dashed"][nth]}${states.length > 1 && grid.state === 0 ? " before" : ""}`;
+  };
+  const peakOf = (grid) => (grid.peak === null ? "no peak: every score is 0"
+    : `peak ${number(grid.scores[grid.peak[0]][grid.peak[1]])}: layer ${grid.peak[0]}, ${place(grid, grid.peak[1])}`);
   const place = (grid, row) =>
     grid.heads ? grid.labels[row] : `“${grid.labels[row]}”, position ${grid.first + row}`;
   const named = (grid) => (states.length > 1 ? `${grid.name}, ${states[grid.state]}` : grid.name);
@@ -43,7 +52,7 @@
     const score = grid.scores[layer][row], said = grid.said.length ? grid.said[layer][row] : "";
     const of = grid.high === grid.low ? "" : `, ${(100 * share(grid, score)).toFixed(1)} % of what was lost`;
     const effect = score - grid.low;
-    return make("div", { class: "reading", style: hue(grid) },
+    return make("div", { class: `reading ${styled(grid)}`, style: hue(grid) },
       make("b", {}, named(grid)),
       make("span", {}, `${measure} = ${number(score)}, effect ${effect < 0 ? "" : "+"}${number(effect)}${of}`),
       said ? make("span", { class: "quiet" }, `says ${said}`) : null);
@@ -66,7 +75,7 @@
     const width = 330, height = 190, left = 44, bottom = along === "layer" ? 26 : 62, count = lines[0].length;
     const x = (at) => left + (count > 1 ? (at * (width - left - 6)) / (count - 1) : 0);
     const y = (value) => 6 + (1 - (value - least) / reach) * (height - 12);
-    const svg = drawn("svg", { viewBox: `0 0 ${width} ${height + bottom}`, role: "img", "aria-label": `${measure} by ${along}` });
+    const svg = drawn("svg", { viewBox: `0 0 ${width} ${height + bottom}`, role: "img", "aria-label": `${measure} by ${along === "token" && grid.heads ? "head" : along}` });
     svg.append(drawn("rect", { class: "frame", x: left, y: 0, width: width - left, height }));
     for (const value of [least, least + reach]) {
       svg.append(drawn("text", { x: left - 4, y: y(value) + 4, "text-anchor": "end" }, number(value)));
@@ -80,8 +89,7 @@
     }
     several.forEach((other, index) => {
       const points = lines[index].map((value, at) => `${x(at)},${y(value)}`).join(" ");
-      const before = states.length > 1 && other.state === 0 ? " before" : "";
-      svg.append(drawn("polyline", { class: `line${before}`, style: hue(other), points }));
+      svg.append(drawn("polyline", { class: `line ${styled(other)}`, style: hue(other), points }));
       lines[index].forEach((value, at) => {
         const dot = drawn("circle", { class: "dot", style: hue(other), cx: x(at), cy: y(value), r: 2.6 });
         const where = along === "layer" ? `layer ${at}` : place(other, at);
@@ -96,7 +104,7 @@
       ...several.map((other, index) => {
         const at = best(other, lines[index]);
         const where = along === "layer" ? `layer ${at}` : place(other, at);
-        return make("div", { class: "reading", style: hue(other) },
+        return make("div", { class: `reading ${styled(other)}`, style: hue(other) },
           make("b", {}, named(other)), make("span", {}, `most at ${where}: ${number(lines[index][at])}`));
       }),
       hint());
@@ -105,16 +113,14 @@
   function hint() {
     return make("p", { class: "quiet" },
       "Choose a cell, a token or a layer. ", make("kbd", {}, "←↑→↓"), " moves, ", make("kbd", {}, "Enter"), " holds, ",
-      make("kbd", {}, "Esc"), " lets go.");
+      make("kbd", {}, "Esc"), " or the same again lets go.");
   }
 
   function showStart() {
     panel.replaceChildren(make("h2", {}, "What brings the answer back"),
-      ...grids.map((grid) => {
-        const [layer, row] = grid.peak;
-        return make("div", { class: "reading", style: hue(grid) }, make("b", {}, named(grid)),
-          make("span", {}, `peak ${number(grid.scores[layer][row])}: layer ${layer}, ${place(grid, row)}`));
-      }), hint());
+      ...grids.map((grid) => make("div", { class: `reading ${styled(grid)}`, style: hue(grid) },
+        make("b", {}, named(grid)), make("span", {}, peakOf(grid)))),
+      hint());
   }
 
   function show(chosen) {
@@ -155,10 +161,10 @@
 
   function onKey(grid, event) {
     const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-    if (event.key === "Escape") return pin(null);
     const chosen = chosenAt(grid, event.target);
     if (chosen === null) return undefined;
-    if (event.key === "Enter" || event.key === " ") {
+    // A button is clicked by these keys itself.
+    if ((event.key === "Enter" || event.key === " ") && event.target.matches("td")) {
       event.preventDefault();
       return pin(chosen);
     }
@@ -175,7 +181,7 @@
   }
 
   function draw(grid) {
-    const layers = grid.scores.map((_, layer) => layer), [peakLayer, peakRow] = grid.peak;
+    const layers = grid.scores.map((_, layer) => layer), [peakLayer, peakRow] = grid.peak || [0, 0];
     const every = [1, 2, 5, 10, 20, 50].find((step) => layers.length / step <= 12) || 100;
     const button = (text, label) => make("button", { type: "button", tabindex: "-1", "aria-pressed": "false", "aria-label": label, title: label }, text);
     const head = make("tr", {}, make("th", {}),
@@ -188,10 +194,11 @@
           tabindex: row === peakRow && layer === peakLayer ? "0" : "-1",
           "aria-selected": "false",
           "aria-label": `layer ${layer}, ${place(grid, row)}: ${number(grid.scores[layer][row])}`,
-          ...(row === peakRow && layer === peakLayer ? { class: "peak" } : {}),
+          ...(grid.peak !== null && row === peakRow && layer === peakLayer ? { class: "peak" } : {}),
         }))));
     const longest = Math.max(...grid.labels.map((label) => label.length));
-    grid.table = make("table", { class: "cells", role: "grid", "aria-label": named(grid), style: `--label: ${Math.min(14, Math.max(4, longest)) * 7 + 8}px` },
+    const label = Math.min(14, Math.max(4, longest)) * 7 + 8;
+    grid.table = make("table", { class: "cells", role: "grid", "aria-label": named(grid), style: `--label: ${label}px; min-width: ${label + 7 * layers.length}px` },
       make("thead", {}, head), make("tbody", {}, ...rows));
     grid.table.addEventListener("click", (event) => {
       const chosen = chosenAt(grid, event.target);
@@ -208,10 +215,10 @@
     });
     grid.table.addEventListener("keydown", (event) => onKey(grid, event));
     return make("figure", { style: hue(grid) },
-      make("figcaption", {}, grid.title, make("span", {}, `peak ${number(grid.scores[peakLayer][peakRow])}: layer ${peakLayer}, ${place(grid, peakRow)}`)),
-      grid.table,
+      make("figcaption", {}, grid.title, make("span", {}, peakOf(grid))),
+      make("div", { class: "scroll" }, grid.table),
       make("div", { class: "axis" }, grid.axis),
-      make("div", { class: "ramp" }, number(grid.low), make("i"), number(grid.top)));
+      make("div", { class: "ramp" }, number(scale(grid)[0]), make("i"), number(scale(grid)[1])));
   }
 
   const holder = document.getElementById("grids");
@@ -224,5 +231,8 @@
   } else {
     holder.append(...grids.map(draw));
   }
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") pin(null);
+  });
   showStart();
 })();

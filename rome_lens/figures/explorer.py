@@ -22,6 +22,7 @@ def explorer_page(
     heading: str,
     lines: Sequence[str],
     notes: Sequence[str],
+    measure: str,
     settings: Mapping[str, Any],
 ) -> str:
     """The page of a trace.
@@ -31,17 +32,15 @@ def explorer_page(
         heading: what was asked, and the answer. All texts are raw: they are shown as they are.
         lines: what stands below it.
         notes: what is worth knowing.
+        measure: what the numbers are.
         settings: what the numbers depend on.
     """
-    first = next(iter(states.values()))[0]
-    grids = [_grid(heat_map, number) for number, maps in enumerate(states.values()) for heat_map in maps]
-    content = {
-        "grids": grids,
-        "states": list(states),
-        "measure": visible(first.measure or f"p({first.answer.strip()})"),
-    }
+    every = [(number, heat_map) for number, maps in enumerate(states.values()) for heat_map in maps]
+    drawn = [heat_map for _, heat_map in every]
+    grids = [_grid(heat_map, number, heat_map.shared_scale(drawn)) for number, heat_map in every]
+    content = {"grids": grids, "states": list(states), "measure": visible(measure)}
     # No text ends the script, whatever it holds.
-    data = json.dumps(content, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    data = json.dumps(content, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     room = files("rome_lens.figures")
     return render_page(
         room.joinpath("explorer.html.j2").read_text("utf-8"),
@@ -55,8 +54,8 @@ def explorer_page(
     )
 
 
-def _grid(heat_map: HeatMap, state: int) -> dict[str, Any]:
-    """One grid as the page's script reads it."""
+def _grid(heat_map: HeatMap, state: int, ends: tuple[float, float]) -> dict[str, Any]:
+    """One grid as the page's script reads it; `ends` are those of its colours."""
     return {
         "stream": heat_map.stream,
         "state": state,
@@ -69,8 +68,8 @@ def _grid(heat_map: HeatMap, state: int) -> dict[str, Any]:
         "falls": heat_map.falls,
         "low": heat_map.low,
         "high": heat_map.high,
-        "top": heat_map.top,
-        "peak": heat_map.peak,
+        "ends": ends,
+        "peak": None if heat_map.blank else heat_map.peak,
         "scores": [[float(f"{score:.{_DIGITS}g}") for score in row] for row in heat_map.scores],
         "said": [[visible(said) for said in row] for row in heat_map.said],
     }

@@ -1,6 +1,6 @@
 """The record that a picture is drawn from: figures know grids and labels, not models or traces."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,6 +87,15 @@ class HeatMap:
         """Where a score stands between `low` (0.0) and `top` (1.0); below `low` is 0.0, as in the paper."""
         reach = self._risen(self.top)
         return min(1.0, max(0.0, self._risen(score) / reach)) if reach > 0 else 0.0
+
+    def shared_scale(self, maps: Iterable["HeatMap"]) -> tuple[float, float]:
+        """The lower and the upper end of the colour scale that it shares with others of a figure.
+
+        A shade then means the same in all of them. Single heads have a scale of their own, as has a grid of effects.
+        """
+        sharing = [self] if self.of_effects else [other for other in maps if other.of_heads == self.of_heads]
+        bounds = [end for other in sharing for end in (other.low, other.top)]
+        return min(bounds), max(bounds)
 
     def _risen(self, score: float) -> float:
         """How far a score is from `low`, to where more is restored; NaN, which half precision can yield, not at all."""

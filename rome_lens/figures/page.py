@@ -42,7 +42,7 @@ def render_page(
     )
     environment.filters.update(shown=lambda text: visible(str(text)), lines=_lines, number=format_score)
     page = environment.from_string(template)
-    return page.render(**values, settings=list(_flat(settings)), plotly_js=get_plotlyjs())
+    return page.render(**values, settings=list(_flat(settings)), plotly_js=get_plotlyjs)
 
 
 def figure_html(figure: go.Figure, name: str) -> str:

@@ -61,11 +61,7 @@ def heat_map_figure(
     )
     figure = grid.figure()
     for place, heat_map in zip(grid.places(figure), maps, strict=True):
-        alike = [m for m in maps if m.of_heads == heat_map.of_heads]
-        sharing = [heat_map] if heat_map.of_effects else alike
-        bounds = [end for m in sharing for end in (m.low, m.top)]
-        ends = min(bounds), max(bounds)
-        _draw(place, heat_map, grid, ends, labelled=place.column == 1 or not shared)
+        _draw(place, heat_map, grid, heat_map.shared_scale(maps), labelled=place.column == 1 or not shared)
     if subtitle is None:
         high, low = format_probability(maps[0].high), format_probability(maps[0].low)
         clean = f"{high} in the clean run, {low} with the subject corrupted"
@@ -172,5 +168,5 @@ def _beside(heat_map: HeatMap, layer: int, row: int) -> list[int | float | str]:
 
 def _measure(heat_map: HeatMap) -> str:
     if heat_map.measure:
-        return literal(heat_map.measure)
+        return literal(shortened(heat_map.measure))
     return f"p({literal(shortened(heat_map.answer.strip() or heat_map.answer))})"

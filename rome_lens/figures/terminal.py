@@ -123,7 +123,7 @@ def _lines(heat_map: HeatMap, paper: _Paper) -> list[Text]:
     else:
         shown = format_probability(heat_map.score(peak_layer, peak_pos))
         token = "" if heat_map.of_effects or heat_map.of_heads else "token "
-        words = f"{cross} peak: layer {peak_layer}, {heat_map.measure or 'p'} = {shown}, {token}"
+        words = f"{cross} peak: layer {peak_layer}, {_measure(heat_map, paper) or 'p'} = {shown}, {token}"
         room = max(4, paper.width - cell_len(words) - 2)
         lines += _wrapped(paper, words + f'"{paper.text(heat_map.labels[peak_pos], room)}"', "", shown=True)
     for line in lines:
@@ -161,7 +161,7 @@ def _scale(heat_map: HeatMap, paper: _Paper) -> Text:
     at_high = not beats and not heat_map.of_heads
     beaten = "" if at_high else f" peak (high {format_probability(heat_map.high)})"
     ends = f"{format_probability(heat_map.low)} ", f" {format_probability(heat_map.top)}"
-    measure = paper.text(heat_map.measure, max(4, paper.width // 2)) if heat_map.measure else f"p({answer})"
+    measure = _measure(heat_map, paper) or f"p({answer})"
     said = ((f"{measure}  low ", beaten or " high"), (f"{measure} ", beaten), (f"{measure} ", ""), ("", ""))
     if heat_map.of_effects:
         said = said[2:]
@@ -172,6 +172,11 @@ def _scale(heat_map: HeatMap, paper: _Paper) -> Text:
     for cell in range(cells):
         line.append(*paper.cell(cell / max(1, cells - 1), 1))
     return line.append(end)
+
+
+def _measure(heat_map: HeatMap, paper: _Paper) -> str:
+    """What is measured, where it is no probability."""
+    return paper.text(heat_map.measure, max(4, paper.width // 2)) if heat_map.measure else ""
 
 
 def _wrapped(paper: _Paper, raw: str, style: str, *, indent: int = 0, shown: bool = False) -> list[Text]:

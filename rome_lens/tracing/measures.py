@@ -80,7 +80,8 @@ class Measure:
             return last.gather(-1, answer_ids)[:, 0].double() - last[:, self.against].double(), None
         if clean is not None:
             apart = kl_div(_next_token(logits), clean, reduction="none", log_target=True)
-            return apart.sum(dim=-1, dtype=torch.float64), None
+            # A token that the model never says, whose logit is -inf, adds nothing.
+            return apart.where(clean.isfinite(), 0.0).sum(dim=-1, dtype=torch.float64), None
         logarithm = joint_log_probability(logits, answers)
         return logarithm, logarithm.exp() if self.name == _PROBABILITY else None
 
@@ -89,14 +90,15 @@ class Measure:
         return _next_token(logits) if self.name == _KL else None
 
     def _by_function(self, function: MeasureFunction, logits: Tensor, answer_ids: Tensor) -> Float64[Tensor, " row"]:
-        found = function(at_least_float32(logits), answer_ids)
+        # A copy, which it may change: what a cell says is read of these logits, too.
+        found = function(at_least_float32(logits).clone(), answer_ids)
         if not isinstance(found, Tensor) or found.shape != logits.shape[:1] or found.is_complex():
             given = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else shown(found)
             raise SettingError(
                 f"measure {self.name} gave {given} for logits of {list(logits.shape)}; expected a number a row, "
                 f"a tensor of [{len(logits)}]"
             )
-        return found.double()
+        return found.to(logits.device, torch.float64)
 
     @classmethod
     def given(cls, measure: MeasureName | MeasureFunction, against: int | None) -> "Measure":

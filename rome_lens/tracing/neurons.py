@@ -153,7 +153,7 @@ def trace_neurons(
     Raises:
         SettingError: the cell is none of the trace's, or `n_best` is not from 1 to the cell's number of neurons; or the
             trace was measured by a function, which it does not hold.
-        ModelMismatchError: the model gives the answer other probabilities than the trace has.
+        ModelMismatchError: the model gives other numbers in the clean and the corrupted run than the trace has.
         ModelError: the model's MLPs do not show their neurons.
 
     !!! example
@@ -289,7 +289,7 @@ def _check_same(backend: Backend, trace: CausalTrace, low: float, high: float) -
     """Refuse another model than the one that was traced.
 
     Raises:
-        ModelMismatchError: the answer has other probabilities.
+        ModelMismatchError: the model gives other numbers.
     """
     found = {"low": (low, trace.low), "high": (high, trace.high)}
     apart = _SAME_IN_HALF if backend.dtype.itemsize < 4 else _SAME
@@ -303,6 +303,6 @@ def _check_same(backend: Backend, trace: CausalTrace, low: float, high: float) -
     )
     edited = f"; the trace carries {len(trace.edits)} edits, which have to be in the weights" if trace.edits else ""
     raise ModelMismatchError(
-        f"{backend.model_name} gives the answer {trace.answer.strip()!r} other probabilities than the trace has: {said}"
+        f"{backend.model_name} gives {trace.measure_words} another value than the trace has: {said}"
         f"{edited}; hand over the model that was traced, and the facts that its noise was measured on"
     )

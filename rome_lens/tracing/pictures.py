@@ -23,7 +23,10 @@ _BEFORE, _AFTER = "before the edit", "after the edit"
 # What a page's table of settings holds.
 _SETTINGS = (
     "prompt",
+    "question",
+    "reply",
     "subject",
+    "occurrence",
     "answer",
     "measure",
     "against",
@@ -61,6 +64,7 @@ class TracePictures:
     answer: str
     against: str | None
     prompt: str
+    occurrence: int
     question: str | None
     reply: str | None
     tokens: tuple[str, ...]
@@ -110,10 +114,10 @@ class TracePictures:
 
     def heat_maps(self) -> tuple[HeatMap, ...]:
         """One picture's worth of numbers and labels a stream; with edits, those of the unedited model come first."""
-        before = () if self.unedited is None else self.unedited._maps(f", {_BEFORE}")
-        return (*before, *self._maps("" if self.unedited is None else f", {_AFTER}"))
+        before = () if self.unedited is None else self.unedited._maps(self.falls, f", {_BEFORE}")
+        return (*before, *self._maps(self.falls, "" if self.unedited is None else f", {_AFTER}"))
 
-    def _maps(self, when: str = "") -> tuple[HeatMap, ...]:
+    def _maps(self, falls: bool, when: str = "") -> tuple[HeatMap, ...]:
         return tuple(
             HeatMap(
                 stream=stream,
@@ -127,7 +131,7 @@ class TracePictures:
                 layer_title=layer_title_of(stream, (self.heads_window or 1) if stream == HEADS else self.window),
                 of_heads=stream == HEADS,
                 measure="" if self.measure == PROBABILITY.name else self.measure_words,
-                falls=self.falls,
+                falls=falls,
                 said=self._said_in_words(stream, severed),
             )
             for stream, severed, grid in self._grids()
@@ -181,10 +185,14 @@ class TracePictures:
             for name, trace in states.items()
         ]
         return explorer_page(
-            {name: trace._maps() for name, trace in states.items()},
+            {name: trace._maps(self.falls) for name, trace in states.items()},
             heading=f"{self.asked} [{self.answer.strip()}]",
             lines=[f"{self.model_name}, {self.corruption_words}", *(f"edited: {edit}" for edit in self.edits), *runs],
-            notes=self.notes,
+            notes=[
+                *(() if self.unedited is None else (f"{_BEFORE}: {note}" for note in self.unedited.notes)),
+                *self.notes,
+            ],
+            measure=self.measure_words,
             settings={name: getattr(self, name) for name in _SETTINGS},
         )
 
@@ -192,7 +200,7 @@ class TracePictures:
         """The page, as a notebook shows a trace."""
         return (
             f'<iframe srcdoc="{escape(self.to_html())}" title="{escape(visible(self.asked))}" loading="lazy" '
-            'style="width: 100%; height: 620px; border: 0"></iframe>'
+            'style="width: 100%; height: 620px; border: 0" sandbox="allow-scripts"></iframe>'
         )
 
     def write_html(self, path: str | os.PathLike[str]) -> None:

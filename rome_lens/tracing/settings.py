@@ -120,6 +120,11 @@ class TraceSettings:
             raise SettingError("heads_at and heads_window are of the stream 'heads'; ask for it, or leave them out")
         keep(self, **{name: flag(name, getattr(self, name)) for name in ("noise_replaces", "prepend_bos")})
         check_measure(self.measure, self.against)
+        if self.measure == "kl" and self.engine == ATTRIBUTION:
+            raise SettingError(
+                "measure 'kl' is not approximated, since it has no slope where all is restored; take another measure, "
+                "or leave engine out"
+            )
         if self.severed is not None:
             keep(self, severed=_chosen("severed", self.severed, SEVERED))
         if self.severed and self.engine == ATTRIBUTION:

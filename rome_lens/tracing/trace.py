@@ -9,7 +9,7 @@ from typing import Any, Protocol, Unpack
 import torch
 
 from rome_lens.backends import HEADS, as_backend
-from rome_lens.chat import Chat
+from rome_lens.chat import Chat, check_chat
 from rome_lens.checks import check_window, flag, is_list, shown
 from rome_lens.errors import AnswerError, SettingError
 from rome_lens.facts import Fact
@@ -122,7 +122,7 @@ def causal_trace(
     check_prompt(prompt)
     find_subject(prompt, subject, occurrence)
     settings = TraceSettings.given(settings, changes)
-    _check_chat(flag("chat", chat), reply, settings)
+    check_chat(flag("chat", chat), reply, prepend_bos=settings.prepend_bos)
     answer = named_answer(answer, expect, answer_joined)
     edits = _checked_edits(edits)
     backend = as_backend(model)
@@ -157,9 +157,11 @@ def causal_trace(
             text = with_own_answer(backend, text)
         other = None
         if settings.against is not None:
-            # A named answer and this one stand in one place, and are joined to the prompt alike.
-            joined = None if answer is None else text.answer[: -len(text.answer.lstrip())]
-            other = _other_answer(text, read(answer=settings.against, answer_joined=joined))
+            against, joined = settings.against, None
+            if answer is not None and against.strip():
+                # Both answers stand in one place, and are joined to the prompt alike.
+                against, joined = against.lstrip(), text.answer[: -len(text.answer.lstrip())]
+            other = _other_answer(text, read(answer=against, answer_joined=joined))
         measure = Measure.given(settings.measure, None if other is None else other.ids[-1])
         noise = None
         if swapped is not None:
@@ -223,18 +225,6 @@ def causal_trace(
     # Without its edit a model may well know nothing of the edit's answer: that is no fault of the trace.
     unedited = traced((), time.perf_counter(), doubted=False)
     return traced(edits, time.perf_counter(), unedited=unedited)
-
-
-def _check_chat(chat: bool, reply: str | None, settings: TraceSettings) -> None:
-    """Refuse what has no meaning with a chat template, or without.
-
-    Raises:
-        SettingError: so it is.
-    """
-    if reply is not None and not chat:
-        raise SettingError(f"reply is {shown(reply)}, which is how a chat model's answer begins; it goes with chat")
-    if chat and settings.prepend_bos:
-        raise SettingError("prepend_bos is True, but a chat template says what stands in front; leave prepend_bos off")
 
 
 def _position_of_heads(at: HeadsAt, text: TokenisedPrompt) -> int:

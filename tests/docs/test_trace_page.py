@@ -5,6 +5,8 @@ import shutil
 import pytest
 
 import rome_lens as rl
+from rome_lens.figures.explorer import explorer_page
+from rome_lens.figures.heat_map import HeatMap
 from rome_lens.loading.tiny import tiny_model
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -145,4 +147,17 @@ def test_before_and_after_an_edit_stand_side_by_side(chromium, traced, tmp_path)
     cell(page, 0, 1, 0).hover()
     assert panel(page).count("the edit") == 6
     assert "edited: the tower is in → rome" in page.locator("header").inner_text()
+    page.close()
+
+
+def test_a_deep_model_on_a_phone_scrolls_in_its_grid(chromium, tmp_path):
+    scores = [[0.1, 0.2 + layer / 100] for layer in range(48)]
+    labels = {"title": "Restoring the MLP outputs", "layer_title": "layer"}
+    deep = HeatMap("mlp", scores, ["a*", "b"], low=0.1, high=0.9, answer="x", **labels)
+    made = explorer_page({"": [deep]}, heading="a b", lines=[], notes=[], measure="p(x)", settings={})
+    (tmp_path / "deep.html").write_text(made)
+    page = chromium.new_page(viewport={"width": 390, "height": 800})
+    page.goto(f"file://{tmp_path}/deep.html")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert cell(page, 0, 0, 47).bounding_box()["width"] >= 5
     page.close()

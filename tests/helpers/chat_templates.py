@@ -6,6 +6,13 @@ CHATML = (
     "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
 )
 # Of words that the tiny models of the shell know.
-WORDS = "the museum stands . {{ messages[0]['content'] }} . {% if add_generation_prompt %}it is . {% endif %}"
+WORDS = (
+    "the museum stands . {{ messages[0]['content'] }} . "
+    "{% if messages | length > 1 %}it is . {{ messages[1]['content'] }}"
+    "{% elif add_generation_prompt %}it is . {% endif %}"
+)
 # Short enough for models whose tokens are bytes.
-SHORT = "s: cd\nu: {{ messages[0]['content'] }}\n{% if add_generation_prompt %}a: {% endif %}"
+SHORT = (
+    "s: cd\nu: {{ messages[0]['content'] }}\n"
+    "{% if messages | length > 1 %}a: {{ messages[1]['content'] }}{% elif add_generation_prompt %}a: {% endif %}"
+)

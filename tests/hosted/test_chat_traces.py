@@ -84,7 +84,7 @@ def test_neurons_and_swaps_of_a_chat(chat):
         (
             {"chat": False, "reply": "it"},
             rl.SettingError,
-            "which is how a chat model's answer begins; it goes with chat",
+            "reply is 'it', and no chat was asked for; it goes with chat",
         ),
         ({"chat": 1}, rl.SettingError, "chat is 1; expected True or False"),
         ({"prepend_bos": True}, rl.SettingError, "prepend_bos is True, but a chat template says what stands in front"),

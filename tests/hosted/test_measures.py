@@ -1,5 +1,7 @@
 """Measures other than the answer's probability: against whole forwards, by every engine, wherever they are shown."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from architectures import BACKENDS, BRIDGE, architecture
@@ -10,6 +12,8 @@ from refused import refused
 
 import rome_lens as rl
 from rome_lens.cli.trace_report import print_neurons, print_trace
+from rome_lens.loading.tiny import tiny_model
+from rome_lens.tracing.measures import Measure
 
 PROMPT, SUBJECT = "a cd fg", "cd"
 
@@ -74,14 +78,59 @@ def test_every_cell_has_what_its_forward_has(name, backend, engine, measure):
         assert traced.scores[stream][layer, pos].item() == pytest.approx(of_cell.item(), rel=1e-6, abs=atol)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", ["log_probability", "logit_difference", "entropy()"])
 def test_attribution_of_a_small_difference_is_the_effect(llama, measure):
     exact, near = (trace(llama, measure, engine=e, noise=1e-3, window=1) for e in ("auto", "attribution"))
     assert (near.low, near.high) == (exact.low, exact.high)
-    effect, off = (torch.stack([x[s] for s in exact.scores]) for x in (exact.scores, near.scores))
-    effect, off = effect - exact.low, off - effect
-    # A divergence has no slope at the clean run, its minimum: what is left out is of the effect's own order.
-    assert off.abs().max() < (1.5 if measure == "kl" else 0.1) * effect.abs().max()
+    effect, found = (torch.stack([x.effect(s) for s in exact.scores]) for x in (exact, near))
+    assert (found - effect).abs().max() < 0.1 * effect.abs().max()
+
+
+def test_a_divergence_is_not_approximated(llama):
+    said = refused(rl.SettingError, trace, llama, engine="attribution")
+    assert said.startswith("measure 'kl' is not approximated, since it has no slope where all is restored")
+
+
+def test_a_token_that_is_never_said_adds_nothing_to_a_divergence():
+    logits = torch.tensor([[[1.0, 2.0, -torch.inf]], [[2.0, 1.0, -torch.inf]]], dtype=torch.float64)
+    measure = Measure("kl")
+    clean = measure.of_clean(logits[:1]).expand(2, -1)
+    found = measure.of(logits, torch.zeros(2, 1, dtype=torch.long), clean)
+    without = logits[:, :, :2]
+    expected = measure.of(without, torch.zeros(2, 1, dtype=torch.long), measure.of_clean(without[:1]).expand(2, -1))
+    assert torch.equal(found, expected)
+    assert found[0] == 0
+
+
+def test_a_function_may_change_what_it_is_given(llama):
+    def spoiled(logits, answer_ids):
+        found = logits[:, 0, answer_ids[0]].clone()
+        logits.zero_()
+        return found
+
+    settings = {"subject": SUBJECT, "samples": 2, "noise": 2.0, "answer": "x", "answer_joined": ""}
+    traced, plain = (rl.causal_trace(llama, PROMPT, **settings, **m) for m in ({"measure": spoiled}, {}))
+    assert traced.says("mlp", 1, 3) == plain.says("mlp", 1, 3)
+
+
+@pytest.mark.parametrize("against", ["y", " y"])
+def test_another_answer_with_its_blank_or_without(gpt2_words, against):
+    traced = rl.causal_trace(
+        gpt2_words,
+        "the tower is in",
+        subject="the tower",
+        noise=1.0,
+        samples=2,
+        answer=" city",
+        measure="logit_difference",
+        against=against.replace("y", "tower"),
+    )
+    assert traced.against == " tower"
+
+
+@pytest.fixture(scope="module")
+def gpt2_words():
+    return tiny_model("auto")
 
 
 def test_fewer_copies_at_a_time_have_the_same_mean(llama, monkeypatch):
@@ -121,6 +170,11 @@ def test_a_divergence_falls_to_where_all_is_restored(llama, tmp_path):
     assert "KL(clean || cell), falling as more is restored\nhigh 0.0000  clean run" in shown
     assert f"KL(clean || cell)  low {traced.low:.3f}" in shown
     assert f"× peak: layer {layer}, KL(clean || cell) = 0.000, token" in shown
+
+
+def test_an_answer_is_shown_and_not_obeyed(llama):
+    traced = replace(trace(llama, "log_probability"), answer=" \x1b[31mx\u202e")
+    assert not {"\x1b", "\u202e"} & set(printed(print_trace, traced))
 
 
 def test_a_table_has_the_columns_of_transformer_lens(llama):

@@ -204,7 +204,7 @@ def test_cells_and_numbers_that_there_are_not(llama, asked, message):
 
 def test_another_model_is_refused(llama, gpt2):
     said = refused(ModelMismatchError, rl.trace_neurons, gpt2, trace(llama))
-    assert "other probabilities than the trace has: low " in said
+    assert "another value than the trace has: low " in said
 
 
 def test_a_mixture_of_experts_has_no_neurons_of_its_own():

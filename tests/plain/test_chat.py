@@ -27,6 +27,14 @@ def test_a_question_is_put_between_what_the_template_says(tokenizer):
     assert Chat.ask(tokenizer, chat.question).after == "</s>\n<s>assistant\n"
 
 
+def test_a_reply_that_the_template_changes_is_refused(tokenizer):
+    tokenizer.chat_template = (
+        "{{ messages[0]['content'] }}{% if messages | length > 1 %}: {{ messages[1]['content'] | upper }}{% endif %}"
+    )
+    said = refused((rl.ModelError), Chat.ask, tokenizer, "Where?", "It is")
+    assert "chat template cannot put a user's question" in said
+
+
 def test_the_subject_is_the_questions(tokenizer):
     chat = Chat.ask(tokenizer, "Is Rome in Italy, the Rome of old?", "Rome is")
     # The template's own is the first, the reply's the last.

@@ -18,7 +18,7 @@ def grid(stream="mlp", labels=("a*", "b"), scores=((0.1, 0.2), (0.5, 0.3)), **se
 
 
 def page(states=None, **settings):
-    given = {"heading": "a b [x]", "lines": ["a model"], "notes": [], "settings": {"seed": 1}}
+    given = {"heading": "a b [x]", "lines": ["a model"], "notes": [], "measure": "p(x)", "settings": {"seed": 1}}
     return explorer_page(states or {"": [grid()]}, **(given | settings))
 
 
@@ -35,7 +35,7 @@ def test_the_script_reads_every_number():
     assert only["scores"] == [[0.1, 0.2], [0.5, 0.3]]
     assert only["said"] == [list(row) for row in said]
     assert (only["labels"], only["first"], only["peak"]) == (["a*", "b"], 3, [1, 0])
-    assert (only["low"], only["high"], only["top"], only["falls"]) == (0.1, 0.4, 0.5, False)
+    assert (only["low"], only["high"], only["ends"], only["falls"]) == (0.1, 0.4, [0.1, 0.5], False)
     assert only["name"] == "MLP outputs"
 
 
@@ -47,14 +47,24 @@ def test_states_stand_one_behind_the_other():
 
 
 def test_what_is_measured_is_named():
-    assert content(page())["measure"] == "p(x)"
-    assert content(page({"": [grid(measure="KL", falls=True)]}))["measure"] == "KL"
+    assert content(page(measure="KL\n"))["measure"] == "KL↵"
+
+
+def test_a_shade_means_the_same_before_and_after():
+    before, after = grid(high=0.2, scores=((0.1, 0.2), (0.1, 0.1))), grid(high=0.9)
+    found = content(page({"before": [before], "after": [after]}))["grids"]
+    assert [one["ends"] for one in found] == [[0.1, 0.9], [0.1, 0.9]]
+
+
+def test_where_every_score_is_0_there_is_no_peak():
+    (only,) = content(page({"": [grid(low=0.0, high=0.0, scores=((0.0, 0.0),))]}))["grids"]
+    assert only["peak"] is None
 
 
 @pytest.mark.parametrize("nasty", NASTY)
 def test_a_text_is_shown_and_not_obeyed(nasty):
     said = ((nasty, nasty), (nasty, nasty))
-    texts = {"heading": nasty, "lines": [nasty], "notes": [nasty], "settings": {nasty: nasty}}
+    texts = {"heading": nasty, "lines": [nasty], "notes": [nasty], "measure": nasty, "settings": {nasty: nasty}}
     made = page({nasty: [grid(labels=(nasty, "b"), said=said, title=nasty, answer=nasty)]}, **texts)
     seen, plain = PageReader(made), PageReader(page(notes=["b"]))
     assert [tag for tag, _ in seen.tags] == [tag for tag, _ in plain.tags]

@@ -96,7 +96,7 @@ def test_the_printed_swap(shell):
     assert "  subject swapped for 'the city'" in ok(shell.run(*TRACE[:4], "--swap", "the city"))
 
 
-def test_without_arguments_it_traces_the_eiffel_tower(shell):
+def test_without_arguments_it_traces_the_capital_of_south_korea(shell):
     result = shell.run("trace", "--json", "--answer", "city")
     # The tiny model has no word for it.
     assert in_json(result)["prompt"] == "The capital of South Korea is"

@@ -1,4 +1,4 @@
-"""`--chat` and `--reply`: questions through a chat template, in every command that takes a prompt."""
+"""`--chat` and `--reply`: questions through a chat template, traced and edited."""
 
 import json
 
@@ -70,9 +70,21 @@ def test_a_set(shell, many, tmp_path, method):
 
 
 def test_a_reply_goes_with_chat(shell):
-    said = "reply is 'it', which is how a chat model's answer begins; it goes with chat"
+    said = "reply is 'it', and no chat was asked for; it goes with chat"
     assert refusal(shell.run(*TRACE, "--reply", "it"), code=2) == said
-    assert refusal(shell.run(*EDIT, "--reply", "it"), code=2) == said.replace("with chat", "with --chat")
+    assert refusal(shell.run(*EDIT, "--reply", "it"), code=2) == said
+    assert not shell.loads
+
+
+def test_what_stands_in_front_is_the_templates(shell):
+    for args in (TRACE, EDIT):
+        said = refusal(shell.run(*args, "--chat", "--bos"), code=2)
+        assert said == "prepend_bos is True, but a chat template says what stands in front; leave prepend_bos off"
+
+
+def test_sets_that_are_joined_ask_nothing(shell, many):
+    said = refusal(shell.run("edit", "--plus", "SET", "--plus", "SET", "--chat"), code=2)
+    assert "asks a question, and nothing is asked; leave it out" in said
 
 
 def test_a_model_without_a_template(shell, house, monkeypatch):
