@@ -222,7 +222,7 @@
   }
 
   const holder = document.getElementById("grids");
-  holder.style.setProperty("--least", `${Math.max(300, Math.min(640, 90 + 11 * grids[0].scores.length))}px`);
+  holder.style.setProperty("--least", `${Math.max(280, Math.min(640, 60 + 8 * grids[0].scores.length))}px`);
   if (states.length > 1) {
     // Each grid beside the same one of the other state.
     holder.classList.add("pairs");
