@@ -1,6 +1,7 @@
 """The page that explores one fact: what it holds, and that nothing in a text is obeyed."""
 
 import json
+from pathlib import Path
 
 import pytest
 from pages import NASTY, PageReader
@@ -98,3 +99,11 @@ def test_a_trace_writes_its_page(tiny, tmp_path):
     assert frame["srcdoc"] == made
     assert frame["title"] == traced.prompt
     assert "there is no folder" in refused(ArtefactError, traced.write_html, tmp_path / "nowhere" / "page.html")
+
+
+def test_the_sites_own_page_is_what_would_be_written_today():
+    root = Path(__file__).parents[2]
+    kept = (root / "docs" / "results" / "seoul.html").read_text("utf-8")
+    script = (root / "rome_lens" / "figures" / "explorer.js").read_text("utf-8")
+    streams = " ".join(f"--stream {grid['stream']}" for grid in content(kept)["grids"])
+    assert script.strip() in kept, f"write it again: rome-lens trace {streams} --html docs/results/seoul.html"
