@@ -5,7 +5,7 @@ from typing import Any
 
 from rome_lens.checks import as_text, shown
 from rome_lens.errors import ModelError, PromptError, SettingError
-from rome_lens.subjects import PLACE, Template, find_subject, occurrences
+from rome_lens.subjects import PLACE, Template, find_subject, occurrence_at
 from rome_lens.tokens import check_prompt, check_tokenizer, encode
 
 # No template has this in it, and none takes anything away from it.
@@ -79,13 +79,13 @@ class Chat:
             PromptError: it stands inside of a word there, and elsewhere as a word of its own.
         """
         start = len(self.before) + find_subject(self.question, subject, occurrence)[0]
-        places = occurrences(self.text, subject.strip())
-        if start not in places:
+        here = occurrence_at(self.text, subject.strip(), start)
+        if here is None:
             raise PromptError(
                 f"the subject {subject.strip()!r} is inside of another word in the question, and a word of its own "
                 "elsewhere in the chat; ask in other words"
             )
-        return places.index(start) + 1
+        return here
 
 
 def _put(tokenizer: Any, question: str, reply: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from rome_lens.checks import as_path, as_text, keep
 from rome_lens.errors import AnswerError, ArtefactError, PromptError, SettingError, SubjectError
 from rome_lens.joining import check_joined
-from rome_lens.subjects import Template, in_text, occurrences, placed
+from rome_lens.subjects import Template, in_text, occurrence_at, placed
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,14 +50,14 @@ class _AboutSubject:
         Raises:
             SubjectError: the subject is inside of another word there, and elsewhere a word of its own.
         """
-        text, start = self.text, self.subject_span[0]
-        places = occurrences(text, self.subject)
-        if start not in places:
+        text = self.text
+        occurrence = occurrence_at(text, self.subject, self.subject_span[0])
+        if occurrence is None:
             raise SubjectError(
                 f"the subject {self.subject!r} of {text!r} is inside of another word, and elsewhere a word of its own; "
                 "name a prompt and a subject"
             )
-        return text, self.subject, places.index(start) + 1
+        return text, self.subject, occurrence
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"

@@ -187,6 +187,12 @@ def occurrences(text: str, subject: str) -> list[int]:
     return [i for i in starts if is_apart(text, i, i + len(subject))] or starts
 
 
+def occurrence_at(text: str, subject: str, start: int) -> int | None:
+    """Which occurrence of a subject begins at a place: 1 is the first. None where those that count begin elsewhere."""
+    places = occurrences(text, subject)
+    return places.index(start) + 1 if start in places else None
+
+
 def is_apart(text: str, start: int, end: int) -> bool:
     """Whether no word of the text runs on across either end of a span."""
     if within_word(text, start) or word_goes_on(text, end):

@@ -10,6 +10,7 @@ from typing import Any
 
 from rome_lens.figures.heat_map import HeatMap
 from rome_lens.figures.page import render_page
+from rome_lens.figures.style import STREAM_COLOURS
 from rome_lens.figures.visible import visible
 
 # Of a score; more than the page shows.
@@ -47,6 +48,7 @@ def explorer_page(
         settings=settings,
         title=heading,
         heading=heading,
+        colours=STREAM_COLOURS,
         lines=lines,
         notes=notes,
         grids=data,

@@ -13,8 +13,8 @@ GREY = "#868686"
 RULE = "rgba(128,128,128,0.25)"
 """The colour of grid lines, on any ground."""
 
-STREAM_COLOURS = {"resid": "#7d5fc0", "mlp": "#2a9d58", "attn": "#d1493f"}
-"""The paper's purple, green and red, light enough for dark pages and dark enough for white ones."""
+STREAM_COLOURS = {"resid": "#7d5fc0", "mlp": "#2a9d58", "attn": "#d1493f", "heads": "#3b7dd8"}
+"""The paper's purple, green and red, and a blue, light enough for dark pages and dark enough for white ones."""
 
 TICKS = {"size": 11, "color": QUIET}
 """The font of an axis's numbers."""

@@ -157,8 +157,7 @@ def _axis(grid: _Grid) -> Text:
 
 def _scale(heat_map: HeatMap, paper: _Paper) -> Text:
     answer = paper.text(heat_map.answer.strip() or heat_map.answer, max(4, paper.width // 3))
-    beats = heat_map.top < heat_map.high if heat_map.falls else heat_map.top > heat_map.high
-    at_high = not beats and not heat_map.of_heads
+    at_high = heat_map.top == heat_map.high and not heat_map.of_heads
     beaten = "" if at_high else f" peak (high {format_probability(heat_map.high)})"
     ends = f"{format_probability(heat_map.low)} ", f" {format_probability(heat_map.top)}"
     measure = _measure(heat_map, paper) or f"p({answer})"

@@ -131,6 +131,7 @@ def causal_trace(
     put = Chat.ask(backend.tokenizer, prompt, reply) if chat else None
     if put is not None:
         asked, occurrence = put.text, put.occurrence(subject, occurrence)
+    shown_from = 0 if put is None else put.first_token(backend.tokenizer)
     window = window_of(settings.window, backend.n_layers)
     heads_window = check_window(settings.heads_window, n_layers=backend.n_layers, name="heads_window")
     read = partial(
@@ -200,7 +201,7 @@ def causal_trace(
             occurrence=occurrence,
             question=None if put is None else put.question,
             reply=reply,
-            shown_from=0 if put is None else put.first_token(backend.tokenizer),
+            shown_from=shown_from,
             heads_at=heads_at if HEADS in streams else None,
             heads_window=heads_window if HEADS in streams else None,
             samples=case.corruption.n_samples,
