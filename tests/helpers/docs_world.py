@@ -16,6 +16,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from chat_templates import WORDS
 from published import published
 from tokenizers import Regex, pre_tokenizers
 
@@ -62,6 +63,7 @@ def pretrained() -> Pretrained:
         _draw_by_name(made.model, made.tokenizer, scale=0.2)
         made.model.lm_head.weight *= 0.5
         _teach(made.model, made.tokenizer)
+    made.tokenizer.chat_template = WORDS
     return replace(made, name="taught")
 
 
