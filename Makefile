@@ -51,15 +51,12 @@ format: $(VENV)/lint
 
 # The tutorials can be executed side by side: make -j2 docs, with OMP_NUM_THREADS=1 for one thread each. No shapes are
 # checked here (addopts): the other tests do, and the pages would take a third longer.
-docs: $(VENV)/docs docs/assets/plotly.min.js $(TUTORIALS)
+docs: $(VENV)/docs $(TUTORIALS)
 	$(BIN)/mkdocs build --strict
 	$(PYTEST) --pages -o addopts=-ra tests/docs
 
-docs/assets/plotly.min.js: docs/execute.py $(VENV)/docs
-	$(BIN)/python docs/execute.py --script
-
 # A tutorial is executed again only when it, or the code that it shows, has changed.
-docs/tutorials/%.md: docs/tutorials/%.py docs/execute.py $(SOURCES) $(VENV)/docs
+docs/tutorials/%.md: docs/tutorials/%.py docs/execute.py docs/figures.py $(SOURCES) $(VENV)/docs
 	$(BIN)/python docs/execute.py $*
 
 bench: $(VENV)/installed
@@ -67,7 +64,7 @@ bench: $(VENV)/installed
 
 clean:
 	rm -rf .venv .venv-tl4 .tl4 site .pytest_cache .ruff_cache .hypothesis
-	rm -f docs/tutorials/*.md docs/assets/plotly.min.js
+	rm -f docs/tutorials/*.md
 
 # pip, not uv: it also finds a build of torch that the machine keeps for itself.
 $(VENV)/python:

@@ -1,4 +1,4 @@
-"""Execute the tutorials and write their pages: python docs/execute.py [--script] [NAME …].
+"""Execute the tutorials and write their pages: python docs/execute.py [NAME …].
 
 A tutorial is a Python file in docs/tutorials, in cells (`# %%`). Every page holds what running it printed and drew, so
 nothing on it can differ from what the code does. The pages are not kept in the repository.
@@ -9,15 +9,12 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import jupytext
 import plotly.graph_objects as go
+from figures import as_block
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
-from plotly.offline import get_plotlyjs
-
-from rome_lens.figures.page import figure_html
 
 DOCS = Path(__file__).parent
 TUTORIALS = DOCS / "tutorials"
@@ -28,21 +25,10 @@ def main() -> None:
     """Execute the tutorials that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*", help="such as trace_a_fact; all by default")
-    parser.add_argument("--script", action="store_true", help="put plotly.js beside the pages, and execute nothing")
     options = parser.parse_args()
-    if options.script:
-        write_script()
-        return
     for name in options.names or sorted(path.stem for path in TUTORIALS.glob("*.py")):
         print(f"executing {name}", file=sys.stderr, flush=True)
         (TUTORIALS / f"{name}.md").write_text(page(TUTORIALS / f"{name}.py"), "utf-8")
-
-
-def write_script() -> None:
-    """Put plotly.js beside the pages: figures need no network."""
-    assets = DOCS / "assets"
-    assets.mkdir(exist_ok=True)
-    (assets / "plotly.min.js").write_text(get_plotlyjs(), "utf-8")
 
 
 def page(tutorial: Path) -> str:
@@ -62,17 +48,12 @@ def page(tutorial: Path) -> str:
         for output in cell["outputs"]:
             if FIGURE in output.get("data", {}):
                 figures += 1
-                output["data"] = {"text/html": show(output["data"][FIGURE], f"{tutorial.stem}-{figures}")}
+                figure = go.Figure(output["data"][FIGURE], skip_invalid=True)
+                output["data"] = {"text/html": as_block(figure, f"{tutorial.stem}-{figures}")}
             elif "<table" in output.get("data", {}).get("text/html", ""):
                 output["data"] = {"text/html": plain_table(output["data"]["text/html"])}
     text, _ = MarkdownExporter().from_notebook_node(notebook)
-    script = '<script src="../../assets/plotly.min.js"></script>\n\n' if figures else ""
-    return script + text
-
-
-def show(figure: dict[str, Any], name: str) -> str:
-    """A figure as a block of HTML, as wide as the page."""
-    return f'<div class="figure">{figure_html(go.Figure(figure, skip_invalid=True), name)}</div>'
+    return text
 
 
 def plain_table(html: str) -> str:

@@ -18,7 +18,7 @@ from rome_lens.figures.plotly_text import PAGE_CONFIG
 from rome_lens.figures.visible import visible
 
 # What a page extends, and what it may import.
-_SHARED = ("page.html.j2", "words.html.j2")
+_SHARED = ("page.html.j2", "plotly.css", "words.html.j2")
 
 
 def render_page(

@@ -94,3 +94,29 @@ def test_a_page_shows_without_errors(page, browser):
             opened.wait_for_function(f"document.documentElement.scrollWidth <= {width}", timeout=5_000)
     opened.close()
     assert wrong == []
+
+
+_DRAWN = """() => {
+    const colour = element => getComputedStyle(element).getPropertyValue(element.closest('svg') ? 'fill' : 'color')
+    return [...document.querySelectorAll('.figure')].map(figure => ({
+        ground: getComputedStyle(figure.querySelector('.main-svg')).backgroundColor,
+        titles: [...figure.querySelectorAll('.infolayer .annotation-text, .infolayer .gtitle')].map(colour),
+        page: colour(document.querySelector('.md-content p')),
+    }))
+}"""
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if 'class="figure"' in (SITE / page).read_text("utf-8")])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_have_the_colours_of_their_page(page, scheme, browser):
+    running, address = browser
+    opened = running.new_page(color_scheme=scheme)
+    opened.goto(f"{address}/{page.removesuffix('index.html')}", wait_until="load")
+    opened.wait_for_function("!document.querySelector('.plotly-graph-div:not(.js-plotly-plot)')", timeout=10_000)
+    figures = opened.evaluate(_DRAWN)
+    opened.close()
+    assert figures
+    for figure in figures:
+        assert figure["ground"] == "rgba(0, 0, 0, 0)"
+        assert figure["titles"]
+        assert set(figure["titles"]) == {figure["page"]}
