@@ -41,7 +41,8 @@ def main() -> None:
 def _off(half: Any, full: Any, reference: dict[str, Any], stream: str, *, every: int) -> tuple[float, float]:
     """How far the engine and the plain way are off at most, in the same cells of one grid."""
     asked = {name: reference[name] for name in ("subject", "noise", "window", "samples", "seed", "prepend_bos")}
-    exact, engine = (rl.causal_trace(model, reference["prompt"], streams=stream, **asked) for model in (full, half))
+    asked["streams"] = stream
+    exact, engine = (rl.causal_trace(model, reference["prompt"], **asked) for model in (full, half))
     rows, request = request_of(half, engine)
     engine_off, plain_off = 0.0, 0.0
     cells = [(layer, pos) for pos in range(len(engine.tokens)) for layer in range(half.cfg.n_layers)]
