@@ -10,6 +10,7 @@ from tiny_rome import REQUEST, moment, rome
 
 import rome_lens as rl
 from rome_lens import memory
+from rome_lens.editing import tuning, values
 from rome_lens.errors import OutOfMemoryError
 
 FREE = 10_000
@@ -25,8 +26,8 @@ def full(monkeypatch):
         raise AssertionError("the optimiser began")
 
     monkeypatch.setattr(memory, "free_bytes", lambda device: FREE)
-    for module in ("values", "tuning"):
-        monkeypatch.setattr(f"rome_lens.editing.{module}.descend", descend)
+    for module in (values, tuning):
+        monkeypatch.setattr(module, "descend", descend)
 
 
 def said(call, *args, **settings):
@@ -53,10 +54,10 @@ def test_edits_together(gpt2, full):
 
 
 def test_fine_tuning(gpt2, full):
-    tuning = rl.FineTuning(gpt2, layer=1, num_steps=3)
-    what = said(tuning.edit, REQUEST)
+    editor = rl.FineTuning(gpt2, layer=1, num_steps=3)
+    what = said(editor.edit, REQUEST)
     assert what == ("to find an edit", "shorten the prompt or the target, or free some memory first")
-    assert said(tuning.edit_many, [REQUEST, OTHER])[0] == "to find 2 edits together"
+    assert said(editor.edit_many, [REQUEST, OTHER])[0] == "to find 2 edits together"
 
 
 @pytest.mark.parametrize("under", [False, True])
