@@ -19,6 +19,7 @@ import torch
 from machine import installed_backends, machine_line
 
 import rome_lens as rl
+from rome_lens.runs import side_by_side
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 from rome_oracle import plain_rome
@@ -61,7 +62,7 @@ def _row(model: Any, name: str, *, edits: int, many: int) -> str:
     alone = [_timed(lambda request=request: editor.edit(request))[0] for request in requests[: many // 2]]
     said: list[str] = []
     together = _timed(lambda: editor.edit_many(requests, progress=lambda *call: said.append(call[2])))[0] / many
-    with patch("rome_lens.editing.side_by_side.may_fork", lambda: False):
+    with patch.object(side_by_side, "may_fork", lambda: False):
         in_one = _timed(lambda: editor.edit_many(requests))[0] / many
     alone += [_timed(lambda request=request: editor.edit(request))[0] for request in requests[many // 2 :]]
     each = statistics.fmean(alone)
