@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from loading import SHAPES, write_model
 from machine import installed_backends, machine_line, measured
-from plain import cell_score, request_of, restored_layers
+from plain import plain_scores
 
 import rome_lens as rl
 
@@ -86,16 +86,14 @@ def _row(what: str, name: str, backend: str, layer: int, how: dict[str, Any], op
 
 def _apart(model: Any, trace: rl.CausalTrace, n_cells: int) -> float:
     """The largest difference from the oracle in some cells, relative to the oracle's score."""
-    rows, request = request_of(model, trace)
     n_layers, last = model.cfg.n_layers, len(trace.tokens) - 1
     first = trace.subject_span[0]
     chosen = random.Random(0).sample([(i, pos) for i in range(n_layers) for pos in range(first, last + 1)], n_cells)
-    most = 0.0
-    for layer, pos in chosen:
-        layers = restored_layers(_STREAM, layer, trace.window, n_layers)
-        exact = cell_score(model, rows, stream=_STREAM, pos=pos, layers=layers, **request)[1:].mean().item()
-        most = max(most, abs(float(trace.scores[_STREAM][layer][pos]) - exact) / exact)
-    return most
+    exact = plain_scores(model, trace, [(_STREAM, layer, pos) for layer, pos in chosen])
+    return max(
+        abs(float(trace.scores[_STREAM][layer][pos]) - score) / score
+        for (layer, pos), score in zip(chosen, exact, strict=True)
+    )
 
 
 def _texts(n_tokens: int) -> list[str]:

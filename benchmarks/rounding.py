@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import installed_backends, machine_line
-from plain import cell_score, request_of, restored_layers
+from plain import cells_of, plain_scores
 
 import rome_lens as rl
 
@@ -43,15 +43,10 @@ def _off(half: Any, full: Any, reference: dict[str, Any], stream: str, *, every:
     asked = {name: reference[name] for name in ("subject", "noise", "window", "samples", "seed", "prepend_bos")}
     asked["streams"] = stream
     exact, engine = (rl.causal_trace(model, reference["prompt"], **asked) for model in (full, half))
-    rows, request = request_of(half, engine)
-    engine_off, plain_off = 0.0, 0.0
-    cells = [(layer, pos) for pos in range(len(engine.tokens)) for layer in range(half.cfg.n_layers)]
-    for layer, pos in cells[::every]:
-        layers = restored_layers(stream, layer, engine.window, half.cfg.n_layers)
-        plain = cell_score(half, rows, stream=stream, pos=pos, layers=layers, **request)[1:].double().mean().item()
-        true = float(exact.scores[stream][layer][pos])
-        engine_off = max(engine_off, abs(float(engine.scores[stream][layer][pos]) - true))
-        plain_off = max(plain_off, abs(plain - true))
+    cells = cells_of(half, engine, [stream])[::every]
+    true, fast = ([float(trace.scores[stream][layer][pos]) for _, layer, pos in cells] for trace in (exact, engine))
+    plain = plain_scores(half, engine, cells)
+    engine_off, plain_off = (max(abs(p - q) for p, q in zip(held, true, strict=True)) for held in (fast, plain))
     return engine_off, plain_off
 
 

@@ -75,6 +75,12 @@ def browser():
         running.close()
 
 
+def load(opened, address):
+    """Go to a page, and wait until its figures are drawn."""
+    opened.goto(address.removesuffix("index.html"), wait_until="load")
+    opened.wait_for_function("!document.querySelector('.plotly-graph-div:not(.js-plotly-plot)')", timeout=10_000)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_shows_without_errors(page, browser):
     running, address = browser
@@ -84,8 +90,7 @@ def test_a_page_shows_without_errors(page, browser):
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.on("requestfailed", lambda request: wrong.append(f"failed: {request.url}"))
     opened.on("response", lambda got: wrong.append(f"{got.status}: {got.url}") if got.status >= 400 else None)
-    opened.goto(f"{address}/{page.removesuffix('index.html')}", wait_until="load")
-    opened.wait_for_function("!document.querySelector('.plotly-graph-div:not(.js-plotly-plot)')", timeout=10_000)
+    load(opened, f"{address}/{page}")
     for scheme in ("light", "dark"):
         opened.emulate_media(color_scheme=scheme)
         for width in (1300, 390):
@@ -116,8 +121,7 @@ _DRAWN = """() => {
 def test_figures_have_the_colours_of_their_page(page, scheme, browser):
     running, address = browser
     opened = running.new_page(color_scheme=scheme)
-    opened.goto(f"{address}/{page.removesuffix('index.html')}", wait_until="load")
-    opened.wait_for_function("!document.querySelector('.plotly-graph-div:not(.js-plotly-plot)')", timeout=10_000)
+    load(opened, f"{address}/{page}")
     figures = opened.evaluate(_DRAWN)
     opened.close()
     assert figures
